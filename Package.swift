@@ -1,0 +1,47 @@
+// swift-tools-version: 6.1
+// The map of lamina, in the order in which data flows: docs/ARCHITECTURE.md walks it.
+
+import PackageDescription
+
+let swift: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+/// A room: one library target, the arrows to the rooms it may use, and its tests beside it.
+func room(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: swift)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+    .testTarget(
+        name: name + "Tests", dependencies: dependencies, path: "Tests/" + name, resources: resources,
+        swiftSettings: swift)
+}
+
+let package = Package(
+    name: "lamina",
+    targets: [
+        // What Swift cannot say of the system's libraries; no policy.
+        .target(name: "CCrypto", linkerSettings: [.linkedLibrary("crypto")]),
+        .target(name: "CLinux"),
+        .systemLibrary(name: "CSQLite", providers: [.apt(["libsqlite3-dev"])]),
+
+        // Ground: digests, the operating system, the database.
+        room("LaminaDigest", ["CCrypto"]),
+        room("LaminaSystem", ["CLinux"]),
+        room("LaminaSQLite", ["CSQLite"]),
+
+        // From a reference to bytes.
+
+        // From bytes to the store, and from the store to the kernel.
+
+        // What people and programs talk to.
+
+        // Tests mirror the rooms; what needs mounts, registries and the executable is in Tests/Integration.
+        tests("LaminaSQLite", ["LaminaSQLite"]),
+    ],
+    swiftLanguageModes: [.v6],
+    cxxLanguageStandard: .cxx17
+)

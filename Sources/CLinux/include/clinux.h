@@ -1,0 +1,54 @@
+// System calls and constants that Swift's Glibc module does not carry, or only as macros it cannot import.
+#ifndef LAMINA_CLINUX_H
+#define LAMINA_CLINUX_H
+
+// No <sys/types.h> here: Swift would see a second mode_t and off_t beside Glibc's.
+#include <stddef.h>
+#include <stdint.h>
+
+int lamina_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
+int lamina_umount(const char *target, int flags);
+
+#define LAMINA_MS_RDONLY 1UL
+#define LAMINA_MS_NOSUID 2UL
+#define LAMINA_MS_NODEV 4UL
+#define LAMINA_MS_NOATIME 1024UL
+#define LAMINA_MS_BIND 4096UL
+#define LAMINA_MNT_DETACH 2
+
+/// Clones a range of `from` into `to` where the file system shares blocks, copies it in the kernel where it does not.
+/// 0, or -1 with errno; a short copy is continued.
+int lamina_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count);
+
+/// Whether files of the directory's file system can share blocks (FICLONE): 1, 0, or -1 with errno.
+int lamina_supports_clone(int directory);
+
+/// The first byte of the file that no data stands behind (SEEK_HOLE); the size when there is none; -1 with errno.
+int64_t lamina_first_hole(int fd);
+
+/// Frees the blocks behind a range without changing the size (FALLOC_FL_PUNCH_HOLE).
+int lamina_punch_hole(int fd, int64_t offset, int64_t count);
+
+/// syncfs(2), which glibc declares for _GNU_SOURCE only.
+int lamina_syncfs(int fd);
+
+/// Gives the calling thread a working directory of its own (unshare CLONE_FS, chdir). 0, or -1 with errno.
+int lamina_enter_directory(const char *path);
+
+int lamina_set_thread_name(const char *name);
+
+/// Whether a capability is in the effective set of this thread: 1, 0, or -1 with errno.
+int lamina_has_capability(int capability);
+#define LAMINA_CAP_SYS_ADMIN 21
+
+/// f_type of statfs(2), or -1.
+long lamina_filesystem_type(const char *path);
+
+/// WIFEXITED and its fellows are macros.
+int lamina_exit_status(int status);
+
+/// Asks that a freed heap be given back to the kernel (malloc_trim), and keeps arenas few.
+void lamina_trim_heap(void);
+void lamina_tune_heap(int arenas);
+
+#endif

@@ -1,0 +1,31 @@
+import CSQLite
+
+/// An SQLite call that failed: its code, its words, and the SQL that it was about.
+public struct SQLiteError: Error, Sendable, CustomStringConvertible {
+    /// The extended result code (https://www.sqlite.org/rescode.html).
+    public var code: Int32
+    public var message: String
+    /// The statement, or the path of the database for errors of opening.
+    public var subject: String
+
+    public init(code: Int32, message: String, subject: String) {
+        self.code = code
+        self.message = message
+        self.subject = subject
+    }
+
+    init(_ database: OpaquePointer?, _ code: Int32, _ subject: String) {
+        self.code = database.map(sqlite3_extended_errcode) ?? code
+        let text = database.flatMap(sqlite3_errmsg) ?? sqlite3_errstr(code)
+        message = text.map { String(cString: $0) } ?? "error \(code)"
+        self.subject = subject
+    }
+
+    /// The primary result code: the low byte.
+    public var primaryCode: Int32 { code & 0xff }
+
+    /// Whether the database file itself is damaged or is no database.
+    public var isCorruption: Bool { primaryCode == SQLITE_CORRUPT || primaryCode == SQLITE_NOTADB }
+
+    public var description: String { "SQLite error \(code): \(message) (\(subject))" }
+}

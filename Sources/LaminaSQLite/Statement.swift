@@ -1,0 +1,156 @@
+import CSQLite
+
+/// A prepared statement. Parameters count from 1, columns from 0, as in SQLite.
+///
+/// It may outlive its connection: SQLite closes a database when the last statement is gone
+/// (https://www.sqlite.org/c3ref/close.html). It holds no reference to the connection, which keeps statements itself.
+public final class Statement {
+    private let handle: OpaquePointer
+    private let sql: String
+
+    init(_ connection: Connection, _ sql: String) throws(SQLiteError) {
+        var prepared: OpaquePointer?
+        // PERSISTENT: Debian's SQLite is built without lookaside, a statement costs heap and is kept for long.
+        let code = sqlite3_prepare_v3(
+            connection.handle, sql, -1, UInt32(SQLITE_PREPARE_PERSISTENT), &prepared, nil)
+        guard code == SQLITE_OK, let prepared else {
+            throw SQLiteError(connection.handle, code, String(sql.prefix(200)))
+        }
+        handle = prepared
+        self.sql = sql
+    }
+
+    deinit { sqlite3_finalize(handle) }
+
+    // MARK: Parameters
+
+    /// Binds an integer.
+    @discardableResult
+    public func bind(_ index: Int32, _ value: Int64) -> Statement {
+        sqlite3_bind_int64(handle, index, value)
+        return self
+    }
+
+    /// Binds an integer or NULL.
+    @discardableResult
+    public func bind(_ index: Int32, _ value: Int64?) -> Statement {
+        if let value { sqlite3_bind_int64(handle, index, value) } else { sqlite3_bind_null(handle, index) }
+        return self
+    }
+
+    /// Binds text, copied; NULL for nil.
+    @discardableResult
+    public func bind(_ index: Int32, text: String?) -> Statement {
+        if var text {
+            text.withUTF8 { bytes in
+                _ = sqlite3_bind_text64(
+                    handle, index, bytes.baseAddress.map { UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self) },
+                    UInt64(bytes.count), Self.transient, UInt8(SQLITE_UTF8))
+            }
+        } else {
+            sqlite3_bind_null(handle, index)
+        }
+        return self
+    }
+
+    /// Binds bytes, copied.
+    @discardableResult
+    public func bind(_ index: Int32, blob: UnsafeRawBufferPointer) -> Statement {
+        if let base = blob.baseAddress, !blob.isEmpty {
+            sqlite3_bind_blob64(handle, index, base, UInt64(blob.count), Self.transient)
+        } else {
+            sqlite3_bind_zeroblob(handle, index, 0)
+        }
+        return self
+    }
+
+    /// Binds bytes, copied.
+    @discardableResult
+    public func bind(_ index: Int32, blob: [UInt8]) -> Statement {
+        blob.withUnsafeBytes { bind(index, blob: $0) }
+    }
+
+    /// Binds NULL.
+    @discardableResult
+    public func bindNull(_ index: Int32) -> Statement {
+        sqlite3_bind_null(handle, index)
+        return self
+    }
+
+    // SQLITE_TRANSIENT is a cast in a macro, which Swift does not import.
+    private static var transient: sqlite3_destructor_type { unsafeBitCast(-1, to: sqlite3_destructor_type.self) }
+
+    // MARK: Running
+
+    /// Steps to the next row; false at the end. The statement stays open until `reset`.
+    public func step() throws(SQLiteError) -> Bool {
+        let code = sqlite3_step(handle)
+        if code == SQLITE_ROW { return true }
+        if code == SQLITE_DONE { return false }
+        let error = SQLiteError(sqlite3_db_handle(handle), code, String(sql.prefix(200)))
+        sqlite3_reset(handle)
+        throw error
+    }
+
+    /// Runs the statement to its end and resets it.
+    public func run() throws(SQLiteError) {
+        while try step() {}
+        sqlite3_reset(handle)
+    }
+
+    /// Ends a run so that the statement can be used again; bindings stay.
+    public func reset() { sqlite3_reset(handle) }
+
+    /// Gives every row to `body`, then resets.
+    public func forEach(_ body: (Statement) throws -> Void) throws {
+        defer { sqlite3_reset(handle) }
+        while try step() { try body(self) }
+    }
+
+    /// Every row as `transform` makes it of one, then resets.
+    public func map<Element>(_ transform: (Statement) throws -> Element) throws -> [Element] {
+        var elements: [Element] = []
+        try forEach { elements.append(try transform($0)) }
+        return elements
+    }
+
+    /// The first row as `transform` makes it, or nil; then resets.
+    public func first<Element>(_ transform: (Statement) throws -> Element) throws -> Element? {
+        defer { sqlite3_reset(handle) }
+        return try step() ? try transform(self) : nil
+    }
+
+    // MARK: Columns
+
+    /// The column as an integer; 0 for NULL.
+    public func integer(_ column: Int32) -> Int64 { sqlite3_column_int64(handle, column) }
+
+    /// The column as a floating-point number; 0 for NULL.
+    public func double(_ column: Int32) -> Double { sqlite3_column_double(handle, column) }
+
+    /// Whether the column is NULL.
+    public func isNull(_ column: Int32) -> Bool { sqlite3_column_type(handle, column) == SQLITE_NULL }
+
+    /// The column as an integer, nil for NULL.
+    public func optionalInteger(_ column: Int32) -> Int64? { isNull(column) ? nil : integer(column) }
+
+    /// The column's bytes, valid until the next step or reset.
+    public func blob(_ column: Int32) -> UnsafeRawBufferPointer {
+        let base = sqlite3_column_blob(handle, column)
+        return UnsafeRawBufferPointer(start: base, count: base == nil ? 0 : Int(sqlite3_column_bytes(handle, column)))
+    }
+
+    /// The column as text; empty for NULL.
+    public func text(_ column: Int32) -> String { String(decoding: blob(column), as: UTF8.self) }
+
+    /// The column as text, nil for NULL.
+    public func optionalText(_ column: Int32) -> String? { isNull(column) ? nil : text(column) }
+
+    /// The number of columns.
+    public var columnCount: Int32 { sqlite3_column_count(handle) }
+
+    /// A column's name.
+    public func columnName(_ column: Int32) -> String {
+        sqlite3_column_name(handle, column).map { String(cString: $0) } ?? ""
+    }
+}

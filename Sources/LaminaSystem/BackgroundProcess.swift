@@ -1,0 +1,39 @@
+import CLinux
+import Glibc
+
+/// Starting a process that outlives the one that starts it.
+public enum BackgroundProcess {
+    /// A pipe that no other process inherits: the reading and the writing end.
+    public static func makePipe() throws(SystemError) -> (reading: File, writing: File) {
+        var ends: [Int32] = [-1, -1]
+        guard lamina_pipe(&ends) == 0 else { throw SystemError.last("make", "a pipe") }
+        return (File(adopting: ends[0], path: "pipe"), File(adopting: ends[1], path: "pipe"))
+    }
+
+    /// Starts a program in a session of its own: Ctrl-C and the end of the terminal are not for it. It runs in `/`, so that it keeps no
+    /// file system busy, and reads nothing.
+    ///
+    /// - Parameters:
+    ///   - words: its name and arguments.
+    ///   - output: where standard output and error go.
+    ///   - ready: an open file that it finds as descriptor `readyDescriptor`.
+    /// - Returns: its process ID.
+    public static func start(
+        _ program: String, _ words: [String], output: File, ready: File, readyDescriptor: Int32
+    ) throws(SystemError) -> Int32 {
+        let arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
+        defer { for argument in arguments { free(argument) } }
+        var process: Int32 = 0
+        let error = lamina_spawn_session(
+            program, arguments, output.descriptor, ready.descriptor, readyDescriptor, &process)
+        guard error == 0 else { throw SystemError(code: error, operation: "start", subject: words.joined(separator: " ")) }
+        return process
+    }
+}
+
+extension File {
+    /// Opens a directory for nothing but being a place to start paths at (O_PATH).
+    public static func place(_ directory: String) throws(SystemError) -> File {
+        try File(directory, lamina_o_path | O_DIRECTORY)
+    }
+}

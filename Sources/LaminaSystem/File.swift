@@ -1,0 +1,140 @@
+import CLinux
+public import Glibc
+
+/// An open file: owns its descriptor and closes it when the last reference goes.
+///
+/// All reads and writes are at explicit offsets and whole: short ones are continued, EINTR is retried. Safe to share
+/// between threads, as the descriptor never changes and pread/pwrite keep no position.
+public final class File: Sendable {
+    /// The descriptor; valid as long as this object lives.
+    public let descriptor: Int32
+    /// Where it was opened, for errors.
+    public let path: String
+
+    /// Takes ownership of an open descriptor.
+    public init(adopting descriptor: Int32, path: String) {
+        self.descriptor = descriptor
+        self.path = path
+    }
+
+    /// Opens `path`; `O_CLOEXEC` is always added.
+    ///
+    /// - Parameter directory: the directory that a relative `path` starts at; the working directory without it.
+    public init(_ path: String, _ flags: Int32, mode: mode_t = 0o600, in directory: File? = nil) throws(SystemError) {
+        let opened = openat(directory?.descriptor ?? AT_FDCWD, path, flags | O_CLOEXEC, mode)
+        guard opened >= 0 else { throw SystemError.last("open", path) }
+        self.descriptor = opened
+        self.path = path
+    }
+
+    deinit { close(descriptor) }
+
+    /// The size in bytes.
+    public func size() throws(SystemError) -> Int64 { Int64(try status().st_size) }
+
+    /// fstat(2).
+    public func status() throws(SystemError) -> stat {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw SystemError.last("stat", path) }
+        return status
+    }
+
+    /// Reads until `buffer` is full or the file ends; answers how many bytes were read.
+    public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int64) throws(SystemError) -> Int {
+        var done = 0
+        while done < buffer.count {
+            let count = pread(
+                descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done, off_t(offset) + off_t(done))
+            if count == 0 { break }
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw SystemError.last("read", path)
+            }
+            done += count
+        }
+        return done
+    }
+
+    /// Reads exactly `count` bytes, or as many as the file has behind `offset`.
+    public func read(_ count: Int, at offset: Int64) throws(SystemError) -> [UInt8] {
+        do {
+            return try [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+                filled = try read(into: UnsafeMutableRawBufferPointer(buffer), at: offset)
+            }
+        } catch let error as SystemError {
+            throw error
+        } catch {
+            throw SystemError(code: EIO, operation: "read", subject: path)
+        }
+    }
+
+    /// Writes all of `buffer`.
+    public func write(_ buffer: UnsafeRawBufferPointer, at offset: Int64) throws(SystemError) {
+        var done = 0
+        while done < buffer.count {
+            let count = pwrite(
+                descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done, off_t(offset) + off_t(done))
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw SystemError.last("write", path)
+            }
+            done += count
+        }
+    }
+
+    /// Sets the size; what is new reads as zeros and takes no space.
+    public func truncate(to size: Int64) throws(SystemError) {
+        guard ftruncate(descriptor, off_t(size)) == 0 else { throw SystemError.last("truncate", path) }
+    }
+
+    /// Copies a range of another file in the kernel, sharing blocks where the file system can (FICLONERANGE).
+    public func copyRange(
+        from source: File, at sourceOffset: Int64, to offset: Int64, count: Int
+    ) throws(SystemError) {
+        guard
+            lamina_copy_range(source.descriptor, sourceOffset, descriptor, offset, count) == 0
+        else { throw SystemError.last("copy \(source.path) to", path) }
+    }
+
+    /// The first offset that no data stands behind; equals the size when the file has no hole (SEEK_HOLE).
+    public func firstHole() throws(SystemError) -> Int64 {
+        let hole = lamina_first_hole(descriptor)
+        guard hole >= 0 else { throw SystemError.last("seek to the first hole of", path) }
+        return hole
+    }
+
+    /// Waits until everything written to the whole file system of this file is on disk (syncfs). An error means that
+    /// some write since the last call was lost, by whomever.
+    public func syncFilesystem() throws(SystemError) {
+        guard lamina_syncfs(descriptor) == 0 else { throw SystemError.last("syncfs", path) }
+    }
+
+    /// Tries to lock the file for this process alone (flock); false when another one holds it.
+    public func tryLock() throws(SystemError) -> Bool {
+        if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
+        if errno == EWOULDBLOCK { return false }
+        throw SystemError.last("lock", path)
+    }
+}
+
+/// Makes a directory and its missing parents; an existing directory is fine.
+public func createDirectories(_ path: String, mode: mode_t = 0o755) throws(SystemError) {
+    if mkdir(path, mode) == 0 || errno == EEXIST { return }
+    guard errno == ENOENT, let slash = path.lastIndex(of: "/"), slash != path.startIndex else {
+        throw SystemError.last("make directory", path)
+    }
+    try createDirectories(String(path[..<slash]), mode: mode)
+    guard mkdir(path, mode) == 0 || errno == EEXIST else { throw SystemError.last("make directory", path) }
+}
+
+/// Reads a whole small file (procfs included, whose sizes are 0); fails with EFBIG above `limit` bytes.
+public func readFile(_ path: String, limit: Int = 16 << 20) throws(SystemError) -> [UInt8] {
+    let file = try File(path, O_RDONLY)
+    var bytes: [UInt8] = []
+    while true {
+        let part = try file.read(1 << 16, at: Int64(bytes.count))
+        if part.isEmpty { return bytes }
+        bytes += part
+        guard bytes.count <= limit else { throw SystemError(code: EFBIG, operation: "read", subject: path) }
+    }
+}

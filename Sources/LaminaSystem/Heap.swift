@@ -1,0 +1,13 @@
+import CLinux
+
+/// The C library's heap.
+public enum Heap {
+    /// Bounds the number of glibc's malloc arenas (M_ARENA_MAX, mallopt(3)).
+    ///
+    /// By default each thread may get one, up to eight a core, and each keeps what was once freed in it: many threads that allocate
+    /// a little then hold memory by the hundred megabytes. Call it before the second thread starts.
+    public static func limitArenas(_ count: Int32) { lamina_tune_heap(count) }
+
+    /// Gives freed memory back to the kernel (malloc_trim(3)); some milliseconds.
+    public static func trim() { lamina_trim_heap() }
+}
