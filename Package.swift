@@ -25,6 +25,7 @@ let package = Package(
     targets: [
         // What Swift cannot say of the system's libraries; no policy.
         .target(name: "CCrypto", linkerSettings: [.linkedLibrary("crypto")]),
+        .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
         .target(name: "CLinux"),
         .systemLibrary(name: "CSQLite", providers: [.apt(["libsqlite3-dev"])]),
 
@@ -34,13 +35,18 @@ let package = Package(
         room("LaminaSQLite", ["CSQLite"]),
 
         // From a reference to bytes.
+        room("LaminaOCI", ["LaminaDigest", "CCurl"]),
 
         // From bytes to the store, and from the store to the kernel.
 
         // What people and programs talk to.
 
         // Tests mirror the rooms; what needs mounts, registries and the executable is in Tests/Integration.
+        .target(
+            name: "LaminaTestSupport", dependencies: ["LaminaOCI", "LaminaDigest", "LaminaSystem", "CCurl"],
+            path: "Tests/Support", swiftSettings: swift),
         tests("LaminaSQLite", ["LaminaSQLite"]),
+        tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

@@ -1,0 +1,124 @@
+public import LaminaDigest
+
+/// What to ask a repository for.
+public enum ManifestTarget: Hashable, Sendable, CustomStringConvertible {
+    case tag(String)
+    case digest(Digest)
+    /// The one manifest of a layout; registries have no such thing.
+    case only
+
+    public var description: String {
+        switch self {
+        case .tag(let tag): tag
+        case .digest(let digest): digest.description
+        case .only: "the only manifest"
+        }
+    }
+}
+
+/// The bytes of a manifest or index, and what names them.
+public typealias ManifestBytes = (bytes: [UInt8], mediaType: String, digest: Digest)
+
+/// Where the blobs and manifests of one repository come from. Calls block: they belong on threads made for it.
+public protocol BlobSource: Sendable {
+    /// How the index stores it, so that a later process finds it again: `oci:/dir` or `http://127.0.0.1:5000/name`;
+    /// ``BlobSources/open(_:settings:)`` undoes it.
+    var location: String { get }
+
+    /// Reads a range of a blob.
+    ///
+    /// A broken connection is no error as long as the transfer goes on: it is continued behind the last byte that `sink` got.
+    /// - Parameters:
+    ///   - size: the blob's whole size in bytes, as its descriptor says.
+    ///   - range: bytes of the blob, within `0..<size`.
+    ///   - shouldStop: asked at least every 200 ms, also while nothing arrives; `true` ends the call with `interrupted`.
+    ///   - sink: gets the bytes in order, in pieces of any size, exactly `range.count` in all, on the calling thread. When it
+    ///     throws, the transfer stops and that error is rethrown.
+    /// - Throws: ``OCIError``, or what `sink` throws.
+    func read(
+        _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        into sink: (UnsafeRawBufferPointer) throws -> Void) throws
+
+    /// The bytes of a manifest or index, at most ``ImageLimits/manifestByteCount``, verified where the target is a digest.
+    ///
+    /// - Throws: ``OCIError``.
+    func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes
+}
+
+extension BlobSource {
+    /// Reads a whole small blob into memory and verifies its size and digest.
+    ///
+    /// - Parameter limit: the size in bytes up to which the descriptor is believed.
+    /// - Throws: `sizeMismatch` above `limit`, `digestMismatch`, and what ``read(_:size:range:shouldStop:into:)`` throws.
+    public func blob(
+        _ descriptor: Descriptor, limit: Int = ImageLimits.manifestByteCount,
+        shouldStop: @Sendable () -> Bool = { false }
+    ) throws -> [UInt8] {
+        guard descriptor.size >= 0, descriptor.size <= limit else {
+            throw OCIError(
+                .sizeMismatch,
+                "\(descriptor.digest) is said to have \(descriptor.size) bytes; at most \(limit) are allowed here")
+        }
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(Int(descriptor.size))
+        if descriptor.size > 0 {
+            try read(
+                descriptor.digest, size: descriptor.size, range: 0..<descriptor.size, shouldStop: shouldStop
+            ) { bytes.append(contentsOf: $0) }
+        }
+        try descriptor.verify(bytes, from: location)
+        return bytes
+    }
+}
+
+/// Checks that a range lies in its blob, for the sources.
+func checkRange(_ range: Range<Int64>, of digest: Digest, size: Int64) throws(OCIError) {
+    guard range.lowerBound >= 0, range.upperBound <= size else {
+        throw OCIError(
+            .sizeMismatch,
+            "bytes \(range.lowerBound)..<\(range.upperBound) are not within the \(size) bytes of \(digest)")
+    }
+}
+
+/// Opens sources by what the index stores.
+public enum BlobSources {
+    /// Undoes ``BlobSource/location``. Nothing is read or connected yet.
+    ///
+    /// - Throws: `badReference` for text that is no location.
+    public static func open(
+        _ location: String, settings: RegistryClient.Settings = .init()
+    ) throws(OCIError) -> any BlobSource {
+        if location.hasPrefix("oci:/"), !location.utf8.contains(0) {
+            return OCILayoutSource(directory: String(location.dropFirst(4)))
+        }
+        for scheme in [RegistryClient.Endpoint.Scheme.http, .https] {
+            guard location.hasPrefix("\(scheme)://") else { continue }
+            let rest = location.dropFirst("\(scheme)://".count)
+            guard let slash = rest.firstIndex(of: "/"), ImageReference.isHost(rest[..<slash]) else { break }
+            let repository = String(rest[rest.index(after: slash)...])
+            guard ImageReference.isRepository(repository) else { break }
+            let endpoint = RegistryClient.Endpoint(scheme: scheme, host: String(rest[..<slash]))
+            return RegistrySource(
+                client: RegistryClient(endpoint: endpoint, settings: settings), repository: repository)
+        }
+        throw OCIError(.badReference, "'\(location.prefix(300))' is no location of blobs")
+    }
+}
+
+extension ImageReference {
+    /// The source that the image comes from. Nothing is read or connected yet.
+    ///
+    /// - Parameter plainHTTP: HTTP in clear also for registries on other machines; this machine's get it anyway.
+    public func openSource(
+        plainHTTP: Bool = false, settings: RegistryClient.Settings = .init()
+    ) throws(OCIError) -> any BlobSource {
+        switch place {
+        case .layout(let directory):
+            return OCILayoutSource(directory: directory)
+        case .registry(let host, let repository):
+            let endpoint = RegistryClient.Endpoint(registry: host, plainHTTP: plainHTTP)
+            return RegistrySource(
+                client: RegistryClient(endpoint: endpoint, settings: settings), repository: repository)
+        }
+    }
+}

@@ -1,0 +1,218 @@
+import CCurl
+
+/// Takes the body of a response that is what was asked for (200 or 206), over as many exchanges as it takes.
+protocol HTTPReceiver: AnyObject {
+    /// An exchange is about to begin. Answers the range to ask for, or `nil` for everything.
+    func prepare() -> Range<Int64>?
+    /// The head has come. What it throws ends the exchange.
+    func begin(_ head: HTTPHead) throws
+    /// Some of the body has come. Answers whether the rest is wanted too.
+    func receive(_ bytes: UnsafeRawBufferPointer) throws -> Bool
+    /// How many bytes have come that will not be asked for again.
+    var progress: Int64 { get }
+    /// Whether everything that is wanted has come; `nil` when only the end of a response tells.
+    var isComplete: Bool? { get }
+}
+
+/// A GET and its answer, redirects included, on the calling thread.
+final class HTTPExchange {
+    struct Request {
+        var url: String
+        var headers: [String] = []
+        var range: Range<Int64>?
+        /// Whether connections of earlier exchanges are distrusted.
+        var freshConnection = false
+    }
+
+    enum Ending {
+        /// The response has come to its end, whatever its status.
+        case finished
+        /// The receiver wanted no more, or an error's text was long enough.
+        case enough
+        /// The receiver threw this.
+        case thrown(any Error)
+        case failed(CURLcode, String)
+        case stalled
+        case interrupted
+    }
+
+    private(set) var head = HTTPHead()
+    /// The beginning of the body of a response with another status than 200 and 206.
+    private(set) var errorBody: [UInt8] = []
+    /// Seconds of `Retry-After`, 0 without one.
+    private(set) var retryAfter: Int64 = 0
+    private(set) var wasRedirected = false
+
+    /// Whether the response is what was asked for.
+    var isAccepted: Bool { head.status == 200 || head.status == 206 }
+
+    private let receiver: any HTTPReceiver
+    private let shouldStop: () -> Bool
+    private let settings: RegistryClient.Settings
+    private let clock = ContinuousClock()
+    private var lastProgress: ContinuousClock.Instant
+    private var lastQuestion: ContinuousClock.Instant
+    private var begun = false
+    private var early: Ending?
+
+    private static let errorBodyByteCount = 4096
+    // How often `shouldStop` is asked; its contract says 200 ms.
+    private static let questionInterval: Duration = .milliseconds(100)
+    // When all is said but for a body that matters little, this is how long its end is waited for.
+    private static let tailLimit: Duration = .seconds(2)
+
+    init(receiver: any HTTPReceiver, settings: RegistryClient.Settings, shouldStop: @escaping () -> Bool) {
+        self.receiver = receiver
+        self.settings = settings
+        self.shouldStop = shouldStop
+        lastProgress = clock.now
+        lastQuestion = clock.now
+    }
+
+    /// Runs the exchange to its end.
+    func run(_ request: Request, on handle: CurlHandle) -> Ending {
+        let list = request.headers.reduce(UnsafeMutablePointer<curl_slist>?.none) { curl_slist_append($0, $1) }
+        defer { curl_slist_free_all(list) }
+        configure(handle, request, list)
+        guard curl_multi_add_handle(handle.multi, handle.easy) == CURLM_OK else {
+            return .failed(CURLE_FAILED_INIT, "libcurl takes no more transfers")
+        }
+        // Of a transfer that is not at its end, this closes the connection.
+        defer { curl_multi_remove_handle(handle.multi, handle.easy) }
+        lastProgress = clock.now
+        let ending = wait(for: handle)
+        var redirects = 0
+        _ = lamina_curl_get_long(handle.easy, CURLINFO_REDIRECT_COUNT, &redirects)
+        wasRedirected = redirects > 0
+        _ = lamina_curl_get_offset(handle.easy, CURLINFO_RETRY_AFTER, &retryAfter)
+        // A response without a body calls nothing but the head's function.
+        if case .finished = ending, !begun, isAccepted {
+            do { try receiver.begin(head) } catch { return .thrown(error) }
+        }
+        return ending
+    }
+
+    private func wait(for handle: CurlHandle) -> Ending {
+        while true {
+            var running: Int32 = 0
+            guard curl_multi_perform(handle.multi, &running) == CURLM_OK else {
+                return .failed(CURLE_FAILED_INIT, "libcurl does not go on")
+            }
+            var result = CURLE_OK
+            if lamina_curl_multi_finished(handle.multi, &result) == 1 {
+                if let early { return early }
+                return result == CURLE_OK ? .finished : .failed(result, text(of: result, handle))
+            }
+            if isInterrupted() { return .interrupted }
+            let isTail = receiver.isComplete == true || (head.isComplete && head.status >= 400)
+            if clock.now - lastProgress > (isTail ? min(Self.tailLimit, settings.stallLimit) : settings.stallLimit) {
+                return isTail ? .enough : .stalled
+            }
+            curl_multi_poll(handle.multi, nil, 0, 100, nil)
+        }
+    }
+
+    private func isInterrupted() -> Bool {
+        let now = clock.now
+        guard now - lastQuestion >= Self.questionInterval else { return false }
+        lastQuestion = now
+        return shouldStop()
+    }
+
+    private func text(of code: CURLcode, _ handle: CurlHandle) -> String {
+        let text = String(cString: handle.errorText)
+        return text.isEmpty ? String(cString: curl_easy_strerror(code)) : text
+    }
+
+    // MARK: What libcurl calls
+
+    /// A line of a head; answers whether to go on.
+    fileprivate func take(line: UnsafeRawBufferPointer) -> Bool {
+        lastProgress = clock.now
+        head.take(line: line)
+        // docker-registry sends a 416 with the blob's Content-Length and 33 bytes: waiting for the rest would hang.
+        guard head.isComplete, head.status == 416 else { return true }
+        early = .enough
+        return false
+    }
+
+    /// A piece of a body; answers whether to go on.
+    fileprivate func take(body bytes: UnsafeRawBufferPointer) -> Bool {
+        // After the receiver, as its time is not the network's.
+        defer { lastProgress = clock.now }
+        guard isAccepted else {
+            errorBody += bytes.prefix(Self.errorBodyByteCount - errorBody.count)
+            guard errorBody.count >= Self.errorBodyByteCount else { return true }
+            early = .enough
+            return false
+        }
+        if isInterrupted() {
+            early = .interrupted
+            return false
+        }
+        do {
+            if !begun {
+                begun = true
+                try receiver.begin(head)
+            }
+            if try receiver.receive(bytes) { return true }
+            early = .enough
+        } catch {
+            early = .thrown(error)
+        }
+        return false
+    }
+}
+
+extension HTTPExchange {
+    private func configure(_ handle: CurlHandle, _ request: Request, _ headers: UnsafeMutablePointer<curl_slist>?) {
+        let isTLS = request.url.hasPrefix("https:")
+        handle.set(CURLOPT_URL, request.url)
+        handle.set(CURLOPT_USERAGENT, settings.userAgent)
+        handle.set(CURLOPT_NOSIGNAL, 1)
+        handle.set(CURLOPT_TCP_KEEPALIVE, 1)
+        // libcurl's largest; each receive fills as much of it as the socket holds.
+        handle.set(CURLOPT_BUFFERSIZE, 512 << 10)
+        handle.set(CURLOPT_HTTP_VERSION, isTLS ? Int(CURL_HTTP_VERSION_2TLS) : Int(CURL_HTTP_VERSION_1_1))
+        handle.set(CURLOPT_PROTOCOLS_STR, "http,https")
+        // A redirect must not take a transfer out of TLS.
+        handle.set(CURLOPT_REDIR_PROTOCOLS_STR, isTLS ? "https" : "http,https")
+        handle.set(CURLOPT_FOLLOWLOCATION, 1)
+        handle.set(CURLOPT_MAXREDIRS, 5)
+        handle.set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
+        let stall = max(
+            1,
+            settings.stallLimit.components.seconds * 1000 + settings.stallLimit.components.attoseconds
+                / 1_000_000_000_000_000)
+        handle.set(CURLOPT_CONNECTTIMEOUT_MS, Int(min(stall, Int64(Int32.max))))
+        if request.freshConnection { handle.set(CURLOPT_FRESH_CONNECT, 1) }
+        if let range = request.range { handle.set(CURLOPT_RANGE, "\(range.lowerBound)-\(range.upperBound - 1)") }
+        if let headers { _ = lamina_curl_set_list(handle.easy, CURLOPT_HTTPHEADER, headers) }
+        if Self.isLoopback(request.url) {
+            // Go's programs never ask a proxy for this machine, whatever the environment says; nor does lamina.
+            handle.set(CURLOPT_NOPROXY, "*")
+        }
+        handle.errorText[0] = 0
+        _ = lamina_curl_set_pointer(handle.easy, CURLOPT_ERRORBUFFER, handle.errorText)
+        // Unretained: the handle is taken off its multi handle before `run` returns, and no callback comes later.
+        let context = Unmanaged.passUnretained(self).toOpaque()
+        _ = lamina_curl_set_pointer(handle.easy, CURLOPT_HEADERDATA, context)
+        _ = lamina_curl_set_pointer(handle.easy, CURLOPT_WRITEDATA, context)
+        _ = lamina_curl_set_receive(handle.easy, CURLOPT_HEADERFUNCTION) { bytes, _, count, context in
+            guard let context else { return 0 }
+            let exchange = Unmanaged<HTTPExchange>.fromOpaque(context).takeUnretainedValue()
+            return exchange.take(line: UnsafeRawBufferPointer(start: bytes, count: count)) ? count : 0
+        }
+        _ = lamina_curl_set_receive(handle.easy, CURLOPT_WRITEFUNCTION) { bytes, _, count, context in
+            guard let context else { return 0 }
+            let exchange = Unmanaged<HTTPExchange>.fromOpaque(context).takeUnretainedValue()
+            // Anything but the count ends the transfer; 0 of 0 would not.
+            return exchange.take(body: UnsafeRawBufferPointer(start: bytes, count: count)) ? count : count + 1
+        }
+    }
+
+    private static func isLoopback(_ url: String) -> Bool {
+        guard let start = url.firstRange(of: "://")?.upperBound else { return false }
+        return ImageReference.isLoopback(host: String(url[start...].prefix { $0 != "/" }))
+    }
+}

@@ -1,0 +1,91 @@
+import LaminaDigest
+
+extension RegistryClient {
+    /// See ``BlobSource/read(_:size:range:shouldStop:into:)``.
+    func readBlob(
+        _ digest: Digest, of repository: String, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        into sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws {
+        try checkRange(range, of: digest, size: size)
+        if range.isEmpty { return }
+        try withoutActuallyEscaping(sink) { sink in
+            let subject = "blob \(digest) of \(repository)"
+            let receiver = RangeReceiver(range: range, size: size, subject: subject, sink: sink)
+            _ = try fetch("\(repository)/blobs/\(digest)", subject: subject, into: receiver, shouldStop: shouldStop)
+        }
+    }
+}
+
+/// Passes on the bytes of a range, whatever part of the blob the registry chooses to send.
+///
+/// https://www.rfc-editor.org/rfc/rfc9110#name-range: a server may ignore the field, and send the whole with 200.
+final class RangeReceiver: HTTPReceiver {
+    private let range: Range<Int64>
+    private let size: Int64
+    private let subject: String
+    private let sink: (UnsafeRawBufferPointer) throws -> Void
+    /// The blob's offset of the next byte that the sink wants.
+    private var next: Int64
+    /// The blob's offset of the next byte of the body.
+    private var position: Int64 = 0
+    private var bodyEnd: Int64 = 0
+
+    init(
+        range: Range<Int64>, size: Int64, subject: String, sink: @escaping (UnsafeRawBufferPointer) throws -> Void
+    ) {
+        self.range = range
+        self.size = size
+        self.subject = subject
+        self.sink = sink
+        next = range.lowerBound
+    }
+
+    var progress: Int64 { next - range.lowerBound }
+
+    var isComplete: Bool? { next == range.upperBound }
+
+    func prepare() -> Range<Int64>? {
+        next == 0 && range.upperBound == size ? nil : next..<range.upperBound
+    }
+
+    func begin(_ head: HTTPHead) throws {
+        // A proxy that answers a range with 200 gives itself away by a length that is the range's.
+        let isPartial =
+            head.status == 206 || (head.contentRange?.range).map { Int64($0.count) == head.contentLength } == true
+        guard isPartial else {
+            if let length = head.contentLength, length != size { throw otherSize(length) }
+            position = 0
+            bodyEnd = size
+            return
+        }
+        guard let found = head.contentRange, let sent = found.range else {
+            throw OCIError(.http, "the registry sends a part of \(subject) without saying which")
+        }
+        if let whole = found.size, whole != size { throw otherSize(whole) }
+        guard sent.lowerBound <= next, sent.upperBound > next, sent.upperBound <= size else {
+            throw OCIError(
+                .http,
+                "the registry sends bytes \(sent.lowerBound)-\(sent.upperBound - 1) of \(subject) instead of \(next)-\(range.upperBound - 1)"
+            )
+        }
+        position = sent.lowerBound
+        bodyEnd = sent.upperBound
+    }
+
+    func receive(_ bytes: UnsafeRawBufferPointer) throws -> Bool {
+        let start = position
+        let end = start + Int64(bytes.count)
+        position = end
+        if end > next, next < range.upperBound {
+            let wanted = Int(next - start)..<Int(min(end, range.upperBound) - start)
+            try sink(UnsafeRawBufferPointer(rebasing: bytes[wanted]))
+            next = start + Int64(wanted.upperBound)
+        }
+        // Where the body ends with the range, its own end keeps the connection for the next request.
+        return next < range.upperBound || position <= bodyEnd && bodyEnd == range.upperBound
+    }
+
+    private func otherSize(_ found: Int64) -> OCIError {
+        OCIError(.sizeMismatch, "\(subject) has \(found) bytes in the registry; its descriptor says \(size)")
+    }
+}

@@ -1,0 +1,26 @@
+public import LaminaDigest
+
+/// One repository of a registry as a source of blobs.
+public struct RegistrySource: BlobSource {
+    public let client: RegistryClient
+    /// The path below the registry's host, as in `library/debian`.
+    public let repository: String
+
+    public init(client: RegistryClient, repository: String) {
+        self.client = client
+        self.repository = repository
+    }
+
+    public var location: String { "\(client.endpoint.scheme)://\(client.endpoint.host)/\(repository)" }
+
+    public func read(
+        _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        into sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws {
+        try client.readBlob(digest, of: repository, size: size, range: range, shouldStop: shouldStop, into: sink)
+    }
+
+    public func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
+        try client.manifest(target, of: repository, shouldStop: shouldStop)
+    }
+}

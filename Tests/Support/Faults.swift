@@ -1,0 +1,60 @@
+public import LaminaDigest
+
+/// What a ``CountingProxy`` does to the responses that pass it. May be changed while transfers are under way.
+public struct Faults: Sendable {
+    /// Which requests the faults are for.
+    public enum Scope: Sendable {
+        case blobs, manifests, all
+    }
+
+    /// One byte of a blob that arrives inverted.
+    public struct Corruption: Sendable {
+        public var digest: Digest
+        /// The byte's offset in the blob.
+        public var offset: Int64
+        /// How many responses with that byte are corrupted.
+        public var count: Int
+
+        public init(digest: Digest, offset: Int64, count: Int = .max) {
+            self.digest = digest
+            self.offset = offset
+            self.count = count
+        }
+    }
+
+    public var scope = Scope.blobs
+    /// How fast each response's body goes out.
+    public var bytesPerSecond: Int?
+    /// The connection is cut when that many bytes of a body have gone out; for the next `cutCount` responses that get that far.
+    public var cutAfter: Int?
+    public var cutCount = Int.max
+    /// Nothing more goes out after that many bytes of a body, and the connection stays; for the next `stallCount` responses that
+    /// get that far.
+    public var stallAfter: Int?
+    public var stallCount = Int.max
+    /// The next `statusCount` requests are answered with this status and a small JSON body.
+    public var status: Int?
+    public var statusCount = Int.max
+    /// Seconds of `Retry-After` with `status`.
+    public var retryAfter: Int?
+    /// `Range` does not reach the registry, which sends the whole with 200.
+    public var ignoresRange = false
+    public var corruptions: [Corruption] = []
+    /// Answers 307 to this base URL (of another proxy) instead of passing on: `http://127.0.0.1:PORT`.
+    public var redirect: String?
+    /// Bodies go out as `Transfer-Encoding: chunked`, without a Content-Length.
+    public var isChunked = false
+    /// Fields put in place of the registry's own.
+    public var fields: [String: String] = [:]
+
+    public init() {}
+
+    /// 503 with `Retry-After` for the next `count` requests.
+    public static func unavailable(count: Int, retryAfter: Int) -> Faults {
+        var faults = Faults()
+        faults.status = 503
+        faults.statusCount = count
+        faults.retryAfter = retryAfter
+        return faults
+    }
+}
