@@ -28,6 +28,9 @@ let package = Package(
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
         .target(name: "CLinux"),
         .systemLibrary(name: "CSQLite", providers: [.apt(["libsqlite3-dev"])]),
+        .systemLibrary(name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CDeflate", providers: [.apt(["libdeflate-dev"])]),
+        .systemLibrary(name: "CZstd", providers: [.apt(["libzstd-dev"])]),
 
         // Ground: digests, the operating system, the database.
         room("LaminaDigest", ["CCrypto"]),
@@ -36,6 +39,7 @@ let package = Package(
 
         // From a reference to bytes.
         room("LaminaOCI", ["LaminaDigest", "CCurl"]),
+        room("LaminaFormats", ["LaminaDigest", "LaminaSystem", "CZlib", "CDeflate", "CZstd"]),
 
         // From bytes to the store, and from the store to the kernel.
 
@@ -47,6 +51,7 @@ let package = Package(
             path: "Tests/Support", swiftSettings: swift),
         tests("LaminaSQLite", ["LaminaSQLite"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
+        tests("LaminaFormats", ["LaminaFormats", "LaminaDigest", "LaminaSystem", "CZlib", "CZstd"]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

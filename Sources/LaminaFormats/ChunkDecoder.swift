@@ -1,0 +1,127 @@
+import CDeflate
+
+/// Inflates the gzip members of a layer's chunks: one decoder a worker thread, not `Sendable`.
+///
+/// A member is whole in memory, and its trailer says how large its payload is (RFC 1952 §2.3.1, ISIZE), so libdeflate
+/// does it in one go, two to three times as fast as streaming. What ISIZE says is only a guess, and another member may
+/// follow in the range (writers that work in parallel start one where their parts meet): then what is needed and a
+/// little more is tried. Whatever does not fit is streamed by zlib, up to the bytes that are needed. The CRC is not
+/// relied upon: chunks have digests, which the caller compares.
+public final class ChunkDecoder {
+    /// What a member may hold behind the bytes that are needed and still be inflated in one go: tar padding and the
+    /// headers of the entries that follow. The most that is ever allocated beyond what is needed.
+    public static let slack = 1 << 20
+
+    /// What is tried over what is needed when ISIZE says nothing of use: padding and some headers.
+    private static let smallSlack = 16 << 10
+
+    /// A buffer larger than this is given back after its use.
+    private static let keptCapacity = 32 << 20
+
+    private let decompressor: OpaquePointer
+    private let inflater: Inflater
+    private var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+
+    /// A decoder with no buffer yet. Throws ``FormatError`` `tooLarge` when memory is short.
+    public init() throws(FormatError) {
+        inflater = try Inflater()
+        guard let decompressor = libdeflate_alloc_decompressor() else {
+            throw FormatError(.tooLarge, "libdeflate cannot be set up: out of memory")
+        }
+        self.decompressor = decompressor
+    }
+
+    deinit {
+        libdeflate_free_decompressor(decompressor)
+        buffer.deallocate()
+    }
+
+    /// Inflates `member` and gives its payload, at least the first `needed` bytes, to `body`; valid during the call.
+    ///
+    /// `member` is the compressed range of a chunk: a gzip member, perhaps followed by more. `needed` is the largest
+    /// `innerOffset + size` of the chunks in it. Throws ``FormatError`` `corruptMember` when there is less or it is
+    /// damaged, and what `body` throws. Memory: at most `needed` + 1 MiB, kept for the next call up to 32 MiB.
+    public func inflate<Result>(
+        _ member: UnsafeRawBufferPointer, needing needed: Int, _ body: (UnsafeRawBufferPointer) throws -> Result
+    ) throws -> Result {
+        guard needed >= 0, needed <= Int.max / 2 else { throw Self.impossible(needed) }
+        reserve(Self.payloadSize(of: member, needing: needed) ?? needed + Self.smallSlack)
+        defer { if buffer.count > Self.keptCapacity { release() } }
+        let count = try inflate(member, into: buffer, needing: needed)
+        return try body(UnsafeRawBufferPointer(rebasing: buffer.prefix(count)))
+    }
+
+    /// Inflates `member` into `output`, which holds at least `needed` bytes; gives the number of bytes written, at
+    /// least `needed`. Fast when `output` has room for the whole payload (``payloadSize(of:needing:)``).
+    ///
+    /// Throws ``FormatError`` `corruptMember` when there is less than `needed` or it is damaged.
+    public func inflate(
+        _ member: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer, needing needed: Int
+    ) throws(FormatError) -> Int {
+        guard needed >= 0, needed <= output.count else {
+            throw FormatError(
+                .tooLarge, "the member's payload does not fit the buffer", expected: "\(needed) bytes",
+                actual: "\(output.count)")
+        }
+        if Self.payloadSize(of: member, needing: needed) ?? needed <= output.count {
+            var used = 0
+            var written = 0
+            let status = libdeflate_gzip_decompress_ex(
+                decompressor, member.baseAddress, member.count, output.baseAddress, output.count, &used, &written)
+            if status == LIBDEFLATE_SUCCESS, written >= needed { return written }
+        }
+        return try stream(member, into: output, needing: needed)
+    }
+
+    /// The size of the payload of `member` as its last four bytes say it, when it can be had in one go: at least
+    /// `needed` and not more than 1 MiB over that. `nil`: the member will be streamed.
+    public static func payloadSize(of member: UnsafeRawBufferPointer, needing needed: Int) -> Int? {
+        // 10 bytes of header, 8 of trailer.
+        guard member.count >= 18 else { return nil }
+        let size = Int(UInt32(littleEndian: member.loadUnaligned(fromByteOffset: member.count - 4, as: UInt32.self)))
+        guard size >= needed, size - needed <= slack else { return nil }
+        return size
+    }
+
+    /// Inflates with zlib until `needed` bytes are there, across members.
+    private func stream(
+        _ member: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer, needing needed: Int
+    ) throws(FormatError) -> Int {
+        var input = member
+        var room = UnsafeMutableRawBufferPointer(rebasing: output.prefix(needed))
+        inflater.reset()
+        while !room.isEmpty {
+            let before = (input.count, room.count)
+            switch inflater.step(&input, &room) {
+            case .more:
+                guard (input.count, room.count) != before else {
+                    throw FormatError(
+                        .corruptMember, "the gzip member ends before its payload does", offset: Int64(member.count),
+                        expected: "\(needed) bytes", actual: "\(needed - room.count)")
+                }
+            case .memberEnd: inflater.reset()
+            case .corrupt(let reason):
+                throw FormatError(
+                    .corruptMember, "the gzip member is damaged: \(reason)", offset: Int64(member.count - input.count),
+                    expected: "\(needed) bytes", actual: "\(needed - room.count)")
+            }
+        }
+        return needed
+    }
+
+    private static func impossible(_ size: Int) -> FormatError {
+        FormatError(.tooLarge, "no member has this size", actual: "\(size) bytes")
+    }
+
+    private func reserve(_ count: Int) {
+        guard count > buffer.count else { return }
+        release()
+        // Whole 64 KiB, so that sizes that differ a little do not allocate again.
+        buffer = .allocate(byteCount: (count + 0xffff) & ~0xffff, alignment: 64)
+    }
+
+    private func release() {
+        buffer.deallocate()
+        buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    }
+}

@@ -1,0 +1,32 @@
+/// How much of anything lamina takes from outside before it says no.
+///
+/// The defaults are far above what images have (the largest public ones stay under 500,000 entries) and low enough
+/// that a hostile layer cannot take the machine's memory: a table of contents at all limits at once costs about 1 GiB.
+public struct FormatLimits: Sendable {
+    /// The bytes of a table of contents, uncompressed.
+    public var tocBytes = 512 << 20
+    /// How many times its compressed size a table of contents over 16 MiB may be. Real ones compress 5 to 20 times.
+    public var tocRatio = 256
+    /// The entries of a layer, directories that only the paths of others name included.
+    public var entries = 5_000_000
+    /// The bytes of an entry's name, of a link's target too: PATH_MAX of Linux.
+    public var nameBytes = 4096
+    /// The bytes of one component of a path: NAME_MAX of Linux.
+    public var componentBytes = 255
+    /// The bytes that one member or frame must be decompressed to for a chunk: what one decoder may come to hold.
+    public var chunkBytes: Int64 = 1 << 30
+    /// The bytes of one file. No file system beneath the store takes more than 2^63 - 1; sums stay far from overflow.
+    public var fileBytes: Int64 = 1 << 62
+    /// The bytes of one extended attribute's name and value: XATTR_NAME_MAX and XATTR_SIZE_MAX of Linux.
+    public var xattrNameBytes = 255, xattrValueBytes = 65536
+
+    /// The defaults.
+    public init() {}
+}
+
+/// The format of a layer that can be mounted before it is downloaded. Raw values are stored in the index: never
+/// change one.
+public enum LayerFormat: Int32, Sendable, CaseIterable {
+    /// eStargz: gzip members, the table of contents in the last, `stargz.index.json`.
+    case estargz = 1
+}

@@ -1,0 +1,181 @@
+import LaminaDigest
+
+extension TreeBuilder {
+    /// A regular file whose chunks are being collected.
+    struct PendingFile {
+        struct Chunk {
+            var offset: Int64
+            var size: Int64
+            var digest: Digest?
+            var blobOffset: Int64
+            var innerOffset: Int64
+        }
+
+        var isOpen = false
+        /// -1: a file that nobody sees.
+        var node: Int32 = -1
+        /// Cleaned.
+        var path: [UInt8] = []
+        var size: Int64 = 0
+        var digest: Digest?
+        var chunks: [Chunk] = []
+        var position = 0
+    }
+
+    /// Starts the file that ``path`` names; its node is set once it has one.
+    mutating func beginFile(_ entry: TOCEntry) throws(FormatError) {
+        guard 0...limits.fileBytes ~= entry.size else {
+            throw FormatError(
+                .badEntry, "the size is negative or too large", expected: "at most \(limits.fileBytes)",
+                actual: "\(entry.size)")
+        }
+        file.isOpen = true
+        file.node = -1
+        file.path.removeAll(keepingCapacity: true)
+        file.path.append(contentsOf: path.path)
+        file.size = entry.size
+        file.digest = entry.digest
+        file.position = entry.position
+        file.chunks.removeAll(keepingCapacity: true)
+        if entry.size > 0 { try appendChunk(entry) }
+    }
+
+    /// Takes a `chunk` entry: it belongs to the regular file right before it, and says that file's name or none.
+    mutating func addChunk(_ entry: TOCEntry, _ parser: TOCParser) throws(FormatError) {
+        if entry.name.count > 0 {
+            try parser.reader.withBytes(entry.name) { (name) throws(FormatError) in try path.clean(name) }
+        }
+        guard file.isOpen,
+            entry.name.count == 0 || file.path.withUnsafeBytes({ $0.isEqual(to: path.path) })
+        else {
+            throw FormatError(.badEntry, "the chunk does not follow the file that it is part of")
+        }
+        try appendChunk(entry)
+    }
+
+    private mutating func appendChunk(_ entry: TOCEntry) throws(FormatError) {
+        guard 0..<tocOffset ~= entry.offset else {
+            throw FormatError(
+                .badEntry, "the payload lies outside the layer", expected: "an offset under \(tocOffset)",
+                actual: "\(entry.offset)")
+        }
+        guard 0..<file.size ~= entry.chunkOffset, 0...file.size - entry.chunkOffset ~= entry.chunkSize else {
+            throw FormatError(
+                .badEntry, "the chunk is not within its file", expected: "a part of \(file.size) bytes",
+                actual: "\(entry.chunkSize) bytes at \(entry.chunkOffset)")
+        }
+        let size = entry.chunkSize == 0 ? file.size - entry.chunkOffset : entry.chunkSize
+        guard size <= limits.chunkBytes, 0...limits.chunkBytes - size ~= entry.innerOffset else {
+            throw FormatError(
+                .tooLarge, "the chunk needs too much to be decompressed",
+                expected: "at most \(limits.chunkBytes) bytes",
+                actual: "\(size) bytes behind \(entry.innerOffset)")
+        }
+        if let last = memberOffsets.last, last > entry.offset { memberOffsetsAreSorted = false }
+        if memberOffsets.last != entry.offset { memberOffsets.append(entry.offset) }
+        file.chunks.append(
+            PendingFile.Chunk(
+                offset: entry.chunkOffset, size: size, digest: entry.chunkDigest, blobOffset: entry.offset,
+                innerOffset: entry.innerOffset))
+    }
+
+    /// Gives the file whose last chunk has come its content.
+    mutating func finishFile() throws(FormatError) {
+        guard file.isOpen else { return }
+        file.isOpen = false
+        guard file.node >= 0, file.size > 0 else { return }
+        do throws(FormatError) {
+            drafts[Int(file.node)].node.content = try content()
+        } catch {
+            // The entry at hand is the next one: say which it really is.
+            var error = error.naming(file.path.withUnsafeBytes { FormatError.display($0) })
+            error.offset = Int64(file.position)
+            throw error
+        }
+    }
+
+    private mutating func content() throws(FormatError) -> Int32 {
+        try checkTiling()
+        let digest = try checkDigests()
+        let start = Int32(chunks.count)
+        for chunk in file.chunks {
+            guard let chunkDigest = file.chunks.count == 1 ? digest : chunk.digest else {
+                throw FormatError(.unsupported, "a chunk of the file has no digest")
+            }
+            chunks.append(
+                LayerTree.Chunk(
+                    offset: chunk.offset, size: chunk.size, digest: chunkDigest, blobOffset: chunk.blobOffset,
+                    blobSize: 0, innerOffset: chunk.innerOffset))
+        }
+        let content = LayerTree.Content(digest: digest, size: file.size, chunks: start..<Int32(chunks.count))
+        return share(content)
+    }
+
+    /// Sorts the chunks and sees that they cover the file, each byte once.
+    private mutating func checkTiling() throws(FormatError) {
+        let pairs = zip(file.chunks, file.chunks.dropFirst())
+        if !pairs.allSatisfy({ $0.offset < $1.offset }) { file.chunks.sort { $0.offset < $1.offset } }
+        var end: Int64 = 0
+        for chunk in file.chunks {
+            guard chunk.offset == end else {
+                throw FormatError(
+                    .badEntry, chunk.offset > end ? "the file's chunks leave a gap" : "the file's chunks overlap",
+                    expected: "a chunk at \(end)", actual: "one at \(chunk.offset)")
+            }
+            // No overflow: each chunk is within its file.
+            end += chunk.size
+        }
+        guard end == file.size else {
+            throw FormatError(
+                .badEntry, "the file's chunks end before it does", expected: "\(file.size) bytes", actual: "\(end)")
+        }
+    }
+
+    /// The digest of the file; of a file of one chunk, either digest will do.
+    private func checkDigests() throws(FormatError) -> Digest {
+        guard file.chunks.count == 1, let chunkDigest = file.chunks[0].digest else {
+            guard let digest = file.digest else { throw FormatError(.unsupported, "the file has no digest") }
+            return digest
+        }
+        if let digest = file.digest, digest != chunkDigest {
+            throw FormatError(
+                .digestMismatch, "the file's digest is not that of its only chunk", expected: "\(digest)",
+                actual: "\(chunkDigest)")
+        }
+        return chunkDigest
+    }
+
+    /// Takes the newest content, whose chunks are the last, or, if there is an equal one, drops it for that.
+    private mutating func share(_ content: LayerTree.Content) -> Int32 {
+        // All the bytes of all digests, and a seed: whoever writes tables of contents chooses what they claim.
+        var hasher = Hasher()
+        hasher.combine(content.size)
+        content.digest.withUnsafeBytes { hasher.combine(bytes: $0) }
+        let own = chunks[Int(content.chunks.lowerBound)...]
+        if own.count > 1 {
+            for chunk in own {
+                hasher.combine(chunk.offset)
+                chunk.digest.withUnsafeBytes { hasher.combine(bytes: $0) }
+            }
+        }
+        let hash = UInt64(bitPattern: Int64(hasher.finalize()))
+        if let known = contentByHash[hash], isEqual(contents[Int(known)], content) {
+            chunks.removeLast(own.count)
+            return known
+        }
+        // Of two that differ but have one hash only the first is shared: a loss of sharing, and not to be met in this
+        // universe.
+        let number = Int32(contents.count)
+        contents.append(content)
+        if contentByHash[hash] == nil { contentByHash[hash] = number }
+        return number
+    }
+
+    private func isEqual(_ left: LayerTree.Content, _ right: LayerTree.Content) -> Bool {
+        left.digest == right.digest && left.size == right.size && left.chunks.count == right.chunks.count
+            && zip(left.chunks, right.chunks).allSatisfy {
+                let (one, other) = (chunks[Int($0)], chunks[Int($1)])
+                return one.offset == other.offset && one.size == other.size && one.digest == other.digest
+            }
+    }
+}

@@ -1,0 +1,205 @@
+extension TreeBuilder {
+    /// Drops what was replaced, counts names, numbers what is left, and sorts it.
+    consuming func finish() throws(FormatError) -> LayerTree {
+        try finishFile()
+        let isAlive = livingDirectories()
+        try resolveLinks { isAlive[Int($0.parent)] }
+        let slots = names.slots.filter { isAlive[Int($0.parent)] }
+        let numbers = number(slots)
+        var tree = LayerTree()
+        tree.nodes = nodes(slots, numbers)
+        tree.dirents = dirents(slots, numbers, nodeCount: tree.nodes.count)
+        tree.xattrs = attributes(numbers)
+        tree.prioritizedEnd = hasNoPrefetchMark ? nil : prioritizedEnd
+        keepContents(of: &tree)
+        tree.contents = contents
+        tree.chunks = chunks
+        tree.arena = names.arena
+        return tree
+    }
+
+    /// By draft: whether it is a directory that is still there. A directory's draft comes behind that of the one it is
+    /// in.
+    private func livingDirectories() -> [Bool] {
+        var isAlive = [Bool](repeating: false, count: drafts.count)
+        isAlive[0] = true
+        for index in drafts.indices.dropFirst() where drafts[index].kind == .directory {
+            isAlive[index] = !drafts[index].isReplaced && isAlive[Int(drafts[index].node.parent)]
+        }
+        return isAlive
+    }
+
+    /// By draft: its number in the tree, in the same order; -1 for what has no name any more.
+    private func number(_ slots: [NodeTable.Slot]) -> [Int32] {
+        var numbers = [Int32](repeating: -1, count: drafts.count)
+        numbers[0] = 0
+        for slot in slots { numbers[Int(slot.node)] = 0 }
+        var count: Int32 = 0
+        for index in numbers.indices where numbers[index] == 0 {
+            numbers[index] = count
+            count += 1
+        }
+        return numbers
+    }
+
+    private func nodes(_ slots: [NodeTable.Slot], _ numbers: [Int32]) -> [LayerTree.Node] {
+        var nodes: [LayerTree.Node] = []
+        nodes.reserveCapacity(slots.count + 1)
+        for (draft, number) in zip(drafts, numbers) where number >= 0 {
+            nodes.append(draft.node)
+            nodes[Int(number)].nlink = draft.kind == .directory ? 2 : 0
+        }
+        for slot in slots {
+            let node = Int(numbers[Int(slot.node)])
+            let parent = numbers[Int(slot.parent)]
+            if drafts[Int(slot.node)].kind == .directory {
+                nodes[node].parent = parent
+                nodes[Int(parent)].nlink += 1
+            } else {
+                // Slots come in the order of the entries: the first name is the first that comes by.
+                if nodes[node].nlink == 0 { nodes[node].parent = parent }
+                nodes[node].nlink += 1
+            }
+        }
+        return nodes
+    }
+
+    /// Sorts by parent by counting, then each directory by name: it most often is already.
+    private func dirents(
+        _ slots: [NodeTable.Slot], _ numbers: [Int32], nodeCount: Int
+    ) -> [LayerTree.Dirent] {
+        var ends = [Int](repeating: 0, count: nodeCount + 1)
+        for slot in slots { ends[Int(numbers[Int(slot.parent)]) + 1] += 1 }
+        for index in 1..<ends.count { ends[index] += ends[index - 1] }
+        let starts = ends
+        var dirents = [LayerTree.Dirent](
+            repeating: LayerTree.Dirent(parent: 0, node: 0, nameOffset: 0, nameLength: 0), count: slots.count)
+        for slot in slots {
+            let parent = numbers[Int(slot.parent)]
+            dirents[ends[Int(parent)]] = LayerTree.Dirent(
+                parent: parent, node: numbers[Int(slot.node)], nameOffset: slot.nameOffset,
+                nameLength: slot.nameLength)
+            ends[Int(parent)] += 1
+        }
+        names.arena.withUnsafeBytes { arena in
+            for parent in 0..<nodeCount where ends[parent] - starts[parent] > 1 {
+                Self.sort(&dirents[starts[parent]..<ends[parent]], arena)
+            }
+        }
+        return dirents
+    }
+
+    private static func sort(_ dirents: inout ArraySlice<LayerTree.Dirent>, _ arena: UnsafeRawBufferPointer) {
+        func precedes(_ left: LayerTree.Dirent, _ right: LayerTree.Dirent) -> Bool {
+            name(left, arena).precedes(name(right, arena))
+        }
+        if zip(dirents, dirents.dropFirst()).allSatisfy(precedes) { return }
+        dirents.sort(by: precedes)
+    }
+
+    @inline(__always)
+    private static func name(
+        _ dirent: LayerTree.Dirent, _ arena: UnsafeRawBufferPointer
+    ) -> UnsafeRawBufferPointer {
+        let start = Int(dirent.nameOffset)
+        return UnsafeRawBufferPointer(rebasing: arena[start..<start + Int(dirent.nameLength)])
+    }
+}
+
+extension TreeBuilder {
+    /// The attributes of what is left, with those that make a directory opaque to overlayfs: as root mounts it, and
+    /// as a user does (`-o userxattr`), https://docs.kernel.org/filesystems/overlayfs.html.
+    private mutating func attributes(_ numbers: [Int32]) -> [LayerTree.Xattr] {
+        let opaque = opaqueXattrs()
+        var all: [LayerTree.Xattr] = []
+        var own: [LayerTree.Xattr] = []
+        for (index, number) in numbers.enumerated() where number >= 0 {
+            let draft = drafts[index]
+            guard draft.isOpaque || !draft.xattrs.isEmpty else { continue }
+            own.removeAll(keepingCapacity: true)
+            own.append(contentsOf: xattrs[Int(draft.xattrs.lowerBound)..<Int(draft.xattrs.upperBound)])
+            if draft.isOpaque { own.append(contentsOf: opaque) }
+            for attribute in Self.sorted(own, names.arena) {
+                all.append(attribute)
+                all[all.count - 1].node = number
+            }
+        }
+        return all
+    }
+
+    /// Sorts by name; of those with one name the last stays.
+    private static func sorted(_ xattrs: [LayerTree.Xattr], _ arena: [UInt8]) -> [LayerTree.Xattr] {
+        arena.withUnsafeBytes { arena in
+            func name(_ index: Int) -> UnsafeRawBufferPointer {
+                let start = Int(xattrs[index].nameOffset)
+                return UnsafeRawBufferPointer(rebasing: arena[start..<start + Int(xattrs[index].nameLength)])
+            }
+            let order = xattrs.indices.sorted {
+                let (left, right) = (name($0), name($1))
+                return left.isEqual(to: right) ? $0 < $1 : left.precedes(right)
+            }
+            return order.indices.compactMap { index in
+                let isReplaced = index + 1 < order.count && name(order[index]).isEqual(to: name(order[index + 1]))
+                return isReplaced ? nil : xattrs[order[index]]
+            }
+        }
+    }
+
+    private mutating func opaqueXattrs() -> [LayerTree.Xattr] {
+        ["trusted.overlay.opaque", "user.overlay.opaque"].map { name in
+            let start = UInt32(names.arena.count)
+            names.arena.append(contentsOf: name.utf8)
+            let value = UInt32(names.arena.count)
+            names.arena.append(UInt8(ascii: "y"))
+            return LayerTree.Xattr(
+                node: 0, nameOffset: start, nameLength: value - start, valueOffset: value, valueLength: 1)
+        }
+    }
+}
+
+extension TreeBuilder {
+    /// Drops contents that no file of `tree` has any more, and bounds the members of the others.
+    private mutating func keepContents(of tree: inout LayerTree) {
+        var numbers = [Int32](repeating: -1, count: contents.count)
+        for node in tree.nodes where node.content >= 0 { numbers[Int(node.content)] = 0 }
+        if numbers.contains(-1) {
+            dropContents(&numbers)
+            for index in tree.nodes.indices where tree.nodes[index].content >= 0 {
+                tree.nodes[index].content = numbers[Int(tree.nodes[index].content)]
+            }
+        }
+        boundMembers()
+    }
+
+    /// Keeps the contents whose number is not -1, and gives them their new ones.
+    private mutating func dropContents(_ numbers: inout [Int32]) {
+        var kept: [LayerTree.Content] = []
+        var keptChunks: [LayerTree.Chunk] = []
+        for (index, content) in contents.enumerated() where numbers[index] >= 0 {
+            numbers[index] = Int32(kept.count)
+            let start = Int32(keptChunks.count)
+            keptChunks.append(
+                contentsOf: chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)])
+            kept.append(
+                LayerTree.Content(
+                    digest: content.digest, size: content.size, chunks: start..<Int32(keptChunks.count)))
+        }
+        contents = kept
+        chunks = keptChunks
+    }
+
+    /// A member ends where the next one begins, of whatever file that is, or where the table of contents does.
+    private mutating func boundMembers() {
+        if !memberOffsetsAreSorted { memberOffsets.sort() }
+        for index in chunks.indices {
+            let offset = chunks[index].blobOffset
+            var low = 0
+            var high = memberOffsets.count
+            while low < high {
+                let middle = (low + high) / 2
+                if memberOffsets[middle] <= offset { low = middle + 1 } else { high = middle }
+            }
+            chunks[index].blobSize = (low < memberOffsets.count ? memberOffsets[low] : tocOffset) - offset
+        }
+    }
+}

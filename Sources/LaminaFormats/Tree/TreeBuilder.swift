@@ -1,0 +1,281 @@
+import LaminaDigest
+
+/// Makes a ``LayerTree`` of a table of contents, entry by entry, in the order in which they stand there: what a later
+/// entry says replaces what an earlier one said of the same path, as unpacking would.
+///
+/// While it grows, nodes are drafts: what is replaced stays behind and is dropped at the end
+/// (`TreeBuilder+Finish.swift`), so that no entry ever costs more than its own length.
+struct TreeBuilder: ~Copyable {
+    /// A node under construction.
+    struct Draft {
+        enum Kind: UInt8 { case directory, whiteout, other, unresolvedLink }
+
+        var node: LayerTree.Node
+        var kind: Kind
+        /// A directory that a later entry has replaced: everything below it is gone.
+        var isReplaced = false
+        /// A directory that hides what lower layers have in it.
+        var isOpaque = false
+        /// Its attributes in ``TreeBuilder/xattrs``.
+        var xattrs: Range<Int32> = 0..<0
+        /// The entry's place in the JSON, for errors that show up later.
+        var position: Int32 = 0
+    }
+
+    let tocOffset: Int64
+    let limits: FormatLimits
+    var path: PathCleaner
+    /// Where links point to, while ``path`` holds the link's own name.
+    var linkPath: PathCleaner
+
+    var drafts: [Draft]
+    var names = NodeTable()
+    var xattrs: [LayerTree.Xattr] = []
+    var hasUnresolvedLinks = false
+    var prioritizedEnd: Int64?
+    var hasNoPrefetchMark = false
+
+    // Files and their chunks: `TreeBuilder+Files.swift`.
+    var file = PendingFile()
+    var contents: [LayerTree.Content] = []
+    var chunks: [LayerTree.Chunk] = []
+    var contentByHash: [UInt64: Int32] = [:]
+    /// Where members begin: every payload's offset, of hidden and replaced entries too.
+    var memberOffsets: [Int64] = []
+    var memberOffsetsAreSorted = true
+
+    /// The directory of the entry before: most often that of the next, too.
+    private var lastDirectory: (path: [UInt8], node: Int32)? = nil
+
+    /// `tocSize` is the bytes of JSON to come: by it, room is made for the entries that these most likely are.
+    init(tocOffset: Int64, tocSize: Int, limits: FormatLimits) {
+        self.tocOffset = tocOffset
+        self.limits = limits
+        path = PathCleaner(limits: limits)
+        linkPath = PathCleaner(limits: limits)
+        drafts = [Self.implicitDirectory(in: 0)]
+        // An entry has 350 bytes or so. Memory that is reserved in vain is not touched.
+        let entries = min(tocSize / 350, limits.entries)
+        drafts.reserveCapacity(entries)
+        chunks.reserveCapacity(entries)
+        contents.reserveCapacity(entries)
+        contentByHash.reserveCapacity(entries)
+        memberOffsets.reserveCapacity(entries)
+        names.reserveCapacity(entries)
+    }
+
+    /// Takes the next entry.
+    mutating func add(_ entry: inout TOCEntry, _ parser: TOCParser) throws(FormatError) {
+        guard let kind = entry.kind else { return }
+        if kind == .chunk { return try addChunk(entry, parser) }
+        try finishFile()
+        try parser.reader.withBytes(entry.name) { (name) throws(FormatError) in try path.clean(name) }
+        if kind == .regular { try beginFile(entry) }
+        switch try role() {
+        case .hidden: noteLandmark(entry)
+        case .opaqueMark:
+            let directory = try directory()
+            drafts[Int(directory)].isOpaque = true
+        case .whiteout(let name): try addWhiteout(of: name, entry)
+        case .plain: try addPlain(kind, entry, parser)
+        }
+    }
+
+    /// What an entry of this name is to the tree.
+    private enum Role {
+        case plain
+        /// Part of the format, or of aufs: nobody sees it.
+        case hidden
+        case opaqueMark
+        /// Hides what lower layers have under this name.
+        case whiteout(UnsafeRawBufferPointer)
+    }
+
+    /// Tells by the name alone: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts.
+    private func role() throws(FormatError) -> Role {
+        let last = path.componentCount - 1
+        for index in 0..<path.componentCount {
+            let component = path.component(index)
+            guard component[0] == UInt8(ascii: ".") else { continue }
+            if last == 0,
+                component.isEqual(to: Landmark.prefetch) || component.isEqual(to: Landmark.noPrefetch)
+                    || component.isEqual(to: EStargz.tocName)
+            {
+                return .hidden
+            }
+            guard component.begins(with: ".wh.") else { continue }
+            if index == last, component.isEqual(to: ".wh..wh..opq") { return .opaqueMark }
+            if component.begins(with: ".wh..wh.") { return .hidden }
+            guard index == last else { throw FormatError(.badEntry, "the entry lies below a whiteout") }
+            let name = UnsafeRawBufferPointer(rebasing: component.dropFirst(4))
+            guard !name.isEmpty, !name.isEqual(to: "."), !name.isEqual(to: "..") else {
+                throw FormatError(.badEntry, "the whiteout hides no name")
+            }
+            return .whiteout(name)
+        }
+        // The one hidden name that does not begin with a dot.
+        return last == 0 && path.component(0).isEqual(to: EStargz.tocName) ? .hidden : .plain
+    }
+
+    private enum Landmark {
+        static let prefetch: StaticString = ".prefetch.landmark"
+        static let noPrefetch: StaticString = ".no.prefetch.landmark"
+    }
+
+    private mutating func noteLandmark(_ entry: TOCEntry) {
+        guard path.componentCount == 1 else { return }
+        if path.path.isEqual(to: Landmark.noPrefetch) { hasNoPrefetchMark = true }
+        // Without a payload it has no place in the blob.
+        if path.path.isEqual(to: Landmark.prefetch), entry.kind == .regular, entry.size > 0 {
+            prioritizedEnd = entry.offset
+        }
+    }
+}
+
+extension TreeBuilder {
+    static func implicitDirectory(in parent: Int32) -> Draft {
+        var draft = Draft(
+            node: LayerTree.Node(
+                mode: FileType.directory | 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanoseconds: 0),
+            kind: .directory)
+        draft.node.isImplicit = true
+        draft.node.parent = parent
+        return draft
+    }
+
+    /// The directory that ``path`` lies in; it and those above it are made where they are missing.
+    mutating func directory() throws(FormatError) -> Int32 {
+        if let lastDirectory, lastDirectory.path.withUnsafeBytes({ $0.isEqual(to: path.directory) }) {
+            return lastDirectory.node
+        }
+        var node: Int32 = 0
+        for index in 0..<max(path.componentCount - 1, 0) {
+            let name = path.component(index)
+            guard let slot = names.find(node, name) else {
+                node = try place(Self.implicitDirectory(in: node), in: node, named: name)
+                continue
+            }
+            let found = names.slots[slot].node
+            switch drafts[Int(found)].kind {
+            case .directory: node = found
+            case .whiteout: node = try place(Self.implicitDirectory(in: node), in: node, named: name)
+            case .other, .unresolvedLink:
+                throw FormatError(
+                    .badEntry, "the entry lies below something that is no directory",
+                    actual: "'\(FormatError.display(name))'")
+            }
+        }
+        lastDirectory = (Array(path.directory), node)
+        return node
+    }
+
+    /// Gives a name to a new node, and takes it from the one that had it; gives the number of the node.
+    @discardableResult
+    mutating func place(
+        _ draft: Draft, in parent: Int32, named name: UnsafeRawBufferPointer
+    ) throws(FormatError) -> Int32 {
+        guard drafts.count <= min(limits.entries, Int(Int32.max) / 2) else {
+            throw FormatError(
+                .tooLarge, "the layer has too many entries, with the directories that its paths imply",
+                expected: "at most \(limits.entries)")
+        }
+        let node = Int32(drafts.count)
+        drafts.append(draft)
+        guard let slot = names.find(parent, name) else {
+            _ = names.add(parent, name, node: node)
+            return node
+        }
+        replace(slot, with: node)
+        return node
+    }
+
+    /// Gives a name that something has to another node.
+    mutating func replace(_ slot: Int, with node: Int32) {
+        let replaced = Int(names.slots[slot].node)
+        switch drafts[replaced].kind {
+        case .directory:
+            drafts[replaced].isReplaced = true
+            lastDirectory = nil
+        case .whiteout where drafts[Int(node)].kind == .directory:
+            // A whiteout hides what lower layers have, never what its own layer has: the directory is there, and
+            // opaque.
+            drafts[Int(node)].isOpaque = true
+        case .whiteout, .other, .unresolvedLink: break
+        }
+        names.replace(slot, with: node)
+    }
+
+    private mutating func addWhiteout(of name: UnsafeRawBufferPointer, _ entry: TOCEntry) throws(FormatError) {
+        let parent = try directory()
+        if let slot = names.find(parent, name) {
+            // The layer has the name itself: see ``replace(_:with:)``.
+            let found = Int(names.slots[slot].node)
+            if drafts[found].kind == .directory { drafts[found].isOpaque = true }
+            return
+        }
+        var draft = Draft(node: try attributes(entry, type: FileType.character), kind: .whiteout)
+        draft.node.mode = FileType.character
+        try place(draft, in: parent, named: name)
+    }
+
+    private mutating func addPlain(
+        _ kind: TOCEntry.Kind, _ entry: TOCEntry, _ parser: TOCParser
+    ) throws(FormatError) {
+        if path.componentCount == 0 {
+            guard kind == .directory else { throw FormatError(.badEntry, "the root is no directory") }
+            return try setAttributes(of: 0, entry, parser)
+        }
+        let parent = try directory()
+        let name = path.component(path.componentCount - 1)
+        switch kind {
+        case .directory: try addDirectory(in: parent, named: name, entry, parser)
+        case .hardLink: try addHardLink(in: parent, named: name, entry, parser)
+        case .regular:
+            let node = try addNode(FileType.regular, in: parent, named: name, entry, parser)
+            drafts[Int(node)].node.size = entry.size
+            file.node = node
+        case .symlink:
+            let target = try linkTarget(entry, parser)
+            let node = try addNode(FileType.symlink, in: parent, named: name, entry, parser)
+            drafts[Int(node)].node.mode = FileType.symlink | 0o777
+            drafts[Int(node)].node.target = target
+            drafts[Int(node)].node.size = Int64(entry.linkName.count)
+        case .character, .block:
+            let device = try Self.device(entry)
+            let type = kind == .block ? FileType.block : FileType.character
+            let node = try addNode(type, in: parent, named: name, entry, parser)
+            drafts[Int(node)].node.device = device
+        case .fifo: try addNode(FileType.fifo, in: parent, named: name, entry, parser)
+        case .chunk: break
+        }
+    }
+
+    @discardableResult
+    private mutating func addNode(
+        _ type: UInt32, in parent: Int32, named name: UnsafeRawBufferPointer, _ entry: TOCEntry, _ parser: TOCParser
+    ) throws(FormatError) -> Int32 {
+        var draft = Draft(node: try attributes(entry, type: type), kind: .other)
+        draft.xattrs = try adoptXattrs(parser)
+        return try place(draft, in: parent, named: name)
+    }
+
+    private mutating func addDirectory(
+        in parent: Int32, named name: UnsafeRawBufferPointer, _ entry: TOCEntry, _ parser: TOCParser
+    ) throws(FormatError) {
+        if let slot = names.find(parent, name), drafts[Int(names.slots[slot].node)].kind == .directory {
+            return try setAttributes(of: names.slots[slot].node, entry, parser)
+        }
+        let node = try place(Self.implicitDirectory(in: parent), in: parent, named: name)
+        try setAttributes(of: node, entry, parser)
+    }
+
+    /// Gives a directory, new or old, the attributes of an entry; what is in it stays.
+    private mutating func setAttributes(
+        of directory: Int32, _ entry: TOCEntry, _ parser: TOCParser
+    ) throws(FormatError) {
+        let parent = drafts[Int(directory)].node.parent
+        drafts[Int(directory)].node = try attributes(entry, type: FileType.directory)
+        drafts[Int(directory)].node.parent = parent
+        drafts[Int(directory)].xattrs = try adoptXattrs(parser)
+    }
+}

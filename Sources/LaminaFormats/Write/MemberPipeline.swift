@@ -1,0 +1,175 @@
+import CDeflate
+import Glibc
+import LaminaDigest
+import LaminaSystem
+
+/// Compresses gzip members on several threads and gives them back in order.
+///
+/// One thread feeds: it fills the batch at hand, submits it, and takes back finished ones, oldest first. The number of
+/// batches bounds the memory; their buffers are used again. What a member holds is decided by the feeder alone, so the
+/// output does not depend on the number of threads.
+final class MemberPipeline {
+    /// Some members one after the other, so that small files do not cost a wake-up each.
+    ///
+    /// @unchecked: a batch belongs to one thread at a time. The feeder has it until `submit`, a worker from the moment it
+    /// takes its number out of the shared state until it reports it done, then the feeder again; the monitor's lock
+    /// orders the three.
+    final class Batch: @unchecked Sendable {
+        struct Member {
+            var end: Int
+            /// The bytes at the member's start that are a chunk; 0 when it holds headers alone.
+            var chunkSize: Int
+            // Set by the worker.
+            var compressedEnd = 0
+            var chunkDigest: Digest?
+        }
+
+        private(set) var input = ResizableBuffer()
+        fileprivate(set) var output = ResizableBuffer()
+        var members: [Member] = []
+
+        /// The bytes of input that are in use.
+        var count = 0
+
+        /// Makes room for `extra` bytes behind the ones in use.
+        func reserve(_ extra: Int) { input.reserve(count + extra, keeping: count) }
+
+        fileprivate func compress(with compressor: OpaquePointer) {
+            var start = 0
+            var written = 0
+            for index in members.indices {
+                let size = members[index].end - start
+                output.reserve(written + libdeflate_gzip_compress_bound(compressor, size), keeping: written)
+                let base = input.base + start
+                if members[index].chunkSize > 0 {
+                    members[index].chunkDigest = SHA256.hash(
+                        UnsafeRawBufferPointer(start: base, count: members[index].chunkSize))
+                }
+                let count = libdeflate_gzip_compress(
+                    compressor, base, size, output.base + written, output.capacity - written)
+                // Cannot be: libdeflate fails only when the output is smaller than its own bound.
+                precondition(count > 0, "libdeflate's bound is too small")
+                written += count
+                members[index].compressedEnd = written
+                start = members[index].end
+            }
+        }
+    }
+
+    private struct State {
+        var submitted = 0
+        var taken = 0
+        var isDone: [Bool]
+        var isStopping = false
+    }
+
+    private let state: Monitor<State>
+    private let batches: [Batch]
+    private var threads: [LaminaSystem.Thread] = []
+    private var submitted = 0
+    private var retired = 0
+
+    /// - Parameters:
+    ///   - level: libdeflate's, 0 to 12.
+    ///   - batchCount: how many batches may be under way, at least 2.
+    init(threadCount: Int, batchCount: Int, level: Int) throws(SystemError) {
+        state = Monitor(State(isDone: Array(repeating: false, count: batchCount)))
+        batches = (0..<batchCount).map { _ in Batch() }
+        for number in 0..<threadCount {
+            let (state, batches) = (state, batches)
+            do throws(SystemError) {
+                threads.append(
+                    try Thread("deflate-\(number)") { Self.work(state, batches, level) })
+            } catch {
+                stop()
+                throw error
+            }
+        }
+    }
+
+    deinit { stop() }
+
+    private func stop() {
+        state.withLock(notify: true) { $0.isStopping = true }
+        for thread in threads { thread.join() }
+        threads = []
+    }
+
+    private static func work(_ state: Monitor<State>, _ batches: [Batch], _ level: Int) {
+        // nil only for a level that the options refuse, or without memory.
+        guard let compressor = libdeflate_alloc_compressor(Int32(level)) else { fatalError("no memory to compress") }
+        defer { libdeflate_free_compressor(compressor) }
+        while true {
+            let number: Int? = state.wait { state -> Int?? in
+                if state.isStopping { return .some(nil) }
+                guard state.taken < state.submitted else { return nil }
+                state.taken += 1
+                return state.taken - 1
+            }
+            guard let number else { return }
+            let slot = number % batches.count
+            batches[slot].compress(with: compressor)
+            state.withLock(notify: true) { $0.isDone[slot] = true }
+        }
+    }
+
+    /// Whether every batch is under way, so that one must be retired before the next can be filled.
+    var isFull: Bool { submitted - retired == batches.count }
+
+    /// Whether nothing is under way.
+    var isIdle: Bool { submitted == retired }
+
+    /// The batch to fill; only while not `isFull`.
+    var current: Batch { batches[submitted % batches.count] }
+
+    /// Hands the current batch to the workers.
+    func submit() {
+        submitted += 1
+        state.withLock(notify: true) { $0.submitted += 1 }
+    }
+
+    /// Waits for the oldest batch, gives it to `body`, and frees it.
+    func retire(_ body: (Batch) throws -> Void) throws {
+        let slot = retired % batches.count
+        state.wait { state -> Void? in
+            guard state.isDone[slot] else { return nil }
+            state.isDone[slot] = false
+            return ()
+        }
+        retired += 1
+        try body(batches[slot])
+        batches[slot].count = 0
+        batches[slot].members.removeAll(keepingCapacity: true)
+    }
+}
+
+/// Memory that grows and is never zeroed.
+struct ResizableBuffer: ~Copyable {
+    private(set) var capacity: Int
+    private var pointer: UnsafeMutableRawPointer?
+
+    init() {
+        capacity = 0
+        pointer = nil
+    }
+
+    deinit { free(pointer) }
+
+    /// The first byte; only after a `reserve`.
+    var base: UnsafeMutableRawPointer {
+        guard let pointer else { fatalError("an empty buffer has no bytes") }
+        return pointer
+    }
+
+    /// Makes the capacity at least `count`, with the first `kept` bytes as they were.
+    mutating func reserve(_ count: Int, keeping kept: Int) {
+        guard count > capacity || pointer == nil else { return }
+        let size = max(count, capacity + capacity / 4, 1 << 16)
+        // Not realloc, which would copy what is not needed.
+        guard let grown = malloc(size) else { fatalError("no memory for \(size) bytes") }
+        if let pointer, kept > 0 { grown.copyMemory(from: pointer, byteCount: kept) }
+        free(pointer)
+        pointer = grown
+        capacity = size
+    }
+}
