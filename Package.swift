@@ -36,12 +36,16 @@ let package = Package(
         room("LaminaDigest", ["CCrypto"]),
         room("LaminaSystem", ["CLinux"]),
         room("LaminaSQLite", ["CSQLite"]),
+        .target(
+            name: "LaminaSchema", path: "schema", exclude: ["README.md"],
+            resources: [.embedInCode("migrations/v001-index.sql"), .embedInCode("views.sql")], swiftSettings: swift),
 
         // From a reference to bytes.
         room("LaminaOCI", ["LaminaDigest", "CCurl"]),
         room("LaminaFormats", ["LaminaDigest", "LaminaSystem", "CZlib", "CDeflate", "CZstd"]),
 
         // From bytes to the store, and from the store to the kernel.
+        room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema"]),
 
         // What people and programs talk to.
 
@@ -52,6 +56,7 @@ let package = Package(
         tests("LaminaSQLite", ["LaminaSQLite"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaFormats", ["LaminaFormats", "LaminaDigest", "LaminaSystem", "CZlib", "CZstd"]),
+        tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

@@ -1,0 +1,91 @@
+import Glibc
+public import LaminaDigest
+public import LaminaSystem
+
+/// Names a backing file: the content's digest and, for contents of several chunks, the chunk list that is claimed for it.
+public struct BackingName: Hashable, Sendable {
+    public var digest: Digest
+    /// SHA-256 of the chunk list; nil for a content of one chunk.
+    public var claim: Digest?
+
+    public init(digest: Digest, claim: Digest?) {
+        self.digest = digest
+        self.claim = claim
+    }
+
+    /// `ab/abcd…` or `ab/abcd….<claim>`, relative to `content/`. The whole claim: of a part of it, someone could find two
+    /// chunk lists that are alike, a true one and a false one, and have the false one written into the file of the true.
+    public var path: String {
+        let hex = digest.hex
+        guard let claim else { return "\(hex.prefix(2))/\(hex)" }
+        return "\(hex.prefix(2))/\(hex).\(claim.hex)"
+    }
+}
+
+/// The files below `content/`: sparse at full size until merged, each named by its digest.
+public final class BackingFiles: Sendable {
+    private let directory: File
+
+    init(root: String) throws {
+        let path = root + "/content"
+        do {
+            try createDirectories(path)
+            directory = try File(path, O_RDONLY | O_DIRECTORY)
+            for byte in 0..<256 {
+                let digits = Array("0123456789abcdef")
+                let name = String([digits[byte >> 4], digits[byte & 15]])
+                guard mkdirat(directory.descriptor, name, 0o755) == 0 || errno == EEXIST else {
+                    throw SystemError.last("make directory", "\(path)/\(name)")
+                }
+            }
+        } catch let error as SystemError {
+            throw StoreError(.system(error.code), "cannot make the store \(root)", cause: error)
+        }
+    }
+
+    /// Opens a backing file for reading.
+    public func open(_ name: BackingName) throws(SystemError) -> File {
+        try File(name.path, O_RDONLY, in: directory)
+    }
+
+    /// Opens a backing file for writing chunks, making it sparse at its full size where it is not there.
+    public func create(_ name: BackingName, size: Int64) throws(SystemError) -> File {
+        var file = try File(name.path, O_RDWR | O_CREAT, mode: 0o644, in: directory)
+        // Another content has the same file: nobody writes to it again, least of all for a layer that claims other chunks.
+        if try file.status().st_nlink > 1 { file = try privateCopy(of: file, name) }
+        // Also mends a file of another size, left by something else: its landed chunks are on record, the size is not.
+        try file.truncate(to: size)
+        return file
+    }
+
+    /// Gives `name` a file of its own with the bytes of the one that it shares.
+    private func privateCopy(of shared: File, _ name: BackingName) throws(SystemError) -> File {
+        let temporary = name.path + ".copy"
+        let copy = try File(temporary, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, in: directory)
+        try copy.copyRange(from: shared, at: 0, to: 0, count: Int(try shared.size()))
+        guard renameat(directory.descriptor, temporary, directory.descriptor, name.path) == 0 else {
+            throw SystemError.last("rename", temporary)
+        }
+        return copy
+    }
+
+    /// Makes `name` another name of `existing`'s file, replacing what it named: the same bytes, the same page cache.
+    func link(_ existing: BackingName, as name: BackingName) throws(SystemError) {
+        let temporary = name.path + ".link"
+        unlinkat(directory.descriptor, temporary, 0)
+        guard linkat(directory.descriptor, existing.path, directory.descriptor, temporary, 0) == 0 else {
+            throw SystemError.last("link", existing.path)
+        }
+        guard renameat(directory.descriptor, temporary, directory.descriptor, name.path) == 0 else {
+            throw SystemError.last("rename", temporary)
+        }
+        // rename does nothing when both names are one file already.
+        unlinkat(directory.descriptor, temporary, 0)
+    }
+
+    /// Waits until all writes have reached the disk; see `File.syncFilesystem`.
+    func synchronize() throws(SystemError) { try directory.syncFilesystem() }
+
+    /// The directory's descriptor, for questions about its file system.
+    public var directoryFile: File { directory }
+}

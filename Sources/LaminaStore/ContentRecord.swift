@@ -1,0 +1,229 @@
+public import LaminaDigest
+import LaminaSQLite
+
+/// A content as the index has it, with everything that a merge needs to make it whole.
+public struct ContentRecord: Sendable {
+    public enum State: Int64, Sendable {
+        case absent = 0
+        case partial = 1
+        case merged = 2
+    }
+
+    /// What is known of the whole-file digest.
+    public enum Proof: Int64, Sendable {
+        /// A TOC says so.
+        case claimed = 0
+        /// It was computed over the bytes and matches.
+        case proven = 1
+        /// It was computed over the bytes and differs: the layer lied.
+        case disproven = 2
+    }
+
+    public var id: ContentID
+    public var name: BackingName
+    /// In bytes.
+    public var size: Int64
+    public var state: State
+    public var proof: Proof
+}
+
+/// One chunk of a content and where its bytes can be had.
+public struct ChunkRecord: Sendable {
+    /// In the file.
+    public var offset: Int64
+    public var size: Int64
+    public var digest: Digest
+    public var hasLanded: Bool
+    public var source: ChunkPlace
+
+    public init(offset: Int64, size: Int64, digest: Digest, hasLanded: Bool, source: ChunkPlace) {
+        self.offset = offset
+        self.size = size
+        self.digest = digest
+        self.hasLanded = hasLanded
+        self.source = source
+    }
+}
+
+/// A place in a layer's blob.
+public struct ChunkPlace: Sendable, Hashable {
+    public var layer: LayerID
+    /// Of the member in the blob.
+    public var blobOffset: Int64
+    public var blobSize: Int64
+    /// In what the member decompresses to.
+    public var innerOffset: Int64
+
+    public init(layer: LayerID, blobOffset: Int64, blobSize: Int64, innerOffset: Int64) {
+        self.layer = layer
+        self.blobOffset = blobOffset
+        self.blobSize = blobSize
+        self.innerOffset = innerOffset
+    }
+}
+
+/// A content of a layer that is not merged yet.
+public struct UnmergedContent: Sendable {
+    public var content: ContentRecord
+    /// Where its first chunk is.
+    public var firstChunk: ChunkPlace
+    /// Whether a merged content has the same whole-file digest.
+    public var hasTwin: Bool
+}
+
+/// A layer's blob, for the fetcher.
+public struct LayerBlob: Sendable {
+    public var id: LayerID
+    public var digest: Digest
+    /// Compressed, in bytes.
+    public var size: Int64
+    /// `LayerFormat`'s raw value.
+    public var format: Int
+    public var prioritizedEnd: Int64?
+    /// Where it can be had, newest first.
+    public var locations: [String]
+}
+
+extension Index {
+    static let contentColumns = "c.id, c.digest, c.claim, c.size, c.state, c.proof"
+
+    static func content(_ row: Statement, from column: Int32 = 0) throws -> ContentRecord {
+        guard let digest = row.digest(column + 1), let state = ContentRecord.State(rawValue: row.integer(column + 4)),
+            let proof = ContentRecord.Proof(rawValue: row.integer(column + 5))
+        else { throw StoreError(.damaged, "content \(row.integer(column)) of the index makes no sense") }
+        return ContentRecord(
+            id: ContentID(row.integer(column)), name: BackingName(digest: digest, claim: row.digest(column + 2)),
+            size: row.integer(column + 3), state: state, proof: proof)
+    }
+
+    /// A content by number.
+    public func content(_ id: ContentID) throws -> ContentRecord? {
+        try read { database in
+            try database.cached("SELECT \(Self.contentColumns) FROM content c WHERE c.id = ?").bind(1, id.row)
+                .first { try Self.content($0) }
+        }
+    }
+
+    /// The chunks of a content in file order, each with one place where it can be had; a content of one chunk has no
+    /// row of its own for it, so its chunk is the whole.
+    ///
+    /// - Parameter layer: the layer to take places from where it has the chunk.
+    public func chunks(of content: ContentRecord, preferring layer: LayerID?) throws -> [ChunkRecord] {
+        try read { database in
+            let statement = try database.cached(
+                """
+                SELECT s.offset, s.layer, s.blob_offset, s.blob_size, s.inner_offset, k.size, k.digest, k.landed
+                FROM chunk_source s LEFT JOIN chunk k ON k.content = s.content AND k.offset = s.offset
+                WHERE s.content = ? ORDER BY s.offset, s.layer = ? DESC, s.layer, s.blob_offset, s.inner_offset
+                """
+            ).bind(1, content.id.row).bind(2, layer?.row)
+            var chunks: [ChunkRecord] = []
+            try statement.forEach { row in
+                let offset = row.integer(0)
+                guard chunks.last?.offset != offset else { return }
+                chunks.append(
+                    ChunkRecord(
+                        offset: offset, size: row.isNull(5) ? content.size : row.integer(5),
+                        digest: row.digest(6) ?? content.name.digest,
+                        hasLanded: row.isNull(7) ? content.state == .merged : row.integer(7) == 1,
+                        source: ChunkPlace(
+                            layer: LayerID(row.integer(1)), blobOffset: row.integer(2), blobSize: row.integer(3),
+                            innerOffset: row.integer(4))))
+            }
+            return chunks
+        }
+    }
+
+    /// The contents of a layer that are not merged, in the order of their first chunk in the blob; one whose bytes are in
+    /// the blob several times comes once.
+    ///
+    /// - Parameters:
+    ///   - position: goes on behind this place; nil begins at the front.
+    ///   - end: looks at this part of the blob only.
+    ///   - limit: how many at most.
+    public func unmerged(
+        in layer: LayerID, after position: ChunkPlace?, before end: Int64 = .max, limit: Int
+    ) throws -> [UnmergedContent] {
+        try read { database in
+            try database.cached(
+                """
+                SELECT \(Self.contentColumns), s.blob_offset, s.blob_size, s.inner_offset,
+                       EXISTS (SELECT 1 FROM content t WHERE t.digest = c.digest AND t.id <> c.id AND t.state = 2)
+                FROM chunk_source s JOIN content c ON c.id = s.content
+                WHERE s.layer = ?1 AND (s.blob_offset, s.inner_offset) > (?2, ?3) AND s.blob_offset < ?5
+                  AND s.offset = 0 AND c.state < 2
+                  AND NOT EXISTS (SELECT 1 FROM chunk_source e
+                                  WHERE e.content = s.content AND e.offset = 0 AND e.layer = s.layer
+                                    AND (e.blob_offset, e.inner_offset) < (s.blob_offset, s.inner_offset))
+                ORDER BY s.blob_offset, s.inner_offset LIMIT ?4
+                """
+            ).bind(1, layer.row).bind(2, position?.blobOffset ?? -1).bind(3, position?.innerOffset ?? -1)
+                .bind(4, Int64(limit)).bind(5, end)
+                .map { row in
+                    UnmergedContent(
+                        content: try Self.content(row),
+                        firstChunk: ChunkPlace(
+                            layer: layer, blobOffset: row.integer(6), blobSize: row.integer(7),
+                            innerOffset: row.integer(8)),
+                        hasTwin: row.integer(9) != 0)
+                }
+        }
+    }
+
+    /// A layer's blob.
+    public func blob(of layer: LayerID) throws -> LayerBlob? {
+        try read { database in
+            let locations = try database.cached("SELECT location FROM layer_source WHERE layer = ? ORDER BY added DESC")
+                .bind(1, layer.row)
+                .map { $0.text(0) }
+            return try database.cached("SELECT digest, size, format, prioritized_end FROM layer WHERE id = ?")
+                .bind(1, layer.row)
+                .first { row in
+                    guard let digest = row.digest(0) else {
+                        throw StoreError(.damaged, "\(layer) of the index has no digest")
+                    }
+                    return LayerBlob(
+                        id: layer, digest: digest, size: row.integer(1), format: Int(row.integer(2)),
+                        prioritizedEnd: row.optionalInteger(3), locations: locations)
+                }
+        }
+    }
+
+    /// A merged content with this whole-file digest other than `content` itself; proven ones first.
+    public func twin(of content: ContentRecord) throws -> ContentRecord? {
+        try read { database in
+            try database.cached(
+                """
+                SELECT \(Self.contentColumns) FROM content c
+                WHERE c.digest = ? AND c.id <> ? AND c.size = ? AND c.state = 2 AND c.proof < 2
+                ORDER BY c.proof = 1 DESC LIMIT 1
+                """
+            ).bind(1, digest: content.name.digest).bind(2, content.id.row).bind(3, content.size)
+                .first { try Self.content($0) }
+        }
+    }
+
+    /// A landed chunk with these bytes in some other content: its backing file and offset.
+    public func landedChunk(
+        _ digest: Digest, size: Int64, notIn content: ContentID
+    ) throws -> (name: BackingName, offset: Int64)? {
+        try read { database in
+            if let whole = try database.cached(
+                """
+                SELECT \(Self.contentColumns) FROM content c
+                WHERE c.digest = ? AND c.size = ? AND c.state = 2 AND c.id <> ? AND c.proof < 2
+                ORDER BY c.proof = 1 DESC LIMIT 1
+                """
+            ).bind(1, digest: digest).bind(2, size).bind(3, content.row).first({ try Self.content($0) }) {
+                return (whole.name, 0)
+            }
+            return try database.cached(
+                """
+                SELECT \(Self.contentColumns), k.offset FROM chunk k JOIN content c ON c.id = k.content
+                WHERE k.digest = ? AND k.size = ? AND k.landed = 1 AND c.id <> ? LIMIT 1
+                """
+            ).bind(1, digest: digest).bind(2, size).bind(3, content.row)
+                .first { (try Self.content($0).name, $0.integer(6)) }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+import Glibc
+import LaminaDigest
+import LaminaSQLite
+import LaminaSystem
+import Synchronization
+
+// Durability without an fsync per file. What has landed is recorded at once: within one boot the page cache outlives
+// every crash of the process, so the record is true. Once in a while one syncfs makes everything durable, and one
+// transaction says so. After a restart of the machine, whatever was not durable is hashed again before it is served.
+
+extension Store {
+    /// Whether something has landed that is not known to be on disk.
+    public func hasVolatileContent() throws -> Bool {
+        try index.read { try $0.integer("SELECT 1 FROM content WHERE durable = 0 AND state > 0 LIMIT 1") != nil }
+    }
+
+    /// Makes what has landed durable: one syncfs, then one transaction.
+    ///
+    /// An error of syncfs means that some write was lost, nobody knows whose: everything that was not durable is hashed
+    /// again, from the disk, and what fails goes back to absent.
+    ///
+    /// - Returns: how many contents became durable.
+    @discardableResult
+    public func makeDurable() throws -> Int {
+        writer.withLock { $0.landedSinceSync.removeAll(keepingCapacity: true) }
+        do {
+            try files.synchronize()
+        } catch {
+            let volatile = try writer.withLock { try Self.volatileContents($0.connection) }
+            for content in volatile { _ = try Self.recheck(content, writer: writer, files: files) }
+            throw StoreError(
+                .system(error.code), "a write to \(root)/content was lost; what was not durable was checked again",
+                cause: error)
+        }
+        return try write { writer in
+            // Chunks that landed while syncfs ran may have missed it: their contents wait for the next one.
+            let volatile = try writer.connection.cached("SELECT id FROM content WHERE durable = 0 AND state > 0")
+                .map { ContentID($0.integer(0)) }
+            let mark = try writer.connection.cached("UPDATE content SET durable = 1 WHERE id = ?")
+            var count = 0
+            for content in volatile where !writer.landedSinceSync.contains(content) {
+                try mark.bind(1, content.row).run()
+                count += 1
+            }
+            return count
+        }
+    }
+
+    /// Hashes what another boot left without making it durable, and remembers that this boot has.
+    static func recheckAfterBoot(
+        _ boot: String, writer: Monitor<Writer>, files: BackingFiles
+    ) throws -> OpenReport {
+        var report = OpenReport()
+        let known = try writer.withLock { try $0.connection.prepare("SELECT boot FROM store").first { $0.text(0) } }
+        guard known != boot else { return report }
+        for content in try writer.withLock({ try volatileContents($0.connection) }) {
+            report.rechecked += 1
+            if try !recheck(content, writer: writer, files: files) { report.lost += 1 }
+        }
+        try writer.withLock { writer in
+            _ = try writer.connection.cached("UPDATE store SET boot = ?").bind(1, text: boot).run()
+        }
+        return report
+    }
+
+    /// Hashes what a content is said to have, and takes back what differs.
+    ///
+    /// - Returns: whether everything was as recorded.
+    public func recheck(_ content: ContentRecord) throws -> Bool {
+        defer { index.version.add(1, ordering: .releasing) }
+        return try Self.recheck(content, writer: writer, files: files)
+    }
+
+    private static func volatileContents(_ database: Connection) throws -> [ContentRecord] {
+        try database.cached("SELECT \(Index.contentColumns) FROM content c WHERE c.durable = 0 AND c.state > 0")
+            .map { try Index.content($0) }
+    }
+
+    /// Hashes every chunk that a content is said to have, and takes back those that differ.
+    ///
+    /// - Returns: whether everything was as recorded.
+    private static func recheck(
+        _ content: ContentRecord, writer: Monitor<Writer>, files: BackingFiles
+    ) throws -> Bool {
+        var chunks = try writer.withLock { writer in
+            try writer.connection.cached(
+                "SELECT offset, size, digest FROM chunk WHERE content = ? AND landed = 1 ORDER BY offset"
+            ).bind(1, content.id.row).map { (offset: $0.integer(0), size: $0.integer(1), digest: $0.digest(2)) }
+        }
+        if content.name.claim == nil { chunks = [(0, content.size, content.name.digest)] }
+        let file = try? files.open(content.name)
+        var failed: [Int64] = []
+        for chunk in chunks {
+            let actual = file.flatMap { try? $0.digest(of: chunk.offset..<(chunk.offset + chunk.size)) }
+            if actual == nil || actual != chunk.digest { failed.append(chunk.offset) }
+        }
+        guard !failed.isEmpty else { return true }
+        try writer.withLock { writer in
+            try writer.connection.transaction {
+                for offset in failed {
+                    try writer.connection.cached("UPDATE chunk SET landed = 0 WHERE content = ? AND offset = ?")
+                        .bind(1, content.id.row).bind(2, offset).run()
+                }
+                try writer.connection.cached("UPDATE content SET state = ?, proof = 0, durable = 0 WHERE id = ?")
+                    .bind(1, failed.count == chunks.count ? 0 : 1).bind(2, content.id.row).run()
+            }
+        }
+        return false
+    }
+
+    /// Ends idle read transactions and cuts the write-ahead log when it has grown.
+    ///
+    /// Waits for no reader: where somebody reads from the log just now, the next call cuts it.
+    ///
+    /// - Parameter readers: every reader that keeps a transaction.
+    public func tidy(_ readers: [IndexReader]) throws {
+        let log = try? File(index.path + "-wal", O_RDONLY).size()
+        guard let log, log > Self.longLog else {
+            for reader in readers { reader.endStaleRead() }
+            return
+        }
+        try writer.withLock { writer in
+            try writer.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            // A transaction that is kept holds the log even if nothing was committed since. Those that begin now, with
+            // all of the log in the database, do not.
+            index.version.add(1, ordering: .releasing)
+            for reader in readers { reader.endStaleRead() }
+            writer.connection.setBusyTimeout(milliseconds: 0)
+            defer { writer.connection.setBusyTimeout(milliseconds: Connection.busyTimeout) }
+            try writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        }
+    }
+
+    /// The log's size in bytes that is worth cutting: a little more than SQLite lets it grow by itself.
+    private static var longLog: Int64 { 16 << 20 }
+}
+
+extension File {
+    /// SHA-256 of a range as it is on disk: pages that are clean are dropped from the cache first.
+    func digest(of range: Range<Int64>) throws -> Digest? {
+        posix_fadvise(descriptor, off_t(range.lowerBound), off_t(range.count), POSIX_FADV_DONTNEED)
+        var hash = SHA256()
+        var offset = range.lowerBound
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+        defer { buffer.deallocate() }
+        while offset < range.upperBound {
+            let wanted = min(Int64(buffer.count), range.upperBound - offset)
+            let count = try read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(wanted)]), at: offset)
+            guard count > 0 else { return nil }
+            hash.update(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+            offset += Int64(count)
+        }
+        return hash.digest()
+    }
+}

@@ -1,0 +1,112 @@
+import Glibc
+public import LaminaDigest
+import LaminaSQLite
+
+/// An image as the index has it.
+public struct ImageRecord: Sendable {
+    public var id: ImageID
+    public var reference: String
+    public var manifestDigest: Digest
+    public var platform: String
+    /// Bottom first.
+    public var layers: [LayerID]
+    /// The layers as directories of the mount, bottom first.
+    public var views: [ViewID]
+}
+
+/// An image mounted by name.
+public struct MountRecord: Sendable {
+    public var target: String
+    public var image: ImageID
+    public var reference: String
+    /// The directory that takes the writes, for a writable mount.
+    public var upper: String?
+}
+
+extension Store {
+    /// Records an image, replacing what its reference named before.
+    public func addImage(
+        reference: String, manifest: Digest, platform: String, config: [UInt8], layers: [LayerID], views: [ViewID]
+    ) throws -> ImageID {
+        precondition(layers.count == views.count, "each layer has its view")
+        return try write { writer in
+            let database = writer.connection
+            try database.cached(
+                """
+                INSERT INTO image (reference, manifest_digest, platform, config, pulled_at) VALUES (?, ?, ?, ?, ?)
+                ON CONFLICT (reference) DO UPDATE SET manifest_digest = excluded.manifest_digest,
+                    platform = excluded.platform, config = excluded.config, pulled_at = excluded.pulled_at
+                """
+            ).bind(1, text: reference).bind(2, digest: manifest).bind(3, text: platform).bind(4, blob: config)
+                .bind(5, Int64(time(nil))).run()
+            let image = try database.cached("SELECT id FROM image WHERE reference = ?").bind(1, text: reference)
+                .first { ImageID($0.integer(0)) }
+            guard let image else { throw StoreError(.damaged, "image \(reference) vanished from the index") }
+            try database.cached("DELETE FROM image_layer WHERE image = ?").bind(1, image.row).run()
+            let insert = try database.cached(
+                "INSERT INTO image_layer (image, position, layer, view) VALUES (?, ?, ?, ?)")
+            for (position, (layer, view)) in zip(layers, views).enumerated() {
+                try insert.bind(1, image.row).bind(2, Int64(position)).bind(3, layer.row).bind(4, view.row).run()
+            }
+            return image
+        }
+    }
+
+    /// Records a mount.
+    public func addMount(target: String, image: ImageID, upper: String?) throws {
+        try write { writer in
+            try writer.connection.cached(
+                "INSERT OR REPLACE INTO mount (target, image, upper, mounted_at) VALUES (?, ?, ?, ?)"
+            ).bind(1, text: target).bind(2, image.row).bind(3, text: upper).bind(4, Int64(time(nil))).run()
+        }
+    }
+
+    /// Forgets a mount.
+    public func removeMount(target: String) throws {
+        try write { writer in
+            try writer.connection.cached("DELETE FROM mount WHERE target = ?").bind(1, text: target).run()
+        }
+    }
+}
+
+extension Index {
+    /// The image that a reference names.
+    public func image(_ reference: String) throws -> ImageRecord? {
+        try images().first { $0.reference == reference }
+    }
+
+    /// An image by number.
+    public func image(_ id: ImageID) throws -> ImageRecord? { try images().first { $0.id == id } }
+
+    /// Every image, by reference.
+    public func images() throws -> [ImageRecord] {
+        try read { database in
+            let layers = try database.cached("SELECT image, layer, view FROM image_layer ORDER BY image, position")
+                .map { (ImageID($0.integer(0)), LayerID($0.integer(1)), ViewID($0.integer(2))) }
+            let byImage = Dictionary(grouping: layers, by: { $0.0 })
+            return try database.cached("SELECT id, reference, manifest_digest, platform FROM image ORDER BY reference")
+                .map { row in
+                    let id = ImageID(row.integer(0))
+                    guard let digest = row.digest(2) else {
+                        throw StoreError(.damaged, "image \(row.text(1)) of the index has no digest")
+                    }
+                    let rows = byImage[id] ?? []
+                    return ImageRecord(
+                        id: id, reference: row.text(1), manifestDigest: digest, platform: row.text(3),
+                        layers: rows.map { $0.1 }, views: rows.map { $0.2 })
+                }
+        }
+    }
+
+    /// Every recorded mount, oldest first.
+    public func mounts() throws -> [MountRecord] {
+        try read { database in
+            try database.cached(
+                "SELECT t.target, t.image, m.reference, t.upper FROM mount t JOIN image m ON m.id = t.image ORDER BY t.id"
+            ).map {
+                MountRecord(
+                    target: $0.text(0), image: ImageID($0.integer(1)), reference: $0.text(2), upper: $0.optionalText(3))
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+import LaminaSQLite
+import LaminaSchema
+import LaminaSystem
+import Synchronization
+
+/// The index as readers see it: a pool of read-only connections to `index.db`.
+///
+/// Needs no lock of the store: WAL mode lets any number of readers stand beside the one writer
+/// (https://www.sqlite.org/wal.html).
+public final class Index: Sendable {
+    /// The path of the database.
+    public let path: String
+
+    /// Counts the writer's commits in this process; what a kept read transaction is compared with.
+    let version = Atomic<UInt64>(1)
+
+    private let idle = Mutex<[IndexConnection]>([])
+
+    static func path(root: String) -> String { root + "/index.db" }
+    static var migrator: Migrator { Migrator(applicationID: Schema.applicationID, migrations: Schema.migrations) }
+
+    /// Opens the index of a store for reading.
+    ///
+    /// - Throws: `StoreError.missing` where no store is, `.incompatible` when this program cannot read it.
+    public init(root: String) throws {
+        path = Self.path(root: root)
+        guard (try? File(path, 0)) != nil else {
+            throw StoreError(.missing, "there is no store at \(root); 'lamina pull' makes one")
+        }
+        let connection = try Self.connect(path)
+        let version = try connection.withLock { try Self.usable($0.database, path: path) }
+        guard version == Schema.migrations.count else {
+            throw StoreError(
+                .incompatible,
+                "the index \(path) has version \(version), this lamina needs \(Schema.migrations.count); "
+                    + "any command that writes to the store upgrades it")
+        }
+        idle.withLock { $0.append(connection) }
+    }
+
+    /// For the store, which has made and migrated the database itself.
+    init(migrated path: String) { self.path = path }
+
+    /// Runs `body` on a connection of the pool, in one read transaction.
+    func read<Result: Sendable>(_ body: (Connection) throws -> Result) throws -> Result {
+        do {
+            let connection = try idle.withLock { $0.popLast() } ?? Self.connect(path)
+            // A connection whose statement failed is not put back: its state is unknown.
+            let result = try connection.withLock { holder in
+                try holder.database.execute("BEGIN")
+                defer { try? holder.database.execute("COMMIT") }
+                return try body(holder.database)
+            }
+            idle.withLock { if $0.count < 8 { $0.append(connection) } }
+            return result
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: path)
+        }
+    }
+
+    static func connect(_ path: String) throws -> IndexConnection {
+        do {
+            let connection = try Connection(path: path, access: .readOnly)
+            try connection.setCacheSize(kibibytes: 4096)
+            return Monitor(ConnectionHolder(connection))
+        } catch {
+            throw StoreError(error, index: path)
+        }
+    }
+
+    /// The version of a database that is an index of lamina and not newer than this program.
+    static func usable(_ connection: Connection, path: String) throws -> Int {
+        do {
+            return try migrator.check(connection)
+        } catch Migrator.Refusal.newer(let database, let known) {
+            throw StoreError(
+                .incompatible,
+                "the index \(path) has version \(database), this lamina knows up to \(known): use a newer lamina")
+        } catch Migrator.Refusal.foreign(let applicationID) {
+            throw StoreError(
+                .incompatible, "\(path) is not lamina's: its application_id is \(applicationID); choose another --root")
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: path)
+        }
+    }
+}
+
+extension StoreError {
+    /// What an error of SQLite means for an index.
+    init(_ error: SQLiteError, index path: String) {
+        self.init(
+            error.isCorruption ? .damaged : .database,
+            error.isCorruption ? "the index \(path) is damaged" : "the index \(path) cannot be used", cause: error)
+    }
+}
+
+/// A connection with its lock.
+typealias IndexConnection = Monitor<ConnectionHolder>
+
+/// Carries a connection into its `Monitor`; touched with the monitor's lock held only.
+final class ConnectionHolder {
+    let database: Connection
+    init(_ database: sending Connection) { self.database = database }
+}

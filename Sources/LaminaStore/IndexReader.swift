@@ -1,0 +1,228 @@
+import Glibc
+import LaminaSQLite
+import LaminaSystem
+import Synchronization
+
+/// What the index knows of one inode, without its name.
+public struct Inode: Sendable {
+    /// The inode number in the mount: the row.
+    public var id: Int64
+    /// Type and permissions, as in stat(2).
+    public var mode: UInt32
+    public var uid: UInt32
+    public var gid: UInt32
+    /// In bytes.
+    public var size: Int64
+    /// Seconds since 1970.
+    public var mtime: Int64
+    public var mtimeNanoseconds: Int32
+    /// dev_t of a device node.
+    public var device: UInt64
+    public var nlink: UInt32
+    /// The bytes of a regular file that is not empty.
+    public var content: ContentID?
+
+    public init(
+        id: Int64, mode: UInt32, uid: UInt32, gid: UInt32, size: Int64, mtime: Int64, mtimeNanoseconds: Int32,
+        device: UInt64, nlink: UInt32, content: ContentID?
+    ) {
+        self.id = id
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size = size
+        self.mtime = mtime
+        self.mtimeNanoseconds = mtimeNanoseconds
+        self.device = device
+        self.nlink = nlink
+        self.content = content
+    }
+}
+
+/// Answers the file system's questions from one connection with a read transaction that stays open.
+///
+/// Beginning a transaction costs more than a lookup, so it is kept, and renewed before the next answer when the writer has
+/// committed since. An idle reader's is ended by `Store.tidy`, so that the write-ahead log can be cut. One of
+/// these a thread: the lock is only ever contended by that.
+public final class IndexReader: Sendable {
+    private let index: Index
+    private let monitor: Monitor<State>
+
+    private final class State {
+        let connection: Connection
+        var snapshot: UInt64 = 0
+        var isReading = false
+        let lookup: Statement
+        let inode: Statement
+        let target: Statement
+        let children: Statement
+        let childrenFrom: Statement
+        let xattr: Statement
+        let xattrNames: Statement
+        let content: Statement
+        /// Where the last directory reads stopped: the name behind which `offset` goes on. A reader that comes with
+        /// another offset (seekdir, another process after a restart) is answered by counting, which is slower.
+        var cursors: [Cursor: [UInt8]] = [:]
+
+        init(path: String) throws {
+            connection = try Connection(path: path, access: .readOnly)
+            try connection.setCacheSize(kibibytes: 4096)
+            let columns = "i.id, i.mode, i.uid, i.gid, i.size, i.mtime, i.mtime_ns, i.device, i.nlink, i.content"
+            lookup = try connection.prepare(
+                "SELECT \(columns) FROM dirent d JOIN inode i ON i.id = d.inode WHERE d.parent = ? AND d.name = ?")
+            inode = try connection.prepare("SELECT \(columns) FROM inode i WHERE i.id = ?")
+            target = try connection.prepare("SELECT target FROM inode WHERE id = ?")
+            children = try connection.prepare(
+                """
+                SELECT \(columns), d.name FROM dirent d JOIN inode i ON i.id = d.inode
+                WHERE d.parent = ? ORDER BY d.name LIMIT -1 OFFSET ?
+                """)
+            childrenFrom = try connection.prepare(
+                """
+                SELECT \(columns), d.name FROM dirent d JOIN inode i ON i.id = d.inode
+                WHERE d.parent = ? AND d.name > ? ORDER BY d.name
+                """)
+            xattr = try connection.prepare("SELECT value FROM xattr WHERE inode = ? AND name = ?")
+            xattrNames = try connection.prepare("SELECT name FROM xattr WHERE inode = ? ORDER BY name")
+            content = try connection.prepare("SELECT \(Index.contentColumns) FROM content c WHERE c.id = ?")
+        }
+
+        func endRead() {
+            guard isReading else { return }
+            try? connection.execute("COMMIT")
+            isReading = false
+        }
+    }
+
+    private struct Cursor: Hashable {
+        var directory: Int64
+        var offset: Int64
+    }
+
+    /// Opens a connection of its own.
+    public init(_ index: Index) throws {
+        self.index = index
+        do {
+            monitor = Monitor(try State(path: index.path))
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: index.path)
+        }
+    }
+
+    /// The inode that `name` in `parent` is; nil where there is none. About 2 µs.
+    public func lookup(parent: Int64, name: UnsafeRawBufferPointer) throws -> Inode? {
+        try answer { state in
+            try state.lookup.bind(1, parent).bind(2, blob: name).first(Self.inode)
+        }
+    }
+
+    /// An inode by number. About 1 µs.
+    public func inode(_ id: Int64) throws -> Inode? {
+        try answer { state in try state.inode.bind(1, id).first(Self.inode) }
+    }
+
+    /// A content by number. About 1 µs.
+    public func content(_ id: ContentID) throws -> ContentRecord? {
+        try answer { state in try state.content.bind(1, id.row).first { try Index.content($0) } }
+    }
+
+    /// The target of a symbolic link, for the duration of `body`; false when `id` is none.
+    public func target(_ id: Int64, _ body: (UnsafeRawBufferPointer) -> Void) throws -> Bool {
+        try answer { state in
+            try state.target.bind(1, id).first { row -> Bool in
+                guard !row.isNull(0) else { return false }
+                body(row.blob(0))
+                return true
+            } ?? false
+        }
+    }
+
+    /// The entries of a directory in the order of their names' bytes, from the `offset`-th on, until `body` says false.
+    ///
+    /// The content of a directory never changes, so a position is a count and needs no state; going on where the last
+    /// call stopped is a B-tree search, any other offset is counted to.
+    public func entries(
+        of directory: Int64, from offset: Int64, _ body: (Inode, UnsafeRawBufferPointer) -> Bool
+    ) throws {
+        try answer { state in
+            let cursor = Cursor(directory: directory, offset: offset)
+            let statement: Statement
+            if offset > 0, let name = state.cursors.removeValue(forKey: cursor) {
+                statement = state.childrenFrom.bind(1, directory).bind(2, blob: name)
+            } else {
+                statement = state.children.bind(1, directory).bind(2, offset)
+            }
+            defer { statement.reset() }
+            var position = offset
+            var last: [UInt8] = []
+            while try statement.step() {
+                let name = statement.blob(10)
+                guard body(Self.inode(statement), name) else {
+                    break
+                }
+                position += 1
+                last.removeAll(keepingCapacity: true)
+                last.append(contentsOf: name)
+            }
+            // At the end too: a reader asks once more to learn that it is there.
+            if position > offset {
+                // Few directories are read at once; a bound keeps abandoned ones from piling up.
+                if state.cursors.count >= 256 { state.cursors.removeAll(keepingCapacity: true) }
+                state.cursors[Cursor(directory: directory, offset: position)] = last
+            }
+        }
+    }
+
+    /// The value of an extended attribute, for the duration of `body`; false where there is none.
+    public func xattr(_ inode: Int64, name: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) -> Void) throws
+        -> Bool
+    {
+        try answer { state in
+            try state.xattr.bind(1, inode).bind(2, blob: name).first { row -> Bool in
+                body(row.blob(0))
+                return true
+            } ?? false
+        }
+    }
+
+    /// Gives `body` the names of an inode's extended attributes.
+    public func xattrNames(_ inode: Int64, _ body: (UnsafeRawBufferPointer) -> Void) throws {
+        try answer { state in
+            try state.xattrNames.bind(1, inode).forEach { body($0.blob(0)) }
+        }
+    }
+
+    /// Ends a read transaction that is older than the last commit, if the reader is idle just now.
+    public func endStaleRead() {
+        monitor.withLock { state in
+            if state.isReading, state.snapshot != index.version.load(ordering: .acquiring) { state.endRead() }
+        }
+    }
+
+    private func answer<Result>(_ body: (State) throws -> Result) throws -> Result {
+        do {
+            return try monitor.withLock { state in
+                let version = index.version.load(ordering: .acquiring)
+                if state.isReading, state.snapshot != version { state.endRead() }
+                if !state.isReading {
+                    try state.connection.execute("BEGIN")
+                    state.isReading = true
+                    // The snapshot begins at the first SELECT and may be newer than this count, never older.
+                    state.snapshot = version
+                }
+                return try body(state)
+            }
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: index.path)
+        }
+    }
+
+    private static func inode(_ row: Statement) -> Inode {
+        Inode(
+            id: row.integer(0), mode: UInt32(truncatingIfNeeded: row.integer(1)),
+            uid: UInt32(truncatingIfNeeded: row.integer(2)), gid: UInt32(truncatingIfNeeded: row.integer(3)),
+            size: row.integer(4), mtime: row.integer(5), mtimeNanoseconds: Int32(truncatingIfNeeded: row.integer(6)),
+            device: UInt64(bitPattern: row.integer(7)), nlink: UInt32(truncatingIfNeeded: row.integer(8)),
+            content: row.optionalInteger(9).map(ContentID.init))
+    }
+}

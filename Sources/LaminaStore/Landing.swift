@@ -1,0 +1,88 @@
+import LaminaSQLite
+import LaminaSystem
+
+/// What a merge has done since the last transaction.
+public struct Landing: Sendable {
+    /// Chunks whose verified bytes stand in the backing file; for contents of several chunks.
+    public var chunks: [(content: ContentID, offset: Int64)] = []
+    /// Contents whose every chunk has landed, with what is known of the whole-file digest.
+    public var merged: [(content: ContentID, proof: ContentRecord.Proof)] = []
+
+    public init() {}
+
+    public var isEmpty: Bool { chunks.isEmpty && merged.isEmpty }
+}
+
+extension Store {
+    /// Records what has landed, in one transaction.
+    public func record(_ landing: Landing) throws {
+        guard !landing.isEmpty else { return }
+        try write { writer in
+            let database = writer.connection
+            let landed = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND offset = ?")
+            let partial = try database.cached(
+                "UPDATE content SET state = max(state, 1), durable = 0 WHERE id = ? AND (state = 0 OR durable = 1)")
+            var previous: ContentID?
+            for (content, offset) in landing.chunks {
+                try landed.bind(1, content.row).bind(2, offset).run()
+                if content != previous {
+                    try partial.bind(1, content.row).run()
+                    writer.landedSinceSync.insert(content)
+                    previous = content
+                }
+            }
+            let merged = try database.cached("UPDATE content SET state = 2, proof = ?, durable = 0 WHERE id = ?")
+            // Whoever copies a content whole names no chunks; the check after a restart goes by them.
+            let rest = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND landed = 0")
+            for (content, proof) in landing.merged {
+                try merged.bind(1, proof.rawValue).bind(2, content.row).run()
+                try rest.bind(1, content.row).run()
+                writer.landedSinceSync.insert(content)
+            }
+        }
+    }
+
+    /// Records what the whole-file digest of a merged content turned out to be.
+    public func recordProof(_ proof: ContentRecord.Proof, of content: ContentID) throws {
+        try write { writer in
+            try writer.connection.cached("UPDATE content SET proof = ? WHERE id = ?").bind(1, proof.rawValue)
+                .bind(2, content.row).run()
+        }
+    }
+
+    /// Makes a content whole with the bytes of a proven one that has the same digest: one file with two names.
+    ///
+    /// - Throws: `StoreError.conflict` where the index does not have the one as proven or the two are not of one digest
+    ///   and size: sharing what is only claimed would let one layer give others its bytes.
+    public func adopt(_ proven: ContentRecord, as content: ContentRecord) throws {
+        let known = try index.content(proven.id)
+        guard let known, known.state == .merged, known.proof == .proven, known.id != content.id,
+            known.name.digest == content.name.digest, known.size == content.size
+        else { throw StoreError(.conflict, "\(proven.id) is not proven to have the bytes of \(content.id)") }
+        do {
+            try files.link(proven.name, as: content.name)
+        } catch {
+            throw StoreError(.system(error.code), "cannot share \(proven.name.path)", cause: error)
+        }
+        try write { writer in
+            let database = writer.connection
+            try database.cached("UPDATE chunk SET landed = 1 WHERE content = ?").bind(1, content.id.row).run()
+            try database.cached("UPDATE content SET state = 2, proof = 1, durable = 0 WHERE id = ?")
+                .bind(1, content.id.row).run()
+            writer.landedSinceSync.insert(content.id)
+        }
+    }
+
+    /// Takes back what was said of a content: its bytes are not what the index says. It will be fetched again.
+    public func forget(_ content: ContentID) throws {
+        try write { writer in try writer.forget(content) }
+    }
+}
+
+extension Writer {
+    func forget(_ content: ContentID) throws {
+        try connection.cached("UPDATE chunk SET landed = 0 WHERE content = ?").bind(1, content.row).run()
+        try connection.cached("UPDATE content SET state = 0, proof = 0, durable = 0 WHERE id = ?").bind(1, content.row)
+            .run()
+    }
+}

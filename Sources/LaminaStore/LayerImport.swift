@@ -1,0 +1,254 @@
+import Glibc
+public import LaminaDigest
+import LaminaSQLite
+
+/// What the index keeps of a layer blob beside its tree.
+public struct LayerRecord: Sendable {
+    public var digest: Digest
+    public var diffID: Digest?
+    public var tocDigest: Digest?
+    /// `LayerFormat`'s raw value.
+    public var format: Int
+    /// Of the compressed blob, in bytes.
+    public var size: Int64
+    /// Members before this blob offset are prioritized.
+    public var prioritizedEnd: Int64?
+    /// Where the blob can be had.
+    public var location: String
+
+    public init(
+        digest: Digest, diffID: Digest?, tocDigest: Digest?, format: Int, size: Int64, prioritizedEnd: Int64?,
+        location: String
+    ) {
+        self.digest = digest
+        self.diffID = diffID
+        self.tocDigest = tocDigest
+        self.format = format
+        self.size = size
+        self.prioritizedEnd = prioritizedEnd
+        self.location = location
+    }
+}
+
+/// One chunk of a file as a TOC lists it.
+public struct ImportedChunk: Sendable {
+    /// In the file.
+    public var offset: Int64
+    public var size: Int64
+    public var digest: Digest
+    /// Of the member in the blob.
+    public var blobOffset: Int64
+    public var blobSize: Int64
+    /// In what the member decompresses to.
+    public var innerOffset: Int64
+
+    public init(
+        offset: Int64, size: Int64, digest: Digest, blobOffset: Int64, blobSize: Int64, innerOffset: Int64
+    ) {
+        self.offset = offset
+        self.size = size
+        self.digest = digest
+        self.blobOffset = blobOffset
+        self.blobSize = blobSize
+        self.innerOffset = innerOffset
+    }
+}
+
+extension Store {
+    /// The layer with this digest, if the index has it.
+    public func layer(_ digest: Digest) throws -> LayerID? {
+        try index.read { database in
+            try database.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: digest)
+                .first { LayerID($0.integer(0)) }
+        }
+    }
+
+    /// Records a place where a layer's blob can be had, as the newest; one that is known becomes the newest.
+    public func addSource(_ location: String, to layer: LayerID) throws {
+        try write { try $0.addSource(location, to: layer) }
+    }
+
+    /// Puts a layer into the index: all of it in one transaction, or nothing.
+    ///
+    /// - Parameters:
+    ///   - inodeCount: how many inodes `body` will add; they are numbered without a gap.
+    ///   - body: adds the tree. The inode that it adds first is the root.
+    /// - Returns: the layer; the one that is there already when its digest is known.
+    public func importLayer(
+        _ record: LayerRecord, inodeCount: Int, _ body: (LayerImporter) throws -> Void
+    ) throws -> LayerID {
+        try write { writer in
+            let database = writer.connection
+            // Within the transaction: two imports of one layer may come at the same time.
+            let known = try database.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: record.digest)
+                .first { LayerID($0.integer(0)) }
+            if let known {
+                try writer.addSource(record.location, to: known)
+                return known
+            }
+            let first = try writer.takeInodes(inodeCount)
+            try database.cached(
+                """
+                INSERT INTO layer (digest, diff_id, toc_digest, format, size, root, first_inode, last_inode,
+                                   prioritized_end, indexed_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """
+            ).bind(1, digest: record.digest).bind(2, digest: record.diffID).bind(3, digest: record.tocDigest)
+                .bind(4, Int64(record.format)).bind(5, record.size).bind(6, first).bind(7, first)
+                .bind(8, first + Int64(inodeCount) - 1).bind(9, record.prioritizedEnd).bind(10, Int64(time(nil))).run()
+            let layer = LayerID(database.lastInsertedRow)
+            try writer.addSource(record.location, to: layer)
+            let importer = try LayerImporter(database, layer: layer, firstInode: first)
+            try body(importer)
+            guard importer.nextInode == first + Int64(inodeCount) else {
+                throw StoreError(
+                    .conflict,
+                    "layer \(record.digest) has \(importer.nextInode - first) inodes where \(inodeCount) were announced"
+                )
+            }
+            return layer
+        }
+    }
+}
+
+extension Writer {
+    fileprivate func addSource(_ location: String, to layer: LayerID) throws {
+        try connection.cached(
+            """
+            INSERT INTO layer_source (layer, location, added)
+            VALUES (?1, ?2, (SELECT coalesce(max(added), 0) + 1 FROM layer_source WHERE layer = ?1))
+            ON CONFLICT (layer, location) DO UPDATE SET added = excluded.added
+            """
+        ).bind(1, layer.row).bind(2, text: location).run()
+    }
+
+    /// Takes `count` inode numbers; they are never used again.
+    func takeInodes(_ count: Int) throws -> Int64 {
+        let statement = try connection.cached(
+            "UPDATE store SET next_inode = next_inode + ? RETURNING next_inode")
+        let next = try statement.bind(1, Int64(count)).first { $0.integer(0) }
+        guard let next else { throw StoreError(.damaged, "the index has no store row") }
+        return next - Int64(count)
+    }
+}
+
+/// Adds one layer's tree to the index, within the transaction of `Store.importLayer`.
+public final class LayerImporter {
+    private let layer: LayerID
+    /// The number of the layer's first inode, its root.
+    public let firstInode: Int64
+    fileprivate var nextInode: Int64
+
+    private let insertInode: Statement
+    private let insertDirent: Statement
+    private let insertXattr: Statement
+    private let insertImplicit: Statement
+    private let findContent: Statement
+    private let insertContent: Statement
+    private let insertChunk: Statement
+    private let insertSource: Statement
+    private let database: Connection
+
+    fileprivate init(_ database: Connection, layer: LayerID, firstInode: Int64) throws {
+        self.database = database
+        self.layer = layer
+        self.firstInode = firstInode
+        nextInode = firstInode
+        insertInode = try database.cached(
+            """
+            INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink, content, target)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """)
+        insertDirent = try database.cached("INSERT INTO dirent (parent, name, inode) VALUES (?, ?, ?)")
+        insertXattr = try database.cached("INSERT INTO xattr (inode, name, value) VALUES (?, ?, ?)")
+        insertImplicit = try database.cached("INSERT INTO implicit_directory (inode, path) VALUES (?, ?)")
+        findContent = try database.cached("SELECT id, size FROM content WHERE digest = ? AND claim = ?")
+        insertContent = try database.cached("INSERT INTO content (digest, claim, size) VALUES (?, ?, ?)")
+        insertChunk = try database.cached("INSERT INTO chunk (content, offset, size, digest) VALUES (?, ?, ?, ?)")
+        insertSource = try database.cached(
+            """
+            INSERT OR IGNORE INTO chunk_source (layer, blob_offset, inner_offset, content, offset, blob_size)
+            VALUES (?, ?, ?, ?, ?, ?)
+            """)
+    }
+
+    /// Adds the next inode. `inode.id` is not read; `nlink` and `size` are taken as they are.
+    @discardableResult
+    public func addInode(_ inode: Inode, target: UnsafeRawBufferPointer?) throws -> Int64 {
+        let id = nextInode
+        nextInode += 1
+        insertInode.bind(1, id).bind(2, Int64(inode.mode)).bind(3, Int64(inode.uid)).bind(4, Int64(inode.gid))
+            .bind(5, inode.size).bind(6, inode.mtime).bind(7, Int64(inode.mtimeNanoseconds))
+            .bind(8, Int64(bitPattern: inode.device)).bind(9, Int64(inode.nlink)).bind(10, inode.content?.row)
+        if let target { insertInode.bind(11, blob: target) } else { insertInode.bindNull(11) }
+        try insertInode.run()
+        return id
+    }
+
+    /// Names an inode. Fastest when called in the order of parent and name.
+    public func addEntry(parent: Int64, name: UnsafeRawBufferPointer, inode: Int64) throws {
+        try insertDirent.bind(1, parent).bind(2, blob: name).bind(3, inode).run()
+    }
+
+    public func addXattr(inode: Int64, name: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) throws {
+        try insertXattr.bind(1, inode).bind(2, blob: name).bind(3, blob: value).run()
+    }
+
+    /// Says that the layer does not list this directory, whose path within the layer has no leading slash.
+    public func markImplicit(inode: Int64, path: [UInt8]) throws {
+        try insertImplicit.bind(1, inode).bind(2, blob: path).run()
+    }
+
+    /// Adds a file's bytes, or finds them: the content with the same digest and, for several chunks, the same chunk list.
+    ///
+    /// - Parameter chunks: in file order, tiling the file.
+    public func addContent(digest: Digest, size: Int64, chunks: some Collection<ImportedChunk>) throws -> ContentID {
+        var claim = chunks.count > 1 ? Self.claim(chunks) : nil
+        var known = try find(digest, claim)
+        if claim == nil, let other = known, other.size != size {
+            // Some layer lies about the size of these bytes. Nobody knows yet which one, so they are kept apart.
+            claim = Self.claim(chunks)
+            known = try find(digest, claim)
+        }
+        let content: ContentID
+        if let known {
+            content = known.id
+        } else {
+            insertContent.bind(1, digest: digest)
+            bindClaim(claim, to: insertContent)
+            try insertContent.bind(3, size).run()
+            content = ContentID(database.lastInsertedRow)
+            if claim != nil {
+                for chunk in chunks {
+                    try insertChunk.bind(1, content.row).bind(2, chunk.offset).bind(3, chunk.size)
+                        .bind(4, digest: chunk.digest).run()
+                }
+            }
+        }
+        for chunk in chunks {
+            try insertSource.bind(1, layer.row).bind(2, chunk.blobOffset).bind(3, chunk.innerOffset)
+                .bind(4, content.row).bind(5, chunk.offset).bind(6, chunk.blobSize).run()
+        }
+        return content
+    }
+
+    private func find(_ digest: Digest, _ claim: Digest?) throws -> (id: ContentID, size: Int64)? {
+        findContent.bind(1, digest: digest)
+        bindClaim(claim, to: findContent)
+        return try findContent.first { (ContentID($0.integer(0)), $0.integer(1)) }
+    }
+
+    private func bindClaim(_ claim: Digest?, to statement: Statement) {
+        if let claim { statement.bind(2, digest: claim) } else { statement.bind(2, blob: []) }
+    }
+
+    /// SHA-256 of the chunk list: two layers that claim one digest share its bytes unproven only when they agree on it.
+    private static func claim(_ chunks: some Collection<ImportedChunk>) -> Digest {
+        var hash = SHA256()
+        for chunk in chunks {
+            withUnsafeBytes(of: (chunk.offset.littleEndian, chunk.size.littleEndian)) { hash.update($0) }
+            chunk.digest.withUnsafeBytes { hash.update($0) }
+        }
+        return hash.digest()
+    }
+}

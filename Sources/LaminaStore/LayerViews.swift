@@ -1,0 +1,224 @@
+import Glibc
+import LaminaDigest
+import LaminaSQLite
+
+extension Store {
+    /// The views of an image's layers, bottom first: what overlayfs gets as lower directories, in reverse order.
+    ///
+    /// A directory that a layer does not list takes mode, owner, times and attributes from the same directory in the
+    /// layers below, as an unpacked image has it. Where that differs from the layer's own 0755 root, the layer gets
+    /// directories of its own for this chain: cloned, because the kernel knows a directory by one inode number and one
+    /// parent. Files are never cloned.
+    public func views(of layers: [LayerID]) throws -> [ViewID] {
+        try write { writer in
+            var views: [ViewRow] = []
+            for layer in layers {
+                views.append(try writer.view(of: layer, above: views))
+            }
+            return views.map(\.id)
+        }
+    }
+}
+
+private struct ViewRow {
+    var id: ViewID
+    var root: Int64
+}
+
+/// What an implicit directory takes from the layers below.
+private struct Inheritance {
+    var inode: Int64
+    var path: [UInt8]
+    var source: Int64
+}
+
+extension Writer {
+    fileprivate func view(of layer: LayerID, above: [ViewRow]) throws -> ViewRow {
+        let inherited = try inheritance(of: layer, from: above)
+        let fingerprint = try fingerprint(of: inherited)
+        if let known = try connection.cached("SELECT id, root FROM layer_view WHERE layer = ? AND inherits = ?")
+            .bind(1, layer.row).bind(2, blob: fingerprint)
+            .first({ ViewRow(id: ViewID($0.integer(0)), root: $0.integer(1)) })
+        {
+            return known
+        }
+        let range = try connection.cached("SELECT root, first_inode, last_inode FROM layer WHERE id = ?")
+            .bind(1, layer.row).first { ($0.integer(0), $0.integer(1), $0.integer(2)) }
+        guard let (layerRoot, first, last) = range else { throw StoreError(.notFound, "\(layer) is not in the index") }
+        var root = layerRoot
+        var clones: (Int64, Int64)?
+        if !inherited.isEmpty {
+            let cloned = try cloneDirectories(from: first, to: last, inherited: inherited)
+            root = cloned.root
+            clones = (cloned.first, cloned.last)
+        }
+        try connection.cached(
+            "INSERT INTO layer_view (layer, inherits, root, first_inode, last_inode) VALUES (?, ?, ?, ?, ?)"
+        ).bind(1, layer.row).bind(2, blob: fingerprint).bind(3, root).bind(4, clones?.0).bind(5, clones?.1).run()
+        let view = ViewID(connection.lastInsertedRow)
+        try connection.cached("INSERT INTO dirent (parent, name, inode) VALUES (1, ?, ?)")
+            .bind(1, blob: Array(view.description.utf8)).bind(2, root).run()
+        return ViewRow(id: view, root: root)
+    }
+
+    /// The implicit directories of a layer whose attributes differ from what the layers below give them.
+    private func inheritance(of layer: LayerID, from above: [ViewRow]) throws -> [Inheritance] {
+        guard !above.isEmpty else { return [] }
+        let implicit = try connection.cached(
+            """
+            SELECT p.inode, p.path FROM layer l JOIN implicit_directory p ON p.inode BETWEEN l.first_inode AND l.last_inode
+            WHERE l.id = ? ORDER BY p.path
+            """
+        ).bind(1, layer.row).map { (inode: $0.integer(0), path: Array($0.blob(1))) }
+        let layerRoot =
+            try connection.cached("SELECT root FROM layer WHERE id = ?").bind(1, layer.row).first { $0.integer(0) } ?? 0
+        var result: [Inheritance] = []
+        for directory in implicit {
+            guard try !isHidden(directory.path, in: layerRoot) else { continue }
+            for view in above.reversed() {
+                switch try resolve(directory.path, in: view.root) {
+                case .directory(let source):
+                    if try !looksAlike(directory.inode, source, ignoringTime: directory.path.isEmpty) {
+                        result.append(Inheritance(inode: directory.inode, path: directory.path, source: source))
+                    }
+                case .blocked: break
+                case .absent: continue
+                }
+                break
+            }
+        }
+        return result
+    }
+
+    private enum Resolution {
+        case directory(Int64)
+        /// Something other than a directory, or an opaque directory, hides whatever lies below.
+        case blocked
+        case absent
+    }
+
+    /// Walks a path from a view's root as overlayfs would within one layer.
+    private func resolve(_ path: [UInt8], in root: Int64) throws -> Resolution {
+        var current = root
+        for component in path.split(separator: UInt8(ascii: "/")) {
+            let found = try connection.cached(
+                "SELECT i.id, i.mode FROM dirent d JOIN inode i ON i.id = d.inode WHERE d.parent = ? AND d.name = ?"
+            ).bind(1, current).bind(2, blob: Array(component)).first { ($0.integer(0), $0.integer(1)) }
+            guard let (inode, mode) = found else { return try isOpaque(current) ? .blocked : .absent }
+            guard mode & Int64(S_IFMT) == Int64(S_IFDIR) else { return .blocked }
+            current = inode
+        }
+        return .directory(current)
+    }
+
+    /// Whether `path` or an ancestor of it is opaque in its own layer, so that no layer below shows through.
+    private func isHidden(_ path: [UInt8], in root: Int64) throws -> Bool {
+        var current = root
+        for component in path.split(separator: UInt8(ascii: "/")) {
+            if try isOpaque(current) { return true }
+            let next = try connection.cached("SELECT inode FROM dirent WHERE parent = ? AND name = ?")
+                .bind(1, current).bind(2, blob: Array(component)).first { $0.integer(0) }
+            guard let next else { return false }
+            current = next
+        }
+        return try isOpaque(current)
+    }
+
+    private func isOpaque(_ inode: Int64) throws -> Bool {
+        try connection.cached("SELECT 1 FROM xattr WHERE inode = ? AND name = ?")
+            .bind(1, inode).bind(2, blob: Array("trusted.overlay.opaque".utf8)).first { _ in true } ?? false
+    }
+
+    /// Whether two directories have the same attributes. The root's time is left out: every layer's would differ.
+    private func looksAlike(_ a: Int64, _ b: Int64, ignoringTime: Bool) throws -> Bool {
+        let columns = ignoringTime ? "mode, uid, gid" : "mode, uid, gid, mtime, mtime_ns"
+        let same = try connection.cached(
+            """
+            SELECT (SELECT count(*) FROM (SELECT \(columns) FROM inode WHERE id = ?1
+                                          INTERSECT SELECT \(columns) FROM inode WHERE id = ?2))
+            """
+        ).bind(1, a).bind(2, b).first { $0.integer(0) == 1 }
+        return try same == true && xattrs(a) == xattrs(b)
+    }
+
+    /// The attributes that an image gave a directory; those that steer overlayfs belong to the layer.
+    private func xattrs(_ inode: Int64) throws -> [[UInt8]] {
+        try connection.cached(
+            """
+            SELECT name, value FROM xattr WHERE inode = ?
+            AND name NOT IN (CAST('trusted.overlay.opaque' AS BLOB), CAST('user.overlay.opaque' AS BLOB)) ORDER BY name
+            """
+        ).bind(1, inode).map { Array($0.blob(0)) + [0] + Array($0.blob(1)) }
+    }
+
+    /// SHA-256 of everything inherited; empty bytes when nothing is.
+    private func fingerprint(of inherited: [Inheritance]) throws -> [UInt8] {
+        guard !inherited.isEmpty else { return [] }
+        var hash = SHA256()
+        // Each part behind its length: no two lists of attributes may hash alike.
+        func update(_ bytes: [UInt8]) {
+            withUnsafeBytes(of: Int64(bytes.count).littleEndian) { hash.update($0) }
+            hash.update(bytes)
+        }
+        for directory in inherited {
+            update(directory.path)
+            let attributes = try connection.cached("SELECT mode, uid, gid, mtime, mtime_ns FROM inode WHERE id = ?")
+                .bind(1, directory.source).first { row in (0..<5).map { row.integer($0) } }
+            for value in attributes ?? [] { withUnsafeBytes(of: value.littleEndian) { hash.update($0) } }
+            let attached = try xattrs(directory.source)
+            withUnsafeBytes(of: Int64(attached.count).littleEndian) { hash.update($0) }
+            for xattr in attached { update(xattr) }
+        }
+        return hash.digest().withUnsafeBytes { Array($0) }
+    }
+
+    private func cloneDirectories(
+        from first: Int64, to last: Int64, inherited: [Inheritance]
+    ) throws -> (root: Int64, first: Int64, last: Int64) {
+        try connection.execute("CREATE TEMP TABLE IF NOT EXISTS clone (old INTEGER PRIMARY KEY, new INTEGER NOT NULL)")
+        try connection.execute("DELETE FROM clone")
+        try connection.cached(
+            "INSERT INTO clone SELECT id, row_number() OVER (ORDER BY id) FROM inode WHERE id BETWEEN ? AND ? AND mode & 61440 = 16384"
+        ).bind(1, first).bind(2, last).run()
+        let count = connection.changes
+        let start = try takeInodes(count)
+        try connection.cached("UPDATE clone SET new = new + ? - 1").bind(1, start).run()
+        try connection.cached(
+            """
+            INSERT INTO inode SELECT c.new, i.mode, i.uid, i.gid, i.size, i.mtime, i.mtime_ns, i.device, i.nlink, i.content, i.target
+            FROM clone c JOIN inode i ON i.id = c.old
+            """
+        ).run()
+        try connection.cached(
+            """
+            INSERT INTO dirent SELECT p.new, d.name, coalesce(n.new, d.inode)
+            FROM clone p JOIN dirent d ON d.parent = p.old LEFT JOIN clone n ON n.old = d.inode
+            """
+        ).run()
+        try connection.cached(
+            "INSERT INTO xattr SELECT c.new, x.name, x.value FROM clone c JOIN xattr x ON x.inode = c.old"
+        ).run()
+        for directory in inherited {
+            let clone = try newNumber(of: directory.inode)
+            try connection.cached(
+                """
+                UPDATE inode SET (mode, uid, gid, mtime, mtime_ns) =
+                    (SELECT s.mode, s.uid, s.gid, s.mtime, s.mtime_ns FROM inode s WHERE s.id = ?2) WHERE id = ?1
+                """
+            ).bind(1, clone).bind(2, directory.source).run()
+            try connection.cached(
+                """
+                INSERT OR REPLACE INTO xattr SELECT ?1, name, value FROM xattr WHERE inode = ?2
+                AND name NOT IN (CAST('trusted.overlay.opaque' AS BLOB), CAST('user.overlay.opaque' AS BLOB))
+                """
+            ).bind(1, clone).bind(2, directory.source).run()
+        }
+        return (root: try newNumber(of: first), first: start, last: start + Int64(count) - 1)
+    }
+
+    private func newNumber(of old: Int64) throws -> Int64 {
+        let new = try connection.cached("SELECT new FROM clone WHERE old = ?").bind(1, old).first { $0.integer(0) }
+        guard let new else { throw StoreError(.damaged, "directory \(old) is not among its layer's inodes") }
+        return new
+    }
+}

@@ -1,0 +1,32 @@
+import Glibc
+import LaminaSystem
+
+/// Holds a store for one writing process: flock on `<root>/lock`, whose text says who it is.
+final class StoreLock: Sendable {
+    private let file: File
+
+    init(root: String) throws {
+        let path = root + "/lock"
+        do {
+            file = try File(path, O_RDWR | O_CREAT, mode: 0o644)
+            guard try file.tryLock() else {
+                let text = String(decoding: try file.read(200, at: 0), as: UTF8.self)
+                let holder = text.split(separator: "\n").first.map(String.init) ?? "an unknown process"
+                throw StoreError(.locked(holder: holder), "the store \(root) is in use by \(holder)")
+            }
+            let command = Self.commandName()
+            try file.truncate(to: 0)
+            let text = Array("\(command), process \(getpid())\n".utf8)
+            try text.withUnsafeBytes { try file.write($0, at: 0) }
+        } catch let error as SystemError {
+            throw StoreError(.system(error.code), "cannot lock the store \(root)", cause: error)
+        }
+    }
+
+    private static func commandName() -> String {
+        let bytes = (try? readFile("/proc/self/cmdline")) ?? []
+        let words = bytes.split(separator: 0).prefix(2).map { String(decoding: $0, as: UTF8.self) }
+        let program = words.first.map { $0.split(separator: "/").last.map(String.init) ?? $0 } ?? "lamina"
+        return ([program] + words.dropFirst()).joined(separator: " ")
+    }
+}

@@ -1,0 +1,168 @@
+import Glibc
+import LaminaDigest
+import LaminaStore
+import LaminaSystem
+import Testing
+
+@Suite("Durability")
+struct DurabilityTests {
+    let scratch = Scratch()
+    let files = [
+        FileBytes(pattern(5000)), FileBytes(pattern(6000, seed: 1)),
+        FileBytes(chunks: [pattern(4096, seed: 2), pattern(4096, seed: 3), pattern(100, seed: 4)]),
+        FileBytes(chunks: [pattern(4096, seed: 5), pattern(4096, seed: 6)]),
+    ]
+
+    private func importFiles(_ store: Store) throws -> [ContentRecord] {
+        try store.importLayer("a", files.enumerated().map { Entry("\($0.offset)", .file($0.element)) })
+        return try files.map { try store.index.content($0, in: scratch) }
+    }
+
+    private func landed(_ store: Store, _ content: ContentRecord) throws -> [Bool] {
+        try store.index.chunks(of: try #require(try store.index.content(content.id)), preferring: nil).map(\.hasLanded)
+    }
+
+    @Test("makeDurable marks what has landed, once")
+    func marks() throws {
+        let store = try scratch.open()
+        let contents = try importFiles(store)
+        #expect(try !store.hasVolatileContent())
+        #expect(try store.makeDurable() == 0)
+        var landing = Landing()
+        landing.merged = [(contents[0].id, .proven)]
+        landing.chunks = [(contents[2].id, 0)]
+        try store.record(landing)
+        #expect(try store.hasVolatileContent())
+        #expect(try store.makeDurable() == 2)
+        #expect(try !store.hasVolatileContent())
+        #expect(try store.makeDurable() == 0)
+        #expect(
+            try scratch.integers("SELECT id FROM content WHERE durable = 1") == [
+                contents[0].id.row, contents[2].id.row,
+            ])
+    }
+
+    @Test("a content that goes on landing is not durable until the next time")
+    func goesOn() throws {
+        let store = try scratch.open()
+        let contents = try importFiles(store)
+        var landing = Landing()
+        landing.chunks = [(contents[2].id, 0)]
+        try store.record(landing)
+        try store.makeDurable()
+        landing.chunks = [(contents[2].id, 4096)]
+        try store.record(landing)
+        #expect(try store.hasVolatileContent())
+        #expect(try store.makeDurable() == 1)
+        landing.chunks = []
+        landing.merged = [(contents[2].id, .claimed)]
+        try store.record(landing)
+        #expect(try store.hasVolatileContent())
+    }
+
+    @Test("what lands while the disk is waited for is not marked by that wait")
+    func landsMeanwhile() throws {
+        let store = try scratch.open()
+        try importFiles(store).forEach { try scratch.write([1], to: $0, in: store) }
+        let ids = try scratch.integers("SELECT id FROM content ORDER BY id").map(ContentID.init)
+        // The order of the events cannot be forced; whatever it is, nothing may get lost or be marked for ever unmarked.
+        let marked = Monitor(0)
+        let thread = try Thread("sync") {
+            for _ in 0..<20 { marked.withLock { $0 += (try? store.makeDurable()) ?? 1000 } }
+        }
+        for round in 0..<40 {
+            var landing = Landing()
+            landing.merged = [(ids[round % ids.count], .claimed)]
+            try store.record(landing)
+        }
+        thread.join()
+        #expect(marked.withLock { $0 } < 1000, "no failure")
+        try store.makeDurable()
+        #expect(try !store.hasVolatileContent())
+    }
+
+    @Test(
+        "after a restart of the machine what was not durable is hashed, what is right stays and what is wrong is absent"
+    )
+    func reboot() throws {
+        var store: Store? = try scratch.open()
+        let contents = try importFiles(try #require(store))
+        if let store {
+            try scratch.write(files[0].bytes, to: contents[0], in: store)
+            try scratch.write(pattern(6000, seed: 99), to: contents[1], in: store)
+            try scratch.write(files[2].chunks[0], to: contents[2], in: store)
+            try scratch.write(pattern(4096, seed: 99), to: contents[2], at: 4096, in: store)
+            try scratch.write(files[2].chunks[2], to: contents[2], at: 8192, in: store)
+            var landing = Landing()
+            landing.merged = [(contents[0].id, .proven), (contents[1].id, .proven), (contents[2].id, .proven)]
+            // Said to have landed, but its file is not even there.
+            landing.chunks = [(contents[3].id, 4096)]
+            try store.record(landing)
+        }
+        store = nil
+        try scratch.sqlite("UPDATE store SET boot = 'another'")
+        let again = try scratch.open()
+        #expect(again.openReport.rechecked == 4)
+        #expect(again.openReport.lost == 3)
+        let states = try contents.map { try again.index.content($0.id)?.state }
+        #expect(states == [.merged, .absent, .partial, .absent])
+        #expect(try again.index.content(contents[2].id)?.proof == .claimed)
+        #expect(try landed(again, contents[2]) == [true, false, true])
+        #expect(try landed(again, contents[3]) == [false, false])
+        #expect(try again.hasVolatileContent(), "what was found right is on disk only after the next syncfs")
+        #expect(try again.makeDurable() == 2)
+    }
+
+    @Test("after a restart the check is done once, and an interrupted one is done again")
+    func once() throws {
+        var store: Store? = try scratch.open()
+        let contents = try importFiles(try #require(store))
+        if let store {
+            try scratch.write(files[0].bytes, to: contents[0], in: store)
+            var landing = Landing()
+            landing.merged = [(contents[0].id, .proven)]
+            try store.record(landing)
+        }
+        store = nil
+        try scratch.sqlite("UPDATE store SET boot = 'another'")
+        store = try scratch.open()
+        #expect(store?.openReport.rechecked == 1)
+        #expect(store?.openReport.lost == 0)
+        store = nil
+        store = try scratch.open()
+        #expect(store?.openReport.rechecked == 0)
+    }
+
+    @Test("what was durable is not hashed again")
+    func durableIsTrusted() throws {
+        var store: Store? = try scratch.open()
+        let contents = try importFiles(try #require(store))
+        if let store {
+            try scratch.write(files[0].bytes, to: contents[0], in: store)
+            var landing = Landing()
+            landing.merged = [(contents[0].id, .proven)]
+            try store.record(landing)
+            try store.makeDurable()
+        }
+        store = nil
+        try scratch.sqlite("UPDATE store SET boot = 'another'")
+        #expect(try scratch.open().openReport.rechecked == 0)
+    }
+
+    @Test("a file that was cut short, or is a directory, is a loss and not a failure to open")
+    func strangeFiles() throws {
+        var store: Store? = try scratch.open()
+        let contents = try importFiles(try #require(store))
+        if let store {
+            try scratch.write(files[0].bytes, to: contents[0], in: store)
+            try store.files.create(contents[0].name, size: 4999).truncate(to: 4999)
+            mkdir(scratch.root + "/content/" + contents[1].name.path, 0o755)
+            var landing = Landing()
+            landing.merged = [(contents[0].id, .proven), (contents[1].id, .proven)]
+            try store.record(landing)
+        }
+        store = nil
+        try scratch.sqlite("UPDATE store SET boot = 'another'")
+        #expect(try scratch.open().openReport.lost == 2)
+    }
+}

@@ -1,0 +1,137 @@
+import Glibc
+import LaminaDigest
+import LaminaSchema
+import LaminaStore
+import LaminaSystem
+import Testing
+
+@Suite("Opening a store")
+struct OpeningTests {
+    let scratch = Scratch()
+
+    @Test("a fresh root becomes a store, and the same store is opened again")
+    func fresh() throws {
+        let layer = try scratch.open().importLayer("a", [Entry("x", .file(FileBytes(pattern(10))))])
+        #expect(try scratch.integer("PRAGMA application_id") == Int64(Schema.applicationID))
+        #expect(try scratch.integer("PRAGMA user_version") == Int64(Schema.migrations.count))
+        #expect(try scratch.shell("sqlite3 '\(scratch.index)' 'PRAGMA journal_mode'") == "wal\n")
+        let again = try scratch.open()
+        #expect(try again.layer(digest("a")) == layer)
+        #expect(again.openReport.rechecked == 0, "the boot is the same")
+    }
+
+    @Test("a root that is let go of leaves no log behind and no lock")
+    func closes() throws {
+        try scratch.open().importLayer("a", [Entry("x", .file(FileBytes(pattern(10))))])
+        #expect(access(scratch.index + "-wal", F_OK) != 0)
+        #expect(try scratch.shell("flock --nonblock '\(scratch.root)/lock' echo free") == "free\n")
+    }
+
+    @Test("a second opening in this process is refused and says who holds the store")
+    func secondInProcess() throws {
+        let store = try scratch.open()
+        let error = #expect(throws: StoreError.self) { _ = try Store(root: scratch.root) }
+        guard case .locked(let holder)? = error?.code else {
+            Issue.record("\(String(describing: error))")
+            return
+        }
+        #expect(holder.hasSuffix(", process \(getpid())"))
+        #expect(error?.description == "the store \(scratch.root) is in use by \(holder)")
+        withExtendedLifetime(store) {}
+    }
+
+    @Test("another process finds the store locked")
+    func secondProcess() throws {
+        let store = try scratch.open()
+        #expect(try scratch.shell("flock --nonblock '\(scratch.root)/lock' echo free || echo held") == "held\n")
+        withExtendedLifetime(store) {}
+    }
+
+    @Test("a store that another process holds is refused with the name that it wrote, and can be read all the same")
+    func otherProcess() throws {
+        try scratch.open().importLayer("a", [Entry("x", .file(FileBytes(pattern(10))))])
+        let holder = try #require(
+            popen(
+                """
+                cd '\(scratch.root)'; echo 'lamina serve, process 1' > lock
+                exec flock lock sh -c 'echo held; n=0; while [ ! -e stop ] && [ $n -lt 500 ]; do sleep 0.02; n=$((n+1)); done'
+                """, "r"))
+        defer {
+            creat(scratch.root + "/stop", 0o600)
+            pclose(holder)
+        }
+        var line = [CChar](repeating: 0, count: 100)
+        #expect(fgets(&line, 100, holder) != nil)
+        let error = #expect(throws: StoreError.self) { _ = try Store(root: scratch.root) }
+        #expect(error?.code == .locked(holder: "lamina serve, process 1"))
+        #expect(try Index(root: scratch.root).layerStatus().count == 1)
+    }
+
+    @Test("a reader is told when there is no store, and makes none")
+    func missing() throws {
+        let error = #expect(throws: StoreError.self) { _ = try Index(root: scratch.root) }
+        #expect(error?.code == .missing)
+        #expect(access(scratch.index, F_OK) != 0)
+    }
+
+    @Test("an index newer than the program is refused and not touched")
+    func newer() throws {
+        _ = try scratch.open()
+        try scratch.sqlite("PRAGMA journal_mode = DELETE; PRAGMA user_version = 99")
+        try expectRefused("version 99")
+    }
+
+    @Test("another program's database is refused and not touched")
+    func foreign() throws {
+        try scratch.sqlite("CREATE TABLE theirs (x)")
+        try expectRefused("not lamina's")
+        try scratch.sqlite("PRAGMA application_id = 1")
+        try expectRefused("not lamina's: its application_id is 1")
+    }
+
+    private func expectRefused(_ words: String, _ location: SourceLocation = #_sourceLocation) throws {
+        let before = try readFile(scratch.index)
+        let write = #expect(throws: StoreError.self, sourceLocation: location) { _ = try scratch.open() }
+        #expect(write?.code == .incompatible, sourceLocation: location)
+        #expect(write?.message.contains(words) == true, "\(String(describing: write))", sourceLocation: location)
+        let read = #expect(throws: StoreError.self, sourceLocation: location) { _ = try Index(root: scratch.root) }
+        #expect(read?.code == .incompatible, sourceLocation: location)
+        #expect(try readFile(scratch.index) == before, "not a byte of it", sourceLocation: location)
+    }
+
+    @Test("a file that is no database is reported as damage")
+    func garbage() throws {
+        let file = try File(scratch.index, O_RDWR | O_CREAT)
+        try pattern(10_000).withUnsafeBytes { try file.write($0, at: 0) }
+        #expect(throws: StoreError.self) { _ = try scratch.open() }
+        let error = #expect(throws: StoreError.self) { _ = try Index(root: scratch.root) }
+        #expect(error?.code == .damaged)
+        #expect(error?.description.contains(scratch.index) == true)
+    }
+
+    @Test("views of another version of lamina are made anew, and those of this one are left alone")
+    func views() throws {
+        _ = try scratch.open()
+        let before = try scratch.integer("PRAGMA schema_version")
+        _ = try scratch.open()
+        #expect(try scratch.integer("PRAGMA schema_version") == before)
+        try scratch.sqlite(
+            """
+            DROP VIEW cache_usage; DROP VIEW image_status; CREATE VIEW image_status AS SELECT 'old' AS reference;
+            UPDATE store SET views = zeroblob(32)
+            """)
+        _ = try scratch.open()
+        #expect(try Index(root: scratch.root).cacheUsage().layers == 0)
+        #expect(try Index(root: scratch.root).imageStatus() == [])
+        let sql = Schema.views
+        #expect(try scratch.integer("SELECT views = x'\(SHA256.hash(Array(sql.utf8)).hex)' FROM store") == 1)
+    }
+
+    @Test("a root where a file is in the way is an error that names it")
+    func fileInTheWay() throws {
+        _ = try File(scratch.root + "/file", O_RDWR | O_CREAT)
+        let error = #expect(throws: StoreError.self) { _ = try Store(root: scratch.root + "/file/store") }
+        #expect(error?.code == .system(ENOTDIR))
+        #expect(error?.description.contains("/file/store") == true)
+    }
+}

@@ -1,0 +1,102 @@
+import Glibc
+import LaminaDigest
+import LaminaSQLite
+import LaminaStore
+import LaminaSystem
+
+/// A store's root for one test, gone with the last reference.
+final class Scratch: Sendable {
+    let root: String
+
+    init() {
+        // In memory where that is to be had: what is tested is not how long a disk takes for fsync.
+        let base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
+        var template = Array("\(base)/lamina-test-XXXXXX".utf8CString)
+        root = mkdtemp(&template).map { String(cString: $0) } ?? "/tmp/lamina-test"
+    }
+
+    deinit { Self.remove(root) }
+
+    private static func remove(_ path: String) {
+        guard let directory = opendir(path) else {
+            unlink(path)
+            return
+        }
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            guard name != ".", name != ".." else { continue }
+            if entry.pointee.d_type == DT_DIR { remove(path + "/" + name) } else { unlink(path + "/" + name) }
+        }
+        closedir(directory)
+        rmdir(path)
+    }
+
+    var index: String { root + "/index.db" }
+
+    /// Opens the store. A process that another test starts holds every lock of this one between its fork and its exec, so
+    /// a store that was let go of may be locked for a moment more.
+    func open() throws -> Store {
+        for _ in 0..<100 {
+            do {
+                return try Store(root: root)
+            } catch let error as StoreError {
+                guard case .locked = error.code else { throw error }
+                usleep(20_000)
+            }
+        }
+        return try Store(root: root)
+    }
+
+    /// A plain SQLite connection to the index, as another program would have it.
+    func sqlite(_ sql: String) throws {
+        try Connection(path: index, access: .readWrite).execute(sql)
+    }
+
+    /// The first column of the first row.
+    func integer(_ sql: String) throws -> Int64? {
+        try Connection(path: index, access: .readOnly).integer(sql)
+    }
+
+    /// The integers of a first column.
+    func integers(_ sql: String) throws -> [Int64] {
+        try Connection(path: index, access: .readOnly).prepare(sql).map { $0.integer(0) }
+    }
+
+    /// What a shell command prints, its errors too.
+    func shell(_ command: String) throws -> String {
+        guard let pipe = popen("{ \(command)\n} 2>&1", "r") else { throw SystemError.last("start", command) }
+        var output: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        while true {
+            let count = fread(&buffer, 1, buffer.count, pipe)
+            if count == 0 { break }
+            output += buffer.prefix(count)
+        }
+        pclose(pipe)
+        return String(decoding: output, as: UTF8.self)
+    }
+
+    /// What the sqlite3 command line prints, run as the documentation says.
+    func sqlite3(_ sql: String, options: String = "") throws -> String {
+        let script = "\(root)/query-\(UInt32.random(in: 0 ... .max)).sql"
+        let file = try File(script, O_RDWR | O_CREAT)
+        try Array(sql.utf8).withUnsafeBytes { try file.write($0, at: 0) }
+        defer { unlink(script) }
+        return try shell("sqlite3 -readonly \(options) '\(index)' < '\(script)'")
+    }
+
+    /// Writes bytes into a backing file as a merge does.
+    func write(_ bytes: [UInt8], to content: ContentRecord, at offset: Int64 = 0, in store: Store) throws {
+        let file = try store.files.create(content.name, size: content.size)
+        try bytes.withUnsafeBytes { try file.write($0, at: offset) }
+    }
+}
+
+func digest(_ text: String) -> Digest { SHA256.hash(Array(text.utf8)) }
+
+/// Bytes that differ with the seed.
+func pattern(_ count: Int, seed: Int = 0) -> [UInt8] {
+    (0..<count).map { UInt8(truncatingIfNeeded: ($0 &* 31) ^ ($0 >> 8) ^ (seed &* 101)) }
+}

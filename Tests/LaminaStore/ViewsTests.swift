@@ -1,0 +1,169 @@
+import Foundation
+import Glibc
+import LaminaDigest
+import LaminaSchema
+import LaminaStore
+import Testing
+
+/// What schema/README.md says of a view.
+private struct DocumentedView {
+    var name: String
+    var columns: [String] = []
+    var query = ""
+    var answer = ""
+}
+
+@Suite(
+    "The views, asked with the sqlite3 command",
+    .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/sqlite3"), "the sqlite3 command is missing"))
+struct ViewsTests {
+    let scratch = Scratch()
+
+    /// The sections `### \`name\`` of the README: a table of columns, a block of SQL and a block with its answer.
+    private static func documented() throws -> [DocumentedView] {
+        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent()
+        let text = try String(contentsOf: root.appending(path: "schema/README.md"), encoding: .utf8)
+        var views: [DocumentedView] = []
+        var block: String?
+        for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
+            if block != nil, line == "```" {
+                block = nil
+            } else if block == nil, line.hasPrefix("```") {
+                block = String(line.dropFirst(3))
+            } else if let language = block, let last = views.indices.last {
+                if language == "sql" { views[last].query += line + "\n" } else { views[last].answer += line + "\n" }
+            } else if line.hasPrefix("### `") {
+                views.append(DocumentedView(name: String(line.dropFirst(5).prefix { $0 != "`" })))
+            } else if line.hasPrefix("| `"), let last = views.indices.last {
+                views[last].columns.append(String(line.dropFirst(3).prefix { $0 != "`" }))
+            }
+        }
+        return views
+    }
+
+    @Test("every view is documented, with its columns in their order")
+    func columns() throws {
+        let store = try scratch.open()
+        let documented = try Self.documented()
+        let names = try scratch.sqlite3("SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY name")
+        #expect(documented.map(\.name).sorted() == names.split(separator: "\n").map(String.init))
+        for view in documented {
+            let columns = try scratch.sqlite3("SELECT name FROM pragma_table_info('\(view.name)')")
+            #expect(view.columns == columns.split(separator: "\n").map(String.init), "\(view.name)")
+        }
+        withExtendedLifetime(store) {}
+    }
+
+    @Test("every example in the documentation answers what it says, while the store is open and after")
+    func examples() throws {
+        var store: Store? = try ExampleStore.make(in: scratch)
+        let documented = try Self.documented()
+        #expect(documented.count >= 7)
+        for view in documented {
+            #expect(view.query.contains(view.name))
+            #expect(try scratch.sqlite3(view.query, options: "-box") == view.answer, "\(view.name)")
+        }
+        withExtendedLifetime(store) {}
+        store = nil
+        for view in documented {
+            #expect(try scratch.sqlite3(view.query, options: "-box") == view.answer, "\(view.name), closed")
+        }
+    }
+
+    @Test("an open write transaction holds nobody up and shows nothing of what it has not committed")
+    func duringWrite() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let record = LayerRecord(
+            digest: digest("c"), diffID: nil, tocDigest: nil, format: 1, size: 5, prioritizedEnd: nil,
+            location: "oci:/x")
+        let question = "SELECT layers, contents FROM cache_usage"
+        _ = try store.importLayer(record, inodeCount: 0) { importer in
+            var offset: Int64 = 0
+            _ = try importer.add(FileBytes(pattern(77)), blobOffset: &offset)
+            #expect(try scratch.sqlite3(question) == "2|3\n")
+            #expect(try store.index.cacheUsage().layers == 2)
+            #expect(try IndexReader(store.index).inode(1) != nil)
+        }
+        #expect(try scratch.sqlite3(question) == "3|4\n")
+    }
+
+    @Test("a transaction that a person keeps open at a terminal does not stop the store from writing")
+    func personReads() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let person = try #require(
+            popen(
+                "cd '\(scratch.root)'; { echo 'BEGIN; SELECT layers FROM cache_usage;'; "
+                    + "n=0; while [ ! -e stop ] && [ $n -lt 500 ]; do sleep 0.02; n=$((n+1)); done; } | sqlite3 -readonly index.db",
+                "r"))
+        defer { pclose(person) }
+        var line = [CChar](repeating: 0, count: 100)
+        #expect(fgets(&line, 100, person) != nil)
+        try store.importLayer("c", [Entry("x", .fifo)])
+        #expect(try store.index.layerStatus().count == 3)
+        creat(scratch.root + "/stop", 0o600)
+    }
+
+    @Test("the contents of layers and images, and what is held once for several")
+    func contents() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let release = ExampleStore.release.digest
+        #expect(
+            try scratch.sqlite3("SELECT digest, bytes, state, layers, files, saved_bytes FROM duplicate_content")
+                == "\(release)|10|merged|2|3|20\n")
+        #expect(
+            try scratch.sqlite3(
+                """
+                SELECT position, layer, bytes, state, files FROM image_content
+                WHERE reference = 'localhost:5000/app:1' ORDER BY position, bytes
+                """)
+                    == """
+                    0|\(digest("base"))|10|merged|2
+                    0|\(digest("base"))|15000|partial|1
+                    1|\(digest("application"))|10|merged|1
+                    1|\(digest("application"))|5000|absent|1
+
+                    """)
+        #expect(try scratch.sqlite3("SELECT landed_bytes FROM content_landed ORDER BY content") == "10\n6000\n0\n")
+        #expect(
+            try scratch.sqlite3("SELECT layer, content, inodes FROM layer_content ORDER BY 1, 2")
+                == "1|1|2\n1|2|1\n2|1|1\n2|3|1\n")
+        withExtendedLifetime(store) {}
+    }
+
+    @Test("digests, times and types are in the forms that are promised")
+    func forms() throws {
+        let store = try ExampleStore.make(in: scratch)
+        for (view, column) in [
+            ("layer_status", "digest"), ("layer_status", "diff_id"), ("layer_status", "toc_digest"),
+            ("image_status", "manifest_digest"), ("merge_progress", "digest"), ("duplicate_content", "digest"),
+            ("image_content", "digest"), ("image_content", "layer"), ("file", "layer"),
+        ] {
+            let bad = "\(column) NOT GLOB 'sha256:*' OR length(\(column)) <> 71 OR lower(\(column)) <> \(column)"
+            #expect(
+                try scratch.sqlite3("SELECT count(*), sum(\(bad)) = 0 FROM \(view)").hasSuffix("|1\n"),
+                "\(view).\(column)")
+        }
+        let time = "[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z"
+        for (view, column) in [
+            ("layer_status", "indexed_at"), ("image_status", "pulled_at"), ("file", "modified_at"),
+            ("mount_status", "mounted_at"),
+        ] {
+            #expect(try scratch.sqlite3("SELECT count(*) > 0 FROM \(view) WHERE \(column) GLOB '\(time)'") == "1\n")
+            #expect(try scratch.sqlite3("SELECT count(*) FROM \(view) WHERE \(column) NOT GLOB '\(time)'") == "0\n")
+        }
+        withExtendedLifetime(store) {}
+    }
+
+    @Test("a layer without diff ID has none in its row, rather than half a digest")
+    func withoutDiffID() throws {
+        let store = try scratch.open()
+        let record = LayerRecord(
+            digest: digest("a"), diffID: nil, tocDigest: nil, format: 9, size: 5, prioritizedEnd: nil,
+            location: "oci:/x")
+        _ = try store.importLayer(record, inodeCount: 0) { _ in }
+        #expect(
+            try scratch.sqlite3("SELECT diff_id, toc_digest, format FROM layer_status", options: "-nullvalue NULL")
+                == "NULL|NULL|unknown\n")
+    }
+}

@@ -1,0 +1,13 @@
+/// The index's schema, embedded in the binary: numbered migrations and the views that people read.
+public enum Schema {
+    /// `PRAGMA application_id` of an index: "lami" in ASCII, so that file(1) and sqlite3 can tell whose database it is.
+    public static let applicationID: Int32 = 0x6c61_6d69
+
+    /// The migrations in order; the database's `user_version` is the number of those that it has had.
+    public static var migrations: [String] {
+        [String(decoding: PackageResources.v001_index_sql, as: UTF8.self)]
+    }
+
+    /// Drops and creates every view.
+    public static var views: String { String(decoding: PackageResources.views_sql, as: UTF8.self) }
+}

@@ -1,0 +1,157 @@
+-- lamina's index, version 1.
+--
+-- Tables are lamina's own and may change with any migration; the views in views.sql are the interface.
+-- Digests are 32-byte BLOBs, names and symlink targets are BLOBs because Linux names are bytes,
+-- sizes and offsets are bytes, times are seconds since 1970.
+
+-- One row: what is true of the store as a whole.
+CREATE TABLE store (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    -- The boot (/proc/sys/kernel/random/boot_id) in which everything that is not yet durable was written. Within one boot
+    -- the page cache survives any crash of the process; in another boot the bytes are checked again before they are served.
+    boot TEXT NOT NULL,
+    -- The next inode number. Numbers are never used again: the kernel caches by them without a time limit.
+    next_inode INTEGER NOT NULL,
+    -- SHA-256 of the views.sql that made the views.
+    views BLOB
+) STRICT;
+
+-- One row a layer blob.
+CREATE TABLE layer (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    diff_id BLOB CHECK (length(diff_id) = 32),
+    toc_digest BLOB CHECK (length(toc_digest) = 32),
+    format INTEGER NOT NULL,            -- 1 eStargz
+    size INTEGER NOT NULL,              -- of the compressed blob
+    root INTEGER NOT NULL,              -- inode of the layer's root directory
+    first_inode INTEGER NOT NULL,       -- its inodes are numbered without a gap
+    last_inode INTEGER NOT NULL,
+    prioritized_end INTEGER,            -- blob offset of the prefetch landmark: members before it come first
+    indexed_at INTEGER NOT NULL
+) STRICT;
+
+-- Where a layer's blob can be had: 'oci:/dir' or 'http://host/repository'.
+CREATE TABLE layer_source (
+    layer INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
+    location TEXT NOT NULL,
+    added INTEGER NOT NULL,             -- the highest of its layer is the newest: it is tried first
+    PRIMARY KEY (layer, location)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE image (
+    id INTEGER PRIMARY KEY,
+    reference TEXT NOT NULL UNIQUE,
+    manifest_digest BLOB NOT NULL CHECK (length(manifest_digest) = 32),
+    platform TEXT NOT NULL,
+    config BLOB NOT NULL,               -- the image configuration's JSON, byte for byte
+    pulled_at INTEGER NOT NULL,
+    pinned INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- The directory <root>/fs/<id>: one layer as overlayfs is given it. Directories that a layer does not list take their
+-- attributes from the layers below, so a layer that has such directories has a view for each chain below it.
+CREATE TABLE layer_view (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    layer INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
+    inherits BLOB NOT NULL,             -- SHA-256 of the inherited attributes; empty: the layer's own inodes serve
+    root INTEGER NOT NULL,
+    first_inode INTEGER,                -- the directories cloned for this view; NULL where nothing is inherited
+    last_inode INTEGER,
+    UNIQUE (layer, inherits)
+) STRICT;
+
+CREATE TABLE image_layer (
+    image INTEGER NOT NULL REFERENCES image (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,          -- 0 is the bottom
+    layer INTEGER NOT NULL REFERENCES layer (id),
+    view INTEGER NOT NULL REFERENCES layer_view (id),
+    PRIMARY KEY (image, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX image_layer_by_layer ON image_layer (layer);
+
+-- The inode number of a file in the mount is inode.id; 1 is the root of the mount.
+CREATE TABLE inode (
+    id INTEGER PRIMARY KEY,
+    mode INTEGER NOT NULL,              -- type and permissions, as in stat(2)
+    uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    device INTEGER NOT NULL,            -- dev_t of a device node
+    nlink INTEGER NOT NULL,
+    content INTEGER,                    -- content.id; no REFERENCES, whose check would want an index on this column
+    target BLOB                         -- of a symbolic link
+) STRICT;
+
+CREATE TABLE dirent (
+    parent INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    inode INTEGER NOT NULL,
+    PRIMARY KEY (parent, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE xattr (
+    inode INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (inode, name)
+) STRICT, WITHOUT ROWID;
+
+-- Directories that their layer does not list, which is why a view may have to give them other attributes.
+CREATE TABLE implicit_directory (
+    inode INTEGER PRIMARY KEY,
+    path BLOB NOT NULL                  -- within the layer, without a leading slash; empty for the layer's root
+) STRICT;
+
+-- The bytes of one regular file. A file of one chunk is named by its digest alone, since the chunk proves it. For a file
+-- of several chunks the whole-file digest is a claim until it is proven, so layers whose chunk lists differ are kept
+-- apart: claim is the SHA-256 of the chunk list.
+CREATE TABLE content (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    claim BLOB NOT NULL DEFAULT x'',
+    size INTEGER NOT NULL,
+    state INTEGER NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)),    -- 0 absent, 1 partial, 2 merged
+    proof INTEGER NOT NULL DEFAULT 0 CHECK (proof IN (0, 1, 2)),    -- 0 claimed, 1 proven, 2 disproven: the layer lied
+    durable INTEGER NOT NULL DEFAULT 0,                             -- on disk for certain (syncfs after the last write)
+    UNIQUE (digest, claim)
+) STRICT;
+CREATE INDEX content_volatile ON content (id) WHERE durable = 0 AND state > 0;
+
+-- The chunks of contents that have more than one.
+CREATE TABLE chunk (
+    content INTEGER NOT NULL REFERENCES content (id) ON DELETE CASCADE,
+    offset INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    landed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (content, offset)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX chunk_by_digest ON chunk (digest);
+
+-- Where a chunk's bytes are: a compressed range (member) of a layer's blob, and the offset within what it decompresses to.
+CREATE TABLE chunk_source (
+    layer INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
+    blob_offset INTEGER NOT NULL,
+    inner_offset INTEGER NOT NULL,
+    content INTEGER NOT NULL REFERENCES content (id),
+    offset INTEGER NOT NULL,            -- in the file
+    blob_size INTEGER NOT NULL,         -- of the member
+    PRIMARY KEY (layer, blob_offset, inner_offset, content, offset)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX chunk_source_by_content ON chunk_source (content, offset);
+
+-- Images mounted by name, so that a server that starts again finds them.
+CREATE TABLE mount (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    target TEXT NOT NULL UNIQUE,
+    image INTEGER NOT NULL REFERENCES image (id),
+    upper TEXT,                         -- the writable directory of a mount with --rw
+    mounted_at INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO store (id, boot, next_inode) VALUES (1, '', 2);
+-- The root of the mount; its directory entries are the views.
+INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink) VALUES (1, 16877, 0, 0, 0, 0, 0, 0, 2);

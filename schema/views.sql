@@ -1,0 +1,199 @@
+-- The views: lamina's interface for people and programs that use sqlite3. They keep their columns from version to version.
+-- Digests are 'sha256:…', sizes are bytes, times are ISO 8601 in UTC. README.md beside this file describes each one.
+
+DROP VIEW IF EXISTS image_status;
+DROP VIEW IF EXISTS layer_status;
+DROP VIEW IF EXISTS merge_progress;
+DROP VIEW IF EXISTS cache_usage;
+DROP VIEW IF EXISTS duplicate_content;
+DROP VIEW IF EXISTS image_content;
+DROP VIEW IF EXISTS file;
+DROP VIEW IF EXISTS mount_status;
+DROP VIEW IF EXISTS layer_content;
+DROP VIEW IF EXISTS content_landed;
+
+-- How much of each content is in the store.
+CREATE VIEW content_landed AS
+SELECT
+    c.id AS content,
+    CASE c.state
+        WHEN 2 THEN c.size
+        WHEN 1 THEN (SELECT coalesce(sum(k.size), 0) FROM chunk AS k WHERE k.content = c.id AND k.landed = 1)
+        ELSE 0
+    END AS landed_bytes
+FROM content AS c;
+
+-- Which contents a layer holds, once each, with the number of its inodes that have it.
+CREATE VIEW layer_content AS
+SELECT l.id AS layer, i.content AS content, count(*) AS inodes
+FROM layer AS l
+JOIN inode AS i ON i.id BETWEEN l.first_inode AND l.last_inode
+WHERE i.content IS NOT NULL
+GROUP BY l.id, i.content;
+
+CREATE VIEW layer_status AS
+SELECT
+    'sha256:' || lower(hex(l.digest)) AS digest,
+    CASE WHEN l.diff_id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.diff_id)) END AS diff_id,
+    CASE WHEN l.toc_digest IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.toc_digest)) END AS toc_digest,
+    CASE l.format WHEN 1 THEN 'estargz' ELSE 'unknown' END AS format,
+    l.size AS compressed_bytes,
+    s.contents AS contents,
+    s.merged AS merged_contents,
+    s.bytes AS bytes,
+    s.landed AS landed_bytes,
+    CASE WHEN s.merged = s.contents THEN 'complete' WHEN s.landed = 0 THEN 'absent' ELSE 'partial' END AS state,
+    (SELECT count(DISTINCT il.image) FROM image_layer AS il WHERE il.layer = l.id) AS images,
+    strftime('%Y-%m-%dT%H:%M:%SZ', l.indexed_at, 'unixepoch') AS indexed_at
+FROM layer AS l
+JOIN (
+    SELECT
+        y.id AS layer,
+        count(c.id) AS contents,
+        coalesce(sum(c.state = 2), 0) AS merged,
+        coalesce(sum(c.size), 0) AS bytes,
+        coalesce(sum(d.landed_bytes), 0) AS landed
+    FROM layer AS y
+    LEFT JOIN layer_content AS lc ON lc.layer = y.id
+    LEFT JOIN content AS c ON c.id = lc.content
+    LEFT JOIN content_landed AS d ON d.content = c.id
+    GROUP BY y.id
+) AS s ON s.layer = l.id;
+
+CREATE VIEW image_status AS
+SELECT
+    m.reference AS reference,
+    'sha256:' || lower(hex(m.manifest_digest)) AS manifest_digest,
+    m.platform AS platform,
+    (SELECT count(*) FROM image_layer AS il WHERE il.image = m.id) AS layers,
+    (SELECT coalesce(sum(l.size), 0) FROM layer AS l
+     WHERE l.id IN (SELECT il.layer FROM image_layer AS il WHERE il.image = m.id)) AS compressed_bytes,
+    s.contents AS contents,
+    s.merged AS merged_contents,
+    s.bytes AS bytes,
+    s.landed AS landed_bytes,
+    CASE WHEN s.merged = s.contents THEN 'complete' WHEN s.landed = 0 THEN 'absent' ELSE 'partial' END AS state,
+    (SELECT count(*) FROM mount AS mt WHERE mt.image = m.id) AS mounts,
+    strftime('%Y-%m-%dT%H:%M:%SZ', m.pulled_at, 'unixepoch') AS pulled_at
+FROM image AS m
+JOIN (
+    SELECT
+        x.image AS image,
+        count(c.id) AS contents,
+        coalesce(sum(c.state = 2), 0) AS merged,
+        coalesce(sum(c.size), 0) AS bytes,
+        coalesce(sum(d.landed_bytes), 0) AS landed
+    FROM (
+        SELECT DISTINCT g.id AS image, lc.content AS content
+        FROM image AS g
+        LEFT JOIN image_layer AS il ON il.image = g.id
+        LEFT JOIN layer_content AS lc ON lc.layer = il.layer
+    ) AS x
+    LEFT JOIN content AS c ON c.id = x.content
+    LEFT JOIN content_landed AS d ON d.content = c.id
+    GROUP BY x.image
+) AS s ON s.image = m.id;
+
+-- Contents on their way: some chunks have landed, some have not.
+CREATE VIEW merge_progress AS
+SELECT
+    'sha256:' || lower(hex(c.digest)) AS digest,
+    c.size AS bytes,
+    sum(CASE WHEN k.landed = 1 THEN k.size ELSE 0 END) AS landed_bytes,
+    count(*) AS chunks,
+    sum(k.landed) AS landed_chunks,
+    round(100.0 * sum(CASE WHEN k.landed = 1 THEN k.size ELSE 0 END) / c.size, 1) AS percent,
+    CASE c.durable WHEN 1 THEN 'yes' ELSE 'no' END AS durable
+FROM content AS c
+JOIN chunk AS k ON k.content = c.id
+WHERE c.state = 1
+GROUP BY c.id;
+
+-- One row: what the store holds, what that takes on disk, and what sharing saves.
+CREATE VIEW cache_usage AS
+SELECT
+    (SELECT count(*) FROM image) AS images,
+    (SELECT count(*) FROM layer) AS layers,
+    (SELECT count(*) FROM content) AS contents,
+    (SELECT count(*) FROM content WHERE state = 2) AS merged_contents,
+    (SELECT coalesce(sum(lc.inodes * c.size), 0) FROM layer_content AS lc JOIN content AS c ON c.id = lc.content)
+        AS logical_bytes,
+    (SELECT coalesce(sum((b.landed + 4095) / 4096 * 4096), 0)
+     FROM (SELECT max(d.landed_bytes) AS landed
+           FROM content_landed AS d JOIN content AS c ON c.id = d.content
+           GROUP BY c.digest, CASE c.proof WHEN 1 THEN 0 ELSE c.id END) AS b) AS allocated_bytes,
+    (SELECT coalesce(sum(lc.inodes * d.landed_bytes), 0)
+     FROM layer_content AS lc JOIN content_landed AS d ON d.content = lc.content)
+    - (SELECT coalesce(sum(b.landed), 0)
+       FROM (SELECT max(d.landed_bytes) AS landed
+             FROM content_landed AS d JOIN content AS c ON c.id = d.content
+             GROUP BY c.digest, CASE c.proof WHEN 1 THEN 0 ELSE c.id END) AS b) AS shared_bytes;
+
+-- Contents that several files hold, and what holding them once saves.
+CREATE VIEW duplicate_content AS
+SELECT
+    'sha256:' || lower(hex(c.digest)) AS digest,
+    c.size AS bytes,
+    CASE max(c.state) WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
+    count(DISTINCT lc.layer) AS layers,
+    sum(lc.inodes) AS files,
+    (sum(lc.inodes) - 1) * c.size AS saved_bytes
+FROM content AS c
+JOIN layer_content AS lc ON lc.content = c.id
+GROUP BY c.digest, c.size
+HAVING sum(lc.inodes) > 1;
+
+-- Which images hold a content.
+CREATE VIEW image_content AS
+SELECT
+    m.reference AS reference,
+    'sha256:' || lower(hex(l.digest)) AS layer,
+    il.position AS position,
+    'sha256:' || lower(hex(c.digest)) AS digest,
+    c.size AS bytes,
+    CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
+    lc.inodes AS files
+FROM image AS m
+JOIN image_layer AS il ON il.image = m.id
+JOIN layer AS l ON l.id = il.layer
+JOIN layer_content AS lc ON lc.layer = l.id
+JOIN content AS c ON c.id = lc.content;
+
+-- Every path of every layer.
+CREATE VIEW file AS
+WITH RECURSIVE tree (layer, inode, path) AS (
+    SELECT id, root, '/' FROM layer
+    UNION ALL
+    SELECT t.layer, d.inode, CASE t.path WHEN '/' THEN '/' ELSE t.path || '/' END || CAST(d.name AS TEXT)
+    FROM tree AS t JOIN dirent AS d ON d.parent = t.inode
+)
+SELECT
+    'sha256:' || lower(hex(l.digest)) AS layer,
+    t.path AS path,
+    CASE i.mode & 61440
+        WHEN 32768 THEN 'file' WHEN 16384 THEN 'directory' WHEN 40960 THEN 'symlink' WHEN 8192 THEN 'character device'
+        WHEN 24576 THEN 'block device' WHEN 4096 THEN 'fifo' ELSE 'other'
+    END AS type,
+    printf('%04o', i.mode & 4095) AS mode,
+    i.uid AS uid,
+    i.gid AS gid,
+    i.size AS bytes,
+    strftime('%Y-%m-%dT%H:%M:%SZ', i.mtime, 'unixepoch') AS modified_at,
+    CAST(i.target AS TEXT) AS target,
+    CASE WHEN c.id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(c.digest)) END AS digest,
+    CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' WHEN 0 THEN 'absent' END AS state,
+    i.id AS inode
+FROM tree AS t
+JOIN layer AS l ON l.id = t.layer
+JOIN inode AS i ON i.id = t.inode
+LEFT JOIN content AS c ON c.id = i.content;
+
+-- What is mounted where, as far as lamina was asked to.
+CREATE VIEW mount_status AS
+SELECT
+    mt.target AS target,
+    m.reference AS reference,
+    mt.upper AS writable,
+    strftime('%Y-%m-%dT%H:%M:%SZ', mt.mounted_at, 'unixepoch') AS mounted_at
+FROM mount AS mt
+JOIN image AS m ON m.id = mt.image;
