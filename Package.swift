@@ -46,6 +46,7 @@ let package = Package(
 
         // From bytes to the store, and from the store to the kernel.
         room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema"]),
+        room("LaminaMerge", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaStore"]),
 
         // What people and programs talk to.
 

@@ -1,0 +1,85 @@
+import LaminaSystem
+
+/// Memory for compressed bytes, bounded for the whole process.
+///
+/// A reservation counts a piece's compressed and decompressed bytes, from before it is fetched until it has landed. What
+/// a reader waits for goes before background work and is never refused while nothing else urgent is in flight.
+final class BufferPool: Sendable {
+    private struct State {
+        var used = 0
+        var urgent = 0
+        var isClosed = false
+        var free: [UnsafeMutableRawBufferPointer] = []
+    }
+
+    private let limit: Int
+    private let state: Monitor<State>
+
+    /// - Parameter limit: bytes in flight.
+    init(limit: Int) {
+        self.limit = limit
+        state = Monitor(State())
+    }
+
+    deinit {
+        state.withLock { for buffer in $0.free { buffer.deallocate() } }
+    }
+
+    /// The bytes in flight now.
+    var used: Int { state.withLock { $0.used } }
+
+    /// Waits until `bytes` more may be in flight.
+    ///
+    /// - Returns: false when the pool was closed meanwhile.
+    func reserve(_ bytes: Int, urgent: Bool) -> Bool {
+        state.wait { pool in
+            if pool.isClosed { return false }
+            let fits = pool.used + bytes <= (urgent ? limit : limit / 4 * 3)
+            // One too large for the limit still has to go: alone, or as the only urgent one.
+            guard fits || pool.used == 0 || (urgent && pool.urgent == 0) else { return nil }
+            pool.used += bytes
+            if urgent { pool.urgent += bytes }
+            return true
+        }
+    }
+
+    /// Gives a reservation back.
+    func release(_ bytes: Int, urgent: Bool) {
+        state.withLock(notify: true) { pool in
+            pool.used -= bytes
+            if urgent { pool.urgent -= bytes }
+        }
+    }
+
+    /// A buffer of at least `count` bytes.
+    func take(_ count: Int) -> UnsafeMutableRawBufferPointer {
+        let kept = state.withLock { pool -> UnsafeMutableRawBufferPointer? in
+            guard let index = pool.free.firstIndex(where: { $0.count >= count }) else { return nil }
+            return pool.free.remove(at: index)
+        }
+        // Whole 256 KiB, so that buffers fit again.
+        return kept ?? .allocate(byteCount: (count + 0x3ffff) & ~0x3ffff, alignment: 4096)
+    }
+
+    /// Takes a buffer back.
+    func give(_ buffer: UnsafeMutableRawBufferPointer) {
+        let surplus = state.withLock { pool -> UnsafeMutableRawBufferPointer? in
+            pool.free.append(buffer)
+            pool.free.sort { $0.count < $1.count }
+            let total = pool.free.reduce(0) { $0 + $1.count }
+            return total > limit ? pool.free.removeLast() : nil
+        }
+        surplus?.deallocate()
+    }
+
+    /// Frees the buffers that nobody uses.
+    func trim() {
+        state.withLock { pool in
+            for buffer in pool.free { buffer.deallocate() }
+            pool.free = []
+        }
+    }
+
+    /// Wakes and refuses whoever waits.
+    func close() { state.withLock(notify: true) { $0.isClosed = true } }
+}

@@ -1,0 +1,132 @@
+import LaminaDigest
+import LaminaStore
+import LaminaSystem
+
+/// A content on its way, in memory.
+///
+/// The one place that knows, faster than the index, which chunks have landed. Lives from the first request until the
+/// index has recorded the content as merged, or nobody waits for it any more.
+final class ActiveContent: @unchecked Sendable {
+    // @unchecked: `record` and `id` never change; everything else is touched with the engine's lock held, but for `file`,
+    // which has a lock of its own because opening it is a system call.
+
+    enum ChunkState: UInt8 {
+        case absent
+        /// Asked for: some job has it, or its bytes are being decoded.
+        case inFlight
+        case landed
+    }
+
+    let id: ContentID
+    /// nil while the content is being prepared: read from the index, compared with what the store has already.
+    var record: ContentRecord?
+    var chunks: [ChunkRecord] = []
+    var states: [ChunkState] = []
+    /// How many chunks have not landed.
+    var missing = 0
+    var waiters: [Waiter] = []
+    /// Requests that came while the content was being prepared.
+    var early: [Request] = []
+    /// Chunks that failed verification once, and are fetched once more.
+    var suspects: Set<Int> = []
+    /// The pull that counts this content.
+    var pull: LayerPull?
+    /// Whether its remaining chunks are merged behind the readers' backs.
+    var hasBackgroundMerge = false
+    /// Where the background merge goes on: behind the latest read.
+    var cursor = 0
+
+    let file = Monitor<File?>(nil)
+
+    init(id: ContentID) { self.id = id }
+
+    var isPrepared: Bool { record != nil }
+    var isMerged: Bool { isPrepared && missing == 0 }
+
+    func prepare(_ record: ContentRecord, chunks: [ChunkRecord]) {
+        self.record = record
+        self.chunks = chunks
+        states = chunks.map { $0.hasLanded ? .landed : .absent }
+        missing = states.count { $0 == .absent }
+    }
+
+    /// The indices of the chunks that hold `range` of the file.
+    func indices(holding range: Range<Int64>) -> Range<Int> {
+        let first = lowerBound { chunks[$0].offset + chunks[$0].size > range.lowerBound }
+        let end = lowerBound { chunks[$0].offset >= range.upperBound }
+        return first..<max(first, end)
+    }
+
+    /// The first chunk index for which `isBehind` is true; chunks are in file order.
+    private func lowerBound(_ isBehind: (Int) -> Bool) -> Int {
+        var low = 0
+        var high = chunks.count
+        while low < high {
+            let middle = (low + high) / 2
+            if isBehind(middle) { high = middle } else { low = middle + 1 }
+        }
+        return low
+    }
+}
+
+/// Somebody who waits for chunks of one content.
+struct Waiter {
+    var ticket: MergeTicket
+    var chunks: Range<Int>
+    /// How many of `chunks` have not landed.
+    var missing: Int
+    var completion: MergeCompletion
+}
+
+/// Called once, on a thread of the merge, when what was asked for has landed or cannot.
+public typealias MergeCompletion = @Sendable (Result<Void, MergeError>) -> Void
+
+/// Names one request, so that a waiter who is interrupted can leave.
+public struct MergeTicket: Hashable, Sendable {
+    let content: ContentID
+    let number: UInt64
+}
+
+/// What somebody asks of a content.
+struct Request: Sendable {
+    var content: ContentID
+    /// nil asks for the whole.
+    var range: Range<Int64>?
+    /// Whether the rest of the content is merged behind it.
+    var startsBackground: Bool
+    var ticket: MergeTicket
+    var completion: MergeCompletion
+}
+
+/// One chunk within a member that is being fetched.
+struct Part: Sendable {
+    var content: ActiveContent
+    var index: Int
+    var offset: Int64
+    var size: Int
+    var digest: Digest
+    var innerOffset: Int
+}
+
+/// A compressed range of a blob that is decompressed as one, and the chunks to take from it.
+struct Member: Sendable {
+    var blobOffset: Int64
+    var blobSize: Int
+    var parts: [Part]
+
+    /// How many decompressed bytes hold every part.
+    var neededBytes: Int { parts.reduce(0) { max($0, $1.innerOffset + $1.size) } }
+}
+
+/// A contiguous range of one blob: one request to its source.
+struct FetchJob: Sendable {
+    var layer: LayerID
+    var members: [Member]
+    /// Whether a reader waits for it.
+    var isUrgent: Bool
+
+    var range: Range<Int64> {
+        guard let first = members.first, let last = members.last else { return 0..<0 }
+        return first.blobOffset..<(last.blobOffset + Int64(last.blobSize))
+    }
+}

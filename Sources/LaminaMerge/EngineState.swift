@@ -1,0 +1,125 @@
+import LaminaStore
+import LaminaSystem
+
+/// What the engine's threads share; touched with its monitor's lock held only.
+struct EngineState {
+    var active: [ContentID: ActiveContent] = [:]
+    /// What readers ask for.
+    var requests = FIFO<Request>()
+    /// Fetches that readers wait for.
+    var jobs = FIFO<FetchJob>()
+    /// Work that nobody waits for.
+    var producers: [any Producer] = []
+    /// Contents that were merged a moment ago: rows that were read from the index before may not know it yet.
+    var recentlyMerged = Recent<ContentID>(limit: 16384)
+    var backgroundRunning = 0
+    var backgroundLimit = 1
+    var isStopping = false
+
+    /// What a fetcher is to do next; nil: nothing now.
+    mutating func nextWork() -> Work? {
+        if isStopping { return .end }
+        if let job = jobs.pop() { return .fetch(job) }
+        if let request = requests.pop() { return .serve(request) }
+        guard backgroundRunning < backgroundLimit,
+            let index = producers.firstIndex(where: { !$0.isProducing })
+        else { return nil }
+        // Round robin: the next fetcher asks another one.
+        let producer = producers.remove(at: index)
+        producers.append(producer)
+        producer.isProducing = true
+        backgroundRunning += 1
+        return .produce(producer)
+    }
+
+    enum Work {
+        case fetch(FetchJob)
+        case serve(Request)
+        case produce(any Producer)
+        case end
+    }
+
+    /// Takes everything that waits, for the end.
+    mutating func stop() -> [MergeCompletion] {
+        isStopping = true
+        var completions = requests.drain().map(\.completion)
+        for content in active.values {
+            completions += content.early.map(\.completion)
+            completions += content.waiters.map(\.completion)
+            content.early = []
+            content.waiters = []
+        }
+        for producer in producers { completions += producer.stop() }
+        producers = []
+        return completions
+    }
+}
+
+/// Makes background jobs, one after the other.
+protocol Producer: AnyObject, Sendable {
+    /// Whether a fetcher is just asking it; with the engine's lock.
+    var isProducing: Bool { get set }
+    /// The next job, nil when there is none any more. Called by one fetcher at a time, without the lock.
+    func next(_ engine: MergeEngine) throws -> FetchJob?
+    /// Ends it; with the lock. The completions of who waits for all of it.
+    func stop() -> [MergeCompletion]
+    /// It has no more jobs, or failed; without the lock.
+    func ended(_ error: MergeError?)
+}
+
+/// A queue in the order of arrival.
+struct FIFO<Element> {
+    private var elements: [Element?] = []
+    private var head = 0
+
+    var isEmpty: Bool { head == elements.count }
+
+    mutating func append(_ element: Element) { elements.append(element) }
+
+    mutating func pop() -> Element? {
+        guard head < elements.count else { return nil }
+        let element = elements[head]
+        elements[head] = nil
+        head += 1
+        if head > 64, head * 2 > elements.count {
+            elements.removeFirst(head)
+            head = 0
+        }
+        return element
+    }
+
+    /// Removes the first element that `matches`; says whether there was one.
+    mutating func removeFirst(where matches: (Element) -> Bool) -> Bool {
+        for index in head..<elements.count {
+            guard let element = elements[index], matches(element) else { continue }
+            elements.remove(at: index)
+            return true
+        }
+        return false
+    }
+
+    mutating func drain() -> [Element] {
+        defer {
+            elements = []
+            head = 0
+        }
+        return elements[head...].compactMap { $0 }
+    }
+}
+
+/// The last so many elements that were put in.
+struct Recent<Element: Hashable> {
+    private let limit: Int
+    private var members: Set<Element> = []
+    private var order = FIFO<Element>()
+
+    init(limit: Int) { self.limit = limit }
+
+    func contains(_ element: Element) -> Bool { members.contains(element) }
+
+    mutating func insert(_ element: Element) {
+        guard members.insert(element).inserted else { return }
+        order.append(element)
+        if members.count > limit, let oldest = order.pop() { members.remove(oldest) }
+    }
+}

@@ -1,0 +1,138 @@
+import LaminaDigest
+public import LaminaOCI
+public import LaminaStore
+import LaminaSystem
+
+/// Pulls an image: resolve, index every layer, record the image; then merge what the store does not have.
+public final class ImagePull {
+    public enum Stage: String, Sendable, Codable {
+        case resolving, indexing, merging, done
+    }
+
+    /// How far a pull is.
+    public struct Progress: Sendable {
+        public var stage = Stage.resolving
+        public var layers = 0
+        public var indexedLayers = 0
+        /// Uncompressed bytes of the image's distinct contents; known once it is indexed.
+        public var bytes: Int64 = 0
+        /// Those of them that the store has.
+        public var landedBytes: Int64 = 0
+        /// Compressed bytes that this pull fetched.
+        public var fetchedBytes: Int64 = 0
+        /// What is being worked on: a layer's digest.
+        public var current: String?
+    }
+
+    /// How often progress is told while merging, in seconds.
+    private static let interval = 0.2
+
+    private let engine: MergeEngine
+    private let report: (Progress) -> Void
+    private let shouldStop: @Sendable () -> Bool
+    private var progress = Progress()
+
+    public init(
+        _ engine: MergeEngine, shouldStop: @escaping @Sendable () -> Bool, report: @escaping (Progress) -> Void
+    ) {
+        self.engine = engine
+        self.shouldStop = shouldStop
+        self.report = report
+    }
+
+    /// Makes an image mountable: after this, the index has all of its layers.
+    ///
+    /// - Parameter reference: as the index names the image.
+    /// - Throws: `OCIError`, `FormatError`, `MergeError`, `StoreError`; the image is in the index whole or not at all,
+    ///   layers that were indexed before an error stay for the next try.
+    public func index(_ reference: ImageReference, platform: Platform?, plainHTTP: Bool) throws -> ImageRecord {
+        report(progress)
+        let source = try reference.openSource(plainHTTP: plainHTTP)
+        let image = try ImageResolver.resolve(reference, platform: platform, source: source, shouldStop: shouldStop)
+        engine.sources.add(source)
+        progress.stage = .indexing
+        progress.layers = image.layers.count
+        report(progress)
+        let indexer = LayerIndexer(store: engine.store, source: source, shouldStop: shouldStop) { [self] count in
+            progress.fetchedBytes += Int64(count)
+        }
+        var layers: [LayerID] = []
+        for (number, descriptor) in image.layers.enumerated() {
+            if shouldStop() { throw MergeError.stopped }
+            progress.current = descriptor.digest.description
+            let diffID = number < image.diffIDs.count ? image.diffIDs[number] : nil
+            layers.append(try indexer.index(descriptor, diffID: diffID))
+            progress.indexedLayers += 1
+            report(progress)
+        }
+        // Known layers may have got a new place to be fetched from.
+        engine.sources.add(source)
+        let store = engine.store
+        _ = try store.addImage(
+            reference: reference.description, manifest: image.manifestDigest, platform: image.platform.description,
+            config: image.configBytes, layers: layers, views: try store.views(of: layers))
+        guard let record = try store.index.image(reference.description) else {
+            throw MergeError(.index, "\(reference) is not in the index after it was put there")
+        }
+        return record
+    }
+
+    /// Merges everything of an image that the store does not have, and makes it durable.
+    ///
+    /// - Throws: `MergeError`; what landed before it stays, and the next pull goes on from there.
+    public func merge(_ image: ImageRecord) throws {
+        let status = try engine.store.index.imageStatus().first { $0.reference == image.reference }
+        progress.stage = .merging
+        progress.bytes = status?.bytes ?? 0
+        progress.landedBytes = status?.landedBytes ?? 0
+        report(progress)
+        let landedBefore = progress.landedBytes
+        let fetchedBefore = (progress.fetchedBytes, engine.totalFetchedBytes)
+        // A layer that an image has twice is merged once.
+        var seen: Set<LayerID> = []
+        let pulls = image.layers.filter { seen.insert($0).inserted }.map { LayerPull(layer: $0) }
+        engine.start(pulls)
+        func update() {
+            progress.landedBytes = landedBefore + pulls.reduce(0) { $0 + $1.landedBytes }
+            progress.fetchedBytes = fetchedBefore.0 + Int64(engine.totalFetchedBytes - fetchedBefore.1)
+        }
+        var failure: MergeError?
+        for pull in pulls {
+            progress.current = try engine.store.index.blob(of: pull.layer)?.digest.description
+            while true {
+                if shouldStop() {
+                    for pull in pulls { pull.cancel() }
+                    throw MergeError.stopped
+                }
+                let result = pull.wait(seconds: Self.interval)
+                update()
+                report(progress)
+                guard let result else { continue }
+                if case .failure(let error) = result, failure == nil { failure = error }
+                break
+            }
+        }
+        engine.recorder.flush()
+        engine.recorder.sync()
+        if let failure { throw failure }
+        update()
+        progress.stage = .done
+        progress.current = nil
+        report(progress)
+    }
+
+    /// How far it is now.
+    public var current: Progress { progress }
+}
+
+extension MergeEngine {
+    /// Lets fetchers take jobs from these pulls.
+    func start(_ pulls: [LayerPull]) {
+        let refused = state.withLock(notify: true) { state in
+            if state.isStopping { return true }
+            state.producers.append(contentsOf: pulls)
+            return false
+        }
+        if refused { for pull in pulls { pull.ended(.stopped) } }
+    }
+}

@@ -1,0 +1,193 @@
+import Glibc
+import LaminaStore
+import LaminaSystem
+import Synchronization
+
+/// Merges everything of one layer that the store does not have, in the order of its blob.
+public final class LayerPull: Producer, @unchecked Sendable {
+    // @unchecked: `isProducing` is touched with the engine's lock held only; what is about rows by the
+    // one fetcher that produces; everything else is in `progress`, behind its own lock.
+    var isProducing = false
+    let layer: LayerID
+
+    private var rows: [UnmergedContent] = []
+    private var head = 0
+    /// The next chunk of the content at `head`.
+    private var chunk = 0
+    /// Whether the content at `head` was asked for already.
+    private var hasMet = false
+    /// Whether this pull waits for it.
+    private var isWaiting = false
+    /// Where the next rows of the index begin.
+    private var position: ChunkPlace?
+    /// Contents that somebody else was preparing when their turn came.
+    private var deferred: [UnmergedContent] = []
+
+    private struct Progress {
+        var landedBytes: Int64 = 0
+        /// Contents that are not merged yet, of those that were met so far.
+        var waiting = 0
+        var isExhausted = false
+        var failure: MergeError?
+        var isDone: Bool { isExhausted && waiting == 0 }
+    }
+
+    private let progress = Monitor(Progress())
+    private let isCancelled = Atomic<Bool>(false)
+
+    init(layer: LayerID) { self.layer = layer }
+
+    /// Uncompressed bytes that this pull has landed so far.
+    var landedBytes: Int64 { progress.withLock { $0.landedBytes } }
+
+    func landed(_ bytes: Int) { progress.withLock { $0.landedBytes += Int64(bytes) } }
+
+    /// Asks for nothing more.
+    func cancel() { isCancelled.store(true, ordering: .relaxed) }
+
+    /// Waits at most `seconds`.
+    ///
+    /// - Returns: nil while it goes on; then the first error, or success.
+    func wait(seconds: Double) -> Result<Void, MergeError>? {
+        progress.wait(seconds: seconds) { progress in
+            guard progress.isDone else { return nil }
+            return progress.failure.map { .failure($0) } ?? .success(())
+        }
+    }
+
+    func next(_ engine: MergeEngine) throws -> FetchJob? {
+        var job = FetchJob(layer: layer, members: [], isUrgent: false)
+        while true {
+            if isCancelled.load(ordering: .relaxed) || progress.withLock({ $0.failure != nil }) {
+                return job.members.isEmpty ? nil : job
+            }
+            if head == rows.count, try !refill(engine) { return job.members.isEmpty ? nil : job }
+            switch engine.state.withLock({ take(&job, &$0) }) {
+            case .full: return job
+            case .empty: continue
+            case .prepare(let active):
+                if let urgent = engine.prepare(active, preferring: layer) {
+                    engine.state.withLock(notify: true) { $0.jobs.append(urgent) }
+                }
+            }
+        }
+    }
+
+    /// Reads the next rows from the index; at its end, takes those up again that somebody else was preparing.
+    ///
+    /// - Returns: false when there are none left.
+    private func refill(_ engine: MergeEngine) throws -> Bool {
+        rows = try engine.store.index.unmerged(in: layer, after: position, limit: 1024)
+        head = 0
+        if let last = rows.last {
+            position = last.firstChunk
+        } else {
+            rows = deferred
+            deferred = []
+            // Preparing takes a few milliseconds at most, unless bytes are copied or hashed.
+            if !rows.isEmpty { usleep(5000) }
+        }
+        return !rows.isEmpty
+    }
+
+    private enum Step {
+        /// The job has what it can take.
+        case full
+        /// The rows at hand are used up.
+        case empty
+        /// The content at `head` has to be read from the index first.
+        case prepare(ActiveContent)
+    }
+
+    /// Adds contents to the job, with the engine's lock held.
+    private func take(_ job: inout FetchJob, _ state: inout EngineState) -> Step {
+        if state.isStopping { return .full }
+        while head < rows.count {
+            let row = rows[head]
+            guard let active = state.active[row.content.id] ?? activate(row, &state) else {
+                // Merged meanwhile, or found to be a lie; either way its waiter has been told.
+                if hasMet || state.recentlyMerged.contains(row.content.id) {
+                    skip()
+                    continue
+                }
+                if !job.members.isEmpty { return .full }
+                let new = ActiveContent(id: row.content.id)
+                state.active[new.id] = new
+                new.early.append(
+                    Request(
+                        content: new.id, range: 0..<0, startsBackground: false,
+                        ticket: MergeTicket(content: new.id, number: 0), completion: completion()))
+                hasMet = true
+                return .prepare(new)
+            }
+            guard active.isPrepared else {
+                deferred.append(row)
+                skip()
+                continue
+            }
+            if !isWaiting, !active.isMerged { wait(for: active) }
+            while chunk < active.chunks.count {
+                if active.states[chunk] == .absent {
+                    guard job.canTake(active, chunk) else { return .full }
+                    active.states[chunk] = .inFlight
+                    job.add(active, chunk)
+                }
+                chunk += 1
+            }
+            skip()
+        }
+        return .empty
+    }
+
+    /// A content of one small chunk needs no preparation.
+    private func activate(_ row: UnmergedContent, _ state: inout EngineState) -> ActiveContent? {
+        guard !hasMet, row.content.name.claim == nil, !row.hasTwin, row.content.size <= MergeEngine.smallSize,
+            row.content.proof != .disproven, !state.recentlyMerged.contains(row.content.id)
+        else { return nil }
+        let active = ActiveContent(single: row)
+        state.active[active.id] = active
+        return active
+    }
+
+    private func skip() {
+        head += 1
+        chunk = 0
+        hasMet = false
+        isWaiting = false
+    }
+
+    private func wait(for active: ActiveContent) {
+        hasMet = true
+        isWaiting = true
+        if active.pull == nil { active.pull = self }
+        active.waiters.append(
+            Waiter(
+                ticket: MergeTicket(content: active.id, number: 0), chunks: 0..<active.chunks.count,
+                missing: active.missing, completion: completion()))
+    }
+
+    private func completion() -> MergeCompletion {
+        progress.withLock { $0.waiting += 1 }
+        return { result in
+            self.progress.withLock(notify: true) { progress in
+                progress.waiting -= 1
+                if case .failure(let error) = result, progress.failure == nil { progress.failure = error }
+            }
+        }
+    }
+
+    func stop() -> [MergeCompletion] {
+        [{ self.ended(if: $0) }]
+    }
+
+    private func ended(if result: Result<Void, MergeError>) {
+        if case .failure(let error) = result { ended(error) } else { ended(nil) }
+    }
+
+    func ended(_ error: MergeError?) {
+        progress.withLock(notify: true) { progress in
+            progress.isExhausted = true
+            if let error, progress.failure == nil { progress.failure = error }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+import LaminaDigest
+import LaminaFormats
+import LaminaStore
+import LaminaSystem
+
+// Decode, verify, place: compressed members become verified bytes in backing files.
+
+/// Pieces that wait for a decoder; what readers wait for comes first.
+struct DecodeQueue {
+    private var urgent = FIFO<Piece>()
+    private var background = FIFO<Piece>()
+    var isStopping = false
+
+    mutating func append(_ piece: Piece) {
+        if piece.isUrgent { urgent.append(piece) } else { background.append(piece) }
+    }
+
+    /// The next piece; nil: none now; .some(nil): none ever.
+    mutating func next() -> Piece?? {
+        if let piece = urgent.pop() ?? background.pop() { return .some(piece) }
+        return isStopping ? .some(nil) : nil
+    }
+}
+
+/// A chunk's bytes, whose digest was computed and is the one that the TOC gives. Only the verifier makes one, and only
+/// one of these can be placed.
+struct VerifiedChunk: ~Copyable {
+    let part: Part
+    let bytes: UnsafeRawBufferPointer
+
+    /// Takes a part out of what its member decompressed to.
+    init(_ part: Part, of decompressed: UnsafeRawBufferPointer) throws(VerificationFailure) {
+        bytes = UnsafeRawBufferPointer(rebasing: decompressed[part.innerOffset..<(part.innerOffset + part.size)])
+        self.part = part
+        let actual = SHA256.hash(bytes)
+        guard actual == part.digest else { throw VerificationFailure(actual: actual) }
+    }
+}
+
+struct VerificationFailure: Error {
+    var actual: Digest
+}
+
+extension MergeEngine {
+    func decodeLoop() {
+        let decoder: ChunkDecoder
+        do {
+            decoder = try ChunkDecoder()
+        } catch {
+            recorder.report(error)
+            return
+        }
+        while let piece = decodeQueue.wait({ $0.next() }) {
+            decode(piece, with: decoder)
+            pool.give(piece.buffer)
+            pool.release(piece.reserved, urgent: piece.isUrgent)
+        }
+    }
+
+    private func decode(_ piece: Piece, with decoder: ChunkDecoder) {
+        var landed: [Part] = []
+        var offset = 0
+        for member in piece.members {
+            let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])
+            offset += member.blobSize
+            do {
+                try decoder.inflate(bytes, needing: member.neededBytes) { decompressed in
+                    for part in member.parts {
+                        do throws(VerificationFailure) {
+                            let chunk = try VerifiedChunk(part, of: decompressed)
+                            if place(chunk, in: piece.layer) { landed.append(part) }
+                        } catch {
+                            mistrust(member, part, .mismatch(part, error.actual, layer: layerName(piece.layer)), piece.layer)
+                        }
+                    }
+                }
+            } catch {
+                let failure = MergeError(
+                    .corrupt, "layer \(layerName(piece.layer)), blob offset \(member.blobOffset)", cause: error)
+                for part in member.parts { mistrust(member, part, failure, piece.layer) }
+            }
+        }
+        finish(landed)
+    }
+
+    /// Writes a verified chunk at its own offset in its backing file.
+    private func place(_ chunk: borrowing VerifiedChunk, in layer: LayerID) -> Bool {
+        let part = chunk.part
+        guard let record = part.content.record else { return false }
+        do {
+            if part.content.chunks.count == 1 {
+                try store.files.create(record.name, size: record.size).write(chunk.bytes, at: part.offset)
+            } else {
+                let file = try part.content.file.withLock { file throws(SystemError) -> File in
+                    if let file { return file }
+                    let opened = try store.files.create(record.name, size: record.size)
+                    file = opened
+                    return opened
+                }
+                try file.write(chunk.bytes, at: part.offset)
+            }
+            return true
+        } catch {
+            fail(
+                [Member(blobOffset: 0, blobSize: 0, parts: [part])],
+                MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error), in: layer)
+            return false
+        }
+    }
+
+    /// Says that parts have landed: to the recorder, and to those who waited for them.
+    private func finish(_ parts: [Part]) {
+        guard !parts.isEmpty else { return }
+        var completions: [MergeCompletion] = []
+        state.withLock { state in
+            var landing = Landing()
+            var bytes = 0
+            for part in parts {
+                let content = part.content
+                guard content.states[part.index] != .landed else { continue }
+                content.states[part.index] = .landed
+                content.missing -= 1
+                bytes += part.size
+                content.pull?.landed(part.size)
+                if content.chunks.count > 1 { landing.chunks.append((content.id, part.offset)) }
+                if content.missing == 0 {
+                    landing.merged.append((content.id, content.chunks.count == 1 ? .proven : .claimed))
+                    content.file.withLock { $0 = nil }
+                }
+                for index in content.waiters.indices.reversed() where content.waiters[index].chunks.contains(part.index) {
+                    content.waiters[index].missing -= 1
+                    if content.waiters[index].missing == 0 {
+                        completions.append(content.waiters.remove(at: index).completion)
+                    }
+                }
+            }
+            // With the lock held, so that a content's chunks are recorded before it is recorded as merged.
+            recorder.add(landing, bytes: bytes)
+        }
+        for completion in completions { completion(.success(())) }
+    }
+
+    /// A chunk's bytes are not what the TOC says: it is fetched once more from scratch, then it is an error.
+    private func mistrust(_ member: Member, _ part: Part, _ error: MergeError, _ layer: LayerID) {
+        let isFirst = state.withLock(notify: true) { state -> Bool in
+            guard !state.isStopping, part.content.suspects.insert(part.index).inserted else { return false }
+            state.jobs.append(
+                FetchJob(
+                    layer: layer,
+                    members: [Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [part])],
+                    isUrgent: true))
+            return true
+        }
+        if isFirst {
+            recorder.report(MergeError(error.code, "fetching once more", cause: error))
+        } else {
+            fail([Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [part])], error, in: layer)
+        }
+    }
+
+    /// Says that parts cannot be had just now; asking again tries again.
+    func fail(_ members: [Member], _ error: MergeError, in layer: LayerID) {
+        var completions: [MergeCompletion] = []
+        state.withLock { state in
+            for part in members.flatMap(\.parts) {
+                let content = part.content
+                if content.states[part.index] == .inFlight { content.states[part.index] = .absent }
+                content.suspects.remove(part.index)
+                content.waiters.removeAll { waiter in
+                    guard waiter.chunks.contains(part.index) else { return false }
+                    completions.append(waiter.completion)
+                    return true
+                }
+                // Nobody waits and nothing is on its way: the index knows as much.
+                if content.waiters.isEmpty, !content.states.contains(.inFlight), !content.hasBackgroundMerge {
+                    state.active[content.id] = nil
+                }
+            }
+        }
+        for completion in completions { completion(.failure(error)) }
+    }
+
+    func layerName(_ layer: LayerID) -> String {
+        (try? sources.sources(of: layer).blob.digest.description) ?? layer.description
+    }
+}
+
+extension MergeError {
+    static func mismatch(_ part: Part, _ actual: Digest, layer: String) -> MergeError {
+        MergeError(
+            .digestMismatch,
+            "layer \(layer), file \(part.content.record?.name.digest.description ?? "?"), offset \(part.offset): "
+                + "expected \(part.digest), got \(actual)")
+    }
+}

@@ -1,0 +1,171 @@
+import LaminaOCI
+import LaminaStore
+import LaminaSystem
+import Synchronization
+
+// Fetch: few, long, disjoint ranges of blobs, cut into members on the way.
+
+extension MergeEngine {
+    func fetchLoop() {
+        while true {
+            switch state.wait({ $0.nextWork() }) {
+            case .end: return
+            case .fetch(let job): run(job)
+            case .serve(let request): if let job = serve(request) { run(job) }
+            case .produce(let producer): produce(producer)
+            }
+        }
+    }
+
+    private func produce(_ producer: any Producer) {
+        var job: FetchJob?
+        var failure: MergeError?
+        do {
+            job = try producer.next(self)
+        } catch {
+            failure = MergeError.wrapping(error, "the index cannot be read")
+        }
+        let hasEnded = job == nil
+        state.withLock(notify: true) { state in
+            producer.isProducing = false
+            if hasEnded { state.producers.removeAll { $0 === producer } }
+        }
+        if hasEnded { producer.ended(failure) }
+        if let job { run(job) }
+        state.withLock(notify: true) { $0.backgroundRunning -= 1 }
+    }
+
+    private func run(_ job: FetchJob) {
+        let cutter = PieceCutter(job, pool: pool) { piece in
+            self.decodeQueue.withLock(notify: true) { $0.append(piece) }
+        }
+        do {
+            let (blob, sources) = try sources.sources(of: job.layer)
+            guard job.range.upperBound <= blob.size else {
+                throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
+            }
+            try read(blob, from: sources, job.range, into: cutter)
+        } catch {
+            fail(cutter.abandon(), MergeError.fetching(error), in: job.layer)
+        }
+    }
+
+    /// Reads a range from the first source that gives it; where one fails, the next goes on behind the last byte.
+    private func read(
+        _ blob: LayerBlob, from sources: [any BlobSource], _ range: Range<Int64>, into cutter: PieceCutter
+    ) throws {
+        var position = range.lowerBound
+        var failure: any Error = MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
+        for source in sources {
+            do {
+                try source.read(
+                    blob.digest, size: blob.size, range: position..<range.upperBound,
+                    shouldStop: { self.isStopping.load(ordering: .relaxed) }
+                ) { bytes in
+                    position += Int64(bytes.count)
+                    fetchedBytes.add(UInt64(bytes.count), ordering: .relaxed)
+                    try cutter.feed(bytes)
+                }
+                return
+            } catch {
+                failure = error
+                if isStopping.load(ordering: .relaxed) || cutter.isClosed { break }
+            }
+        }
+        throw failure
+    }
+}
+
+extension MergeError {
+    static func fetching(_ error: any Error) -> MergeError {
+        if let error = error as? MergeError { return error }
+        if let error = error as? OCIError, error.code == .interrupted { return .stopped }
+        return MergeError(.fetch, "the bytes cannot be had", cause: error)
+    }
+}
+
+/// Compressed members of one job, whole, ready to be decoded.
+struct Piece: @unchecked Sendable {
+    // The buffer is owned by whoever has the piece: the cutter, then the queue, then one decoder.
+    var layer: LayerID
+    var members: [Member]
+    var buffer: UnsafeMutableRawBufferPointer
+    /// What the pool was asked for.
+    var reserved: Int
+    var isUrgent: Bool
+}
+
+/// Cuts the bytes of a job, as they arrive, into pieces: one large member, or small ones together.
+final class PieceCutter {
+    /// Compressed bytes of small members that are decoded as one piece: a lock and a wake-up for all of them.
+    private static let pieceSize = 512 << 10
+
+    private let job: FetchJob
+    private let pool: BufferPool
+    private let deliver: (Piece) -> Void
+    private var nextMember = 0
+    private var piece: Piece?
+    private var wanted = 0
+    private var filled = 0
+    private(set) var isClosed = false
+
+    init(_ job: FetchJob, pool: BufferPool, deliver: @escaping (Piece) -> Void) {
+        self.job = job
+        self.pool = pool
+        self.deliver = deliver
+    }
+
+    func feed(_ bytes: UnsafeRawBufferPointer) throws {
+        var rest = bytes
+        while !rest.isEmpty {
+            if piece == nil { try begin() }
+            guard let current = piece else { return }
+            let count = min(rest.count, wanted - filled)
+            UnsafeMutableRawBufferPointer(rebasing: current.buffer[filled..<(filled + count)])
+                .copyMemory(from: UnsafeRawBufferPointer(rebasing: rest[..<count]))
+            filled += count
+            rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+            if filled == wanted {
+                piece = nil
+                deliver(current)
+            }
+        }
+    }
+
+    /// Gives up: the members that were not delivered.
+    func abandon() -> [Member] {
+        var members = Array(job.members[nextMember...])
+        if let piece {
+            members = piece.members + members
+            pool.give(piece.buffer)
+            pool.release(piece.reserved, urgent: piece.isUrgent)
+        }
+        piece = nil
+        nextMember = job.members.count
+        return members
+    }
+
+    private func begin() throws {
+        guard nextMember < job.members.count else { return }
+        let start = nextMember
+        var size = 0
+        var needed = 0
+        repeat {
+            size += job.members[nextMember].blobSize
+            needed = max(needed, job.members[nextMember].neededBytes)
+            nextMember += 1
+            // The member that a reader waits for is decoded before its neighbours arrive.
+            if job.isUrgent, start == 0 { break }
+        } while nextMember < job.members.count && size + job.members[nextMember].blobSize <= Self.pieceSize
+        guard pool.reserve(size + needed, urgent: job.isUrgent) else {
+            nextMember = start
+            isClosed = true
+            throw MergeError.stopped
+        }
+        wanted = size
+        filled = 0
+        piece = Piece(
+            layer: job.layer, members: Array(job.members[start..<nextMember]), buffer: pool.take(size),
+            reserved: size + needed, isUrgent: job.isUrgent)
+    }
+}

@@ -1,0 +1,197 @@
+import LaminaStore
+import LaminaSystem
+
+// Plan: from what is asked for to the ranges of blobs that hold it.
+
+extension MergeEngine {
+    /// Answers a reader's request, or makes the fetches that will. On a fetcher.
+    ///
+    /// - Returns: a job for the calling fetcher to run at once.
+    func serve(_ request: Request) -> FetchJob? {
+        enum Found {
+            case queued
+            case ready(ActiveContent)
+            case new(ActiveContent)
+        }
+        let found = state.withLock { state -> Found in
+            if let active = state.active[request.content] {
+                if active.isPrepared { return .ready(active) }
+                active.early.append(request)
+                return .queued
+            }
+            let active = ActiveContent(id: request.content)
+            state.active[request.content] = active
+            return .new(active)
+        }
+        switch found {
+        case .queued: return nil
+        case .ready(let active): return assign([request], to: active)
+        case .new(let active):
+            state.withLock { _ in active.early.append(request) }
+            return prepare(active, preferring: nil)
+        }
+    }
+
+    /// Reads a content from the index, takes what the store has already, and serves the requests that came meanwhile.
+    func prepare(_ active: ActiveContent, preferring layer: LayerID?) -> FetchJob? {
+        do {
+            let (record, chunks) = try plan(active.id, preferring: layer)
+            let requests = state.withLock { state -> [Request] in
+                active.prepare(record, chunks: chunks)
+                if active.isMerged { state.active[active.id] = nil }
+                defer { active.early = [] }
+                return active.early
+            }
+            return assign(requests, to: active)
+        } catch {
+            let failure = MergeError.wrapping(error, "\(active.id) cannot be planned")
+            let requests = state.withLock { state -> [Request] in
+                state.active[active.id] = nil
+                defer { active.early = [] }
+                return active.early
+            }
+            for request in requests { request.completion(.failure(failure)) }
+            return nil
+        }
+    }
+
+    /// A content's chunks, after everything that the store has of it was put in place.
+    private func plan(
+        _ content: ContentID, preferring layer: LayerID?
+    ) throws -> (ContentRecord, [ChunkRecord]) {
+        guard var record = try store.index.content(content) else {
+            throw MergeError(.index, "\(content) is not in the index")
+        }
+        if record.proof == .disproven { throw MergeError.lie(record) }
+        if record.state != .merged, try adoptTwin(of: record) { record.state = .merged }
+        var chunks = try store.index.chunks(of: record, preferring: layer)
+        guard chunks.reduce(0, { $0 + $1.size }) == record.size, !chunks.isEmpty else {
+            throw MergeError(.index, "the index does not list every chunk of \(record.name.digest)")
+        }
+        if record.state == .merged {
+            for index in chunks.indices { chunks[index].hasLanded = true }
+        } else if record.name.claim != nil || record.size > Self.smallSize {
+            try copyLandedChunks(of: record, &chunks)
+        }
+        return (record, chunks)
+    }
+
+    /// Registers requests with a prepared content and makes fetch jobs of what nobody has asked for yet.
+    private func assign(_ requests: [Request], to active: ActiveContent) -> FetchJob? {
+        var done: [MergeCompletion] = []
+        var first: FetchJob?
+        state.withLock(notify: true) { state in
+            var wanted: [Int] = []
+            for request in requests {
+                let indices = request.range.map { active.indices(holding: $0) } ?? 0..<active.chunks.count
+                let missing = indices.count { active.states[$0] != .landed }
+                for index in indices where active.states[index] == .absent {
+                    active.states[index] = .inFlight
+                    wanted.append(index)
+                }
+                if missing == 0 {
+                    done.append(request.completion)
+                } else {
+                    active.waiters.append(
+                        Waiter(
+                            ticket: request.ticket, chunks: indices, missing: missing, completion: request.completion))
+                }
+                if !indices.isEmpty { active.cursor = indices.upperBound }
+                if request.startsBackground, active.missing > 0, !active.hasBackgroundMerge, !state.isStopping {
+                    active.hasBackgroundMerge = true
+                    state.producers.append(ContentPull(active))
+                }
+            }
+            var jobs = Self.jobs(of: active, wanted, urgent: true)
+            if !jobs.isEmpty { first = jobs.removeFirst() }
+            for job in jobs { state.jobs.append(job) }
+        }
+        for completion in done { completion(.success(())) }
+        if let job = first, active.chunks.count == 1 { first = extended(job) }
+        return first
+    }
+
+    /// Turns chunks into jobs: adjacent members become one range.
+    static func jobs(of active: ActiveContent, _ indices: [Int], urgent: Bool) -> [FetchJob] {
+        let sorted = indices.sorted { left, right in
+            let (a, b) = (active.chunks[left].source, active.chunks[right].source)
+            return (a.layer.row, a.blobOffset, a.innerOffset) < (b.layer.row, b.blobOffset, b.innerOffset)
+        }
+        var jobs: [FetchJob] = []
+        for index in sorted {
+            if let last = jobs.indices.last, jobs[last].canTake(active, index) {
+                jobs[last].add(active, index)
+            } else {
+                var job = FetchJob(layer: active.chunks[index].source.layer, members: [], isUrgent: urgent)
+                job.add(active, index)
+                jobs.append(job)
+            }
+        }
+        return jobs
+    }
+
+    /// Adds the small files that stand behind a small file in the blob: who opens one opens its neighbours.
+    private func extended(_ job: FetchJob) -> FetchJob {
+        guard let last = job.members.last, job.range.count < Self.readAhead, let part = last.parts.last else { return job }
+        let place = ChunkPlace(
+            layer: job.layer, blobOffset: last.blobOffset, blobSize: Int64(last.blobSize),
+            innerOffset: Int64(part.innerOffset))
+        let end = job.range.lowerBound + Int64(Self.readAhead)
+        guard
+            let neighbours = try? store.index.unmerged(in: job.layer, after: place, before: end, limit: 256)
+        else { return job }
+        return state.withLock { state in
+            var job = job
+            for neighbour in neighbours {
+                guard neighbour.content.name.claim == nil, !neighbour.hasTwin, neighbour.content.proof != .disproven,
+                    neighbour.content.size <= Self.smallSize, state.active[neighbour.content.id] == nil
+                else { break }
+                let active = ActiveContent(single: neighbour)
+                guard job.canTake(active, 0) else { break }
+                state.active[active.id] = active
+                active.states[0] = .inFlight
+                job.add(active, 0)
+            }
+            return job
+        }
+    }
+}
+
+extension ActiveContent {
+    /// A content of one chunk, of which everything is known already.
+    convenience init(single row: UnmergedContent) {
+        self.init(id: row.content.id)
+        prepare(
+            row.content,
+            chunks: [
+                ChunkRecord(
+                    offset: 0, size: row.content.size, digest: row.content.name.digest, hasLanded: false,
+                    source: row.firstChunk)
+            ])
+    }
+}
+
+extension FetchJob {
+    /// Whether a chunk continues this job's range: the same member as the last, or the one right behind it.
+    func canTake(_ active: ActiveContent, _ index: Int) -> Bool {
+        let source = active.chunks[index].source
+        guard let last = members.last else { return true }
+        guard source.layer == layer else { return false }
+        if source.blobOffset == last.blobOffset { return true }
+        return source.blobOffset == range.upperBound && range.count + Int(source.blobSize) <= MergeEngine.jobSize
+    }
+
+    /// Adds a chunk that `canTake` said yes to.
+    mutating func add(_ active: ActiveContent, _ index: Int) {
+        let chunk = active.chunks[index]
+        let part = Part(
+            content: active, index: index, offset: chunk.offset, size: Int(chunk.size), digest: chunk.digest,
+            innerOffset: Int(chunk.source.innerOffset))
+        if let last = members.indices.last, members[last].blobOffset == chunk.source.blobOffset {
+            members[last].parts.append(part)
+        } else {
+            members.append(
+                Member(blobOffset: chunk.source.blobOffset, blobSize: Int(chunk.source.blobSize), parts: [part]))
+        }
+    }
+}

@@ -1,0 +1,85 @@
+import Glibc
+import LaminaDigest
+import LaminaStore
+import LaminaSystem
+
+// Before a chunk is fetched: does the store have its bytes already?
+
+extension MergeEngine {
+    /// Makes a content whole from a merged one with the same whole-file digest, once that digest is proven.
+    ///
+    /// A digest in a TOC is a claim: bytes that another layer brought are taken for it only after they were hashed.
+    ///
+    /// - Returns: whether the content is merged now.
+    func adoptTwin(of content: ContentRecord) throws -> Bool {
+        while let twin = try store.index.twin(of: content) {
+            if try prove(twin) {
+                try store.adopt(twin, as: content)
+                return true
+            }
+            // It is recorded as disproven now, so the next look finds another one or none.
+        }
+        return false
+    }
+
+    /// Hashes a merged content's whole file, once, and records the outcome.
+    func prove(_ content: ContentRecord) throws -> Bool {
+        if content.proof != .claimed { return content.proof == .proven }
+        let file = try store.files.open(content.name)
+        var hash = SHA256()
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+        defer { buffer.deallocate() }
+        var offset: Int64 = 0
+        while offset < content.size {
+            let count = try file.read(into: buffer, at: offset)
+            guard count > 0 else { break }
+            hash.update(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+            offset += Int64(count)
+        }
+        let isProven = offset == content.size && hash.digest() == content.name.digest
+        try store.recordProof(isProven ? .proven : .disproven, of: content.id)
+        return isProven
+    }
+
+    /// Copies chunks that some other content has, verifies the copies, and records them.
+    func copyLandedChunks(of content: ContentRecord, _ chunks: inout [ChunkRecord]) throws {
+        var landing = Landing()
+        var target: File?
+        for index in chunks.indices where !chunks[index].hasLanded {
+            let chunk = chunks[index]
+            guard
+                let found = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
+            else { continue }
+            let file = try target ?? store.files.create(content.name, size: content.size)
+            target = file
+            do {
+                let source = try store.files.open(found.name)
+                try file.copyRange(from: source, at: found.offset, to: chunk.offset, count: Int(chunk.size))
+            } catch {
+                // What cannot be copied is fetched.
+                continue
+            }
+            let bytes = try file.read(Int(chunk.size), at: chunk.offset)
+            guard SHA256.hash(bytes) == chunk.digest, Int64(bytes.count) == chunk.size else { continue }
+            chunks[index].hasLanded = true
+            landing.chunks.append((content.id, chunk.offset))
+        }
+        guard !landing.isEmpty else { return }
+        if chunks.allSatisfy(\.hasLanded) {
+            landing.merged.append((content.id, content.name.claim == nil ? .proven : .claimed))
+        }
+        try store.record(landing)
+    }
+}
+
+extension MergeError {
+    static func lie(_ content: ContentRecord) -> MergeError {
+        MergeError(
+            .disproven,
+            "a layer lists \(content.name.digest) for bytes that have another digest; the image is wrong, its files are not served")
+    }
+
+    static func wrapping(_ error: any Error, _ what: String) -> MergeError {
+        (error as? MergeError) ?? MergeError(.index, what, cause: error)
+    }
+}

@@ -1,0 +1,195 @@
+import Glibc
+public import LaminaStore
+import LaminaSystem
+import Synchronization
+
+/// Makes contents whole: plan, fetch, decode, verify, place, record, for whole images and for single reads alike.
+///
+/// - Fetchers (threads) take what readers wait for first, then background work, and read long ranges from the source.
+/// - Decoders (one thread a core) decompress, verify and write to the backing files.
+/// - The recorder (one thread) writes what has landed into the index, in batches.
+///
+/// One content is merged once, whoever asks: `states` of `ActiveContent` says which chunks are on their way.
+public final class MergeEngine: Sendable {
+    public struct Options: Sendable {
+        /// Bytes in flight of the whole process, compressed and decompressed; see `inFlightLimit`.
+        public var bufferSize = 419_430_400
+        /// How many fetches may run at once.
+        public var workerCount = 10
+        /// Threads that decode: one a core.
+        public var decoderCount = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+
+        public init() {}
+    }
+
+    /// More bytes in flight than this bring nothing: decoders keep up with two chunks each waiting, and what is in flight
+    /// when the process is killed has to be fetched again.
+    static let inFlightLimit = 24 << 20
+    /// One background request's compressed bytes: long enough that its round trip does not count, short enough that a
+    /// reader who wants bytes within it does not wait long.
+    static let jobSize = 8 << 20
+    /// Compressed bytes that a small file's fetch takes along from its neighbours.
+    static let readAhead = 1 << 20
+    /// Contents of one chunk up to this size are not searched for as parts of others.
+    static let smallSize: Int64 = 64 << 10
+
+    public let store: Store
+    let pool: BufferPool
+    let sources: SourceCache
+    let recorder: Recorder
+    let state: Monitor<EngineState>
+    let decodeQueue = Monitor(DecodeQueue())
+    let ticketCount = Atomic<UInt64>(0)
+    let fetchedBytes = Atomic<UInt64>(0)
+    let isStopping = Atomic<Bool>(false)
+    private let options: Options
+    private let threads = Monitor<[Thread]>([])
+
+    /// Starts the threads.
+    public init(store: Store, options: Options) throws {
+        self.store = store
+        self.options = options
+        pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
+        sources = SourceCache(index: store.index)
+        state = Monitor(EngineState())
+        recorder = Recorder(store: store)
+        recorder.onRecorded = { [weak self] in self?.forgetRecorded($0) }
+        try start()
+    }
+
+    private func start() throws {
+        let fetchers = max(3, min(options.workerCount, 6))
+        state.withLock { $0.backgroundLimit = min(2, max(1, options.workerCount - 1)) }
+        var started: [Thread] = []
+        for number in 0..<fetchers { started.append(try Thread("fetch-\(number)") { self.fetchLoop() }) }
+        for number in 0..<options.decoderCount { started.append(try Thread("decode-\(number)") { self.decodeLoop() }) }
+        started.append(try Thread("record") { self.recorder.loop() })
+        started.append(try Thread("sync") { self.recorder.syncLoop() })
+        let all = started
+        threads.withLock { $0 = all }
+    }
+
+    // MARK: Asking
+
+    /// Merges a whole content; for files small enough to wait for.
+    @discardableResult
+    public func whole(_ content: ContentID, _ completion: @escaping MergeCompletion) -> MergeTicket {
+        enqueue(content, range: nil, startsBackground: false, completion)
+    }
+
+    /// Merges the chunks that hold a range of the file, and goes on with the rest behind it.
+    @discardableResult
+    public func range(
+        _ range: Range<Int64>, of content: ContentID, _ completion: @escaping MergeCompletion
+    ) -> MergeTicket {
+        enqueue(content, range: range, startsBackground: true, completion)
+    }
+
+    /// Merges a content while nobody waits for it.
+    public func background(_ content: ContentID) {
+        enqueue(content, range: 0..<0, startsBackground: true) { _ in }
+    }
+
+    /// Leaves a request; the merge goes on for the others.
+    ///
+    /// - Returns: whether the completion will not be called any more.
+    public func leave(_ ticket: MergeTicket) -> Bool {
+        state.withLock { state in
+            let waiting = state.requests.removeFirst { $0.ticket == ticket }
+            if waiting { return true }
+            guard let active = state.active[ticket.content] else { return false }
+            if let index = active.early.firstIndex(where: { $0.ticket == ticket }) {
+                active.early.remove(at: index)
+                return true
+            }
+            guard let index = active.waiters.firstIndex(where: { $0.ticket == ticket }) else { return false }
+            active.waiters.remove(at: index)
+            return true
+        }
+    }
+
+    /// What the engine knows of a content's bytes, which may be newer than what the index says.
+    public enum Knowledge: Sendable {
+        /// Nobody is merging it: the index is right.
+        case none
+        case merging
+        case merged
+    }
+
+    public func knowledge(of content: ContentID) -> Knowledge {
+        state.withLock { state in
+            guard let active = state.active[content] else { return .none }
+            return active.isMerged ? .merged : .merging
+        }
+    }
+
+    /// Whether a range of a content that is being merged has landed.
+    public func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {
+        state.withLock { state in
+            guard let active = state.active[content], active.isPrepared else { return false }
+            return active.indices(holding: range).allSatisfy { active.states[$0] == .landed }
+        }
+    }
+
+    /// Compressed bytes fetched since the start.
+    public var totalFetchedBytes: UInt64 { fetchedBytes.load(ordering: .relaxed) }
+
+    /// Bytes in flight now.
+    public var inFlightBytes: Int { pool.used }
+
+    @discardableResult
+    private func enqueue(
+        _ content: ContentID, range: Range<Int64>?, startsBackground: Bool, _ completion: @escaping MergeCompletion
+    ) -> MergeTicket {
+        let ticket = MergeTicket(content: content, number: ticketCount.add(1, ordering: .relaxed).newValue)
+        let request = Request(
+            content: content, range: range, startsBackground: startsBackground, ticket: ticket, completion: completion)
+        let refused = state.withLock(notify: true) { state in
+            if state.isStopping { return true }
+            state.requests.append(request)
+            return false
+        }
+        if refused { completion(.failure(.stopped)) }
+        return ticket
+    }
+
+    /// Tells of errors that nobody waits for.
+    public func setErrorReporter(_ report: @escaping @Sendable (any Error) -> Void) { recorder.setReporter(report) }
+
+    // MARK: Ending
+
+    /// Stops fetching, lets the decoders finish what they have, records all that has landed and makes it durable.
+    ///
+    /// Whoever waits is answered with an error. Nothing that landed is lost.
+    public func stop() {
+        isStopping.store(true, ordering: .sequentiallyConsistent)
+        let waiting = state.withLock(notify: true) { state in state.stop() }
+        for completion in waiting { completion(.failure(.stopped)) }
+        pool.close()
+        decodeQueue.withLock(notify: true) { $0.isStopping = true }
+        recorder.stop()
+        let running = threads.withLock { threads in
+            defer { threads = [] }
+            return threads
+        }
+        for thread in running { thread.join() }
+        recorder.flush()
+        do { try store.makeDurable() } catch { recorder.report(error) }
+    }
+
+    /// Forgets contents that the index has recorded as merged.
+    private func forgetRecorded(_ contents: [ContentID]) {
+        let isIdle = state.withLock { state in
+            for content in contents {
+                state.active[content] = nil
+                state.recentlyMerged.insert(content)
+            }
+            return state.active.isEmpty
+        }
+        if isIdle { pool.trim() }
+    }
+}
+
+extension MergeError {
+    static let stopped = MergeError(.interrupted, "the merge was stopped")
+}

@@ -1,0 +1,35 @@
+/// Why a content could not be made whole, or an image not be pulled.
+public struct MergeError: Error, Sendable, CustomStringConvertible {
+    public enum Code: Sendable, Equatable {
+        /// The bytes of a chunk do not have the digest that the TOC gives, twice in a row.
+        case digestMismatch
+        /// The whole file does not have the digest that the TOC gives: the layer lied.
+        case disproven
+        /// The source did not give the bytes.
+        case fetch
+        /// The member does not decompress.
+        case corrupt
+        /// The backing file could not be written.
+        case write
+        /// The layer's format is one that lamina cannot read.
+        case unsupportedLayer
+        /// The layer, its TOC or its configuration contradicts the manifest.
+        case badImage
+        /// The merge was stopped before it was done.
+        case interrupted
+        /// The index refused.
+        case index
+    }
+
+    public var code: Code
+    public var message: String
+    public var cause: (any Error)?
+
+    public init(_ code: Code, _ message: String, cause: (any Error)? = nil) {
+        self.code = code
+        self.message = message
+        self.cause = cause
+    }
+
+    public var description: String { cause.map { "\(message): \($0)" } ?? message }
+}
