@@ -26,6 +26,7 @@ let package = Package(
         // What Swift cannot say of the system's libraries; no policy.
         .target(name: "CCrypto", linkerSettings: [.linkedLibrary("crypto")]),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .target(name: "CFuse", linkerSettings: [.linkedLibrary("fuse3")]),
         .target(name: "CLinux"),
         .systemLibrary(name: "CSQLite", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
@@ -47,6 +48,8 @@ let package = Package(
         // From bytes to the store, and from the store to the kernel.
         room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema"]),
         room("LaminaMerge", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaStore"]),
+        room("LaminaFUSE", ["LaminaSystem", "CFuse"]),
+        room("LaminaFilesystem", ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"]),
 
         // What people and programs talk to.
 
@@ -58,6 +61,7 @@ let package = Package(
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaFormats", ["LaminaFormats", "LaminaDigest", "LaminaSystem", "CZlib", "CZstd"]),
         tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
+        tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

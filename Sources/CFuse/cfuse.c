@@ -1,0 +1,221 @@
+#include "internal.h"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+_Thread_local struct lamina_fuse_worker *lamina_fuse_current;
+
+// MARK: The way to the device
+
+static ssize_t io_read(int device, void *buffer, size_t size, void *data) {
+    (void)data;
+    return read(device, buffer, size);
+}
+
+/// Adds to the reply of INIT what the kernel offered and libfuse does not say: before 3.17 it knows neither passthrough
+/// nor how to pass on PARALLEL_DIROPS, and no version knows of resent requests.
+static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *parts, int count) {
+    struct fuse_out_header *header = parts[0].iov_base;
+    const struct fuse_in_header *request = (const void *)fuse->init_request;
+    if (header->error != 0 || count != 2 || fuse->init_size < sizeof *request + offsetof(struct init_in, flags2))
+        return writev(device, parts, count);
+
+    struct init_in offer = {0};
+    size_t offered = fuse->init_size - sizeof *request;
+    memcpy(&offer, fuse->init_request + sizeof *request, offered < sizeof offer ? offered : sizeof offer);
+    // A second INIT follows when the kernel's major version is above ours (libfuse asks for it so).
+    if (offer.major != 7) return writev(device, parts, count);
+
+    // libfuse sends a shorter reply to a kernel before 7.23; such a one has no INIT_EXT and gets no more than it knows.
+    struct init_out reply = {0};
+    size_t length = parts[1].iov_len < sizeof reply ? parts[1].iov_len : sizeof reply;
+    memcpy(&reply, parts[1].iov_base, length);
+
+    reply.flags |= offer.flags & INIT_PARALLEL_DIROPS;
+    fuse->passthrough = fuse->settings.wants_passthrough ? LAMINA_FUSE_PASSTHROUGH_NOT_OFFERED
+                                                         : LAMINA_FUSE_PASSTHROUGH_NOT_WANTED;
+    if (offer.flags & INIT_EXT) {
+        length = sizeof reply;
+        reply.flags |= INIT_EXT;
+        reply.flags2 |= offer.flags2 & INIT2_HAS_RESEND;
+        fuse->resend = offer.flags2 & INIT2_HAS_RESEND;
+        if (fuse->settings.wants_passthrough && (offer.flags2 & INIT2_PASSTHROUGH)) {
+            reply.flags2 |= INIT2_PASSTHROUGH;
+            // Exactly 1: backing files must not be stacked themselves, and an overlay above is the second and last
+            // level that the kernel allows (FILESYSTEM_MAX_STACK_DEPTH).
+            reply.max_stack_depth = 1;
+            fuse->passthrough = LAMINA_FUSE_PASSTHROUGH_ON;
+        }
+    }
+    header->len = (uint32_t)(sizeof *header + length);
+    struct iovec patched[2] = {parts[0], {.iov_base = &reply, .iov_len = length}};
+    ssize_t written = writev(device, patched, 2);
+    fuse->ready = written >= 0;
+    return written;
+}
+
+static ssize_t io_writev(int device, struct iovec *parts, int count, void *data) {
+    struct lamina_fuse *fuse = data;
+    if (fuse->init_pending) {
+        const struct fuse_out_header *header = parts[0].iov_base;
+        if (header->unique == fuse->init_unique) {
+            fuse->init_pending = false;
+            return write_init(fuse, device, parts, count);
+        }
+    }
+    return writev(device, parts, count);
+}
+
+static ssize_t io_splice_send(
+    int from, off_t *from_offset, int to, off_t *to_offset, size_t count, unsigned int flags, void *data) {
+    (void)data;
+    return splice(from, from_offset, to, to_offset, count, flags);
+}
+
+// MARK: Life of a session
+
+struct lamina_fuse *lamina_fuse_new(
+    int device, const struct lamina_fuse_settings *settings, const struct lamina_fuse_callbacks *callbacks) {
+    struct lamina_fuse *fuse = calloc(1, sizeof *fuse);
+    if (fuse == NULL) return NULL;
+    fuse->settings = *settings;
+    fuse->callbacks = *callbacks;
+    char *name[] = {"lamina", NULL};
+    struct fuse_args arguments = FUSE_ARGS_INIT(1, name);
+    fuse->session = fuse_session_new(&arguments, &lamina_fuse_operations, sizeof lamina_fuse_operations, fuse);
+    fuse_opt_free_args(&arguments);
+    if (fuse->session == NULL) {
+        free(fuse);
+        errno = ENOMEM;
+        return NULL;
+    }
+    // libfuse closes the descriptor it is given; the caller's stays his. A duplicate is the same open file, unlike a
+    // clone.
+    fuse->device = fcntl(device, F_DUPFD_CLOEXEC, 3);
+    static const struct fuse_custom_io io = {.read = io_read, .writev = io_writev, .splice_send = io_splice_send};
+    int error = fuse->device < 0 ? -errno : fuse_session_custom_io(fuse->session, &io, fuse->device);
+    if (error != 0) {
+        if (fuse->device >= 0) close(fuse->device);
+        fuse_session_destroy(fuse->session);
+        free(fuse);
+        errno = -error;
+        return NULL;
+    }
+    return fuse;
+}
+
+void lamina_fuse_free(struct lamina_fuse *fuse) {
+    fuse_session_destroy(fuse->session);
+    free(fuse->init_request);
+    free(fuse);
+}
+
+struct lamina_fuse_worker *lamina_fuse_worker_new(struct lamina_fuse *fuse, void *context) {
+    struct lamina_fuse_worker *worker = calloc(1, sizeof *worker);
+    if (worker == NULL) return NULL;
+    worker->fuse = fuse;
+    worker->context = context;
+    return worker;
+}
+
+void lamina_fuse_worker_free(struct lamina_fuse_worker *worker) {
+    free(worker->buffer.mem);
+    free(worker);
+}
+
+int lamina_fuse_step(struct lamina_fuse_worker *worker) {
+    struct lamina_fuse *fuse = worker->fuse;
+    if (fuse_session_exited(fuse->session)) return 0;
+    // libfuse allocates the buffer at the first call: max_write and its header, of which small requests touch one page.
+    int received = fuse_session_receive_buf(fuse->session, &worker->buffer);
+    if (received == -EINTR || received == -EAGAIN) return 1;
+    if (received <= 0) return received;
+
+    const struct fuse_in_header *header = worker->buffer.mem;
+    bump(&fuse->requests[header->opcode < OPCODE_COUNT ? header->opcode : 0]);
+    if (header->opcode == OPCODE_INIT && !fuse->ready) {
+        uint8_t *copy = malloc((size_t)received);
+        if (copy == NULL) return -ENOMEM;
+        memcpy(copy, header, (size_t)received);
+        free(fuse->init_request);
+        fuse->init_request = copy;
+        fuse->init_size = (size_t)received;
+        fuse->init_unique = header->unique;
+        fuse->init_pending = true;
+    }
+    worker->unique = header->unique;
+    lamina_fuse_current = worker;
+    fuse_session_process_buf(fuse->session, &worker->buffer);
+    lamina_fuse_current = NULL;
+    return 1;
+}
+
+bool lamina_fuse_is_ready(const struct lamina_fuse *fuse) { return fuse->ready; }
+
+const uint8_t *lamina_fuse_init_request(const struct lamina_fuse *fuse, size_t *size) {
+    *size = fuse->init_size;
+    return fuse->init_request;
+}
+
+enum lamina_fuse_passthrough lamina_fuse_passthrough(const struct lamina_fuse *fuse) { return fuse->passthrough; }
+
+bool lamina_fuse_can_resend(const struct lamina_fuse *fuse) { return fuse->resend; }
+
+uint32_t lamina_fuse_protocol(const struct lamina_fuse *fuse) {
+    struct init_in offer;
+    if (fuse->init_size < sizeof(struct fuse_in_header) + 2 * sizeof(uint32_t)) return 0;
+    memcpy(&offer, fuse->init_request + sizeof(struct fuse_in_header), 2 * sizeof(uint32_t));
+    return offer.major << 16 | (offer.minor & 0xffff);
+}
+
+uint64_t lamina_fuse_request_count(const struct lamina_fuse *fuse, uint32_t opcode) {
+    return atomic_load_explicit(&fuse->requests[opcode < OPCODE_COUNT ? opcode : 0], memory_order_relaxed);
+}
+
+uint64_t lamina_fuse_open_count(const struct lamina_fuse *fuse, enum lamina_fuse_open_kind kind) {
+    return atomic_load_explicit(&fuse->opens[kind], memory_order_relaxed);
+}
+
+// MARK: Backing files
+
+// libfuse 3.17 has fuse_passthrough_open, but it wants a request at hand and loses errno, which tells EPERM from
+// EMFILE.
+
+int32_t lamina_fuse_backing_open(const struct lamina_fuse *fuse, int file) {
+    struct backing_map map = {.file = file};
+    int backing = ioctl(fuse->device, BACKING_OPEN, &map);
+    return backing < 0 ? -errno : backing;
+}
+
+int lamina_fuse_backing_close(const struct lamina_fuse *fuse, int32_t backing) {
+    uint32_t number = (uint32_t)backing;
+    return ioctl(fuse->device, BACKING_CLOSE, &number) < 0 ? -errno : 0;
+}
+
+// MARK: Notifications
+
+/// libfuse sends the byte behind the name too, so it must be there.
+static bool terminate(char copy[NAME_LIMIT + 1], const void *name, size_t length) {
+    if (length == 0 || length > NAME_LIMIT) return false;
+    memcpy(copy, name, length);
+    copy[length] = 0;
+    return true;
+}
+
+int lamina_fuse_invalidate_entry(struct lamina_fuse *fuse, uint64_t parent, const void *name, size_t name_length) {
+    char copy[NAME_LIMIT + 1];
+    if (!terminate(copy, name, name_length)) return -ENAMETOOLONG;
+    return fuse_lowlevel_notify_inval_entry(fuse->session, parent, copy, name_length);
+}
+
+int lamina_fuse_notify_delete(
+    struct lamina_fuse *fuse, uint64_t parent, uint64_t child, const void *name, size_t name_length) {
+    char copy[NAME_LIMIT + 1];
+    if (!terminate(copy, name, name_length)) return -ENAMETOOLONG;
+    return fuse_lowlevel_notify_delete(fuse->session, parent, child, copy, name_length);
+}
+
+int lamina_fuse_invalidate_node(struct lamina_fuse *fuse, uint64_t node, int64_t offset, int64_t count) {
+    return fuse_lowlevel_notify_inval_inode(fuse->session, node, offset, count);
+}

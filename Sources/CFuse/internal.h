@@ -1,0 +1,105 @@
+// What the files of this shim share. The kernel's protocol is here, in so far as linux/fuse.h may be older than the
+// kernel.
+#ifndef LAMINA_CFUSE_INTERNAL_H
+#define LAMINA_CFUSE_INTERNAL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#define _FILE_OFFSET_BITS 64
+#define FUSE_USE_VERSION 312
+#include "cfuse.h"
+#include <errno.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+// MARK: What protocol 7.45 has and an installed header may lack
+
+/// fuse_init_in; the kernel sends flags2 only with INIT_EXT.
+struct init_in {
+    uint32_t major, minor, max_readahead, flags, flags2, unused[11];
+};
+
+/// fuse_init_out, 64 bytes since 7.23; what is behind time_gran was unused then and is zero.
+struct init_out {
+    uint32_t major, minor, max_readahead, flags;
+    uint16_t max_background, congestion_threshold;
+    uint32_t max_write, time_gran;
+    uint16_t max_pages, map_alignment;
+    uint32_t flags2, max_stack_depth;
+    uint16_t request_timeout, unused[11];
+};
+_Static_assert(sizeof(struct init_out) == 64, "fuse_init_out of protocol 7.23 and later has 64 bytes");
+
+/// fuse_open_out; before 7.40 the last word was padding.
+struct open_out {
+    uint64_t handle;
+    uint32_t flags;
+    int32_t backing;
+};
+
+struct backing_map {
+    int32_t file;
+    uint32_t flags;
+    uint64_t padding;
+};
+
+enum {
+    OPCODE_INIT = 26,
+    OPCODE_COUNT = 64,
+    INIT_PARALLEL_DIROPS = 1 << 18,
+    INIT_EXT = 1 << 30,
+    INIT2_PASSTHROUGH = 1 << 5,
+    INIT2_HAS_RESEND = 1 << 7,
+    OPEN_KEEP_CACHE = 1 << 1,
+    OPEN_NOFLUSH = 1 << 5,
+    OPEN_PASSTHROUGH = 1 << 7,
+    // FUSE_NAME_MAX of the kernel.
+    NAME_LIMIT = 1024,
+};
+
+#define BACKING_OPEN _IOW(229, 1, struct backing_map)
+#define BACKING_CLOSE _IOW(229, 2, uint32_t)
+
+// MARK: The session
+
+struct lamina_fuse {
+    struct fuse_session *session;
+    int device;
+    struct lamina_fuse_settings settings;
+    struct lamina_fuse_callbacks callbacks;
+    // Written by the one thread that processes INIT, before any other starts.
+    uint8_t *init_request;
+    size_t init_size;
+    uint64_t init_unique;
+    bool init_pending;
+    bool ready;
+    bool resend;
+    enum lamina_fuse_passthrough passthrough;
+    _Atomic uint64_t requests[OPCODE_COUNT];
+    _Atomic uint64_t opens[2];
+};
+
+struct lamina_fuse_worker {
+    struct lamina_fuse *fuse;
+    void *context;
+    struct fuse_buf buffer;
+    uint64_t unique;
+};
+
+/// The worker whose request this thread processes now. libfuse hands its callbacks the session only.
+extern _Thread_local struct lamina_fuse_worker *lamina_fuse_current;
+
+extern const struct fuse_lowlevel_ops lamina_fuse_operations;
+
+static inline struct lamina_fuse_request *wrap(fuse_req_t request) { return (struct lamina_fuse_request *)request; }
+static inline fuse_req_t unwrap(struct lamina_fuse_request *request) { return (fuse_req_t)request; }
+
+static inline void bump(_Atomic uint64_t *counter) {
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+#endif

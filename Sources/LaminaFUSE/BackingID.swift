@@ -1,0 +1,40 @@
+import CFuse
+import Glibc
+public import LaminaSystem
+
+/// A file that the kernel reads from in place of the daemon, registered with one session's connection.
+///
+/// Unregistered when the last reference goes. Opens that were answered with it go on all the same, but further ones of
+/// the same inode need this very registration: keep it as long as the inode is open.
+public final class BackingID: Sendable {
+    /// The kernel's number, above 0.
+    public let value: Int32
+    // Weak, as it is the handler that keeps these, and the session keeps the handler.
+    private weak let core: SessionCore?
+
+    init(value: Int32, core: SessionCore) {
+        self.value = value
+        self.core = core
+    }
+
+    deinit {
+        // Fails only when the connection is gone, and with it the registration.
+        if let core { lamina_fuse_backing_close(core.fuse, value) }
+    }
+}
+
+extension FUSESession {
+    /// Registers a file for passthrough, by ioctl; about 5 µs.
+    ///
+    /// The file may be closed afterwards. The error's code says why not: EPERM (no CAP_SYS_ADMIN), ELOOP (its file
+    /// system is itself stacked: overlayfs, FUSE), EOPNOTSUPP (no regular file), ENOTTY or EINVAL (a kernel without
+    /// passthrough).
+    public func registerBacking(_ descriptor: Int32) throws(SystemError) -> BackingID {
+        let value = lamina_fuse_backing_open(core.fuse, descriptor)
+        guard value > 0 else {
+            throw SystemError(
+                code: value == 0 ? EIO : -value, operation: "register for passthrough", subject: "fd \(descriptor)")
+        }
+        return BackingID(value: value, core: core)
+    }
+}

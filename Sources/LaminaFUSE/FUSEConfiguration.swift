@@ -1,0 +1,26 @@
+import Glibc
+
+/// How a session is set up.
+public struct FUSEConfiguration: Sendable {
+    /// The subtype: `lamina` shows as `fuse.lamina` in `/proc/mounts`.
+    public var subtype = "lamina"
+    /// The source that `/proc/mounts` shows; no comma.
+    public var source = "lamina"
+    /// Whether to ask the kernel for passthrough.
+    public var wantsPassthrough = true
+    /// Threads that take requests. One a core: each idle one that is woken in vain costs every request.
+    public var threadCount = max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+    /// Whether users other than the one who mounts may look in.
+    public var allowsOtherUsers = true
+    /// Read-ahead requests in flight at once, for the whole mount. Parked reads of one file that is still being fetched
+    /// count, and must not keep the kernel (whose own limit is 12) from asking for others.
+    public var backgroundRequestLimit: UInt16 = 512
+    /// How far the kernel reads ahead in a file that is opened in cached mode, in bytes. Its own default is the
+    /// fastest: 1.9 GB/s from the page cache beneath, against 1.4 with 1 MiB, whose replies no longer fit the
+    /// processor's cache.
+    public var readAhead = 128 << 10
+    /// Whether a reply that is dropped unanswered stops a debug build. It answers EIO in any case.
+    public var stopsAtDroppedReplies = true
+
+    public init() {}
+}

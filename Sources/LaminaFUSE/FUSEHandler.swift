@@ -1,0 +1,58 @@
+/// One of the session's threads.
+public struct FUSEThread: Sendable, Hashable {
+    /// 0 ..< the session's number of threads: lets a handler keep one database connection for each, without a lock.
+    public let index: Int
+
+    public init(index: Int) { self.index = index }
+}
+
+/// Answers the requests of a read-only file system.
+///
+/// Each method is called on one of the session's threads, several at once, with a reply that can be answered once and
+/// must be: the compiler sees to the first, and a reply that is dropped answers EIO. A request that must wait (for the
+/// network, for a lock that is held long) is parked (`OpenReply.park`, `ReadReply.park`) and answered later by whoever
+/// has what it waits for, so that the thread goes on to the next one.
+///
+/// Node 1 is the root. Node IDs and handles are the handler's own numbers; FORGET is not reported, so they must be good
+/// for ever. Names are bytes, without NUL or slash, of any encoding; they, and other buffers, are valid until the
+/// method returns.
+public protocol FUSEHandler: Sendable {
+    /// LOOKUP: the entry `name` of the directory `parent`.
+    func lookup(parent: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming EntryReply)
+
+    /// GETATTR.
+    func getattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeReply)
+
+    /// READLINK: the target's bytes, without a NUL. The kernel caches them as long as it keeps the inode.
+    func readlink(node: UInt64, thread: FUSEThread, reply: consuming DataReply)
+
+    /// OPEN, always for reading.
+    ///
+    /// - Parameter flags: those of open(2), such as `O_NONBLOCK`; the kernel adds `0x20` for exec.
+    func open(node: UInt64, flags: Int32, thread: FUSEThread, reply: consuming OpenReply)
+
+    /// READ of a file that was opened in cached mode; those of passthrough do not come here.
+    ///
+    /// A reply shorter than `size` says that the file ends there.
+    func read(
+        node: UInt64, handle: UInt64, offset: Int64, size: Int, thread: FUSEThread, reply: consuming ReadReply)
+
+    /// RELEASE: the last reference to an open file is gone; the kernel's own account of what is open already knows.
+    /// Answered by the session when this returns. May come again for the same handle when a session goes on after its
+    /// process was killed.
+    func release(node: UInt64, handle: UInt64, thread: FUSEThread)
+
+    /// READDIR and READDIRPLUS: the entries behind `offset` (0: from the start; else a `nextOffset` that was given
+    /// before), as many as fit. `.` and `..` should be among them. Directories have no handle: the kernel opens them
+    /// itself and keeps what was read.
+    func readdir(node: UInt64, offset: Int64, thread: FUSEThread, reply: consuming DirectoryReply)
+
+    /// GETXATTR. The kernel does not cache these: overlayfs and exec ask often.
+    func getxattr(node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming AttributeValueReply)
+
+    /// LISTXATTR: names, each with a NUL behind it.
+    func listxattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeValueReply)
+
+    /// STATFS.
+    func statfs(node: UInt64, thread: FUSEThread, reply: consuming StatisticsReply)
+}

@@ -1,0 +1,59 @@
+import CFuse
+import LaminaSystem
+import Synchronization
+
+/// What replies, threads and backing IDs share: libfuse's session and the handler. Lives until the last of them is
+/// gone.
+final class SessionCore: Sendable {
+    // Libfuse's session locks itself; it is freed in deinit, when nobody refers to this any more.
+    nonisolated(unsafe) let fuse: OpaquePointer
+    let configuration: FUSEConfiguration
+    let handler: any FUSEHandler
+    let interrupts = InterruptRegistry()
+    let droppedReplies = Atomic<UInt64>(0)
+
+    init(device: File, configuration: FUSEConfiguration, handler: any FUSEHandler) throws(FUSEError) {
+        var settings = lamina_fuse_settings(
+            wants_passthrough: configuration.wantsPassthrough,
+            max_background: configuration.backgroundRequestLimit,
+            max_readahead: UInt32(clamping: configuration.readAhead))
+        var callbacks = lamina_fuse_callbacks.dispatching
+        guard let fuse = lamina_fuse_new(device.descriptor, &settings, &callbacks) else {
+            throw FUSEError(
+                .outOfResources, "no FUSE session could be made",
+                cause: .last("set up libfuse on", device.path))
+        }
+        self.fuse = fuse
+        self.configuration = configuration
+        self.handler = handler
+    }
+
+    deinit { lamina_fuse_free(fuse) }
+}
+
+/// What a thread of the session takes requests with.
+final class Worker: @unchecked Sendable {
+    // @unchecked: made by the thread that starts the session and handed to the one thread that uses it from then on.
+    let core: SessionCore
+    let thread: FUSEThread
+    private var handle: OpaquePointer?
+
+    init(core: SessionCore, index: Int) throws(FUSEError) {
+        self.core = core
+        thread = FUSEThread(index: index)
+        handle = lamina_fuse_worker_new(core.fuse, Unmanaged.passUnretained(self).toOpaque())
+        guard handle != nil else { throw FUSEError(.outOfResources, "no memory for a FUSE thread") }
+    }
+
+    deinit { if let handle { lamina_fuse_worker_free(handle) } }
+
+    /// Takes one request and has it answered or parked: above 0, 0 at the end of the connection, or -errno.
+    func step() -> Int32 {
+        let result = lamina_fuse_step(handle)
+        while true {
+            let token = lamina_fuse_take_interrupted()
+            if token == 0 { return result }
+            core.interrupts.deliver(token)
+        }
+    }
+}

@@ -1,0 +1,29 @@
+/// How files are served.
+public struct FilesystemOptions: Sendable {
+    /// Whether merged files are handed to the kernel where it can take them.
+    public var passthrough = true
+    /// Files up to this many bytes are merged before their open is answered; larger ones open at once and are served while
+    /// they merge.
+    public var lazyThreshold: Int64 = 8 << 20
+
+    public init() {}
+}
+
+/// How many opens went which way, and what the daemon had to do itself.
+public struct FilesystemCounters: Sendable, Codable, Equatable {
+    /// Opens that the kernel serves from the backing file.
+    public var passthrough: UInt64 = 0
+    /// Opens whose reads come to the daemon.
+    public var cached: UInt64 = 0
+    /// Opens that waited for the merge of their file.
+    public var waited: UInt64 = 0
+    /// READ requests that the daemon answered.
+    public var reads: UInt64 = 0
+    /// Bytes that it answered them with.
+    public var readBytes: UInt64 = 0
+    public var lookups: UInt64 = 0
+    /// Backing files that are registered with the kernel now.
+    public var backingFiles: Int = 0
+
+    public init() {}
+}

@@ -1,0 +1,152 @@
+import Glibc
+public import LaminaFUSE
+import LaminaStore
+import Synchronization
+
+// Everything but open and read: answered in the callback from the index, as a hop to another thread would cost as much as
+// the whole round trip.
+
+extension LayerFilesystem: FUSEHandler {
+    public func lookup(parent: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming EntryReply) {
+        counters.lookups.add(1, ordering: .relaxed)
+        do {
+            if let inode = try reader(thread).lookup(parent: Int64(bitPattern: parent), name: name) {
+                reply.entry(inode.attributes)
+            } else if parent == 1 {
+                // Views come and go: the kernel must not remember that one was not there.
+                reply.error(ENOENT)
+            } else {
+                reply.negative()
+            }
+        } catch {
+            report(error)
+            reply.error(EIO)
+        }
+    }
+
+    public func getattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeReply) {
+        do {
+            if let inode = try reader(thread).inode(Int64(bitPattern: node)) {
+                reply.attributes(inode.attributes)
+            } else {
+                reply.error(ENOENT)
+            }
+        } catch {
+            report(error)
+            reply.error(EIO)
+        }
+    }
+
+    public func readlink(node: UInt64, thread: FUSEThread, reply: consuming DataReply) {
+        do {
+            let target = ReplyBytes()
+            guard try reader(thread).target(Int64(bitPattern: node), { target.append($0) }) else {
+                return reply.error(EINVAL)
+            }
+            reply.bytes(target.bytes)
+        } catch {
+            report(error)
+            reply.error(EIO)
+        }
+    }
+
+    public func readdir(node: UInt64, offset: Int64, thread: FUSEThread, reply: consuming DirectoryReply) {
+        let directory = Int64(bitPattern: node)
+        do {
+            // Positions 0 and 1 are "." and "..", whose attributes the kernel does not take.
+            let dots: [[UInt8]] = [[UInt8(ascii: ".")], [UInt8(ascii: "."), UInt8(ascii: ".")]]
+            let own = FUSEAttributes(node: node, mode: UInt32(S_IFDIR))
+            for position in max(0, Int(clamping: offset))..<max(2, Int(clamping: offset)) where position < 2 {
+                let fits = dots[position].withUnsafeBytes {
+                    reply.add(name: $0, attributes: own, nextOffset: Int64(position) + 1)
+                }
+                guard fits else { return reply.finish() }
+            }
+            var position = max(offset, 2)
+            try reader(thread).entries(of: directory, from: position - 2) { inode, name in
+                position += 1
+                return reply.add(name: name, attributes: inode.attributes, nextOffset: position)
+            }
+            reply.finish()
+        } catch {
+            report(error)
+            reply.error(EIO)
+        }
+    }
+
+    public func getxattr(
+        node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming AttributeValueReply
+    ) {
+        do {
+            let value = ReplyBytes()
+            guard try reader(thread).xattr(Int64(bitPattern: node), name: name, { value.append($0) }) else {
+                return reply.error(ENODATA)
+            }
+            reply.value(value.bytes)
+        } catch {
+            report(error)
+            reply.error(EIO)
+        }
+    }
+
+    public func listxattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeValueReply) {
+        do {
+            let names = ReplyBytes()
+            try reader(thread).xattrNames(Int64(bitPattern: node)) { name in
+                // overlayfs mounted with userxattr asks for it by name; listed, it would show through every other overlay.
+                guard !name.elementsEqual("user.overlay.opaque".utf8) else { return }
+                names.append(name, terminated: true)
+            }
+            reply.value(names.bytes)
+        } catch {
+            report(error)
+            reply.error(EIO)
+        }
+    }
+
+    public func statfs(node: UInt64, thread: FUSEThread, reply: consuming StatisticsReply) {
+        var status = statvfs()
+        guard statvfs(store.root, &status) == 0 else { return reply.error(errno) }
+        reply.statistics(
+            FUSEFilesystemStatistics(
+                blockSize: UInt32(truncatingIfNeeded: status.f_frsize), blocks: UInt64(status.f_blocks),
+                freeBlocks: UInt64(status.f_bfree), availableBlocks: UInt64(status.f_bavail),
+                files: UInt64(status.f_files), freeFiles: UInt64(status.f_ffree)))
+    }
+
+    func report(_ error: any Error) { log("cannot answer the kernel: \(error)") }
+}
+
+extension Inode {
+    var attributes: FUSEAttributes {
+        FUSEAttributes(
+            node: UInt64(bitPattern: id), mode: mode, linkCount: nlink, userID: uid, groupID: gid,
+            size: UInt64(bitPattern: size), device: UInt32(truncatingIfNeeded: device), modifiedSeconds: mtime,
+            modifiedNanoseconds: UInt32(truncatingIfNeeded: mtimeNanoseconds))
+    }
+}
+
+/// Bytes gathered for a reply. A reply is consumed by its answer, and what is consumed cannot be captured by the closure that
+/// an array lends its bytes to.
+private final class ReplyBytes {
+    private var memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 256, alignment: 1)
+    private var count = 0
+
+    deinit { memory.deallocate() }
+
+    /// Valid as long as this object lives; the reply copies them.
+    var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: memory[..<count]) }
+
+    func append(_ bytes: UnsafeRawBufferPointer, terminated: Bool = false) {
+        let needed = count + bytes.count + (terminated ? 1 : 0)
+        if needed > memory.count {
+            let larger = UnsafeMutableRawBufferPointer.allocate(byteCount: max(needed, 2 * memory.count), alignment: 1)
+            larger.copyMemory(from: self.bytes)
+            memory.deallocate()
+            memory = larger
+        }
+        UnsafeMutableRawBufferPointer(rebasing: memory[count...]).copyMemory(from: bytes)
+        if terminated { memory[needed - 1] = 0 }
+        count = needed
+    }
+}

@@ -1,0 +1,134 @@
+import Glibc
+public import LaminaFUSE
+import LaminaMerge
+import LaminaStore
+import LaminaSystem
+import Synchronization
+
+// The four ways to serve an open:
+//   merged                            passthrough: the kernel reads the backing file
+//   not merged, small                 waits for the merge of this file, then passthrough
+//   not merged, larger                at once, cached mode; the merge goes on behind it
+//   merged since, cached opens left   cached mode, from the backing file
+
+extension LayerFilesystem {
+    public func open(node: UInt64, flags: Int32, thread: FUSEThread, reply: consuming OpenReply) {
+        do {
+            guard let inode = try reader(thread).inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
+            guard inode.mode & UInt32(S_IFMT) == UInt32(S_IFREG) else { return reply.error(EINVAL) }
+            guard let content = inode.content else { return answer(.cached, node, reply) }
+            let isMerged = try isMerged(content, reader(thread))
+            let mayWait = !isMerged && inode.size <= options.lazyThreshold
+            let mode = try mode(of: node, content, isMerged: isMerged, mayWait: mayWait)
+            if let mode {
+                if !isMerged { engine.background(content) }
+                return answer(mode, node, reply)
+            }
+            counters.waited.add(1, ordering: .relaxed)
+            wait(for: content, node, reply)
+        } catch {
+            report(error)
+            reply.error(Self.errorNumber(of: error))
+        }
+    }
+
+    public func release(node: UInt64, handle: UInt64, thread: FUSEThread) { opens.release(node) }
+
+    /// Parks an open until its file is merged, or cannot be.
+    private func wait(for content: ContentID, _ node: UInt64, _ reply: consuming OpenReply) {
+        let place = TicketPlace()
+        let parked = reply.park { [engine] in
+            if let ticket = place.ticket.withLock({ $0 }) { _ = engine.leave(ticket) }
+        }
+        let ticket = engine.whole(content) { [self] result in
+            guard let reply = parked.take() else { return }
+            switch result {
+            case .success:
+                do {
+                    let mode = try mode(of: node, content, isMerged: true, mayWait: false)
+                    answer(mode ?? .cached, node, reply)
+                } catch {
+                    report(error)
+                    reply.error(Self.errorNumber(of: error))
+                }
+            case .failure(let error):
+                log("a file cannot be opened: \(error)")
+                reply.error(EIO)
+            }
+        }
+        place.ticket.withLock { $0 = ticket }
+    }
+
+    /// How an open is served; nil: it has to wait for the merge first.
+    private func mode(
+        of node: UInt64, _ content: ContentID, isMerged: Bool, mayWait: Bool
+    ) throws -> OpenTable.Mode? {
+        func decide() throws -> OpenTable.Mode? {
+            try opens.open(node) { kept in
+                if isMerged { return try passthroughMode(content, kept) ?? .cached }
+                return mayWait ? nil : .cached
+            }
+        }
+        do {
+            return try decide()
+        } catch let error as SystemError where error.code == EMFILE || error.code == ENFILE {
+            opens.releaseIdle()
+            return try decide()
+        }
+    }
+
+    private func answer(_ mode: OpenTable.Mode, _ node: UInt64, _ reply: consuming OpenReply) {
+        let isTaken: Bool
+        switch mode {
+        case .cached:
+            counters.cached.add(1, ordering: .relaxed)
+            isTaken = reply.cached(handle: 0)
+        case .passthrough(let backing):
+            counters.passthrough.add(1, ordering: .relaxed)
+            isTaken = reply.passthrough(backing, handle: 0)
+        }
+        // Nobody waits for the answer any more, so no release will come.
+        if !isTaken { opens.release(node) }
+    }
+
+    /// Whether a content is whole. The engine may know of it before the index does.
+    func isMerged(_ content: ContentID, _ reader: IndexReader) throws -> Bool {
+        switch engine.knowledge(of: content) {
+        case .merged: return true
+        case .merging: return false
+        case .none:
+            guard let record = try reader.content(content) else { return false }
+            return record.state == .merged && record.proof != .disproven
+        }
+    }
+
+    /// Hands a merged file to the kernel; nil when it has to be served in cached mode.
+    private func passthroughMode(_ content: ContentID, _ kept: BackingID?) throws -> OpenTable.Mode? {
+        if let kept { return .passthrough(kept) }
+        guard passthroughRefusal == nil else { return nil }
+        guard let record = try spareReader.content(content) else { return nil }
+        let file = try store.files.open(record.name)
+        // The last line of defence: a mapping of a hole reads zeros that nobody verified.
+        guard try file.size() == record.size, try file.firstHole() == record.size else {
+            let isWhole = try store.recheck(record)
+            log(
+                "the backing file of \(record.name.digest) has a hole: "
+                    + (isWhole ? "its bytes are right, they go through lamina" : "what is missing is merged again"))
+            return nil
+        }
+        return try register(file).map { .passthrough($0) }
+    }
+
+    static func errorNumber(of error: any Error) -> Int32 {
+        switch error {
+        case let error as SystemError where error.code == EMFILE || error.code == ENFILE || error.code == ENOMEM:
+            error.code
+        default: EIO
+        }
+    }
+}
+
+/// Where a waiter's ticket is found when the waiter is interrupted; it is known only after the merge was asked.
+private final class TicketPlace: Sendable {
+    let ticket = Mutex<MergeTicket?>(nil)
+}

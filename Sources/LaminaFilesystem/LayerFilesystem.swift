@@ -1,0 +1,135 @@
+import Glibc
+import LaminaFUSE
+public import LaminaMerge
+public import LaminaStore
+import LaminaSystem
+import Synchronization
+
+/// The one mount of a store: `<root>/fs/<view>/…`. Answers the kernel from the index, and decides how each open is served.
+///
+/// Node IDs are rows of the index, so there is no table of inodes and nothing to forget.
+public final class LayerFilesystem: Sendable {
+    let store: Store
+    let engine: MergeEngine
+    let options: FilesystemOptions
+    /// One for each FUSE thread, and one more for the threads of the merge that answer parked opens.
+    let readers: [IndexReader]
+    let opens: OpenTable
+    let files: OpenFileCache
+    let counters = Counters()
+    /// Told of what an operator should know.
+    let log: @Sendable (String) -> Void
+    private let session = Mutex<FUSESession?>(nil)
+    /// Why passthrough is not used, once that was found.
+    private let refusal = Mutex<String?>(nil)
+
+    final class Counters: Sendable {
+        let passthrough = Atomic<UInt64>(0)
+        let cached = Atomic<UInt64>(0)
+        let waited = Atomic<UInt64>(0)
+        let reads = Atomic<UInt64>(0)
+        let readBytes = Atomic<UInt64>(0)
+        let lookups = Atomic<UInt64>(0)
+    }
+
+    private static let threadCount = FUSEConfiguration().threadCount
+
+    public init(
+        store: Store, engine: MergeEngine, options: FilesystemOptions, log: @escaping @Sendable (String) -> Void
+    ) throws {
+        self.store = store
+        self.engine = engine
+        self.options = options
+        self.log = log
+        readers = try (0...Self.threadCount).map { _ in try IndexReader(store.index) }
+        files = OpenFileCache(files: store.files)
+        opens = OpenTable()
+    }
+
+    /// Where the file system is mounted.
+    public var directory: String { store.root + "/fs" }
+
+    /// Mounts the file system at `<root>/fs` and answers until `stop`.
+    public func start() throws {
+        var configuration = FUSEConfiguration()
+        configuration.source = "lamina"
+        configuration.wantsPassthrough = options.passthrough
+        configuration.threadCount = Self.threadCount
+        let session = try FUSESession(configuration: configuration, handler: self)
+        try session.start(at: directory)
+        self.session.withLock { $0 = session }
+        if case .unavailable(let reason) = session.passthrough { refusePassthrough(reason.description) }
+    }
+
+    /// Unmounts and ends. Files that are still open lose their file system.
+    public func stop() throws {
+        guard let session = session.withLock({ $0.take() }) else { return }
+        try session.stop()
+        opens.removeAll()
+    }
+
+    /// Whether the mount is still there.
+    public var isRunning: Bool { session.withLock { $0?.isRunning ?? false } }
+
+    /// Why opens are not handed to the kernel; nil when they are.
+    public var passthroughRefusal: String? { refusal.withLock { $0 } }
+
+    public var statistics: FilesystemCounters {
+        var result = FilesystemCounters()
+        result.passthrough = counters.passthrough.load(ordering: .relaxed)
+        result.cached = counters.cached.load(ordering: .relaxed)
+        result.waited = counters.waited.load(ordering: .relaxed)
+        result.reads = counters.reads.load(ordering: .relaxed)
+        result.readBytes = counters.readBytes.load(ordering: .relaxed)
+        result.lookups = counters.lookups.load(ordering: .relaxed)
+        result.backingFiles = opens.backingCount
+        return result
+    }
+
+    /// Makes the root's listing show views that were made since it was read.
+    public func viewsChanged() {
+        guard let session = session.withLock({ $0 }) else { return }
+        _ = try? session.invalidateContents(node: 1)
+    }
+
+    /// Regular housekeeping: idle read transactions end, and with them the write-ahead log can be cut.
+    public func tidy() {
+        do { try store.tidy(readers) } catch { log("cannot tidy the index: \(error)") }
+    }
+
+    func reader(_ thread: FUSEThread) -> IndexReader { readers[thread.index] }
+
+    /// For threads that are not the session's.
+    var spareReader: IndexReader { readers[readers.count - 1] }
+
+    /// Hands a file to the kernel; nil when the session is gone or passthrough is not to be had.
+    func register(_ file: File) throws(SystemError) -> BackingID? {
+        guard refusal.withLock({ $0 == nil }), let session = session.withLock({ $0 }) else { return nil }
+        do throws(SystemError) {
+            return try session.registerBacking(file.descriptor)
+        } catch {
+            switch error.code {
+            case EPERM, ELOOP, ENOTTY, EINVAL, EOPNOTSUPP:
+                refusePassthrough(Self.explanation(of: error))
+                return nil
+            default: throw error
+            }
+        }
+    }
+
+    private func refusePassthrough(_ reason: String) {
+        let isNew = refusal.withLock { refusal in
+            defer { refusal = refusal ?? reason }
+            return refusal == nil
+        }
+        if isNew { log("passthrough is off, reads go through lamina: \(reason)") }
+    }
+
+    private static func explanation(of error: SystemError) -> String {
+        switch error.code {
+        case EPERM: "the process lacks CAP_SYS_ADMIN"
+        case ELOOP: "the store is on a stacked file system (overlayfs or FUSE); put it on a disk file system"
+        default: error.description
+        }
+    }
+}
