@@ -44,6 +44,7 @@ let package = Package(
         // From a reference to bytes.
         room("LaminaOCI", ["LaminaDigest", "CCurl"]),
         room("LaminaFormats", ["LaminaDigest", "LaminaSystem", "CZlib", "CDeflate", "CZstd"]),
+        room("LaminaConvert", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats"]),
 
         // From bytes to the store, and from the store to the kernel.
         room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema"]),
@@ -60,6 +61,7 @@ let package = Package(
         tests("LaminaSQLite", ["LaminaSQLite"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaFormats", ["LaminaFormats", "LaminaDigest", "LaminaSystem", "CZlib", "CZstd"]),
+        tests("LaminaConvert", ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
     ],

@@ -1,0 +1,56 @@
+import LaminaFormats
+
+/// The rules for what a source's tar may hold, whichever way it is converted.
+enum LayerEntries {
+    /// Whether an entry goes to the new layer: landmarks and the table of contents of an eStargz source do not, as the
+    /// writer adds its own.
+    ///
+    /// - Throws: `FormatError` for an entry that no layer may have.
+    static func isKept(_ entry: TarEntry) throws(FormatError) -> Bool {
+        let header = entry.header
+        let name = Tar.clean(header.name)
+        if name.isEmpty, header.kind != .directory {
+            throw FormatError(
+                .badEntry, "an entry for the root is no directory", entry: header.displayName, offset: entry.offset)
+        }
+        guard !Tar.climbs(header.name), header.kind != .hardLink || !Tar.climbs(header.linkName) else {
+            throw FormatError(
+                .badEntry, "a path with '..' leads out of the layer", entry: header.displayName, offset: entry.offset)
+        }
+        return !isReserved(name)
+    }
+
+    /// Whether a cleaned name is one of those that eStargz keeps for itself.
+    static func isReserved(_ name: [UInt8]) -> Bool {
+        name.elementsEqual(EStargzWriter.tocName.utf8)
+            || EStargzWriter.Landmark.allCases.contains { name.elementsEqual($0.rawValue.utf8) }
+    }
+}
+
+/// A layer that is converted as it comes, without being stored in between.
+///
+/// An entry that a later one replaces cannot be known yet: its bytes stay in the new layer's tar, where the later one wins as
+/// in the old tar, and the writer leaves it out of the table of contents.
+struct StreamedLayer {
+    let input: any LayerInput
+
+    func write(to writer: EStargzWriter, for conversion: Conversion) throws {
+        try writer.append(EStargzWriter.Landmark.noPrefetch)
+        var reader = TarReader()
+        var isKept = false
+        try input.readTar(for: conversion) { bytes in
+            var piece = bytes
+            while true {
+                switch try reader.next(&piece) {
+                case .more: return
+                case .entry(let entry):
+                    isKept = try LayerEntries.isKept(entry)
+                    if isKept { try writer.append(entry.header) }
+                case .payload(let payload):
+                    if isKept { try writer.write(payload) }
+                }
+            }
+        }
+        try reader.finish()
+    }
+}

@@ -1,0 +1,108 @@
+import LaminaDigest
+import LaminaFormats
+import LaminaOCI
+import LaminaSystem
+
+/// A layer to convert, as a stream of bytes that may be compressed.
+protocol LayerInput {
+    /// As errors call it.
+    var name: String { get }
+    /// The bytes that `read` gives.
+    var size: Int64 { get }
+    /// `nil` for a tar that is no image's.
+    var descriptor: Descriptor? { get }
+    /// What the uncompressed bytes must hash to, where that is said.
+    var diffID: Digest? { get }
+
+    /// Gives all bytes in order.
+    func read(shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void) throws
+}
+
+/// A layer of an image.
+struct BlobInput: LayerInput {
+    let blobs: any BlobSource
+    let layer: Descriptor
+    let diffID: Digest?
+
+    init(blobs: any BlobSource, descriptor: Descriptor, diffID: Digest) {
+        self.blobs = blobs
+        layer = descriptor
+        self.diffID = diffID
+    }
+
+    var name: String { "layer \(layer.digest)" }
+    var size: Int64 { layer.size }
+    var descriptor: Descriptor? { layer }
+
+    func read(shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+        try blobs.read(layer.digest, size: layer.size, range: 0..<layer.size, shouldStop: shouldStop, into: sink)
+    }
+}
+
+/// A tar file.
+struct TarFileInput: LayerInput {
+    let file: File
+    let path: String
+    var size: Int64 { (try? file.size()) ?? 0 }
+
+    var name: String { "the tar" }
+    var descriptor: Descriptor? { nil }
+    var diffID: Digest? { nil }
+
+    private static let pieceSize = 256 << 10
+
+    func read(shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.pieceSize, alignment: 4096)
+        defer { buffer.deallocate() }
+        var offset: Int64 = 0
+        while true {
+            if shouldStop() { throw ConvertError(.interrupted, "the conversion of \(path) was interrupted") }
+            let count = try file.read(into: buffer, at: offset)
+            if count == 0 { return }
+            try sink(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<count]))
+            offset += Int64(count)
+        }
+    }
+}
+
+extension LayerInput {
+    /// Gives the bytes of the tar in order, and checks what is read against the digests that name it.
+    ///
+    /// - Throws: `FormatError` `digestMismatch` for another blob digest or diff ID than said, once everything was given.
+    func readTar(for conversion: Conversion, into sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+        var blobHash = SHA256()
+        var tarHash = SHA256()
+        var decompressor: StreamDecompressor?
+        // Compression is told by the first bytes, never by a name or media type.
+        var head: [UInt8] = []
+        func push(_ bytes: UnsafeRawBufferPointer) throws {
+            let engine = try decompressor ?? StreamDecompressor(StreamDecompressor.detect(bytes))
+            decompressor = engine
+            try engine.push(bytes) { piece in
+                if diffID != nil { tarHash.update(piece) }
+                try sink(piece)
+            }
+        }
+        try read(shouldStop: conversion.shouldStop) { bytes in
+            try conversion.checkStop()
+            if descriptor != nil { blobHash.update(bytes) }
+            if decompressor != nil || (head.isEmpty && bytes.count >= 4) {
+                try push(bytes)
+            } else {
+                head += bytes
+                if head.count >= 4 { try head.withUnsafeBytes { try push($0) } }
+            }
+            conversion.advance(Int64(bytes.count))
+        }
+        if decompressor == nil { try head.withUnsafeBytes { try push($0) } }
+        try decompressor?.finish()
+        try check(blobHash.digest(), descriptor?.digest, "the blob's digest")
+        try check(tarHash.digest(), diffID, "the diff ID")
+    }
+
+    private func check(_ actual: Digest, _ expected: Digest?, _ what: String) throws(FormatError) {
+        guard let expected, actual != expected else { return }
+        throw FormatError(
+            .digestMismatch, "\(what) of \(name) does not match", expected: "\(expected)", actual: "\(actual)")
+    }
+}
