@@ -22,6 +22,16 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Reso
 
 let package = Package(
     name: "lamina",
+    products: [
+        .executable(name: "lamina", targets: ["lamina"])
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.6.0"),
+        .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+    ],
     targets: [
         // What Swift cannot say of the system's libraries; no policy.
         .target(name: "CCrypto", linkerSettings: [.linkedLibrary("crypto")]),
@@ -53,6 +63,23 @@ let package = Package(
         room("LaminaFilesystem", ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"]),
 
         // What people and programs talk to.
+        room(
+            "LaminaDaemon",
+            [
+                "LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaConvert", "LaminaStore",
+                "LaminaMerge", "LaminaFUSE", "LaminaFilesystem",
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "TOMLKit", package: "TOMLKit"),
+            ]),
+        .executableTarget(
+            name: "lamina",
+            dependencies: [
+                "LaminaDaemon",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: swift),
 
         // Tests mirror the rooms; what needs mounts, registries and the executable is in Tests/Integration.
         .target(
@@ -64,6 +91,7 @@ let package = Package(
         tests("LaminaConvert", ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
+        tests("LaminaDaemon", ["LaminaDaemon", "LaminaSystem"]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

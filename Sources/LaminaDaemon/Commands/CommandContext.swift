@@ -1,0 +1,98 @@
+import Glibc
+public import Logging
+
+/// What every command knows: the store, the configuration, and how to speak.
+public struct CommandContext: Sendable {
+    /// The directory of the store, absolute.
+    public var root: String
+    public var configuration: Configuration
+    /// The configuration file, for a server that is to be started with it.
+    public var configurationPath: String?
+    public var log: Logger
+    public var output: Output
+
+    public init(
+        root: String, configuration: Configuration, configurationPath: String? = nil, log: Logger, output: Output
+    ) {
+        self.root = root
+        self.configuration = configuration
+        self.configurationPath = configurationPath
+        self.log = log
+        self.output = output
+    }
+
+    /// From the options that all commands take.
+    ///
+    /// - Parameter serving: a server logs as its configuration says; a command only what went wrong, unless `verbose`.
+    /// - Throws: `configuration`.
+    public static func make(
+        root: String?, configuration path: String?, verbose: Bool, json: Bool, serving: Bool = false
+    ) throws -> CommandContext {
+        let file = try ConfigurationFile.load(path)
+        let quietest: Logger.Level = serving ? file.configuration.log.level : .error
+        var log = Logger(label: "lamina") { _ in LogOutput(level: verbose ? .debug : quietest) }
+        log.logLevel = verbose ? .debug : quietest
+        for notice in file.notices { log.warning("\(notice)") }
+        for key in file.ignoredKeys {
+            log.debug("a key of the configuration has no meaning for lamina", metadata: ["key": "\(key)"])
+        }
+        return CommandContext(
+            root: file.configuration.root(option: root, environment: getenv("LAMINA_ROOT").map { String(cString: $0) }),
+            configuration: file.configuration, configurationPath: file.path, log: log, output: Output(json: json))
+    }
+
+    /// Refuses early, in words, what the kernel would refuse later with a number.
+    ///
+    /// - Parameter action: as in "mounting needs root".
+    func requireRoot(for action: String) throws(DaemonError) {
+        guard geteuid() == 0 else {
+            throw DaemonError(.permission, "\(action) needs root (CAP_SYS_ADMIN): try the same command with sudo")
+        }
+    }
+
+    /// A client that ends its calls at Ctrl-C.
+    var client: ControlClient { ControlClient(root: root) { Interrupts.requested } }
+}
+
+/// Where a command writes: facts to standard output, progress to standard error.
+public struct Output: Sendable {
+    /// Whether facts are JSON.
+    public var json: Bool
+    /// Whether standard error is a terminal that can rewrite a line.
+    public var showsProgressLine: Bool
+    /// Whether standard output is one.
+    public var isTerminal: Bool
+    /// Whether colours and weights are welcome (https://no-color.org).
+    public var usesColor: Bool
+
+    public init(json: Bool) {
+        self.json = json
+        let dumb = getenv("TERM").map { String(cString: $0) == "dumb" } ?? true
+        showsProgressLine = isatty(STDERR_FILENO) == 1 && !dumb
+        isTerminal = isatty(STDOUT_FILENO) == 1 && !dumb
+        usesColor = isTerminal && (getenv("NO_COLOR").map { $0.pointee == 0 } ?? true)
+    }
+
+    /// Without any terminal.
+    init(plainWithJSON json: Bool) {
+        self.json = json
+        (showsProgressLine, isTerminal, usesColor) = (false, false, false)
+    }
+
+    /// Prints a fact: as JSON, or as the text that `body` makes.
+    public func show(_ value: some Encodable, _ body: () -> String) throws {
+        let text = json ? try JSONText.document(value) : body()
+        if !text.isEmpty { print(text) }
+    }
+}
+
+extension Output {
+    /// Writes to standard error, as it is.
+    func writeError(_ text: String) {
+        let bytes = Array(text.utf8)
+        _ = write(STDERR_FILENO, bytes, bytes.count)
+    }
+
+    /// A sentence that does not stop the work.
+    func warn(_ sentence: String) { writeError("lamina: \(sentence)\n") }
+}

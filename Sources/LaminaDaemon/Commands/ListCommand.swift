@@ -1,0 +1,102 @@
+import Glibc
+import LaminaOCI
+import LaminaStore
+
+/// `lamina ls`: the images of the store, or the files of one. Reads the index, whoever has the store.
+public struct ListCommand: Sendable {
+    public var image: String?
+    public var long: Bool
+
+    public init(image: String?, long: Bool) {
+        self.image = image
+        self.long = long
+    }
+
+    public func run(_ context: CommandContext) throws {
+        let index = try Index(root: context.root)
+        guard let image else {
+            let images = try index.imageStatus()
+            return try context.output.show(images) { long ? Self.longTable(images) : Self.table(images) }
+        }
+        let reference = try ImageReference(parsing: image).description
+        guard let record = try index.image(reference) else {
+            throw DaemonError(
+                .notFound, "the store \(context.root) has no image \(reference); 'lamina ls' shows those it has")
+        }
+        let files = try index.files(of: record)
+        try context.output.show(files) { Self.text(files, long: long) }
+    }
+
+    static func table(_ images: [ImageStatus]) -> String {
+        guard !images.isEmpty else { return "no images; 'lamina pull IMAGE' fetches one" }
+        return TextTable(
+            ["IMAGE", "PLATFORM", "LAYERS", "SIZE", "IN STORE", "MOUNTS"],
+            rightAligned: [2, 3, 4, 5],
+            images.map {
+                [
+                    $0.reference, $0.platform, "\($0.layers)", Units.bytes($0.bytes),
+                    Units.percent($0.landedBytes, of: $0.bytes), "\($0.mounts)",
+                ]
+            }
+        ).text
+    }
+
+    static func longTable(_ images: [ImageStatus]) -> String {
+        guard !images.isEmpty else { return table(images) }
+        return TextTable(
+            ["IMAGE", "PLATFORM", "LAYERS", "COMPRESSED", "SIZE", "IN STORE", "FILES MERGED", "MOUNTS", "PULLED", "MANIFEST"],
+            rightAligned: [2, 3, 4, 5, 6, 7],
+            images.map {
+                [
+                    $0.reference, $0.platform, "\($0.layers)", Units.bytes($0.compressedBytes), Units.bytes($0.bytes),
+                    Units.percent($0.landedBytes, of: $0.bytes), "\($0.mergedContents)/\($0.contents)", "\($0.mounts)",
+                    $0.pulledAt, $0.manifestDigest,
+                ]
+            }
+        ).text
+    }
+
+    /// Layer by layer from the bottom, as the index has them: a name may stand in several, and the last one counts.
+    static func text(_ files: [FileStatus], long: Bool) -> String {
+        var blocks: [String] = []
+        var rest = files[...]
+        let layerCount = Set(files.map(\.layer)).count
+        while let first = rest.first {
+            let layer = rest.prefix { $0.layer == first.layer }
+            rest = rest.dropFirst(layer.count)
+            let head = layerCount > 1 ? "\(first.layer):\n" : ""
+            blocks.append(head + (long ? longText(layer) : layer.map { printable($0.path) }.joined(separator: "\n")))
+        }
+        return blocks.joined(separator: "\n\n")
+    }
+
+    private static func longText(_ files: ArraySlice<FileStatus>) -> String {
+        TextTable(
+            [], rightAligned: [1, 2, 3],
+            files.map {
+                [
+                    typeLetter($0.type) + $0.mode, "\($0.uid)", "\($0.gid)", "\($0.bytes)", $0.modifiedAt, $0.state ?? "-",
+                    printable($0.path) + ($0.target.map { " -> " + printable($0) } ?? ""),
+                ]
+            }
+        ).text
+    }
+
+    /// As `ls -l` writes them.
+    private static func typeLetter(_ type: String) -> String {
+        switch type {
+        case "directory": "d"
+        case "symlink": "l"
+        case "character device": "c"
+        case "block device": "b"
+        case "fifo": "p"
+        default: "-"
+        }
+    }
+
+    /// Names are bytes of anybody's: control characters must not reach a terminal.
+    private static func printable(_ text: String) -> String {
+        guard text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7f }) else { return text }
+        return String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
+    }
+}

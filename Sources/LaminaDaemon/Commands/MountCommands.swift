@@ -1,0 +1,98 @@
+import Glibc
+import LaminaOCI
+import LaminaSystem
+
+/// `lamina mount`: an image becomes a directory.
+public struct MountCommand: Sendable {
+    public var reference: String
+    public var target: String
+    public var upper: String?
+    public var platform: String?
+    public var plainHTTP: Bool
+
+    public init(reference: String, target: String, upper: String?, platform: String?, plainHTTP: Bool) {
+        self.reference = reference
+        self.target = target
+        self.upper = upper
+        self.platform = platform
+        self.plainHTTP = plainHTTP
+    }
+
+    public func run(_ context: CommandContext) throws {
+        let request = try makeRequest(context)
+        try context.requireRoot(for: "mounting")
+        Interrupts.install()
+        let result = try stoppable("mount") { try mount(request, context) }
+        try context.output.show(result) {
+            "\(result.target): \(result.reference), \(counted(result.layers, "layer"))"
+                + (result.writable.map { ", writes go to \($0)" } ?? ", read-only")
+        }
+    }
+
+    /// Checks what the user typed before anybody is asked; relative paths become absolute.
+    func makeRequest(_ context: CommandContext) throws -> MountRequest {
+        MountRequest(
+            reference: try ImageReference(parsing: reference).description, target: try Self.directory(target, "DIR"),
+            upper: try upper.map { try Self.directory($0, "--rw") },
+            platform: try platform.map { try Platform(parsing: $0).description },
+            plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference))
+    }
+
+    /// The real path, as the kernel will show it.
+    private static func directory(_ path: String, _ name: String) throws(DaemonError) -> String {
+        guard let real = realPath(path) else {
+            throw DaemonError(.notFound, "\(name) \(path): \(SystemError.text(of: errno)); make the directory first")
+        }
+        guard ImageReference.isDirectory(real) else { throw DaemonError(.usage, "\(name) \(path) is no directory") }
+        return real
+    }
+
+    private func mount(_ request: MountRequest, _ context: CommandContext) throws -> MountResult {
+        let deadline = monotonicSeconds() + EngineAccess.patience
+        while true {
+            do {
+                return try context.client.mount(request)
+            } catch let error as DaemonError where error.code == .noServer {
+                do {
+                    try ServerLauncher(context: context).launch()
+                } catch let error as DaemonError where error.code == .remote(exitCode: ExitStatus.tryAgain.rawValue) {
+                    // Somebody has the store: a server that another command has just started, perhaps, or that is ending.
+                    let served = try context.client.isServed()
+                    guard served || error.message.contains("lamina serve"), monotonicSeconds() < deadline else { throw error }
+                    usleep(50_000)
+                }
+            }
+        }
+    }
+}
+
+/// `lamina umount`: a mount ends.
+public struct UnmountCommand: Sendable {
+    public var target: String
+
+    public init(target: String) { self.target = target }
+
+    public func run(_ context: CommandContext) throws {
+        try context.requireRoot(for: "unmounting")
+        // Resolved by its parent only: a mount whose server is gone cannot be looked at.
+        let request = UnmountRequest(target: Self.resolve(target))
+        let result: MountListing
+        do {
+            result = try context.client.unmount(request)
+        } catch let error as DaemonError where error.code == .noServer {
+            throw DaemonError(
+                .noServer, "no lamina server runs for \(context.root), so \(request.target) is no mount of it; "
+                    + "'umount \(request.target)' ends what another left")
+        }
+        try context.output.show(result) { "\(result.target): unmounted" }
+    }
+
+    static func resolve(_ path: String) -> String {
+        let full = absolutePath(path)
+        guard let slash = full.lastIndex(of: "/"), full != "/" else { return full }
+        let (parent, name) = (String(full[..<slash]), full[full.index(after: slash)...])
+        if name == ".." { return realPath(full) ?? full }
+        guard let real = realPath(parent.isEmpty ? "/" : parent) else { return full }
+        return real == "/" ? "/\(name)" : "\(real)/\(name)"
+    }
+}

@@ -1,0 +1,120 @@
+import Glibc
+import LaminaFilesystem
+public import LaminaStore
+import Logging
+
+/// Everything that `lamina status` shows.
+public struct StatusReport: Sendable, Codable, Equatable {
+    public var root: String
+    /// nil when no server runs.
+    public var server: ServerStatus?
+    public var usage: CacheUsage
+    public var images: [ImageStatus]
+    /// What is being merged, largest first.
+    public var merging: [MergeProgress]
+    public var mounts: [MountStatus]
+}
+
+/// `lamina status`: the server, the store, and what is on its way.
+public struct StatusCommand: Sendable {
+    public var watch: Bool
+
+    public init(watch: Bool) { self.watch = watch }
+
+    public func run(_ context: CommandContext) throws {
+        guard watch else {
+            let report = try Self.report(context)
+            return try context.output.show(report) { Self.text(report) }
+        }
+        Interrupts.install()
+        while !Interrupts.requested {
+            let report = try Self.report(context)
+            if context.output.json {
+                print(String(decoding: try JSONText.line(report), as: UTF8.self))
+            } else if context.output.isTerminal {
+                // Home, the text with each line's rest cleared, and what is left below: no flicker.
+                let text = Self.text(report).replacing("\n", with: "\u{1B}[K\n")
+                print("\u{1B}[H\(text)\u{1B}[K\n\u{1B}[J", terminator: "")
+            } else {
+                print(Self.text(report) + "\n")
+            }
+            fflush(nil)
+            for _ in 0..<10 where !Interrupts.requested { usleep(100_000) }
+        }
+    }
+
+    static func report(_ context: CommandContext) throws -> StatusReport {
+        let index = try Index(root: context.root)
+        var server: ServerStatus?
+        do {
+            server = try ControlClient(root: context.root).status()
+        } catch let error as DaemonError where error.code == .noServer || error.code == .permission {
+            // The index tells the rest without it.
+            context.log.debug("no answer from a server", metadata: ["error": "\(error)"])
+        }
+        return StatusReport(
+            root: context.root, server: server, usage: try index.cacheUsage(), images: try index.imageStatus(),
+            merging: try index.mergeProgress(), mounts: try index.mountStatus())
+    }
+
+    /// How many of the contents on their way are listed.
+    private static let mergingLimit = 10
+
+    static func text(_ report: StatusReport) -> String {
+        var blocks = [TextTable([], facts(report)).text]
+        if !report.images.isEmpty { blocks.append(ListCommand.table(report.images)) }
+        if !report.merging.isEmpty {
+            let more = report.merging.count - mergingLimit
+            blocks.append(
+                TextTable(
+                    ["MERGING", "SIZE", "DONE", "CHUNKS"], rightAligned: [1, 2, 3],
+                    report.merging.prefix(mergingLimit).map {
+                        [String($0.digest.prefix(19)), Units.bytes($0.bytes), "\($0.percent)%", "\($0.landedChunks)/\($0.chunks)"]
+                    }
+                ).text + (more > 0 ? "\nand \(more) more" : ""))
+        }
+        if !report.mounts.isEmpty {
+            blocks.append(
+                TextTable(
+                    ["MOUNTED AT", "IMAGE", "WRITES TO", "SINCE"],
+                    report.mounts.map { [$0.target, $0.reference, $0.writable ?? "-", $0.mountedAt] }
+                ).text)
+        }
+        return blocks.joined(separator: "\n\n")
+    }
+
+    private static func facts(_ report: StatusReport) -> [[String]] {
+        let usage = report.usage
+        var facts = [["store", report.root]]
+        if let server = report.server {
+            let opens = server.opens
+            facts += [
+                ["server", "lamina \(server.version), process \(server.pid), since \(server.startedAt)"],
+                ["passthrough", server.passthrough ? "on" : "off: \(server.passthroughReason ?? "no reason given")"],
+                [
+                    "opens", "\(opens.passthrough) passthrough, \(opens.cached) cached; \(opens.waited) waited for a merge",
+                ],
+                [
+                    "requests", "\(opens.reads) reads (\(Units.bytes(Int64(clamping: opens.readBytes)))), \(opens.lookups) lookups",
+                ],
+                ["backing files", "\(opens.backingFiles) registered"],
+                [
+                    "network",
+                    "\(Units.bytes(Int64(clamping: server.fetchedBytes))) fetched, \(Units.bytes(server.inFlightBytes)) in flight",
+                ],
+            ]
+        } else {
+            facts.append(["server", "none runs; 'lamina mount' starts one"])
+        }
+        facts += [
+            ["images", "\(usage.images), of \(counted(Int(usage.layers), "layer"))"],
+            ["contents", "\(usage.mergedContents) of \(usage.contents) merged"],
+            [
+                "bytes",
+                "\(Units.bytes(usage.logicalBytes)) in files, \(Units.bytes(usage.allocatedBytes)) on disk, "
+                    + "\(Units.bytes(usage.sharedBytes)) saved by sharing",
+            ],
+        ]
+        return facts
+    }
+}

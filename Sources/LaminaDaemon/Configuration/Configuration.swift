@@ -1,0 +1,59 @@
+public import Logging
+
+/// What an operator can set, with the defaults that hold where no file says otherwise.
+///
+/// `config/config.toml` is the annotated sample of it, docs/configuration.md the reference.
+public struct Configuration: Sendable, Equatable {
+    /// `[fuse]`: how files are served and merged.
+    public struct FUSE: Sendable, Equatable {
+        /// Whether the kernel reads merged files itself, where it can.
+        public var passthrough = true
+        /// The most bytes in flight between the network and the store, of the whole process.
+        public var mergeBufferSize = 419_430_400
+        /// The most merges that work at the same time.
+        public var mergeWorkerCount = 10
+        /// Up to this size in bytes, opening a file that is not merged yet waits for the whole file.
+        public var lazyThreshold: Int64 = 8 << 20
+    }
+
+    /// `[directory_cache]`
+    public struct DirectoryCache: Sendable, Equatable {
+        /// Whether bytes go straight to the files of the store. Always true under passthrough.
+        public var direct = true
+    }
+
+    /// `[store]`
+    public struct StoreSection: Sendable, Equatable {
+        /// The directory of the store, where neither `--root` nor `LAMINA_ROOT` names one.
+        public var root: String?
+    }
+
+    /// `[log]`
+    public struct Log: Sendable, Equatable {
+        public var level = Logger.Level.info
+    }
+
+    /// `[http]`
+    public struct HTTP: Sendable, Equatable {
+        /// Registries (`host` or `host:port`) that speak HTTP without TLS.
+        public var plain: [String] = []
+    }
+
+    public var fuse = FUSE()
+    public var directoryCache = DirectoryCache()
+    public var store = StoreSection()
+    public var log = Log()
+    public var http = HTTP()
+
+    public init() {}
+
+    /// The default directory of the store.
+    public static let defaultRoot = "/var/lib/lamina"
+    /// Read when no file is named and this one exists.
+    public static let defaultPath = "/etc/lamina/config.toml"
+
+    /// The directory of the store: the option, else `LAMINA_ROOT`, else `[store] root`, else the default; absolute.
+    public func root(option: String?, environment: String?) -> String {
+        absolutePath(option ?? environment.flatMap { $0.isEmpty ? nil : $0 } ?? store.root ?? Self.defaultRoot)
+    }
+}

@@ -1,0 +1,104 @@
+import Glibc
+import LaminaSystem
+import TOMLKit
+
+/// A configuration as a file gave it, with what should be said about the file.
+public struct ConfigurationFile: Sendable, Equatable {
+    public var configuration = Configuration()
+    /// The file; nil where there is none and the defaults hold.
+    public var path: String?
+    /// Sentences that an operator should see once.
+    public var notices: [String] = []
+    /// Keys of stargz-snapshotter's file that have no meaning here.
+    public var ignoredKeys: [String] = []
+
+    /// A configuration has a page or two; more is a mistake, or an attack.
+    public static let sizeLimit = 1 << 20
+
+    /// Without a file.
+    public init() {}
+
+    /// Reads the file that is named, else `/etc/lamina/config.toml` where it exists.
+    ///
+    /// - Throws: `configuration`, naming file and key.
+    public static func load(_ path: String?) throws(DaemonError) -> ConfigurationFile {
+        if path == nil, access(Configuration.defaultPath, F_OK) != 0, errno == ENOENT { return ConfigurationFile() }
+        let path = absolutePath(path ?? Configuration.defaultPath)
+        let bytes: [UInt8]
+        do {
+            bytes = try readFile(path, limit: sizeLimit)
+        } catch {
+            let reason = error.code == EFBIG ? "it is larger than \(sizeLimit) bytes" : SystemError.text(of: error.code)
+            throw DaemonError(.configuration, "cannot read the configuration \(path): \(reason)")
+        }
+        return try ConfigurationFile(parsing: bytes, path: path)
+    }
+
+    /// Reads a file's bytes.
+    ///
+    /// - Throws: `configuration`, naming file and key.
+    public init(parsing bytes: [UInt8], path: String) throws(DaemonError) {
+        guard bytes.count <= Self.sizeLimit, !bytes.contains(0), let text = String(validating: bytes, as: UTF8.self) else {
+            throw DaemonError(.configuration, "\(path) is no TOML file: it is too large, or no UTF-8 text")
+        }
+        let root: TOMLTable
+        do {
+            root = try TOMLTable(string: text)
+        } catch let error as TOMLParseError {
+            throw DaemonError(
+                .configuration, "\(path), line \(error.source.begin.line): \(error.description)")
+        } catch {
+            throw DaemonError(.configuration, "\(path) cannot be read", cause: error)
+        }
+        self.path = path
+        // Tables that TOMLKit hands out point into their parent.
+        try withExtendedLifetime(root) { () throws(DaemonError) in
+            try read(TOMLSection(table: root, name: "", path: path))
+        }
+    }
+
+    private mutating func read(_ root: TOMLSection) throws(DaemonError) {
+        if let fuse = try root.section("fuse") { try readFUSE(fuse) }
+        if let cache = try root.section("directory_cache") { try readDirectoryCache(cache) }
+        if let store = try root.section("store") {
+            if let root = try store.string("root") {
+                guard root.hasPrefix("/") else { throw store.wrong("root", "must be an absolute path, is '\(root)'") }
+                configuration.store.root = root
+            }
+            ignoredKeys += try store.finish(ignoring: [])
+        }
+        if let log = try root.section("log") {
+            if let text = try log.string("level") {
+                guard let level = LogLevel.parse(text) else {
+                    throw log.wrong("level", "must be one of \(LogLevel.names.joined(separator: ", ")), is '\(text)'")
+                }
+                configuration.log.level = level
+            }
+            ignoredKeys += try log.finish(ignoring: [])
+        }
+        if let http = try root.section("http") {
+            configuration.http.plain = try http.strings("plain") ?? configuration.http.plain
+            ignoredKeys += try http.finish(ignoring: [])
+        }
+        ignoredKeys += try root.finish(ignoring: StargzKeys.root)
+    }
+
+    private mutating func readFUSE(_ fuse: TOMLSection) throws(DaemonError) {
+        if let value = try fuse.bool("passthrough") { configuration.fuse.passthrough = value }
+        if let value = try fuse.integer("merge_buffer_size", minimum: 1) { configuration.fuse.mergeBufferSize = value }
+        if let value = try fuse.integer("merge_worker_count", minimum: 1) { configuration.fuse.mergeWorkerCount = value }
+        if let value = try fuse.integer("lazy_threshold", minimum: 0) { configuration.fuse.lazyThreshold = Int64(value) }
+        ignoredKeys += try fuse.finish(ignoring: StargzKeys.fuse)
+    }
+
+    private mutating func readDirectoryCache(_ cache: TOMLSection) throws(DaemonError) {
+        if let value = try cache.bool("direct") { configuration.directoryCache.direct = value }
+        ignoredKeys += try cache.finish(ignoring: StargzKeys.directoryCache)
+        // The kernel reads the backing file itself: there is no cache that bytes could go through.
+        if configuration.fuse.passthrough, !configuration.directoryCache.direct {
+            configuration.directoryCache.direct = true
+            notices.append(
+                "\(cache.path): directory_cache.direct = false has no effect with fuse.passthrough = true; it is taken as true")
+        }
+    }
+}

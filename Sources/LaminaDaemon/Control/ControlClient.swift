@@ -1,0 +1,116 @@
+import Glibc
+import LaminaSystem
+
+/// Asks the server of a store, as a blocking call of the thread that asks.
+public struct ControlClient: Sendable {
+    private let socket: ControlSocket
+    private let shouldStop: @Sendable () -> Bool
+
+    /// - Parameters:
+    ///   - root: the directory of the store.
+    ///   - shouldStop: asked several times a second; a call that stops ends its connection, and with it what the server does for it.
+    public init(root: String, shouldStop: @escaping @Sendable () -> Bool = { false }) {
+        socket = ControlSocket(root: root)
+        self.shouldStop = shouldStop
+    }
+
+    /// Whether a server listens.
+    ///
+    /// - Throws: `permission` where one does, but not for this user.
+    public func isServed() throws -> Bool {
+        do {
+            _ = try status()
+            return true
+        } catch let error as DaemonError where error.code == .noServer {
+            return false
+        }
+    }
+
+    public func status() throws -> ServerStatus { try ask("GET", "/v1/status") }
+
+    public func mounts() throws -> [MountListing] { try ask("GET", "/v1/mounts") }
+
+    /// Asks the server to end.
+    public func shutdown() throws { let _: [String: String] = try ask("POST", "/v1/shutdown") }
+
+    public func pull(_ request: PullRequest, progress: (PullProgress) -> Void) throws -> PullResult {
+        try askStreaming("POST", "/v1/pull", request, progress: progress)
+    }
+
+    public func mount(_ request: MountRequest) throws -> MountResult {
+        try askStreaming("POST", "/v1/mounts", request) { _ in }
+    }
+
+    public func unmount(_ request: UnmountRequest) throws -> MountListing {
+        try askStreaming("DELETE", "/v1/mounts", request) { _ in }
+    }
+
+    private func open() throws -> ControlConnection {
+        do {
+            return try ControlConnection(socket, shouldStop: shouldStop)
+        } catch let error as SystemError where error.code == EACCES || error.code == EPERM {
+            throw DaemonError(
+                .permission, "this user may not talk to the lamina server at \(socket.path): try it with sudo", cause: error)
+        }
+    }
+
+    private func ask<Answer: Codable & Sendable>(_ method: String, _ target: String) throws -> Answer {
+        var connection = try open()
+        try connection.send(method, target, body: [])
+        let status = try connection.receiveHead()
+        let body = try connection.receiveBody()
+        return try read(status, body)
+    }
+
+    private func askStreaming<Request: Encodable, Answer: Codable & Sendable>(
+        _ method: String, _ target: String, _ request: Request, progress: (PullProgress) -> Void
+    ) throws -> Answer {
+        var connection = try open()
+        try connection.send(method, target, body: try JSONText.line(request))
+        let status = try connection.receiveHead()
+        guard status == 200 else {
+            let body = try connection.receiveBody()
+            return try read(status, body)
+        }
+        var pending: [UInt8] = []
+        while let part = try connection.receivePart() {
+            for byte in part {
+                guard byte == UInt8(ascii: "\n") else {
+                    pending.append(byte)
+                    continue
+                }
+                defer { pending.removeAll(keepingCapacity: true) }
+                if pending.isEmpty { continue }
+                let line = try decode(ControlLine<Answer>.self, pending)
+                if let error = line.error { throw DaemonError(.remote(exitCode: error.exitCode), error.message) }
+                if let result = line.result { return result }
+                if let state = line.progress { progress(state) }
+            }
+            guard pending.count <= Self.lineLimit else {
+                throw DaemonError(.serverFailed, "the lamina server at \(socket.path) sent a line of over \(Self.lineLimit) bytes")
+            }
+        }
+        throw DaemonError(.serverFailed, "the lamina server at \(socket.path) ended its answer before the result")
+    }
+
+    /// A line holds a path of at most 4 KiB, escaped.
+    private static var lineLimit: Int { 1 << 20 }
+
+    private func read<Answer: Codable & Sendable>(_ status: Int, _ body: [UInt8]) throws -> Answer {
+        if status == 200 { return try decode(Answer.self, body) }
+        if let line = try? JSONText.decode(ControlLine<Answer>.self, body), let error = line.error {
+            throw DaemonError(.remote(exitCode: error.exitCode), error.message)
+        }
+        throw DaemonError(.serverFailed, "the lamina server at \(socket.path) answered with status \(status)")
+    }
+
+    private func decode<Value: Decodable>(_ type: Value.Type, _ bytes: [UInt8]) throws -> Value {
+        do {
+            return try JSONText.decode(type, bytes)
+        } catch {
+            throw DaemonError(
+                .serverFailed,
+                "the lamina server at \(socket.path) answered with what this lamina does not understand: is it another version?")
+        }
+    }
+}

@@ -1,0 +1,92 @@
+import FoundationEssentials
+
+// The bodies of the control API, as JSON. Names are an interface: docs/commands.md shows them.
+
+/// Body of `POST /v1/pull`.
+public struct PullRequest: Sendable, Codable, Equatable {
+    public var reference: String
+    public var platform: String?
+    public var plainHTTP: Bool
+    public var lazy: Bool
+
+    public init(reference: String, platform: String? = nil, plainHTTP: Bool = false, lazy: Bool = false) {
+        self.reference = reference
+        self.platform = platform
+        self.plainHTTP = plainHTTP
+        self.lazy = lazy
+    }
+}
+
+/// Body of `POST /v1/mounts`. Paths are absolute: the server works in another directory.
+public struct MountRequest: Sendable, Codable, Equatable {
+    public var reference: String
+    public var target: String
+    /// The directory that takes the writes, for a writable mount.
+    public var upper: String?
+    public var platform: String?
+    public var plainHTTP: Bool
+
+    public init(
+        reference: String, target: String, upper: String? = nil, platform: String? = nil, plainHTTP: Bool = false
+    ) {
+        self.reference = reference
+        self.target = target
+        self.upper = upper
+        self.platform = platform
+        self.plainHTTP = plainHTTP
+    }
+}
+
+/// Body of `DELETE /v1/mounts`.
+public struct UnmountRequest: Sendable, Codable, Equatable {
+    public var target: String
+    public init(target: String) { self.target = target }
+}
+
+/// An entry of `GET /v1/mounts`, and the result of `DELETE`.
+public struct MountListing: Sendable, Codable, Equatable {
+    public var target: String
+    public var reference: String?
+    public var writable: String?
+
+    public init(target: String, reference: String?, writable: String? = nil) {
+        self.target = target
+        self.reference = reference
+        self.writable = writable
+    }
+}
+
+/// What went wrong at the server: the sentence to print and the code to exit with.
+public struct ControlFailure: Sendable, Codable, Equatable {
+    public var message: String
+    public var exitCode: Int32
+}
+
+/// A line of an answer that is streamed: exactly one of the three. An empty line says that the server is alive.
+struct ControlLine<Result: Codable & Sendable>: Codable, Sendable {
+    var progress: PullProgress?
+    var result: Result?
+    var error: ControlFailure?
+}
+
+/// JSON of documents that are small.
+public enum JSONText {
+    /// Without line breaks in it, keys sorted.
+    public static func line(_ value: some Encodable) throws -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return Array(try encoder.encode(value))
+    }
+
+    /// Indented, keys sorted: for people and programs alike.
+    public static func document(_ value: some Encodable) throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes, .prettyPrinted]
+        return String(decoding: try encoder.encode(value), as: UTF8.self)
+    }
+
+    /// Reads a document of a known type.
+    public static func decode<Value: Decodable>(_ type: Value.Type, _ bytes: some Sequence<UInt8>) throws -> Value {
+        try JSONDecoder().decode(type, from: Data(bytes))
+    }
+}

@@ -1,0 +1,141 @@
+import FoundationEssentials
+import Hummingbird
+import Logging
+import ServiceLifecycle
+
+/// The control API: HTTP/1.1 and JSON, so that curl can speak it.
+///
+/// `GET /healthz`, `GET /v1/status`, `POST /v1/pull`, `GET|POST|DELETE /v1/mounts`, `POST /v1/shutdown`. What may take long (pull,
+/// mount, unmount) answers with lines of JSON: `{"progress":…}`, then `{"result":…}` or `{"error":{"message":…,"exitCode":…}}`, and empty
+/// ones in between; the others answer with one document. Whoever closes the connection stops what it asked for.
+struct ControlRoutes: Sendable {
+    let engine: any ControlledEngine
+    let configuration: Configuration
+    let activity: Activity
+    let log: Logger
+    /// Asks the server to end.
+    let requestShutdown: @Sendable () -> Void
+
+    /// A reference has at most 8 KiB, a path 4 KiB, and JSON may escape each byte.
+    private static let requestLimit = 128 << 10
+
+    func router() -> Router<BasicRequestContext> {
+        let router = Router(context: BasicRequestContext.self)
+        router.get("/healthz") { _, _ in "ok\n" }
+        router.get("/v1/status") { [engine] _, _ in
+            try await Self.answer { try await onThread("status") { engine.status() } }
+        }
+        router.get("/v1/mounts") { [engine] _, _ in
+            try await Self.answer { try await onThread("mounts") { try engine.mounts() } }
+        }
+        router.post("/v1/shutdown") { [requestShutdown, log] _, _ in
+            log.info("the server ends: it was asked to")
+            requestShutdown()
+            return try await Self.answer { ["state": "stopping"] }
+        }
+        router.post("/v1/pull") { request, _ in
+            try await pull(try await Self.body(PullRequest.self, of: request))
+        }
+        router.post("/v1/mounts") { request, _ in
+            try await mount(try await Self.body(MountRequest.self, of: request))
+        }
+        router.delete("/v1/mounts") { request, _ in
+            try await unmount(try await Self.body(UnmountRequest.self, of: request))
+        }
+        return router
+    }
+
+    private func pull(_ request: PullRequest) async throws -> Response {
+        stream("pull", ["reference": "\(request.reference)"]) { [engine, configuration] operation in
+            try engine.pull(
+                request.reference, platform: request.platform,
+                plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference), lazy: request.lazy,
+                progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
+        }
+    }
+
+    private func mount(_ request: MountRequest) async throws -> Response {
+        stream("mount", ["reference": "\(request.reference)", "target": "\(request.target)"]) {
+            [engine, configuration] operation in
+            try engine.mount(
+                request.reference, at: request.target, upper: request.upper, platform: request.platform,
+                plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference),
+                shouldStop: { operation.shouldStop })
+        }
+    }
+
+    private func unmount(_ request: UnmountRequest) async throws -> Response {
+        stream("umount", ["target": "\(request.target)"]) { [engine] _ in
+            let known = try engine.mounts().first { $0.target == request.target }
+            try engine.unmount(request.target)
+            return known ?? MountListing(target: request.target, reference: nil)
+        }
+    }
+
+    /// Runs work for a client and streams what comes of it; the log says how it ended.
+    private func stream<Result: Codable & Sendable>(
+        _ name: String, _ fields: Logger.Metadata,
+        _ work: @escaping @Sendable (StreamedOperation<Result>) throws -> Result
+    ) -> Response {
+        let (activity, log) = (activity, log)
+        return Response(
+            status: .ok, headers: [.contentType: "application/x-ndjson"],
+            body: ResponseBody { writer in
+                let operation = StreamedOperation<Result>()
+                // A server that ends waits for its clients, so what they wait for must end.
+                try await withTaskCancellationOrGracefulShutdownHandler {
+                    try await operation.run(name, activity: activity, to: &writer) { operation in
+                        do {
+                            let result = try work(operation)
+                            // Of a mount the engine tells itself.
+                            log.log(level: name == "mount" ? .debug : .info, "\(name) done", metadata: fields)
+                            return result
+                        } catch {
+                            log.warning(
+                                "\(name) failed", metadata: fields.merging(["error": "\(describe(error))"]) { $1 })
+                            throw error
+                        }
+                    }
+                } onCancelOrGracefulShutdown: {
+                    operation.stop()
+                }
+                try await writer.finish(nil)
+            })
+    }
+
+    private static func body<Value: Decodable>(_ type: Value.Type, of request: Request) async throws -> Value {
+        var request = request
+        do {
+            let buffer = try await request.collectBody(upTo: requestLimit)
+            return try JSONText.decode(type, buffer.readableBytesView)
+        } catch {
+            throw BadRequest()
+        }
+    }
+
+    private static func answer(_ body: () async throws -> some Encodable) async throws -> Response {
+        do {
+            let bytes = try JSONText.line(try await body()) + [UInt8(ascii: "\n")]
+            return response(.ok, bytes)
+        } catch {
+            return response(.internalServerError, ControlFailure(error).line + [UInt8(ascii: "\n")])
+        }
+    }
+
+    private static func response(_ status: HTTPResponse.Status, _ bytes: [UInt8]) -> Response {
+        Response(
+            status: status, headers: [.contentType: "application/json"],
+            body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
+    }
+
+    /// The answer to a body that is not what its route takes.
+    private struct BadRequest: Error, ResponseGenerator, HTTPResponseError {
+        var status: HTTPResponse.Status { .badRequest }
+
+        func response(from request: Request, context: some RequestContext) throws -> Response {
+            let failure = ControlFailure(
+                message: "the request has no JSON body of the form that this route takes", exitCode: ExitStatus.usage.rawValue)
+            return ControlRoutes.response(.badRequest, failure.line + [UInt8(ascii: "\n")])
+        }
+    }
+}

@@ -1,0 +1,94 @@
+import Glibc
+import LaminaSystem
+
+/// Where the control server of a store listens: `<root>/control.sock`.
+///
+/// The socket is made under a name of its own and renamed when it listens, so that nobody ever finds one that does not answer
+/// yet, and one that a dead server left is replaced in the same step. Only the holder of the store's lock may do that.
+public struct ControlSocket: Sendable {
+    public let path: String
+    private let directory: String
+    private let name: String
+
+    public init(root: String) {
+        directory = root
+        name = "control.sock"
+        path = root + "/" + name
+    }
+
+    /// The longest path that `sockaddr_un` holds, without its NUL (unix(7)).
+    static let pathLimit = 107
+
+    /// Calls `body` with a path to `name` in the directory that fits in a socket address.
+    ///
+    /// One that is too long is reached through the descriptor of its directory: `/proc/self/fd/<n>/<name>` leads to
+    /// the same place (proc(5)), for bind and connect alike.
+    private func withShortPath<Result>(to name: String, _ body: (String) throws -> Result) throws -> Result {
+        let path = directory + "/" + name
+        guard path.utf8.count > Self.pathLimit else { return try body(path) }
+        let opened = try File.place(directory)
+        return try withExtendedLifetime(opened) { try body("/proc/self/fd/\(opened.descriptor)/\(name)") }
+    }
+
+    /// A descriptor that is connected to the server; nil where nobody listens.
+    ///
+    /// - Throws: `SystemError`, as for a socket that this user may not open.
+    func connect() throws -> Int32? {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw SystemError.last("make a socket for", path) }
+        do {
+            let result = try withShortPath(to: name) { short in
+                Self.withAddress(short) { Glibc.connect(descriptor, $0, $1) }
+            }
+            if result == 0 { return descriptor }
+            let error = SystemError.last("connect to", path)
+            close(descriptor)
+            // ENOENT: no server. ECONNREFUSED: a socket that a dead one left. EAGAIN cannot be, as the socket blocks.
+            guard error.code == ENOENT || error.code == ECONNREFUSED || error.code == ENOTDIR else { throw error }
+            return nil
+        } catch let error as SystemError where error.operation == "open" {
+            close(descriptor)
+            if error.code == ENOENT || error.code == ENOTDIR { return nil }
+            throw error
+        }
+    }
+
+    /// The name that the server binds to before it is ready; in the same directory.
+    private var provisionalName: String { ".control-\(getpid()).sock" }
+
+    /// What to bind to. The descriptor, where there is one, must live until the socket is bound.
+    func provisionalPath() throws -> (path: String, directory: File?) {
+        let path = directory + "/" + provisionalName
+        if path.utf8.count <= Self.pathLimit { return (path, nil) }
+        let opened = try File.place(directory)
+        return ("/proc/self/fd/\(opened.descriptor)/\(provisionalName)", opened)
+    }
+
+    /// Lets clients find the socket that listens at `provisionalPath`.
+    func publish() throws {
+        let provisional = directory + "/" + provisionalName
+        // Connecting takes the right to write.
+        guard chmod(provisional, 0o600) == 0 else { throw SystemError.last("restrict", provisional) }
+        guard rename(provisional, path) == 0 else { throw SystemError.last("rename \(provisional) to", path) }
+    }
+
+    /// Takes the name away, so that who comes now finds no server.
+    func withdraw() {
+        unlink(path)
+        unlink(directory + "/" + provisionalName)
+    }
+
+    /// A unix address of `path`; too long a one is cut, and then leads nowhere.
+    static func withAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { room in
+            for (index, byte) in path.utf8.prefix(room.count - 1).enumerated() { room[index] = byte }
+        }
+        return withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                body($0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+import LaminaStore
+
+/// What the control server asks of the engine: the seam at which tests put an engine without store and kernel.
+///
+/// All calls block.
+public protocol ControlledEngine: Sendable {
+    func pull(
+        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> PullResult
+    func mount(
+        _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
+        shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> MountResult
+    func unmount(_ target: String) throws
+    func mounts() throws -> [MountListing]
+    func status() -> ServerStatus
+    func shutdown(unmount: Bool)
+}
+
+extension Engine: ControlledEngine {
+    public func mounts() throws -> [MountListing] {
+        try activeMounts().map { MountListing(target: $0.target, reference: $0.reference, writable: $0.upper) }
+    }
+}

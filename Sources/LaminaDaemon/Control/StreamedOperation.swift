@@ -1,0 +1,105 @@
+import Hummingbird
+import LaminaSystem
+import Synchronization
+
+/// Long work for one client: runs on a thread of its own, while its progress and at last its result are written to the client as lines
+/// of JSON. When the client closes its connection, or the server ends, the work is asked to stop.
+final class StreamedOperation<Result: Codable & Sendable>: Sendable {
+    private struct State {
+        var progress: PullProgress?
+        var outcome: [UInt8]?
+    }
+
+    private let state = Mutex(State())
+    private let stopped = Atomic<Bool>(false)
+    private let wakeUps: AsyncStream<Void>
+    private let wakeUp: AsyncStream<Void>.Continuation
+
+    /// How often progress is looked at, in milliseconds.
+    private static var interval: Int { 100 }
+    /// After so many looks without news an empty line is written: it tells the client that the server lives, and the
+    /// server whether the client does.
+    private static var heartbeat: Int { 5 }
+
+    init() {
+        (wakeUps, wakeUp) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+    }
+
+    /// Whether the work should end.
+    var shouldStop: Bool { stopped.load(ordering: .relaxed) }
+
+    func stop() { stopped.store(true, ordering: .relaxed) }
+
+    /// What the client is to see next; called by the work, on any thread.
+    func report(_ progress: PullProgress) { state.withLock { $0.progress = progress } }
+
+    /// Runs `work` and writes what comes of it.
+    func run(
+        _ name: String, activity: Activity, to writer: inout any ResponseBodyWriter,
+        _ work: @escaping @Sendable (StreamedOperation) throws -> Result
+    ) async throws {
+        activity.begin()
+        do throws(SystemError) {
+            try startDetached(name) {
+                let line = Self.line { try work(self) }
+                self.state.withLock { $0.outcome = line }
+                activity.end()
+                self.wakeUp.yield()
+            }
+        } catch {
+            activity.end()
+            state.withLock { $0.outcome = Self.line { throw error } }
+            wakeUp.yield()
+        }
+        // Whatever ends this function early ends the work too.
+        defer { stop() }
+        let ticker = Task { [wakeUp] in
+            while (try? await Task.sleep(for: .milliseconds(Self.interval))) != nil { wakeUp.yield() }
+        }
+        defer { ticker.cancel() }
+        var quiet = 0
+        for await _ in wakeUps {
+            let (progress, outcome) = state.withLock { state in
+                defer { state.progress = nil }
+                return (state.progress, state.outcome)
+            }
+            if let progress {
+                try await write(try JSONText.line(ControlLine<Result>(progress: progress)), to: &writer)
+                quiet = 0
+            }
+            if let outcome { return try await write(outcome, to: &writer) }
+            quiet += 1
+            if quiet >= Self.heartbeat {
+                try await write([], to: &writer)
+                quiet = 0
+            }
+        }
+    }
+
+    private func write(_ line: [UInt8], to writer: inout any ResponseBodyWriter) async throws {
+        try await writer.write(ByteBuffer(bytes: line + [UInt8(ascii: "\n")]))
+    }
+
+    private static func line(_ work: () throws -> Result) -> [UInt8] {
+        do {
+            return try JSONText.line(ControlLine(result: try work()))
+        } catch {
+            return ControlFailure(error).line
+        }
+    }
+}
+
+extension ControlFailure {
+    init(_ error: any Error) {
+        self.init(message: describe(error), exitCode: ExitStatus.code(of: error))
+    }
+
+    /// As a line of an answer that is streamed.
+    var line: [UInt8] {
+        // Strings and a number: there is nothing in it that JSON has no form for.
+        (try? JSONText.line(ControlLine<String>(error: self))) ?? Array(#"{"error":{"exitCode":1,"message":"unknown"}}"#.utf8)
+    }
+}
+
+/// An error as a sentence.
+func describe(_ error: any Error) -> String { "\(error)" }

@@ -1,0 +1,144 @@
+import FoundationEssentials
+import Glibc
+import LaminaDigest
+import LaminaFilesystem
+import LaminaMerge
+import LaminaOCI
+import LaminaStore
+import LaminaSystem
+public import Logging
+import Synchronization
+
+/// The store, the merge and the file system of one root, in one process.
+///
+/// All calls block: they belong on threads of their own, never on Swift's cooperative pool.
+public final class Engine: Sendable {
+    /// The version of this lamina.
+    public static let version = "0.1.0"
+
+    /// The store's directory, absolute.
+    public let root: String
+    let store: Store
+    let merge: MergeEngine
+    let log: Logger
+    private let configuration: Configuration
+    private let startedAt = Date()
+    private let filesystem = Mutex<LayerFilesystem?>(nil)
+    private let hasEnded = Atomic<Bool>(false)
+    /// Mounting and unmounting, one at a time.
+    let mounting = Monitor(())
+
+    /// Opens the store for writing and starts the merge's threads.
+    ///
+    /// - Throws: `StoreError.locked` when another process has the store.
+    public init(root: String, configuration: Configuration, log: Logger) throws {
+        self.root = root
+        self.configuration = configuration
+        self.log = log
+        store = try Store(root: root)
+        var options = MergeEngine.Options()
+        options.bufferSize = configuration.fuse.mergeBufferSize
+        options.workerCount = configuration.fuse.mergeWorkerCount
+        merge = try MergeEngine(store: store, options: options)
+        merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
+        if store.openReport.rechecked > 0 {
+            log.warning(
+                "the machine restarted before all of the store was on disk; what was in doubt was checked",
+                metadata: [
+                    "checked": "\(store.openReport.rechecked)", "to fetch again": "\(store.openReport.lost)",
+                ])
+        }
+    }
+
+    // MARK: Pulling
+
+    /// Puts an image into the store.
+    ///
+    /// - Parameters:
+    ///   - lazy: stops when the image can be mounted; its files come when they are opened.
+    ///   - progress: told of each step and a few times a second while merging, on the calling thread.
+    ///   - shouldStop: asked often; true ends the pull with `MergeError.interrupted`. What landed stays.
+    public func pull(
+        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> PullResult {
+        let parsed = try ImageReference(parsing: reference)
+        let name = parsed.description
+        let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
+        let image = try pull.index(parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
+        filesystem.withLock { $0 }?.viewsChanged()
+        if !lazy { try pull.merge(image) }
+        let status = try store.index.imageStatus().first { $0.reference == name }
+        return PullResult(
+            reference: name, manifestDigest: image.manifestDigest.description, platform: image.platform,
+            layers: image.layers.count, bytes: status?.bytes ?? 0, landedBytes: status?.landedBytes ?? 0,
+            fetchedBytes: pull.current.fetchedBytes, complete: status?.state == "complete")
+    }
+
+    // MARK: The file system
+
+    /// Mounts the file system at `<root>/fs`, and the images that were mounted when the last server ended.
+    public func startFilesystem() throws {
+        try clearStaleMount(at: root + "/fs")
+        var options = FilesystemOptions()
+        options.passthrough = configuration.fuse.passthrough
+        options.lazyThreshold = configuration.fuse.lazyThreshold
+        let log = log
+        let filesystem = try LayerFilesystem(store: store, engine: merge, options: options) {
+            log.warning("\($0)")
+        }
+        try filesystem.start()
+        self.filesystem.withLock { $0 = filesystem }
+        _ = try Thread("tidy") { [weak self] in
+            while let self, !self.hasEnded.load(ordering: .relaxed) {
+                filesystem.tidy()
+                sleep(1)
+            }
+        }
+        try restoreMounts()
+    }
+
+    var isServing: Bool { filesystem.withLock { $0?.isRunning ?? false } }
+
+    func viewsChanged() { filesystem.withLock { $0 }?.viewsChanged() }
+
+    // MARK: Facts
+
+    public func status() -> ServerStatus {
+        let filesystem = filesystem.withLock { $0 }
+        return ServerStatus(
+            pid: getpid(), version: Self.version, root: root,
+            passthrough: filesystem != nil && filesystem?.passthroughRefusal == nil,
+            passthroughReason: filesystem?.passthroughRefusal, opens: filesystem?.statistics ?? FilesystemCounters(),
+            fetchedBytes: merge.totalFetchedBytes, inFlightBytes: Int64(merge.inFlightBytes),
+            startedAt: startedAt.formatted(.iso8601))
+    }
+
+    // MARK: The end
+
+    /// Ends merges, unmounts what this engine mounted, and closes the store. Nothing that landed is lost. Twice is once.
+    ///
+    /// - Parameter unmount: whether images and file system are unmounted; their records stay, so that the next server
+    ///   mounts them again.
+    public func shutdown(unmount: Bool) {
+        guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
+        if unmount { unmountAll() }
+        // First the merge: whoever waits for a chunk is told, and no request is left when the connection ends.
+        merge.stop()
+        let filesystem = filesystem.withLock { $0.take() }
+        if unmount, let filesystem {
+            do { try filesystem.stop() } catch {
+                log.error("the file system did not end cleanly", metadata: ["error": "\(error)"])
+            }
+        }
+    }
+}
+
+extension PullProgress {
+    init(_ progress: ImagePull.Progress, reference: String) {
+        self.init(
+            stage: Stage(rawValue: progress.stage.rawValue) ?? .merging, reference: reference, layers: progress.layers,
+            indexedLayers: progress.indexedLayers, bytes: progress.bytes, landedBytes: progress.landedBytes,
+            fetchedBytes: progress.fetchedBytes, current: progress.current)
+    }
+}

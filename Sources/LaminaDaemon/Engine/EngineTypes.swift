@@ -1,0 +1,111 @@
+public import LaminaFilesystem
+
+/// How far a pull is.
+public struct PullProgress: Sendable, Codable, Equatable {
+    public enum Stage: String, Sendable, Codable {
+        case resolving, indexing, merging, done
+    }
+
+    public var stage: Stage
+    public var reference: String
+    public var layers: Int
+    public var indexedLayers: Int
+    /// Uncompressed bytes of the image's distinct contents; 0 until it is indexed.
+    public var bytes: Int64
+    /// Those of them that the store has.
+    public var landedBytes: Int64
+    /// Compressed bytes that this pull fetched.
+    public var fetchedBytes: Int64
+    /// What is being merged.
+    public var current: String?
+
+    public init(
+        stage: Stage, reference: String, layers: Int = 0, indexedLayers: Int = 0, bytes: Int64 = 0,
+        landedBytes: Int64 = 0, fetchedBytes: Int64 = 0, current: String? = nil
+    ) {
+        self.stage = stage
+        self.reference = reference
+        self.layers = layers
+        self.indexedLayers = indexedLayers
+        self.bytes = bytes
+        self.landedBytes = landedBytes
+        self.fetchedBytes = fetchedBytes
+        self.current = current
+    }
+}
+
+/// What a pull did.
+public struct PullResult: Sendable, Codable, Equatable {
+    public var reference: String
+    public var manifestDigest: String
+    public var platform: String
+    public var layers: Int
+    public var bytes: Int64
+    public var landedBytes: Int64
+    public var fetchedBytes: Int64
+    /// Whether the store has all of the image.
+    public var complete: Bool
+
+    public init(
+        reference: String, manifestDigest: String, platform: String, layers: Int, bytes: Int64, landedBytes: Int64,
+        fetchedBytes: Int64, complete: Bool
+    ) {
+        self.reference = reference
+        self.manifestDigest = manifestDigest
+        self.platform = platform
+        self.layers = layers
+        self.bytes = bytes
+        self.landedBytes = landedBytes
+        self.fetchedBytes = fetchedBytes
+        self.complete = complete
+    }
+}
+
+/// What a mount did.
+public struct MountResult: Sendable, Codable, Equatable {
+    public var target: String
+    public var reference: String
+    /// The directory that takes the writes.
+    public var writable: String?
+    public var layers: Int
+
+    public init(target: String, reference: String, writable: String?, layers: Int) {
+        self.target = target
+        self.reference = reference
+        self.writable = writable
+        self.layers = layers
+    }
+}
+
+/// What a running server says of itself.
+public struct ServerStatus: Sendable, Codable, Equatable {
+    public var pid: Int32
+    public var version: String
+    public var root: String
+    /// Whether merged files are handed to the kernel.
+    public var passthrough: Bool
+    /// Why not.
+    public var passthroughReason: String?
+    public var opens: FilesystemCounters
+    /// Compressed bytes fetched since the start.
+    public var fetchedBytes: UInt64
+    /// Bytes on their way between source and store.
+    public var inFlightBytes: Int64
+    /// RFC 3339.
+    public var startedAt: String
+
+    public init(
+        pid: Int32, version: String, root: String, passthrough: Bool, passthroughReason: String?,
+        opens: FilesystemCounters, fetchedBytes: UInt64, inFlightBytes: Int64, startedAt: String
+    ) {
+        self.pid = pid
+        self.version = version
+        self.root = root
+        self.passthrough = passthrough
+        self.passthroughReason = passthroughReason
+        self.opens = opens
+        self.fetchedBytes = fetchedBytes
+        self.inFlightBytes = inFlightBytes
+        self.startedAt = startedAt
+    }
+}

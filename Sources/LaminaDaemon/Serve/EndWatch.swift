@@ -1,0 +1,40 @@
+import Logging
+import ServiceLifecycle
+
+/// Ends when the server should: a client asked, or nothing is mounted any more and it was told to end then.
+struct EndWatch: Service {
+    let engine: any ControlledEngine
+    let activity: Activity
+    let endsWhenIdle: Bool
+    let requests: AsyncStream<Void>
+    let request: AsyncStream<Void>.Continuation
+    let log: Logger
+
+    /// A server that nobody ever asks for anything ends after so many seconds: whoever started it is gone.
+    static let patience = 15
+
+    func run() async throws {
+        let watch = endsWhenIdle ? Task { await watchMounts() } : nil
+        defer { watch?.cancel() }
+        for await _ in requests.cancelOnGracefulShutdown() { return }
+    }
+
+    private func watchMounts() async {
+        var seconds = 0
+        while (try? await Task.sleep(for: .seconds(1))) != nil {
+            seconds += 1
+            guard activity.running == 0, activity.everUsed || seconds >= Self.patience else { continue }
+            let engine = engine
+            do {
+                // Looked at again, as a client may have come in between.
+                if try await onThread("mounts", { try engine.mounts() }).isEmpty, activity.running == 0 {
+                    log.info("the server ends: nothing is mounted any more")
+                    request.yield()
+                    return
+                }
+            } catch {
+                log.warning("the mounts cannot be listed", metadata: ["error": "\(describe(error))"])
+            }
+        }
+    }
+}

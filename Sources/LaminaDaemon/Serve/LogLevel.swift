@@ -1,0 +1,21 @@
+public import Logging
+
+/// The names of log levels: swift-log's, and those that operators know from elsewhere.
+public enum LogLevel {
+    /// What a configuration may say.
+    public static let names = ["trace", "debug", "info", "warn", "error"]
+
+    /// nil for anything else.
+    public static func parse(_ text: String) -> Logger.Level? {
+        switch text.lowercased() {
+        case "trace": .trace
+        case "debug": .debug
+        case "info": .info
+        case "notice": .notice
+        case "warn", "warning": .warning
+        case "error": .error
+        case "critical", "fatal", "panic": .critical
+        default: nil
+        }
+    }
+}

@@ -1,0 +1,93 @@
+/// Turns the states of a pull into what is shown of it: one line that is rewritten, or a line for each step. Knows no terminal and no clock.
+struct ProgressModel {
+    private var latest: PullProgress?
+    /// Bytes that had landed at a time, of the last seconds: what the rate is taken from.
+    private var samples: [(time: Double, landed: Int64)] = []
+    private var announced = Announced.nothing
+    private var announcedTenth = 0
+
+    private enum Announced: Int { case nothing, resolving, indexing, merging }
+
+    /// The rate is that of so many seconds.
+    private static let window = 4.0
+    /// Samples closer than this are one.
+    private static let grain = 0.25
+
+    mutating func update(_ progress: PullProgress, now: Double) {
+        if latest?.stage != .merging, progress.stage == .merging { samples = [] }
+        latest = progress
+        if let last = samples.last, samples.count > 1, now - last.time < Self.grain { return }
+        samples.append((now, progress.landedBytes))
+        while samples.count > 2, now - samples[0].time > Self.window { samples.removeFirst() }
+    }
+
+    /// Bytes per second; nil before anything can be said.
+    var rate: Double? {
+        guard let first = samples.first, let last = samples.last, last.time - first.time >= Self.grain else { return nil }
+        return Double(max(0, last.landed - first.landed)) / (last.time - first.time)
+    }
+
+    /// The line as it is now, at most `width` columns wide.
+    func line(width: Int, usesColor: Bool) -> String {
+        guard let latest else { return "" }
+        var parts: [String]
+        switch latest.stage {
+        case .resolving: parts = ["resolving", latest.reference]
+        case .indexing: parts = ["indexing", "\(latest.indexedLayers) of \(counted(latest.layers, "layer"))"]
+        case .merging: parts = merging(latest)
+        case .done: parts = ["done"]
+        }
+        if latest.stage == .indexing || latest.stage == .merging, let current = latest.current { parts.append(current) }
+        let text = Self.cut(parts.joined(separator: "  "), to: width)
+        guard usesColor else { return text }
+        return "\u{1B}[1m\(text.prefix(parts[0].count))\u{1B}[0m\(text.dropFirst(parts[0].count))"
+    }
+
+    private func merging(_ latest: PullProgress) -> [String] {
+        var parts = [
+            "merging", Units.percent(latest.landedBytes, of: latest.bytes),
+            "\(Units.bytes(latest.landedBytes)) of \(Units.bytes(latest.bytes))",
+        ]
+        if let rate {
+            parts.append("\(Units.bytes(Int64(rate)))/s")
+            if rate >= 1 { parts.append("ETA \(Units.duration(Double(latest.bytes - latest.landedBytes) / rate))") }
+        }
+        return parts
+    }
+
+    /// Cuts in the middle of what is shown last: the end of a path says more than its beginning.
+    private static func cut(_ text: String, to width: Int) -> String {
+        let safe = String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
+        guard safe.count > width else { return safe }
+        guard width > 60 else { return String(safe.prefix(max(0, width))) }
+        return safe.prefix(width - 21) + "…" + safe.suffix(20)
+    }
+
+    /// The lines for the steps that were reached since they were last asked for: the same ones however often that is.
+    mutating func steps() -> [String] {
+        guard let latest else { return [] }
+        var lines: [String] = []
+        if announced.rawValue < Announced.resolving.rawValue {
+            lines.append("resolving \(latest.reference)")
+            announced = .resolving
+        }
+        if latest.stage == .resolving { return lines }
+        if announced.rawValue < Announced.indexing.rawValue, latest.layers > 0 {
+            lines.append("indexing \(counted(latest.layers, "layer"))")
+            announced = .indexing
+        }
+        guard latest.stage == .merging else { return lines }
+        if announced.rawValue < Announced.merging.rawValue {
+            lines.append("merging \(Units.bytes(latest.bytes)), of which \(Units.bytes(latest.landedBytes)) are in the store")
+            announced = .merging
+            announcedTenth = Units.percentage(latest.landedBytes, of: latest.bytes) / 10
+        }
+        let tenth = Units.percentage(latest.landedBytes, of: latest.bytes) / 10
+        if tenth > announcedTenth {
+            announcedTenth = tenth
+            let fetched = "\(Units.bytes(latest.fetchedBytes)) fetched"
+            lines.append("merged \(tenth * 10)%, \(fetched)" + (rate.map { ", \(Units.bytes(Int64($0)))/s" } ?? ""))
+        }
+        return lines
+    }
+}

@@ -1,0 +1,52 @@
+import ArgumentParser
+import Glibc
+import LaminaDaemon
+import LaminaSystem
+
+/// The command line: options in, one command of LaminaDaemon out.
+@main
+struct Lamina: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "lamina",
+        abstract: "Stores container images as files, and mounts them before they are downloaded.",
+        discussion: """
+            An image is fetched into a store, one file for each distinct content, and mounted through FUSE. What is \
+            opened is fetched first; what has arrived is read by the kernel itself (FUSE passthrough). Whatever is \
+            interrupted goes on where it stopped when the same command is given again.
+
+              lamina pull registry.example.org/app:1
+              lamina mount registry.example.org/app:1 /mnt/app
+              lamina status --watch
+              lamina umount /mnt/app
+
+            Exit codes: 0 done, 1 failed, 2 the store is damaged, 64 wrong usage, 69 no server runs, 75 try again \
+            later (the store is in use, the network is not there), 77 a right is missing, 78 wrong configuration, \
+            130 interrupted.
+            """,
+        version: "lamina \(laminaVersion)",
+        subcommands: [
+            Pull.self, Mount.self, Unmount.self, List.self, Status.self, Convert.self, Doctor.self, Serve.self,
+            Version.self,
+        ])
+
+    static func main() {
+        // Before the first thread: a command runs some dozens, and two arenas are enough for what they allocate.
+        Heap.limitArenas(2)
+        main(nil)
+    }
+}
+
+/// Runs a command; an error becomes a sentence on standard error and its exit code.
+func reporting(_ body: () throws -> Void) throws {
+    do {
+        try body()
+    } catch let code as ExitCode {
+        throw code
+    } catch {
+        // What was printed so far comes before it, also where both go to one file.
+        fflush(nil)
+        let text = Array("lamina: \(error)\n".utf8)
+        _ = write(STDERR_FILENO, text, text.count)
+        throw ExitCode(ExitStatus.code(of: error))
+    }
+}

@@ -1,0 +1,54 @@
+import ArgumentParser
+import LaminaDaemon
+
+struct Mount: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Mount an image at a directory.",
+        discussion: """
+            An image that is not in the store is indexed first, which takes moments; its files are fetched when they are \
+            opened. Where no server runs for the store, one is started, and ends after the last umount.
+
+              lamina mount oci:/srv/images:app /mnt/app
+              lamina mount --rw /var/tmp/changes registry.example.org/app:1 /mnt/app
+
+            With --rw what is written goes to UPPERDIR (beside which a work directory is made), and stays there.
+            """)
+
+    @Argument(help: "The image.") var image: String
+    @Argument(help: "An existing directory.") var directory: String
+
+    @Option(help: ArgumentHelp("A directory that takes what is written; read-only without it.", valueName: "upperdir"))
+    var rw: String?
+
+    @OptionGroup var imageOptions: ImageOptions
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting {
+            try MountCommand(
+                reference: image, target: directory, upper: rw, platform: imageOptions.platform,
+                plainHTTP: imageOptions.plainHTTP
+            ).run(common.context(json: facts.json))
+        }
+    }
+}
+
+struct Unmount: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "umount", abstract: "End a mount.",
+        discussion: """
+            What was fetched stays in the store. A plain umount(8) does as well.
+
+              lamina umount /mnt/app
+            """)
+
+    @Argument(help: "The directory.") var directory: String
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try UnmountCommand(target: directory).run(common.context(json: facts.json)) }
+    }
+}

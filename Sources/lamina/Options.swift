@@ -1,0 +1,40 @@
+import ArgumentParser
+import LaminaDaemon
+
+/// The options that every command takes.
+struct CommonOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "The directory of the store; else LAMINA_ROOT, else [store] root, else \(Configuration.defaultRoot).",
+            valueName: "dir"))
+    var root: String?
+
+    @Option(
+        name: [.long, .customLong("config", withSingleDash: true)],
+        help: ArgumentHelp("The configuration; else \(Configuration.defaultPath) where it exists.", valueName: "file"))
+    var config: String?
+
+    @Flag(help: "Say in detail what is done, on standard error.")
+    var verbose = false
+
+    func context(json: Bool = false, serving: Bool = false) throws -> CommandContext {
+        try CommandContext.make(root: root, configuration: config, verbose: verbose, json: json, serving: serving)
+    }
+}
+
+/// For commands that print facts.
+struct FactOptions: ParsableArguments {
+    @Flag(help: "Print JSON: sizes in bytes, times as RFC 3339.")
+    var json = false
+}
+
+/// For commands that fetch images.
+struct ImageOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Which image of an index: os/architecture[/variant]. This machine's without it.", valueName: "platform"))
+    var platform: String?
+
+    @Flag(name: .customLong("plain-http"), help: "Speak HTTP without TLS to the registry; for localhost that is so anyway.")
+    var plainHTTP = false
+}

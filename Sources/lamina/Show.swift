@@ -1,0 +1,81 @@
+import ArgumentParser
+import LaminaDaemon
+
+// The commands that only look.
+
+struct List: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ls", abstract: "List the images of the store, or the files of one.",
+        discussion: """
+            Files are listed layer by layer, from the lowest.
+
+              lamina ls
+              lamina ls -l oci:/srv/images:app
+            """)
+
+    @Argument(help: "An image; all images without it.") var image: String?
+
+    @Flag(name: [.customShort("l"), .long], help: "With more columns.")
+    var long = false
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try ListCommand(image: image, long: long).run(common.context(json: facts.json)) }
+    }
+}
+
+struct Status: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Show the server, the store, and what is being merged.",
+        discussion: """
+            "opens" tells how files were served: passthrough is the kernel reading the store itself.
+
+              lamina status --watch
+              lamina status --json
+            """)
+
+    @Flag(help: "Show it every second, until Ctrl-C; with --json one line each time.")
+    var watch = false
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try StatusCommand(watch: watch).run(common.context(json: facts.json)) }
+    }
+}
+
+struct Doctor: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Check whether lamina can work here, and say what to do where it cannot.",
+        discussion: """
+            Looks at the kernel, /dev/fuse, rights, the store's file system and limits, and tries passthrough on a \
+            scratch mount in the store's directory, of which nothing stays. Exit code 1 when lamina cannot work at all.
+
+              sudo lamina doctor
+            """)
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting {
+            let status = try DoctorCommand().run(common.context(json: facts.json))
+            guard status == .success else { throw ExitCode(status.rawValue) }
+        }
+    }
+}
+
+struct Version: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Show the versions of lamina and of what it stands on.")
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try VersionCommand().run(Output(json: facts.json)) }
+    }
+}

@@ -1,0 +1,163 @@
+import Glibc
+import LaminaFilesystem
+import LaminaSystem
+import Logging
+
+@testable import LaminaDaemon
+
+/// Paths of this package.
+enum URLPath {
+    static let repository: String = {
+        let parts = #filePath.split(separator: "/").dropLast(3)
+        return "/" + parts.joined(separator: "/")
+    }()
+}
+
+/// The same numbers each time (SplitMix64).
+struct SeededGenerator: RandomNumberGenerator {
+    private var state: UInt64
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var value = state
+        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
+        return value ^ (value >> 31)
+    }
+}
+
+/// A directory that goes when this goes.
+final class ScratchDirectory: Sendable {
+    let path: String
+
+    init() {
+        var template = Array("/tmp/lamina-daemon-test-XXXXXX".utf8CString)
+        path = mkdtemp(&template) != nil ? String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self) : "/tmp"
+    }
+
+    deinit { Self.remove(path) }
+
+    private static func remove(_ path: String) {
+        guard path.hasPrefix("/tmp/lamina-daemon-test-"), let directory = opendir(path) else { return }
+        while let entry = readdir(directory) {
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+            if name == "." || name == ".." { continue }
+            if unlink(path + "/" + name) != 0 { remove(path + "/" + name) }
+        }
+        closedir(directory)
+        rmdir(path)
+    }
+}
+
+/// An engine without store and kernel.
+final class FakeEngine: ControlledEngine {
+    struct State {
+        var mounts: [MountListing] = []
+        var pulls: [PullRequest] = []
+        var stoppedPulls = 0
+        var shutdowns = 0
+    }
+
+    let state = Monitor(State())
+    /// How the next pulls go: steps of progress, then an error if there is one; `nil` steps go on until they are stopped.
+    let steps: Int?
+    let failure: (any Error)?
+
+    init(steps: Int? = 3, failure: (any Error)? = nil) {
+        self.steps = steps
+        self.failure = failure
+    }
+
+    func pull(
+        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> PullResult {
+        state.withLock {
+            $0.pulls.append(PullRequest(reference: reference, platform: platform, plainHTTP: plainHTTP, lazy: lazy))
+        }
+        var step = 0
+        while steps.map({ step < $0 }) ?? true {
+            if shouldStop() {
+                state.withLock(notify: true) { $0.stoppedPulls += 1 }
+                throw DaemonError(.interrupted, "stopped")
+            }
+            step += 1
+            progress(
+                PullProgress(
+                    stage: .merging, reference: reference, layers: 1, indexedLayers: 1, bytes: 100, landedBytes: Int64(step),
+                    fetchedBytes: Int64(step), current: "file \(step)"))
+            usleep(120_000)
+        }
+        if let failure { throw failure }
+        return PullResult(
+            reference: reference, manifestDigest: "sha256:00", platform: platform ?? "linux/amd64", layers: 1, bytes: 100,
+            landedBytes: 100, fetchedBytes: 50, complete: !lazy)
+    }
+
+    func mount(
+        _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
+        shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> MountResult {
+        state.withLock { $0.mounts.append(MountListing(target: target, reference: reference, writable: upper)) }
+        return MountResult(target: target, reference: reference, writable: upper, layers: 2)
+    }
+
+    func unmount(_ target: String) throws {
+        try state.withLock { state in
+            guard let index = state.mounts.firstIndex(where: { $0.target == target }) else {
+                throw SystemError(code: EACCES, operation: "unmount", subject: target)
+            }
+            state.mounts.remove(at: index)
+        }
+    }
+
+    func mounts() throws -> [MountListing] { state.withLock { $0.mounts } }
+
+    func status() -> ServerStatus {
+        ServerStatus(
+            pid: getpid(), version: "0", root: "/", passthrough: false, passthroughReason: "a test", opens: FilesystemCounters(),
+            fetchedBytes: 1, inFlightBytes: 2, startedAt: "2026-01-01T00:00:00Z")
+    }
+
+    func shutdown(unmount: Bool) { state.withLock(notify: true) { $0.shutdowns += 1 } }
+}
+
+/// A server of a fake engine on a thread of its own.
+final class TestServer: Sendable {
+    let root: String
+    private let directory: ScratchDirectory
+    private let ended = Monitor<Result<Void, any Error>?>(nil)
+
+    /// Returns when the server is ready.
+    init(_ engine: FakeEngine, subdirectory: String = "", endsWhenIdle: Bool = false) throws {
+        directory = ScratchDirectory()
+        root = directory.path + subdirectory
+        try createDirectories(root)
+        var log = Logger(label: "test") { _ in LogOutput(level: .critical) }
+        log.logLevel = .critical
+        let (reading, writing) = try BackgroundProcess.makePipe()
+        let signal = ReadySignal(descriptor: dup(writing.descriptor))
+        let server = Server(root: root, configuration: Configuration(), endsWhenIdle: endsWhenIdle, log: log)
+        try startDetached("test-server") { [ended] in
+            let result = Result { try server.serve(engine, Notifier(path: nil), signal) }
+            ended.withLock(notify: true) { $0 = result }
+        }
+        var poll = pollfd(fd: reading.descriptor, events: Int16(POLLIN), revents: 0)
+        guard Glibc.poll(&poll, 1, 10_000) == 1 else { throw DaemonError(.serverFailed, "the test's server is not ready") }
+    }
+
+    var client: ControlClient { ControlClient(root: root) }
+
+    /// Waits for the server's end; false after ten seconds.
+    func hasEnded() throws -> Bool {
+        guard let result = ended.wait(seconds: 10, { $0 }) else { return false }
+        try result.get()
+        return true
+    }
+
+    func stop() throws -> Bool {
+        try client.shutdown()
+        return try hasEnded()
+    }
+}
