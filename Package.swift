@@ -91,7 +91,28 @@ let package = Package(
         tests("LaminaConvert", ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
-        tests("LaminaDaemon", ["LaminaDaemon", "LaminaSystem"]),
+        tests(
+            "LaminaDaemon",
+            [
+                "LaminaDaemon", "lamina", "LaminaStore", "LaminaMerge", "LaminaFilesystem", "LaminaFormats", "LaminaOCI",
+                "LaminaSystem", "LaminaDigest",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        tests(
+            "LaminaMerge",
+            [
+                "LaminaMerge", "LaminaStore", "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest",
+                "LaminaTestSupport",
+            ]),
+        tests(
+            "LaminaFilesystem",
+            [
+                "LaminaFilesystem", "LaminaFUSE", "LaminaMerge", "LaminaStore", "LaminaFormats", "LaminaOCI",
+                "LaminaSystem", "LaminaDigest", "LaminaTestSupport",
+            ]),
+        tests("Architecture", []),
+        tests("Integration", ["lamina", "LaminaOCI", "LaminaSystem", "LaminaDigest", "LaminaTestSupport"]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

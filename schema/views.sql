@@ -110,24 +110,31 @@ WHERE c.state = 1
 GROUP BY c.id;
 
 -- One row: what the store holds, what that takes on disk, and what sharing saves.
+-- Proven contents of one digest are one file under several names.
 CREATE VIEW cache_usage AS
+WITH backing (bytes) AS MATERIALIZED (
+    SELECT max(d.landed_bytes)
+    FROM content AS c
+    JOIN content_landed AS d ON d.content = c.id
+    WHERE c.state > 0
+    GROUP BY c.digest, CASE c.proof WHEN 1 THEN 0 ELSE c.id END
+),
+unpacked (bytes, landed_bytes) AS MATERIALIZED (
+    SELECT coalesce(sum(c.size), 0), coalesce(sum(d.landed_bytes), 0)
+    FROM layer AS l
+    JOIN inode AS i ON i.id BETWEEN l.first_inode AND l.last_inode
+    JOIN content AS c ON c.id = i.content
+    JOIN content_landed AS d ON d.content = c.id
+)
 SELECT
     (SELECT count(*) FROM image) AS images,
     (SELECT count(*) FROM layer) AS layers,
     (SELECT count(*) FROM content) AS contents,
     (SELECT count(*) FROM content WHERE state = 2) AS merged_contents,
-    (SELECT coalesce(sum(lc.inodes * c.size), 0) FROM layer_content AS lc JOIN content AS c ON c.id = lc.content)
-        AS logical_bytes,
-    (SELECT coalesce(sum((b.landed + 4095) / 4096 * 4096), 0)
-     FROM (SELECT max(d.landed_bytes) AS landed
-           FROM content_landed AS d JOIN content AS c ON c.id = d.content
-           GROUP BY c.digest, CASE c.proof WHEN 1 THEN 0 ELSE c.id END) AS b) AS allocated_bytes,
-    (SELECT coalesce(sum(lc.inodes * d.landed_bytes), 0)
-     FROM layer_content AS lc JOIN content_landed AS d ON d.content = lc.content)
-    - (SELECT coalesce(sum(b.landed), 0)
-       FROM (SELECT max(d.landed_bytes) AS landed
-             FROM content_landed AS d JOIN content AS c ON c.id = d.content
-             GROUP BY c.digest, CASE c.proof WHEN 1 THEN 0 ELSE c.id END) AS b) AS shared_bytes;
+    u.bytes AS logical_bytes,
+    (SELECT coalesce(sum((bytes + 4095) / 4096 * 4096), 0) FROM backing) AS allocated_bytes,
+    u.landed_bytes - (SELECT coalesce(sum(bytes), 0) FROM backing) AS shared_bytes
+FROM unpacked AS u;
 
 -- Contents that several files hold, and what holding them once saves.
 CREATE VIEW duplicate_content AS

@@ -44,14 +44,16 @@ final class Conversion {
             let input = TarFileInput(file: file, path: path)
             return try writing { layout in
                 let layers = try self.convert([input], to: layout)
-                return try self.finish(layers, ImageDocuments.new(self.platform, layers, self.options.created), to: layout)
+                return try self.finish(
+                    layers, ImageDocuments.new(self.platform, layers, self.options.created), to: layout)
             }
         case .directory(let path):
             let tree = try DirectoryTree(path: path)
             begin(layers: 1, bytes: nil)
             return try writing { layout in
                 let layer = try self.write(to: layout) { try tree.write(to: $0, for: self) }
-                return try self.finish([layer], ImageDocuments.new(self.platform, [layer], self.options.created), to: layout)
+                return try self.finish(
+                    [layer], ImageDocuments.new(self.platform, [layer], self.options.created), to: layout)
             }
         }
     }
@@ -202,7 +204,8 @@ struct WrittenLayer {
         annotations["containerd.io/snapshot/stargz/toc.digest"] = result.tocDigest.description
         annotations["io.containers.estargz.uncompressed-size"] = "\(result.uncompressedSize)"
         return Descriptor(
-            mediaType: MediaType.ociLayerGzip, digest: result.blobDigest, size: result.blobSize, annotations: annotations)
+            mediaType: MediaType.ociLayerGzip, digest: result.blobDigest, size: result.blobSize,
+            annotations: annotations)
     }
 
     var converted: ConvertedImage.Layer {
@@ -230,7 +233,8 @@ struct UnownedFile {
     func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws(SystemError) {
         var done = 0
         while done < bytes.count {
-            let count = pwrite(descriptor, bytes.baseAddress.map { $0 + done }, bytes.count - done, off_t(offset) + off_t(done))
+            let count = pwrite(
+                descriptor, bytes.baseAddress.map { $0 + done }, bytes.count - done, off_t(offset) + off_t(done))
             if count < 0 {
                 if errno == EINTR { continue }
                 throw SystemError.last("write a blob to", path)

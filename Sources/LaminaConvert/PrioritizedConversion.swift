@@ -61,6 +61,7 @@ struct PrioritizedConversion {
 extension ConvertError {
     static func missing(_ path: [UInt8], in source: ConversionSource) -> ConvertError {
         ConvertError(
-            .noSuchFile, "\(source) has no '\(String(decoding: path.prefix(300), as: UTF8.self))', which should come first")
+            .noSuchFile,
+            "\(source) has no '\(String(decoding: path.prefix(300), as: UTF8.self))', which should come first")
     }
 }

@@ -129,7 +129,9 @@ final class SpooledLayer {
         var result: [Int] = []
         if let root = names.entry(named: []), root != entry { result.append(root) }
         for index in name.indices where name[index] == UInt8(ascii: "/") {
-            if let parent = names.entry(named: Array(name[..<index])), fate(parent) != .replaced { result.append(parent) }
+            if let parent = names.entry(named: Array(name[..<index])), fate(parent) != .replaced {
+                result.append(parent)
+            }
         }
         return result
     }

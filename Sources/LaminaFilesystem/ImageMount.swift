@@ -13,7 +13,10 @@ public enum ImageMount {
     /// - Throws: `StoreError` that says what overlayfs refused.
     public static func mount(_ views: [ViewID], root: String, at target: String, upper: String?) throws {
         // Lower directories are numbers relative to <root>/fs, as mount options have one page; top first.
-        var lower = views.reversed().map(\.description)
+        // Of a layer that an image has twice the upper one does: it adds and hides what the lower one did, and overlayfs
+        // refuses one directory at two places (ELOOP).
+        var seen: Set<ViewID> = []
+        var lower = views.reversed().filter { seen.insert($0).inserted }.map(\.description)
         // overlayfs wants two lower directories where there is no upper one.
         if lower.count + (upper == nil ? 0 : 1) < 2 { lower.append("../empty") }
         var options = "lowerdir=\(lower.joined(separator: ":"))"

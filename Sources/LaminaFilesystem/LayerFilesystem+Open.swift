@@ -63,12 +63,15 @@ extension LayerFilesystem {
     private func mode(
         of node: UInt64, _ content: ContentID, isMerged: Bool, mayWait: Bool
     ) throws -> OpenTable.Mode? {
+        var isDamaged = false
         func decide() throws -> OpenTable.Mode? {
             try opens.open(node) { kept in
-                if isMerged { return try passthroughMode(content, kept) ?? .cached }
+                if isMerged { return try passthroughMode(content, kept, isDamaged: &isDamaged) ?? .cached }
                 return mayWait ? nil : .cached
             }
         }
+        // Other inodes with these bytes may have kept the damaged file.
+        defer { if isDamaged { opens.releaseIdle() } }
         do {
             return try decide()
         } catch let error as SystemError where error.code == EMFILE || error.code == ENFILE {
@@ -103,7 +106,9 @@ extension LayerFilesystem {
     }
 
     /// Hands a merged file to the kernel; nil when it has to be served in cached mode.
-    private func passthroughMode(_ content: ContentID, _ kept: BackingID?) throws -> OpenTable.Mode? {
+    private func passthroughMode(
+        _ content: ContentID, _ kept: BackingID?, isDamaged: inout Bool
+    ) throws -> OpenTable.Mode? {
         if let kept { return .passthrough(kept) }
         guard passthroughRefusal == nil else { return nil }
         guard let record = try spareReader.content(content) else { return nil }
@@ -111,6 +116,7 @@ extension LayerFilesystem {
         // The last line of defence: a mapping of a hole reads zeros that nobody verified.
         guard try file.size() == record.size, try file.firstHole() == record.size else {
             let isWhole = try store.recheck(record)
+            isDamaged = !isWhole
             log(
                 "the backing file of \(record.name.digest) has a hole: "
                     + (isWhole ? "its bytes are right, they go through lamina" : "what is missing is merged again"))

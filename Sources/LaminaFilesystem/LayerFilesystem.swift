@@ -89,7 +89,7 @@ public final class LayerFilesystem: Sendable {
     /// Makes the root's listing show views that were made since it was read.
     public func viewsChanged() {
         guard let session = session.withLock({ $0 }) else { return }
-        _ = try? session.invalidateContents(node: 1)
+        do { try session.invalidateContents(node: 1) } catch { log("new layers may not be listed: \(error)") }
     }
 
     /// Regular housekeeping: idle read transactions end, and with them the write-ahead log can be cut.

@@ -1,13 +1,23 @@
+import Glibc
 import LaminaStore
 import LaminaSystem
 import Synchronization
 
 /// Backing files that cached opens are read from, kept open between reads.
+///
+/// A content's name may come to stand for another file: when the content is taken over from another one, or parts from one
+/// that it shared. Its old file is full of holes then, so a kept file is used only while it has the name.
 final class OpenFileCache: Sendable {
     private static let limit = 64
 
+    private struct Entry {
+        var file: File
+        var inode: ino_t
+        var used: UInt64
+    }
+
     private struct State {
-        var files: [ContentID: (file: File, used: UInt64)] = [:]
+        var files: [ContentID: Entry] = [:]
         var clock: UInt64 = 0
     }
 
@@ -16,25 +26,32 @@ final class OpenFileCache: Sendable {
 
     init(files: BackingFiles) { self.files = files }
 
-    /// The open backing file of a content.
+    /// The open backing file of a content. Call it when it is known what has landed, not before.
     ///
     /// - Parameter name: asked when it is not open yet.
     func file(of content: ContentID, named name: () throws -> BackingName) throws -> File {
-        let known = state.withLock { state -> File? in
+        let known = state.withLock { state -> Entry? in
             guard let entry = state.files[content] else { return nil }
             state.clock += 1
             state.files[content]?.used = state.clock
-            return entry.file
+            return entry
         }
-        if let known { return known }
+        if let known, hasName(known) { return known.file }
         let opened = try files.open(try name())
+        let inode = try opened.status().st_ino
         return state.withLock { state in
             state.clock += 1
             if state.files.count >= Self.limit, let oldest = state.files.min(by: { $0.value.used < $1.value.used }) {
                 state.files[oldest.key] = nil
             }
-            state.files[content] = (opened, state.clock)
+            state.files[content] = Entry(file: opened, inode: inode, used: state.clock)
             return opened
         }
+    }
+
+    /// Whether the file's name is still its own; about 1 µs. An open file's inode number is not used again.
+    private func hasName(_ entry: Entry) -> Bool {
+        var status = stat()
+        return fstatat(files.directoryFile.descriptor, entry.file.path, &status, 0) == 0 && status.st_ino == entry.inode
     }
 }

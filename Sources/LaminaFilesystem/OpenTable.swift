@@ -99,7 +99,8 @@ final class OpenTable: Sendable {
     }
 
     private static func evict(_ shard: inout Shard, keeping limit: Int) -> [Idle] {
-        let oldest = shard.idle.sorted { $0.value.released < $1.value.released }.prefix(max(0, shard.idle.count - limit))
+        let oldest = shard.idle.sorted { $0.value.released < $1.value.released }.prefix(
+            max(0, shard.idle.count - limit))
         for (node, _) in oldest { shard.idle[node] = nil }
         return oldest.map(\.value)
     }

@@ -3,11 +3,14 @@ import LaminaSystem
 /// Memory for compressed bytes, bounded for the whole process.
 ///
 /// A reservation counts a piece's compressed and decompressed bytes, from before it is fetched until it has landed. What
-/// a reader waits for goes before background work and is never refused while nothing else urgent is in flight.
+/// a reader waits for goes before background work, which never takes the last quarter. Only a piece that is larger than
+/// the limit goes over it: alone, or beside background work when a reader waits for it.
 final class BufferPool: Sendable {
     private struct State {
         var used = 0
         var urgent = 0
+        /// How many urgent reservations wait: background work stands back for them.
+        var urgentWaiting = 0
         var isClosed = false
         var free: [UnsafeMutableRawBufferPointer] = []
     }
@@ -32,15 +35,28 @@ final class BufferPool: Sendable {
     ///
     /// - Returns: false when the pool was closed meanwhile.
     func reserve(_ bytes: Int, urgent: Bool) -> Bool {
-        state.wait { pool in
-            if pool.isClosed { return false }
-            let fits = pool.used + bytes <= (urgent ? limit : limit / 4 * 3)
-            // One too large for the limit still has to go: alone, or as the only urgent one.
-            guard fits || pool.used == 0 || (urgent && pool.urgent == 0) else { return nil }
+        var isWaiting = false
+        return state.wait { pool in
+            let mayGo = pool.isClosed || (urgent ? allowsUrgent(bytes, pool) : allowsBackground(bytes, pool))
+            // Begins to wait, or has waited.
+            if urgent, isWaiting == mayGo {
+                isWaiting.toggle()
+                pool.urgentWaiting += isWaiting ? 1 : -1
+            }
+            guard mayGo else { return nil }
+            guard !pool.isClosed else { return false }
             pool.used += bytes
             if urgent { pool.urgent += bytes }
             return true
         }
+    }
+
+    private func allowsUrgent(_ bytes: Int, _ pool: State) -> Bool {
+        pool.used + bytes <= limit || pool.used == 0 || (bytes > limit && pool.urgent == 0)
+    }
+
+    private func allowsBackground(_ bytes: Int, _ pool: State) -> Bool {
+        pool.urgentWaiting == 0 && (pool.used + bytes <= limit / 4 * 3 || pool.used == 0)
     }
 
     /// Gives a reservation back.

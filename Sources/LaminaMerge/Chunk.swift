@@ -7,8 +7,9 @@ import LaminaSystem
 /// The one place that knows, faster than the index, which chunks have landed. Lives from the first request until the
 /// index has recorded the content as merged, or nobody waits for it any more.
 final class ActiveContent: @unchecked Sendable {
-    // @unchecked: `record` and `id` never change; everything else is touched with the engine's lock held, but for `file`,
-    // which has a lock of its own because opening it is a system call.
+    // @unchecked: `id` never changes, nor do `record` and `chunks` once `prepare` has set them, with the engine's lock held
+    // and before any job of this content is made; everything else is touched with that lock held, but for `file`, which has
+    // a lock of its own because opening it is a system call.
 
     enum ChunkState: UInt8 {
         case absent
@@ -31,8 +32,8 @@ final class ActiveContent: @unchecked Sendable {
     var suspects: Set<Int> = []
     /// The pull that counts this content.
     var pull: LayerPull?
-    /// Whether its remaining chunks are merged behind the readers' backs.
-    var hasBackgroundMerge = false
+    /// Merges its remaining chunks behind the readers' backs.
+    var background: ContentPull?
     /// Where the background merge goes on: behind the latest read.
     var cursor = 0
 
@@ -124,6 +125,8 @@ struct FetchJob: Sendable {
     var members: [Member]
     /// Whether a reader waits for it.
     var isUrgent: Bool
+    /// Whether its bytes came before and were wrong: where there is another place to get them from, that one is asked.
+    var isRetry = false
 
     var range: Range<Int64> {
         guard let first = members.first, let last = members.last else { return 0..<0 }

@@ -11,13 +11,14 @@ final class ContentPull: Producer, @unchecked Sendable {
 
     func next(_ engine: MergeEngine) -> FetchJob? {
         engine.state.withLock { _ in
+            guard content.background === self else { return nil }
             let count = content.chunks.count
             let start = min(content.cursor, count)
             guard
                 let first = (start..<count).first(where: { content.states[$0] == .absent })
                     ?? (0..<start).first(where: { content.states[$0] == .absent })
             else {
-                content.hasBackgroundMerge = false
+                content.background = nil
                 return nil
             }
             var job = FetchJob(layer: content.chunks[first].source.layer, members: [], isUrgent: false)
@@ -33,9 +34,11 @@ final class ContentPull: Producer, @unchecked Sendable {
     }
 
     func stop() -> [MergeCompletion] {
-        content.hasBackgroundMerge = false
+        content.background = nil
         return []
     }
+
+    func withdraw(_ state: inout EngineState) -> [MergeCompletion] { [] }
 
     func ended(_ error: MergeError?) {}
 }

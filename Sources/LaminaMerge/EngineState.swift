@@ -11,6 +11,7 @@ struct EngineState {
     /// Work that nobody waits for.
     var producers: [any Producer] = []
     /// Contents that were merged a moment ago: rows that were read from the index before may not know it yet.
+    /// Its clock, read before the rows, tells which those are.
     var recentlyMerged = Recent<ContentID>(limit: 16384)
     var backgroundRunning = 0
     var backgroundLimit = 1
@@ -51,7 +52,17 @@ struct EngineState {
         }
         for producer in producers { completions += producer.stop() }
         producers = []
+        jobs = FIFO()
         return completions
+    }
+
+    /// Forgets a content that nobody waits for and of which nothing is on its way: the index knows as much, but for what
+    /// landed in the last milliseconds, which may be fetched again.
+    mutating func forgetIfIdle(_ content: ActiveContent) {
+        guard content.isPrepared, content.missing > 0, content.waiters.isEmpty, content.background == nil,
+            active[content.id] === content, !content.states.contains(.inFlight)
+        else { return }
+        active[content.id] = nil
     }
 }
 
@@ -63,6 +74,8 @@ protocol Producer: AnyObject, Sendable {
     func next(_ engine: MergeEngine) throws -> FetchJob?
     /// Ends it; with the lock. The completions of who waits for all of it.
     func stop() -> [MergeCompletion]
+    /// Takes back what it still waits for, if it ends before it has asked for everything; with the lock. The completions.
+    func withdraw(_ state: inout EngineState) -> [MergeCompletion]
     /// It has no more jobs, or failed; without the lock.
     func ended(_ error: MergeError?)
 }
@@ -107,19 +120,23 @@ struct FIFO<Element> {
     }
 }
 
-/// The last so many elements that were put in.
+/// The last so many elements that were put in, and when.
 struct Recent<Element: Hashable> {
     private let limit: Int
-    private var members: Set<Element> = []
+    private var members: [Element: UInt64] = [:]
     private var order = FIFO<Element>()
+    /// Counts what was put in.
+    private(set) var clock: UInt64 = 0
 
     init(limit: Int) { self.limit = limit }
 
-    func contains(_ element: Element) -> Bool { members.contains(element) }
+    /// Whether an element was put in after the clock stood at `time`.
+    func contains(_ element: Element, since time: UInt64) -> Bool { members[element].map { $0 > time } ?? false }
 
     mutating func insert(_ element: Element) {
-        guard members.insert(element).inserted else { return }
+        clock += 1
+        guard members.updateValue(clock, forKey: element) == nil else { return }
         order.append(element)
-        if members.count > limit, let oldest = order.pop() { members.remove(oldest) }
+        if members.count > limit, let oldest = order.pop() { members[oldest] = nil }
     }
 }

@@ -2,6 +2,7 @@ import LaminaDigest
 public import LaminaOCI
 public import LaminaStore
 import LaminaSystem
+import Synchronization
 
 /// Pulls an image: resolve, index every layer, record the image; then merge what the store does not have.
 public final class ImagePull {
@@ -92,6 +93,8 @@ public final class ImagePull {
         var seen: Set<LayerID> = []
         let pulls = image.layers.filter { seen.insert($0).inserted }.map { LayerPull(layer: $0) }
         engine.start(pulls)
+        // When this ends early, so do they.
+        defer { for pull in pulls { pull.cancel() } }
         func update() {
             progress.landedBytes = landedBefore + pulls.reduce(0) { $0 + $1.landedBytes }
             progress.fetchedBytes = fetchedBefore.0 + Int64(engine.totalFetchedBytes - fetchedBefore.1)
@@ -100,10 +103,7 @@ public final class ImagePull {
         for pull in pulls {
             progress.current = try engine.store.index.blob(of: pull.layer)?.digest.description
             while true {
-                if shouldStop() {
-                    for pull in pulls { pull.cancel() }
-                    throw MergeError.stopped
-                }
+                if shouldStop() { throw MergeError.stopped }
                 let result = pull.wait(seconds: Self.interval)
                 update()
                 report(progress)
@@ -112,10 +112,18 @@ public final class ImagePull {
                 break
             }
         }
-        engine.recorder.flush()
-        engine.recorder.sync()
+        do {
+            try engine.recorder.flush()
+            try engine.recorder.sync()
+        } catch {
+            throw failure ?? MergeError(.index, "what has landed cannot be recorded", cause: error)
+        }
         if let failure { throw failure }
         update()
+        // What was copied from other contents did not pass the pulls.
+        if let status = try engine.store.index.imageStatus().first(where: { $0.reference == image.reference }) {
+            progress.landedBytes = status.landedBytes
+        }
         progress.stage = .done
         progress.current = nil
         report(progress)
@@ -128,6 +136,7 @@ public final class ImagePull {
 extension MergeEngine {
     /// Lets fetchers take jobs from these pulls.
     func start(_ pulls: [LayerPull]) {
+        for pull in pulls { pull.ticketNumber = ticketCount.add(1, ordering: .relaxed).newValue }
         let refused = state.withLock(notify: true) { state in
             if state.isStopping { return true }
             state.producers.append(contentsOf: pulls)

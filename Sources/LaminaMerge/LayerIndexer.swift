@@ -26,9 +26,9 @@ struct LayerIndexer {
             return known
         }
         do {
-            let (json, tocOffset) = try fetchTOC(descriptor)
+            let (json, tocOffset, tail) = try fetchTOC(descriptor)
             let tocDigest = SHA256.hash(json)
-            try verify(tocDigest, descriptor)
+            try verify(tocDigest, from: tocOffset, tail, descriptor)
             let tree = try json.withUnsafeBytes { try LayerTree.parse(toc: $0, tocOffset: tocOffset, format: .estargz) }
             let record = LayerRecord(
                 digest: descriptor.digest, diffID: diffID, tocDigest: tocDigest,
@@ -45,8 +45,8 @@ struct LayerIndexer {
         }
     }
 
-    /// The TOC's JSON and its offset in the blob.
-    private func fetchTOC(_ descriptor: Descriptor) throws -> (json: [UInt8], offset: Int64) {
+    /// The TOC's JSON, its offset in the blob, and the digest of the blob's bytes from there on.
+    private func fetchTOC(_ descriptor: Descriptor) throws -> (json: [UInt8], offset: Int64, tail: Digest) {
         let size = descriptor.size
         guard size >= Int64(EStargz.footerSize) else {
             throw FormatError(.notEStargz, "the blob is shorter than a footer", actual: "\(size) bytes")
@@ -70,10 +70,11 @@ struct LayerIndexer {
         if tocOffset < tailStart { tail = try read(descriptor, tocOffset..<tailStart) + tail }
         let skipped = Int(tocOffset - min(tocOffset, tailStart))
         let count = Int(tocEnd - tocOffset)
-        let json = try tail.withUnsafeBytes {
-            try EStargz.extractTOC(fromMember: UnsafeRawBufferPointer(rebasing: $0[skipped..<(skipped + count)]))
+        return try tail.withUnsafeBytes { tail in
+            let json = try EStargz.extractTOC(
+                fromMember: UnsafeRawBufferPointer(rebasing: tail[skipped..<(skipped + count)]))
+            return (json, tocOffset, SHA256.hash(UnsafeRawBufferPointer(rebasing: tail[skipped...])))
         }
-        return (json, tocOffset)
     }
 
     private func read(_ descriptor: Descriptor, _ range: Range<Int64>) throws -> [UInt8] {
@@ -89,26 +90,37 @@ struct LayerIndexer {
     /// Holds the TOC against what the manifest says of it.
     ///
     /// The manifest names the blob, not the TOC. Without the annotation nothing ties the one to the other but the blob's own
-    /// digest, so the whole blob is read and hashed before its TOC is believed.
-    private func verify(_ tocDigest: Digest, _ descriptor: Descriptor) throws {
+    /// digest, so the whole blob is read and hashed before its TOC is believed: with the TOC that was read before, as a
+    /// source may give other bytes to each request.
+    private func verify(_ tocDigest: Digest, from tocOffset: Int64, _ tail: Digest, _ descriptor: Descriptor) throws {
         if let text = descriptor.annotations[Self.tocDigestAnnotation] {
             guard let expected = Digest(parsing: text), expected == tocDigest else {
                 throw MergeError(
                     .badImage,
-                    "layer \(descriptor.digest): the table of contents is not the manifest's: expected \(text), got \(tocDigest)")
+                    "layer \(descriptor.digest): the table of contents is not the manifest's: expected \(text), got \(tocDigest)"
+                )
             }
             return
         }
         var hash = SHA256()
+        var tailHash = SHA256()
+        var position: Int64 = 0
         try source.read(
             descriptor.digest, size: descriptor.size, range: 0..<descriptor.size, shouldStop: shouldStop
         ) {
             hash.update($0)
+            let skipped = Int(min(max(tocOffset - position, 0), Int64($0.count)))
+            tailHash.update(UnsafeRawBufferPointer(rebasing: $0[skipped...]))
+            position += Int64($0.count)
             didFetch($0.count)
         }
         let actual = hash.digest()
         guard actual == descriptor.digest else {
             throw MergeError(.badImage, "layer \(descriptor.digest): the blob has another digest: \(actual)")
+        }
+        guard tailHash.digest() == tail else {
+            throw MergeError(
+                .badImage, "layer \(descriptor.digest): its table of contents was another when it was read again")
         }
     }
 }

@@ -9,14 +9,17 @@ public final class LayerPull: Producer, @unchecked Sendable {
     // one fetcher that produces; everything else is in `progress`, behind its own lock.
     var isProducing = false
     let layer: LayerID
+    /// Names what this pull waits for; set before it is started.
+    var ticketNumber: UInt64 = 0
 
     private var rows: [UnmergedContent] = []
+    /// The clock of `EngineState.recentlyMerged` before `rows` were read, and before the first of `deferred` was.
+    private var rowsTime: UInt64 = 0
+    private var deferredTime: UInt64?
     private var head = 0
     /// The next chunk of the content at `head`.
     private var chunk = 0
-    /// Whether the content at `head` was asked for already.
-    private var hasMet = false
-    /// Whether this pull waits for it.
+    /// Whether this pull waits for the content at `head`.
     private var isWaiting = false
     /// Where the next rows of the index begin.
     private var position: ChunkPlace?
@@ -28,7 +31,10 @@ public final class LayerPull: Producer, @unchecked Sendable {
         /// Contents that are not merged yet, of those that were met so far.
         var waiting = 0
         var isExhausted = false
+        /// The first error.
         var failure: MergeError?
+        /// Whether there was an error that the other contents would meet too.
+        var isBroken = false
         var isDone: Bool { isExhausted && waiting == 0 }
     }
 
@@ -58,10 +64,21 @@ public final class LayerPull: Producer, @unchecked Sendable {
     func next(_ engine: MergeEngine) throws -> FetchJob? {
         var job = FetchJob(layer: layer, members: [], isUrgent: false)
         while true {
-            if isCancelled.load(ordering: .relaxed) || progress.withLock({ $0.failure != nil }) {
-                return job.members.isEmpty ? nil : job
+            if endsEarly { return job.members.isEmpty ? nil : job }
+            if head == rows.count {
+                do {
+                    let hasDeferred = !deferred.isEmpty
+                    if try readRows(engine) { continue }
+                    // What is in the job is on its way for whoever waits for it: it does not wait for others.
+                    guard job.members.isEmpty else { return job }
+                    guard hasDeferred else { return nil }
+                    takeDeferred()
+                } catch {
+                    // The same goes here; the next call meets the error again.
+                    guard job.members.isEmpty else { return job }
+                    throw error
+                }
             }
-            if head == rows.count, try !refill(engine) { return job.members.isEmpty ? nil : job }
             switch engine.state.withLock({ take(&job, &$0) }) {
             case .full: return job
             case .empty: continue
@@ -69,25 +86,31 @@ public final class LayerPull: Producer, @unchecked Sendable {
                 if let urgent = engine.prepare(active, preferring: layer) {
                     engine.state.withLock(notify: true) { $0.jobs.append(urgent) }
                 }
+                // Otherwise it is a lie, or not to be had: this pull has been told.
+                if !engine.state.withLock({ _ in active.isPrepared }) { skip() }
             }
         }
     }
 
-    /// Reads the next rows from the index; at its end, takes those up again that somebody else was preparing.
+    private var endsEarly: Bool { isCancelled.load(ordering: .relaxed) || progress.withLock { $0.isBroken } }
+
+    /// Reads the next rows from the index.
     ///
     /// - Returns: false when there are none left.
-    private func refill(_ engine: MergeEngine) throws -> Bool {
-        rows = try engine.store.index.unmerged(in: layer, after: position, limit: 1024)
-        head = 0
-        if let last = rows.last {
-            position = last.firstChunk
-        } else {
-            rows = deferred
-            deferred = []
-            // Preparing takes a few milliseconds at most, unless bytes are copied or hashed.
-            if !rows.isEmpty { usleep(5000) }
-        }
-        return !rows.isEmpty
+    private func readRows(_ engine: MergeEngine) throws -> Bool {
+        let time = engine.state.withLock { $0.recentlyMerged.clock }
+        let next = try engine.store.index.unmerged(in: layer, after: position, limit: 1024)
+        guard let last = next.last else { return false }
+        (rows, rowsTime, head, position) = (next, time, 0, last.firstChunk)
+        return true
+    }
+
+    /// Takes those contents up again that somebody else was preparing.
+    private func takeDeferred() {
+        (rows, rowsTime, head) = (deferred, deferredTime ?? 0, 0)
+        (deferred, deferredTime) = ([], nil)
+        // Preparing takes a few milliseconds at most, unless bytes are copied or hashed.
+        usleep(5000)
     }
 
     private enum Step {
@@ -105,8 +128,8 @@ public final class LayerPull: Producer, @unchecked Sendable {
         while head < rows.count {
             let row = rows[head]
             guard let active = state.active[row.content.id] ?? activate(row, &state) else {
-                // Merged meanwhile, or found to be a lie; either way its waiter has been told.
-                if hasMet || state.recentlyMerged.contains(row.content.id) {
+                // Merged meanwhile, or failed and was given up; then this pull, which waited, has been told.
+                if isWaiting || state.recentlyMerged.contains(row.content.id, since: rowsTime) {
                     skip()
                     continue
                 }
@@ -116,12 +139,12 @@ public final class LayerPull: Producer, @unchecked Sendable {
                 new.early.append(
                     Request(
                         content: new.id, range: 0..<0, startsBackground: false,
-                        ticket: MergeTicket(content: new.id, number: 0), completion: completion()))
-                hasMet = true
+                        ticket: MergeTicket(content: new.id, number: ticketNumber), completion: completion()))
                 return .prepare(new)
             }
             guard active.isPrepared else {
                 deferred.append(row)
+                deferredTime = deferredTime ?? rowsTime
                 skip()
                 continue
             }
@@ -141,8 +164,8 @@ public final class LayerPull: Producer, @unchecked Sendable {
 
     /// A content of one small chunk needs no preparation.
     private func activate(_ row: UnmergedContent, _ state: inout EngineState) -> ActiveContent? {
-        guard !hasMet, row.content.name.claim == nil, !row.hasTwin, row.content.size <= MergeEngine.smallSize,
-            row.content.proof != .disproven, !state.recentlyMerged.contains(row.content.id)
+        guard !isWaiting, row.content.name.claim == nil, !row.hasTwin, row.content.size <= MergeEngine.smallSize,
+            row.content.proof != .disproven, !state.recentlyMerged.contains(row.content.id, since: rowsTime)
         else { return nil }
         let active = ActiveContent(single: row)
         state.active[active.id] = active
@@ -152,17 +175,15 @@ public final class LayerPull: Producer, @unchecked Sendable {
     private func skip() {
         head += 1
         chunk = 0
-        hasMet = false
         isWaiting = false
     }
 
     private func wait(for active: ActiveContent) {
-        hasMet = true
         isWaiting = true
         if active.pull == nil { active.pull = self }
         active.waiters.append(
             Waiter(
-                ticket: MergeTicket(content: active.id, number: 0), chunks: 0..<active.chunks.count,
+                ticket: MergeTicket(content: active.id, number: ticketNumber), chunks: 0..<active.chunks.count,
                 missing: active.missing, completion: completion()))
     }
 
@@ -171,9 +192,25 @@ public final class LayerPull: Producer, @unchecked Sendable {
         return { result in
             self.progress.withLock(notify: true) { progress in
                 progress.waiting -= 1
-                if case .failure(let error) = result, progress.failure == nil { progress.failure = error }
+                guard case .failure(let error) = result else { return }
+                if progress.failure == nil { progress.failure = error }
+                if !error.concernsOneContent { progress.isBroken = true }
             }
         }
+    }
+
+    /// Contents of which not every chunk was asked for would never be merged.
+    func withdraw(_ state: inout EngineState) -> [MergeCompletion] {
+        guard endsEarly || head < rows.count || !deferred.isEmpty else { return [] }
+        var completions: [MergeCompletion] = []
+        for content in Array(state.active.values) {
+            completions += content.early.filter { $0.ticket.number == ticketNumber }.map(\.completion)
+            content.early.removeAll { $0.ticket.number == ticketNumber }
+            completions += content.waiters.filter { $0.ticket.number == ticketNumber }.map(\.completion)
+            content.waiters.removeAll { $0.ticket.number == ticketNumber }
+            state.forgetIfIdle(content)
+        }
+        return completions
     }
 
     func stop() -> [MergeCompletion] {

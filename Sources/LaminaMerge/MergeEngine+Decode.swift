@@ -63,28 +63,30 @@ extension MergeEngine {
         for member in piece.members {
             let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])
             offset += member.blobSize
+            var wrong: [(part: Part, error: MergeError)] = []
             do {
                 try decoder.inflate(bytes, needing: member.neededBytes) { decompressed in
                     for part in member.parts {
                         do throws(VerificationFailure) {
                             let chunk = try VerifiedChunk(part, of: decompressed)
-                            if place(chunk, in: piece.layer) { landed.append(part) }
+                            if place(chunk) { landed.append(part) }
                         } catch {
-                            mistrust(member, part, .mismatch(part, error.actual, layer: layerName(piece.layer)), piece.layer)
+                            wrong.append((part, .mismatch(part, error.actual, layer: layerName(piece.layer))))
                         }
                     }
                 }
             } catch {
                 let failure = MergeError(
                     .corrupt, "layer \(layerName(piece.layer)), blob offset \(member.blobOffset)", cause: error)
-                for part in member.parts { mistrust(member, part, failure, piece.layer) }
+                wrong = member.parts.map { ($0, failure) }
             }
+            if !wrong.isEmpty { mistrust(member, wrong, piece.layer) }
         }
         finish(landed)
     }
 
     /// Writes a verified chunk at its own offset in its backing file.
-    private func place(_ chunk: borrowing VerifiedChunk, in layer: LayerID) -> Bool {
+    private func place(_ chunk: borrowing VerifiedChunk) -> Bool {
         let part = chunk.part
         guard let record = part.content.record else { return false }
         do {
@@ -103,7 +105,7 @@ extension MergeEngine {
         } catch {
             fail(
                 [Member(blobOffset: 0, blobSize: 0, parts: [part])],
-                MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error), in: layer)
+                MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error))
             return false
         }
     }
@@ -120,6 +122,7 @@ extension MergeEngine {
                 guard content.states[part.index] != .landed else { continue }
                 content.states[part.index] = .landed
                 content.missing -= 1
+                content.suspects.remove(part.index)
                 bytes += part.size
                 content.pull?.landed(part.size)
                 if content.chunks.count > 1 { landing.chunks.append((content.id, part.offset)) }
@@ -127,7 +130,8 @@ extension MergeEngine {
                     landing.merged.append((content.id, content.chunks.count == 1 ? .proven : .claimed))
                     content.file.withLock { $0 = nil }
                 }
-                for index in content.waiters.indices.reversed() where content.waiters[index].chunks.contains(part.index) {
+                for index in content.waiters.indices.reversed() where content.waiters[index].chunks.contains(part.index)
+                {
                     content.waiters[index].missing -= 1
                     if content.waiters[index].missing == 0 {
                         completions.append(content.waiters.remove(at: index).completion)
@@ -136,48 +140,67 @@ extension MergeEngine {
             }
             // With the lock held, so that a content's chunks are recorded before it is recorded as merged.
             recorder.add(landing, bytes: bytes)
+            forEachContent(of: parts) { state.forgetIfIdle($0) }
         }
         for completion in completions { completion(.success(())) }
     }
 
-    /// A chunk's bytes are not what the TOC says: it is fetched once more from scratch, then it is an error.
-    private func mistrust(_ member: Member, _ part: Part, _ error: MergeError, _ layer: LayerID) {
-        let isFirst = state.withLock(notify: true) { state -> Bool in
-            guard !state.isStopping, part.content.suspects.insert(part.index).inserted else { return false }
-            state.jobs.append(
-                FetchJob(
-                    layer: layer,
-                    members: [Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [part])],
-                    isUrgent: true))
-            return true
+    /// Bytes of a member are not what the TOC says: they are fetched once more from scratch, then it is an error.
+    private func mistrust(_ member: Member, _ wrong: [(part: Part, error: MergeError)], _ layer: LayerID) {
+        var final: [(part: Part, error: MergeError)] = []
+        state.withLock(notify: true) { state in
+            var again = Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [])
+            for failure in wrong {
+                if !state.isStopping, failure.part.content.suspects.insert(failure.part.index).inserted {
+                    again.parts.append(failure.part)
+                } else {
+                    final.append(failure)
+                }
+            }
+            guard !again.parts.isEmpty else { return }
+            state.jobs.append(FetchJob(layer: layer, members: [again], isUrgent: true, isRetry: true))
         }
-        if isFirst {
-            recorder.report(MergeError(error.code, "fetching once more", cause: error))
-        } else {
-            fail([Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [part])], error, in: layer)
+        if final.count < wrong.count {
+            recorder.report(MergeError(wrong[0].error.code, "fetching once more", cause: wrong[0].error))
+        }
+        for failure in final {
+            fail(
+                [Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [failure.part])], failure.error
+            )
         }
     }
 
     /// Says that parts cannot be had just now; asking again tries again.
-    func fail(_ members: [Member], _ error: MergeError, in layer: LayerID) {
+    func fail(_ members: [Member], _ error: MergeError) {
+        let parts = members.flatMap(\.parts)
+        guard !parts.isEmpty else { return }
         var completions: [MergeCompletion] = []
         state.withLock { state in
-            for part in members.flatMap(\.parts) {
+            for part in parts {
                 let content = part.content
                 if content.states[part.index] == .inFlight { content.states[part.index] = .absent }
                 content.suspects.remove(part.index)
+                // Not tried again behind anyone's back, for ever: the next reader does.
+                content.background = nil
                 content.waiters.removeAll { waiter in
                     guard waiter.chunks.contains(part.index) else { return false }
                     completions.append(waiter.completion)
                     return true
                 }
-                // Nobody waits and nothing is on its way: the index knows as much.
-                if content.waiters.isEmpty, !content.states.contains(.inFlight), !content.hasBackgroundMerge {
-                    state.active[content.id] = nil
-                }
             }
+            forEachContent(of: parts) { state.forgetIfIdle($0) }
         }
+        if completions.isEmpty, error.code != .interrupted { recorder.report(error) }
         for completion in completions { completion(.failure(error)) }
+    }
+
+    /// Each content once, as long as the parts of one stand together.
+    private func forEachContent(of parts: [Part], _ body: (ActiveContent) -> Void) {
+        var previous: ActiveContent?
+        for part in parts where part.content !== previous {
+            body(part.content)
+            previous = part.content
+        }
     }
 
     func layerName(_ layer: LayerID) -> String {

@@ -26,12 +26,18 @@ extension MergeEngine {
             failure = MergeError.wrapping(error, "the index cannot be read")
         }
         let hasEnded = job == nil
-        state.withLock(notify: true) { state in
+        let withdrawn = state.withLock(notify: true) { state -> [MergeCompletion] in
             producer.isProducing = false
-            if hasEnded { state.producers.removeAll { $0 === producer } }
+            guard hasEnded else { return [] }
+            state.producers.removeAll { $0 === producer }
+            return producer.withdraw(&state)
         }
-        if hasEnded { producer.ended(failure) }
-        if let job { run(job) }
+        if hasEnded {
+            // The reason first: it is what the pull is told.
+            producer.ended(failure)
+            for completion in withdrawn { completion(.failure(failure ?? .stopped)) }
+        }
+        if let job, !job.members.isEmpty { run(job) }
         state.withLock(notify: true) { $0.backgroundRunning -= 1 }
     }
 
@@ -40,13 +46,19 @@ extension MergeEngine {
             self.decodeQueue.withLock(notify: true) { $0.append(piece) }
         }
         do {
-            let (blob, sources) = try sources.sources(of: job.layer)
+            var (blob, sources) = try sources.sources(of: job.layer)
+            if job.isRetry, sources.count > 1 { sources.append(sources.removeFirst()) }
             guard job.range.upperBound <= blob.size else {
                 throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
             }
             try read(blob, from: sources, job.range, into: cutter)
+            let missing = cutter.abandon()
+            guard missing.isEmpty else {
+                return fail(
+                    missing, MergeError(.fetch, "layer \(blob.digest): a source gave fewer bytes than asked for"))
+            }
         } catch {
-            fail(cutter.abandon(), MergeError.fetching(error), in: job.layer)
+            fail(cutter.abandon(), MergeError.fetching(error))
         }
     }
 

@@ -20,15 +20,14 @@ extension MergeEngine {
                 return .queued
             }
             let active = ActiveContent(id: request.content)
+            active.early.append(request)
             state.active[request.content] = active
             return .new(active)
         }
         switch found {
         case .queued: return nil
         case .ready(let active): return assign([request], to: active)
-        case .new(let active):
-            state.withLock { _ in active.early.append(request) }
-            return prepare(active, preferring: nil)
+        case .new(let active): return prepare(active, preferring: nil)
         }
     }
 
@@ -38,7 +37,10 @@ extension MergeEngine {
             let (record, chunks) = try plan(active.id, preferring: layer)
             let requests = state.withLock { state -> [Request] in
                 active.prepare(record, chunks: chunks)
-                if active.isMerged { state.active[active.id] = nil }
+                if active.isMerged {
+                    state.active[active.id] = nil
+                    state.recentlyMerged.insert(active.id)
+                }
                 defer { active.early = [] }
                 return active.early
             }
@@ -97,9 +99,10 @@ extension MergeEngine {
                             ticket: request.ticket, chunks: indices, missing: missing, completion: request.completion))
                 }
                 if !indices.isEmpty { active.cursor = indices.upperBound }
-                if request.startsBackground, active.missing > 0, !active.hasBackgroundMerge, !state.isStopping {
-                    active.hasBackgroundMerge = true
-                    state.producers.append(ContentPull(active))
+                if request.startsBackground, active.missing > 0, active.background == nil, !state.isStopping {
+                    let pull = ContentPull(active)
+                    active.background = pull
+                    state.producers.append(pull)
                 }
             }
             var jobs = Self.jobs(of: active, wanted, urgent: true)
@@ -132,11 +135,13 @@ extension MergeEngine {
 
     /// Adds the small files that stand behind a small file in the blob: who opens one opens its neighbours.
     private func extended(_ job: FetchJob) -> FetchJob {
-        guard let last = job.members.last, job.range.count < Self.readAhead, let part = last.parts.last else { return job }
+        guard let last = job.members.last, job.range.count < Self.readAhead, let part = last.parts.last
+        else { return job }
         let place = ChunkPlace(
             layer: job.layer, blobOffset: last.blobOffset, blobSize: Int64(last.blobSize),
             innerOffset: Int64(part.innerOffset))
         let end = job.range.lowerBound + Int64(Self.readAhead)
+        let time = state.withLock { $0.recentlyMerged.clock }
         guard
             let neighbours = try? store.index.unmerged(in: job.layer, after: place, before: end, limit: 256)
         else { return job }
@@ -144,7 +149,8 @@ extension MergeEngine {
             var job = job
             for neighbour in neighbours {
                 guard neighbour.content.name.claim == nil, !neighbour.hasTwin, neighbour.content.proof != .disproven,
-                    neighbour.content.size <= Self.smallSize, state.active[neighbour.content.id] == nil
+                    neighbour.content.size <= Self.smallSize, state.active[neighbour.content.id] == nil,
+                    !state.recentlyMerged.contains(neighbour.content.id, since: time)
                 else { break }
                 let active = ActiveContent(single: neighbour)
                 guard job.canTake(active, 0) else { break }
@@ -181,9 +187,11 @@ extension FetchJob {
         return source.blobOffset == range.upperBound && range.count + Int(source.blobSize) <= MergeEngine.jobSize
     }
 
-    /// Adds a chunk that `canTake` said yes to.
+    /// Adds a chunk that `canTake` said yes to. The first one says of which layer the job is: whoever prepared the content
+    /// may have found its chunks in another one.
     mutating func add(_ active: ActiveContent, _ index: Int) {
         let chunk = active.chunks[index]
+        if members.isEmpty { layer = chunk.source.layer }
         let part = Part(
             content: active, index: index, offset: chunk.offset, size: Int(chunk.size), digest: chunk.digest,
             innerOffset: Int(chunk.source.innerOffset))

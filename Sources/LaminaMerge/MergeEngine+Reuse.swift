@@ -2,6 +2,7 @@ import Glibc
 import LaminaDigest
 import LaminaStore
 import LaminaSystem
+import Synchronization
 
 // Before a chunk is fetched: does the store have its bytes already?
 
@@ -13,16 +14,25 @@ extension MergeEngine {
     /// - Returns: whether the content is merged now.
     func adoptTwin(of content: ContentRecord) throws -> Bool {
         while let twin = try store.index.twin(of: content) {
-            if try prove(twin) {
-                try store.adopt(twin, as: content)
-                return true
+            do {
+                if try prove(twin) {
+                    try store.adopt(twin, as: content)
+                    return true
+                }
+                // It is recorded as disproven or as damaged now, so the next look finds another one or none.
+            } catch {
+                if isStopping.load(ordering: .relaxed) { throw MergeError.stopped }
+                recorder.report(MergeError(.index, "\(twin.name.digest) cannot be taken from the store", cause: error))
+                // A file that is not what the index says is no twin any more. Where it is, the bytes are fetched.
+                if try store.recheck(twin) { return false }
             }
-            // It is recorded as disproven now, so the next look finds another one or none.
         }
         return false
     }
 
     /// Hashes a merged content's whole file, once, and records the outcome.
+    ///
+    /// - Throws: `StoreError`, `SystemError`; `MergeError` when the merge stops meanwhile.
     func prove(_ content: ContentRecord) throws -> Bool {
         if content.proof != .claimed { return content.proof == .proven }
         let file = try store.files.open(content.name)
@@ -35,8 +45,11 @@ extension MergeEngine {
             guard count > 0 else { break }
             hash.update(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
             offset += Int64(count)
+            if isStopping.load(ordering: .relaxed) { throw MergeError.stopped }
         }
         let isProven = offset == content.size && hash.digest() == content.name.digest
+        // Bytes that were damaged here say nothing of the layer.
+        if !isProven, try !store.recheck(content) { return false }
         try store.recordProof(isProven ? .proven : .disproven, of: content.id)
         return isProven
     }
@@ -76,7 +89,8 @@ extension MergeError {
     static func lie(_ content: ContentRecord) -> MergeError {
         MergeError(
             .disproven,
-            "a layer lists \(content.name.digest) for bytes that have another digest; the image is wrong, its files are not served")
+            "a layer lists \(content.name.digest) for bytes that have another digest; the image is wrong, its files are not served"
+        )
     }
 
     static func wrapping(_ error: any Error, _ what: String) -> MergeError {

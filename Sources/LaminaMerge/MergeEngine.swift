@@ -43,7 +43,13 @@ public final class MergeEngine: Sendable {
     let fetchedBytes = Atomic<UInt64>(0)
     let isStopping = Atomic<Bool>(false)
     private let options: Options
-    private let threads = Monitor<[Thread]>([])
+    private let threads = Monitor(Threads())
+
+    private struct Threads {
+        var fetchers: [Thread] = []
+        var decoders: [Thread] = []
+        var recorders: [Thread] = []
+    }
 
     /// Starts the threads.
     public init(store: Store, options: Options) throws {
@@ -60,13 +66,21 @@ public final class MergeEngine: Sendable {
     private func start() throws {
         let fetchers = max(3, min(options.workerCount, 6))
         state.withLock { $0.backgroundLimit = min(2, max(1, options.workerCount - 1)) }
-        var started: [Thread] = []
-        for number in 0..<fetchers { started.append(try Thread("fetch-\(number)") { self.fetchLoop() }) }
-        for number in 0..<options.decoderCount { started.append(try Thread("decode-\(number)") { self.decodeLoop() }) }
-        started.append(try Thread("record") { self.recorder.loop() })
-        started.append(try Thread("sync") { self.recorder.syncLoop() })
-        let all = started
-        threads.withLock { $0 = all }
+        do {
+            try threads.withLock { threads in
+                for number in 0..<fetchers {
+                    threads.fetchers.append(try Thread("fetch-\(number)") { self.fetchLoop() })
+                }
+                for number in 0..<max(1, options.decoderCount) {
+                    threads.decoders.append(try Thread("decode-\(number)") { self.decodeLoop() })
+                }
+                threads.recorders.append(try Thread("record") { self.recorder.loop() })
+                threads.recorders.append(try Thread("sync") { self.recorder.syncLoop() })
+            }
+        } catch {
+            stop()
+            throw error
+        }
     }
 
     // MARK: Asking
@@ -87,7 +101,9 @@ public final class MergeEngine: Sendable {
 
     /// Merges a content while nobody waits for it.
     public func background(_ content: ContentID) {
-        enqueue(content, range: 0..<0, startsBackground: true) { _ in }
+        enqueue(content, range: 0..<0, startsBackground: true) { [recorder] result in
+            if case .failure(let error) = result, error.code != .interrupted { recorder.report(error) }
+        }
     }
 
     /// Leaves a request; the merge goes on for the others.
@@ -163,18 +179,32 @@ public final class MergeEngine: Sendable {
     /// Whoever waits is answered with an error. Nothing that landed is lost.
     public func stop() {
         isStopping.store(true, ordering: .sequentiallyConsistent)
+        answerWaiting()
+        pool.close()
+        // With the lock held: who calls a second time waits for the end too.
+        threads.withLock { threads in
+            for thread in threads.fetchers { thread.join() }
+            // Only now, so that what a fetcher delivered last is decoded all the same.
+            decodeQueue.withLock(notify: true) { $0.isStopping = true }
+            for thread in threads.decoders { thread.join() }
+            recorder.stop()
+            for thread in threads.recorders { thread.join() }
+            threads = Threads()
+        }
+        // Those whose request a fetcher had in hand when the others were answered.
+        answerWaiting()
+        do {
+            try recorder.flush()
+            try store.makeDurable()
+        } catch {
+            recorder.report(error)
+        }
+        state.withLock { $0.active = [:] }
+    }
+
+    private func answerWaiting() {
         let waiting = state.withLock(notify: true) { state in state.stop() }
         for completion in waiting { completion(.failure(.stopped)) }
-        pool.close()
-        decodeQueue.withLock(notify: true) { $0.isStopping = true }
-        recorder.stop()
-        let running = threads.withLock { threads in
-            defer { threads = [] }
-            return threads
-        }
-        for thread in running { thread.join() }
-        recorder.flush()
-        do { try store.makeDurable() } catch { recorder.report(error) }
     }
 
     /// Forgets contents that the index has recorded as merged.

@@ -31,5 +31,13 @@ public struct MergeError: Error, Sendable, CustomStringConvertible {
         self.cause = cause
     }
 
+    /// Whether it is about the bytes of one content, and others may be had all the same.
+    var concernsOneContent: Bool {
+        switch code {
+        case .digestMismatch, .disproven, .corrupt: true
+        case .fetch, .write, .unsupportedLayer, .badImage, .interrupted, .index: false
+        }
+    }
+
     public var description: String { cause.map { "\(message): \($0)" } ?? message }
 }

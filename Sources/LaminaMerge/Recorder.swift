@@ -18,10 +18,13 @@ final class Recorder: Sendable {
     private static let batchBytes = 4 << 20
     /// How often what has landed is made durable, in seconds.
     private static let syncInterval = 5.0
+    /// How long after an error of the index what it refused is tried again, in seconds.
+    private static let patience = 1.0
 
     private let store: Store
     private let state = Monitor(State())
     private let recording = Monitor(())
+    private let syncing = Monitor(())
     /// Told which contents the index has recorded as merged; set once, before the threads start.
     nonisolated(unsafe) var onRecorded: (@Sendable ([ContentID]) -> Void)?
     /// Told of errors that nobody waits for.
@@ -51,20 +54,27 @@ final class Recorder: Sendable {
             _ = state.wait(seconds: Self.gathering) { state -> Bool? in
                 state.isStopping || state.bytes >= Self.batchBytes ? true : nil
             }
-            flush()
+            do {
+                try flush()
+            } catch {
+                report(error)
+                if state.wait(seconds: Self.patience, { $0.isStopping ? true : nil }) == true { return }
+            }
         }
     }
 
     /// Records everything that has been added so far. On any thread.
-    func flush() {
+    ///
+    /// - Throws: `StoreError`; what was not recorded is tried again with the next batch.
+    func flush() throws {
         // One at a time: a batch that was taken later must not be committed before an earlier one.
-        recording.withLock { _ in
-            let landing = state.withLock { state in
+        try recording.withLock { _ in
+            let (landing, bytes) = state.withLock { state in
                 defer {
                     state.landing = Landing()
                     state.bytes = 0
                 }
-                return state.landing
+                return (state.landing, state.bytes)
             }
             guard !landing.isEmpty else { return }
             do {
@@ -72,8 +82,13 @@ final class Recorder: Sendable {
                 state.withLock { $0.hasVolatile = true }
                 onRecorded?(landing.merged.map(\.content))
             } catch {
-                // The bytes stand in the files; the index does not know and they will be fetched again.
-                report(error)
+                // The bytes stand in the files, only the index does not know.
+                state.withLock { state in
+                    state.landing.chunks = landing.chunks + state.landing.chunks
+                    state.landing.merged = landing.merged + state.landing.merged
+                    state.bytes += bytes
+                }
+                throw error
             }
         }
     }
@@ -82,18 +97,26 @@ final class Recorder: Sendable {
         while true {
             let stopping = state.wait(seconds: Self.syncInterval) { $0.isStopping ? true : nil }
             if stopping == true { return }
-            sync()
+            do { try sync() } catch { report(error) }
         }
     }
 
     /// Makes durable what was recorded, if anything was since the last time.
-    func sync() {
-        let isNeeded = state.withLock { state in
-            defer { state.hasVolatile = false }
-            return state.hasVolatile
+    func sync() throws {
+        // One at a time: who finds nothing left to do must not return before it is done.
+        try syncing.withLock { _ in
+            let isNeeded = state.withLock { state in
+                defer { state.hasVolatile = false }
+                return state.hasVolatile
+            }
+            guard isNeeded else { return }
+            do {
+                try store.makeDurable()
+            } catch {
+                state.withLock { $0.hasVolatile = true }
+                throw error
+            }
         }
-        guard isNeeded else { return }
-        do { try store.makeDurable() } catch { report(error) }
     }
 
     func stop() { state.withLock(notify: true) { $0.isStopping = true } }

@@ -7,6 +7,8 @@ final class SourceCache: Sendable {
     private struct State {
         var blobs: [LayerID: LayerBlob] = [:]
         var sources: [String: any BlobSource] = [:]
+        /// Counts how often `blobs` was emptied.
+        var generation = 0
     }
 
     private let index: Index
@@ -16,12 +18,24 @@ final class SourceCache: Sendable {
 
     /// A layer's blob and the sources that have it.
     func sources(of layer: LayerID) throws -> (blob: LayerBlob, sources: [any BlobSource]) {
-        let known = state.withLock { $0.blobs[layer] }
+        let (known, generation) = state.withLock { ($0.blobs[layer], $0.generation) }
         guard let blob = try known ?? index.blob(of: layer) else {
             throw MergeError(.index, "\(layer) is not in the index")
         }
-        state.withLock { $0.blobs[layer] = blob }
-        return (blob, try blob.locations.map { try source(at: $0) })
+        // Not if it was read before a place was added.
+        state.withLock { if $0.generation == generation { $0.blobs[layer] = blob } }
+        var failure: (any Error)?
+        let sources = blob.locations.compactMap { location -> (any BlobSource)? in
+            do {
+                return try source(at: location)
+            } catch {
+                failure = error
+                return nil
+            }
+        }
+        // One place that cannot be used is no reason not to use the others.
+        if sources.isEmpty, let failure { throw failure }
+        return (blob, sources)
     }
 
     /// Uses an open source for its location from now on, and looks up the layers' locations anew.
@@ -29,6 +43,7 @@ final class SourceCache: Sendable {
         state.withLock { state in
             state.sources[source.location] = source
             state.blobs = [:]
+            state.generation += 1
         }
     }
 

@@ -111,7 +111,8 @@ extension Writer {
         return .directory(current)
     }
 
-    /// Whether `path` or an ancestor of it is opaque in its own layer, so that no layer below shows through.
+    /// Whether an ancestor of `path` is opaque in its own layer, so that no layer below shows through. A directory that is
+    /// itself opaque loses what is in it below, and keeps what it is: containerd's unpack removes children only.
     private func isHidden(_ path: [UInt8], in root: Int64) throws -> Bool {
         var current = root
         for component in path.split(separator: UInt8(ascii: "/")) {
@@ -121,7 +122,7 @@ extension Writer {
             guard let next else { return false }
             current = next
         }
-        return try isOpaque(current)
+        return false
     }
 
     private func isOpaque(_ inode: Int64) throws -> Bool {

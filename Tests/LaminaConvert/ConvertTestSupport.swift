@@ -63,7 +63,8 @@ final class Scratch {
     func listing() throws -> String { try sh("find . -path './out*' | sort; cat out/index.json 2>/dev/null || true") }
 }
 
-let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().path + "/Fixtures"
+let fixtures =
+    URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().path + "/Fixtures"
 
 /// What a layer's tree has at a path, in words that can be compared, by reading every chunk out of the blob and verifying it.
 func describe(_ blob: [UInt8]) throws -> [String: String] {
@@ -73,9 +74,11 @@ func describe(_ blob: [UInt8]) throws -> [String: String] {
             try EStargz.parseFooter(UnsafeRawBufferPointer(rebasing: bytes[(size - EStargz.footerSize)...])))
         let member = UnsafeRawBufferPointer(rebasing: bytes[tocOffset..<(size - EStargz.footerSize)])
         let json = try EStargz.extractTOC(fromMember: member)
-        let tree = try LayerTree.parse(toc: json, blobSize: Int64(tocOffset))
+        let tree = try json.withUnsafeBytes {
+            try LayerTree.parse(toc: $0, tocOffset: Int64(tocOffset), format: .estargz)
+        }
         let decoder = try ChunkDecoder()
-        var words: [String: String] = [:]
+        var nodes: [String] = []
         for (number, node) in tree.nodes.enumerated() {
             var text = String(node.mode, radix: 8) + " \(node.uid):\(node.gid) \(node.mtimeSeconds) \(node.device)"
             if node.mode & S_IFMT != S_IFDIR { text += " links \(node.nlink)" }
@@ -99,7 +102,13 @@ func describe(_ blob: [UInt8]) throws -> [String: String] {
                 try #require(whole.digest() == content.digest)
                 text += " \(content.digest)"
             }
-            words[tree.path(of: Int32(number))] = text
+            nodes.append(text)
+        }
+        var words = ["/": nodes[0]]
+        for dirent in tree.dirents {
+            let parent = tree.path(of: dirent.parent)
+            let name = tree.name(of: dirent).map { $0 < 0x80 ? String(UnicodeScalar($0)) : "%" + String($0, radix: 16) }
+            words[(parent == "/" ? "" : parent) + "/" + name.joined()] = nodes[Int(dirent.node)]
         }
         return words
     }

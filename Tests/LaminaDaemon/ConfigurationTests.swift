@@ -104,7 +104,8 @@ struct ConfigurationTests {
             ("[log]\nlevel = \"loud\"", "log.level must be one of trace, debug, info, warn, error, is 'loud'"),
             ("[http]\nplain = [1]", "http.plain must be an array of strings"),
             ("[fuse]\nmerge_buffer_size = 99999999999999999999", "line 2"),
-            ("[fuse\n", "line 1"),
+            ("[fuse\n", "line 1"), ("\n[=a]\n", "line 2"), ("[!]", "line 1"), ("[[ ,a]]", "line 1"), ("[\n]", "line 1"),
+            ("a = 1\n [", "line 2"), ("a = 1 [!]", "line 1"),
             ("a = \"\u{0}\"", "no TOML file"),
         ])
     func wrong(text: String, message: String) throws {
@@ -113,6 +114,28 @@ struct ConfigurationTests {
         #expect(error?.message.contains("/c.toml") == true)
         #expect(error?.message.contains(message) == true, "\(error?.message ?? "")")
         #expect(error.map(ExitStatus.code) == 78)
+    }
+
+    @Test("brackets in values, strings and comments are no headers")
+    func brackets() throws {
+        #expect(
+            try parse(
+                """
+                # [!]
+                debug = "[!] \\" [!]"
+                [http]
+                plain = [ # [!]
+                  "a", "[!]",
+                ]
+                [resolver.host.'[!]']
+                mirrors = [{ host = "x" }, { list = [
+                [1], [ +1 ],
+                ] }]
+                text = \"\"\"
+                [!] \\\"\"\" [!]
+                \"\"\"
+                """
+            ).configuration.http.plain == ["a", "[!]"])
     }
 
     @Test("a file that is missing, too large or no text is an error")
@@ -141,7 +164,7 @@ struct ConfigurationTests {
             "http_cache_type = 'x'\n[fuse]\npassthrough = true\nmerge_buffer_size = 12\n[log]\nlevel = \"info\"\n[http]\nplain = ['a']\n"
                 .utf8)
         var random = SeededGenerator(seed: 7)
-        for _ in 0..<3000 {
+        for _ in 0..<8000 {
             var bytes = valid
             for _ in 0..<Int.random(in: 1...6, using: &random) {
                 let place = Int.random(in: 0..<bytes.count, using: &random)

@@ -49,7 +49,8 @@ struct ExitStatusTests {
             var bytes = [UInt8](repeating: 0, count: 5000)
             var poll = pollfd(fd: reading.descriptor, events: Int16(POLLIN), revents: 0)
             guard Glibc.poll(&poll, 1, 0) == 1 else { return ReadySignal.Message([]) }
-            return ReadySignal.Message(Array(bytes.prefix(read(reading.descriptor, &bytes, bytes.count))))
+            let count = read(reading.descriptor, &bytes, bytes.count)
+            return ReadySignal.Message(Array(bytes.prefix(count)))
         }
         #expect(try heard { $0.ready() } == .ready)
         #expect(

@@ -64,7 +64,7 @@ struct ProgressTests {
         #expect(lines[0] == "resolving r")
         #expect(lines[1] == "indexing 2 layers")
         #expect(lines[2] == "merging 100 MiB, of which 5.0 MiB are in the store")
-        #expect(lines[3].hasPrefix("merged 20%, 12 MiB fetched, "))
+        #expect(lines[3].hasPrefix("merged 20%, 13 MiB fetched, "))
         #expect(lines[4].hasPrefix("merged 100%"))
     }
 

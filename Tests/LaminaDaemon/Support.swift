@@ -144,7 +144,8 @@ final class TestServer: Sendable {
             ended.withLock(notify: true) { $0 = result }
         }
         var poll = pollfd(fd: reading.descriptor, events: Int16(POLLIN), revents: 0)
-        guard Glibc.poll(&poll, 1, 10_000) == 1 else { throw DaemonError(.serverFailed, "the test's server is not ready") }
+        let isReady = withExtendedLifetime(reading) { Glibc.poll(&poll, 1, 10_000) == 1 && poll.revents & Int16(POLLIN) != 0 }
+        guard isReady else { throw DaemonError(.serverFailed, "the test's server is not ready") }
     }
 
     var client: ControlClient { ControlClient(root: root) }

@@ -74,9 +74,11 @@ struct EStargzWriterTests {
         print(len(doc['entries']), len(files), sha(text), sha(tar), sha(blob), len(blob), len(tar), sep='\\n')
         """
 
-    @Test("the blob is what the specification says: footer, TOC, chunks and digests", arguments: [
-        (4 << 10, 6), (64 << 10, 1), (4 << 20, 6), (64 << 10, 0), (64 << 10, 12),
-    ])
+    @Test(
+        "the blob is what the specification says: footer, TOC, chunks and digests",
+        arguments: [
+            (4 << 10, 6), (64 << 10, 1), (4 << 20, 6), (64 << 10, 0), (64 << 10, 12),
+        ])
     func conforms(chunkSize: Int, level: Int) throws {
         let scratch = try ScratchDirectory()
         let (blob, result) = try Self.write(Self.tree, chunkSize: chunkSize, level: level)
@@ -192,7 +194,9 @@ struct EStargzWriterTOCTests {
         let scratch = try ScratchDirectory()
         let path = try scratch.write(blob, to: "layer")
         let text = try run(
-            "sh", "-c", "tar -xzOf '\(path)' stargz.index.json && python3 - '\(path)' <<'X' >&2\n\(EStargzWriterTests.checker)\nX\n")
+            "sh", "-c",
+            "tar -xzOf '\(path)' stargz.index.json && python3 - '\(path)' <<'X' >&2\n\(EStargzWriterTests.checker)\nX\n"
+        )
         let json = text.prefix(through: text.range(of: "\n]}")?.upperBound ?? text.startIndex).dropLast()
         let document = try #require(try JSONSerialization.jsonObject(with: Data(json.utf8)) as? [String: Any])
         let entries = try #require(document["entries"] as? [[String: Any]])

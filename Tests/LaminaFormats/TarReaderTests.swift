@@ -16,7 +16,8 @@ struct TarReaderTests {
             .init(name: Array("user.empty".utf8), value: []),
         ]
         var device = TarFile(
-            TarHeader(kind: .blockDevice, name: Array("dev/sda".utf8), mode: 0o660, deviceMajor: 8, deviceMinor: 1_000_000))
+            TarHeader(
+                kind: .blockDevice, name: Array("dev/sda".utf8), mode: 0o660, deviceMajor: 8, deviceMinor: 1_000_000))
         device.header.modificationTime = .init(seconds: -2, nanoseconds: 500_000_000)
         var bytes = TarFile.file("raw", [2])
         bytes.header.name = [0xff, 0xfe, 10, 0x80]
@@ -34,13 +35,15 @@ struct TarReaderTests {
         ]
     }()
 
-    @Test("what the writer says is what the reader reads, in pieces of any size", arguments: [1, 7, 511, 512, 513, 1 << 20])
+    @Test(
+        "what the writer says is what the reader reads, in pieces of any size",
+        arguments: [1, 7, 511, 512, 513, 1 << 20])
     func roundTrip(pieceSize: Int) throws {
         #expect(try readTar(makeTar(Self.rich), pieceSize: pieceSize) == Self.rich)
         #expect(try readTar(makeTar(Self.rich, isEnded: false), pieceSize: pieceSize) == Self.rich)
     }
 
-    @Test("a reader that is copied in the midst goes on from there, and says where entries are")
+    @Test("a reader that is saved in the midst goes on from there, and says where entries are")
     func goesOn() throws {
         let bytes = try makeTar(Self.rich)
         try bytes.withUnsafeBytes { all in
@@ -55,14 +58,17 @@ struct TarReaderTests {
                         names.append(entry.header.name)
                         #expect(entry.offset % 512 == 0 && entry.payloadOffset >= entry.offset + 512)
                         if entry.header.name == Array("a".utf8) {
-                            #expect(all[Int(entry.payloadOffset)..<Int(entry.payloadOffset) + 5].elementsEqual("hello".utf8))
+                            #expect(
+                                all[Int(entry.payloadOffset)..<Int(entry.payloadOffset) + 5].elementsEqual("hello".utf8)
+                            )
                         }
                     case .payload: continue
                     }
                 }
             }
             try take(&reader, &first)
-            var copy = reader
+            // Saved and read again, as a checkpoint is.
+            var copy = try JSONDecoder().decode(TarReader.self, from: JSONEncoder().encode(reader))
             #expect(copy.offset == 5000)
             var rest = UnsafeRawBufferPointer(rebasing: all[5000...])
             try take(&copy, &rest)
@@ -72,7 +78,8 @@ struct TarReaderTests {
         }
     }
 
-    @Test("archives of GNU tar and Python in every format are read", arguments: ["v7", "ustar", "oldgnu", "gnu", "pax"])
+    @Test(
+        "archives of GNU tar and Python in every format are read", arguments: ["v7", "ustar", "oldgnu", "gnu", "pax"])
     func foreign(format: String) throws {
         let scratch = try ScratchDirectory()
         let long = String(repeating: "x", count: 90)
@@ -142,28 +149,50 @@ struct TarReaderTests {
         return [
             Hostile(name: "cut in a payload", bytes: Array(plain[..<514]), message: "cut short"),
             Hostile(name: "cut in a header", bytes: Array(plain[..<1300]), message: "cut short in a header"),
-            Hostile(name: "cut behind an extended header", bytes: extended("x", Array("12 path=abc\n".utf8)), message: "cut short"),
-            Hostile(name: "wrong checksum", bytes: wrongSum, message: "checksum"),
-            Hostile(name: "negative size", bytes: with { $0.replaceSubrange(124..<136, with: repeatElement(0xff, count: 12)) }, message: "size -1"),
             Hostile(
-                name: "huge size", bytes: with { $0.replaceSubrange(124..<136, with: [0x80, 0, 0, 0, 0x7f] + [UInt8](repeating: 0xff, count: 7)) },
+                name: "cut behind an extended header", bytes: extended("x", Array("12 path=abc\n".utf8)),
+                message: "cut short"),
+            Hostile(name: "wrong checksum", bytes: wrongSum, message: "checksum"),
+            Hostile(
+                name: "negative size",
+                bytes: with { $0.replaceSubrange(124..<136, with: repeatElement(0xff, count: 12)) }, message: "size -1"),
+            Hostile(
+                name: "huge size",
+                bytes: with {
+                    $0.replaceSubrange(124..<136, with: [0x80, 0, 0, 0, 0x7f] + [UInt8](repeating: 0xff, count: 7))
+                },
                 message: "out of range"),
             Hostile(
                 name: "size beyond 64 bits",
                 bytes: with { $0.replaceSubrange(124..<136, with: [0x80] + [UInt8](repeating: 0x7f, count: 11)) },
                 message: "size is not a number"),
-            Hostile(name: "letters for a size", bytes: with { $0.replaceSubrange(124..<130, with: Array("12x456".utf8)) }, message: "size is not a number"),
-            Hostile(name: "pax size negative", bytes: extended("x", Array("11 size=-5\n".utf8)) + plain, message: "'size'"),
-            Hostile(name: "pax size overflow", bytes: extended("x", Array("28 size=9223372036854775807\n".utf8)) + plain, message: "out of range"),
-            Hostile(name: "pax record too long", bytes: extended("x", Array("99 path=abc\n".utf8)) + plain, message: "pax record"),
-            Hostile(name: "pax record without length", bytes: extended("x", Array("path=abc\n".utf8)) + plain, message: "pax record"),
-            Hostile(name: "pax record without keyword", bytes: extended("x", Array("7 =abc\n".utf8)) + plain, message: "keyword"),
-            Hostile(name: "NUL in a pax path", bytes: extended("x", Array("12 path=a\0c\n".utf8)) + plain, message: "NUL"),
+            Hostile(
+                name: "letters for a size", bytes: with { $0.replaceSubrange(124..<130, with: Array("12x456".utf8)) },
+                message: "size is not a number"),
+            Hostile(
+                name: "pax size negative", bytes: extended("x", Array("11 size=-5\n".utf8)) + plain, message: "'size'"),
+            Hostile(
+                name: "pax size overflow", bytes: extended("x", Array("28 size=9223372036854775807\n".utf8)) + plain,
+                message: "out of range"),
+            Hostile(
+                name: "pax record too long", bytes: extended("x", Array("99 path=abc\n".utf8)) + plain,
+                message: "pax record"),
+            Hostile(
+                name: "pax record without length", bytes: extended("x", Array("path=abc\n".utf8)) + plain,
+                message: "pax record"),
+            Hostile(
+                name: "pax record without keyword", bytes: extended("x", Array("7 =abc\n".utf8)) + plain,
+                message: "keyword"),
+            Hostile(
+                name: "NUL in a pax path", bytes: extended("x", Array("12 path=a\0c\n".utf8)) + plain, message: "NUL"),
             Hostile(name: "pax bomb", bytes: bomb, message: "larger than the limit"),
             Hostile(name: "many pax headers", bytes: piled + plain, message: "larger than the limit"),
-            Hostile(name: "long name bomb", bytes: extended("L", [65], size: 1 << 40), message: "larger than the limit"),
+            Hostile(
+                name: "long name bomb", bytes: extended("L", [65], size: 1 << 40), message: "larger than the limit"),
             Hostile(name: "GNU sparse", bytes: with { $0[156] = UInt8(ascii: "S") }, message: "sparse"),
-            Hostile(name: "pax sparse", bytes: extended("x", Array("22 GNU.sparse.major=1\n".utf8)) + plain, message: "sparse"),
+            Hostile(
+                name: "pax sparse", bytes: extended("x", Array("22 GNU.sparse.major=1\n".utf8)) + plain,
+                message: "sparse"),
             Hostile(name: "unknown type", bytes: with { $0[156] = UInt8(ascii: "M") }, message: "unknown type 'M'"),
             Hostile(name: "lone block of zeros", bytes: lone, message: "lone block"),
             Hostile(name: "no tar at all", bytes: [UInt8](repeating: 65, count: 4096), message: "checksum"),
@@ -191,7 +220,9 @@ struct TarReaderTests {
             }
             // With a right checksum the damage gets further.
             if Bool.random(using: &numbers) { seal(&bytes, at: head) }
-            if Int.random(in: 0..<4, using: &numbers) == 0 { bytes.removeLast(Int.random(in: 0..<bytes.count, using: &numbers)) }
+            if Int.random(in: 0..<4, using: &numbers) == 0 {
+                bytes.removeLast(Int.random(in: 0..<bytes.count, using: &numbers))
+            }
             do {
                 _ = try readTar(bytes, pieceSize: Int.random(in: 100...5000, using: &numbers))
             } catch is FormatError {
@@ -201,9 +232,12 @@ struct TarReaderTests {
         #expect(errors > 500 && errors < 3000)
     }
 
-    @Test("names are cleaned as paths from the root", arguments: [
-        ("./a//b/", "a/b"), ("/", ""), ("", ""), ("../../a", "a"), ("a/../../b/./c/..", "b"), ("a/b/../c", "a/c"), ("..", ""), ("...", "..."),
-    ])
+    @Test(
+        "names are cleaned as paths from the root",
+        arguments: [
+            ("./a//b/", "a/b"), ("/", ""), ("", ""), ("../../a", "a"), ("a/../../b/./c/..", "b"), ("a/b/../c", "a/c"),
+            ("..", ""), ("...", "..."),
+        ])
     func cleans(name: String, path: String) {
         #expect(Tar.clean(Array(name.utf8)) == Array(path.utf8))
     }
@@ -216,7 +250,8 @@ private func seal(_ bytes: inout [UInt8], signed: Bool = false, at start: Int = 
         sum += signed ? Int(Int8(bitPattern: bytes[start + index])) : Int(bytes[start + index])
     }
     let digits = Array(String(max(0, sum), radix: 8).utf8)
-    bytes.replaceSubrange(start + 148..<start + 156, with: [UInt8](repeating: 48, count: 6 - digits.count) + digits + [0, 32])
+    bytes.replaceSubrange(
+        start + 148..<start + 156, with: [UInt8](repeating: 48, count: 6 - digits.count) + digits + [0, 32])
 }
 
 /// An extended header of any type, with a size that may lie.

@@ -24,7 +24,8 @@ struct TarWriterTests {
             #expect(fields[0] == name.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined())
             #expect(fields[2] == "0o" + String(file.header.mode, radix: 8))
             #expect(fields[3...5] == ["\(file.header.userID)", "\(file.header.groupID)", "\(file.header.size)"])
-            let time = Double(file.header.modificationTime.seconds) + Double(file.header.modificationTime.nanoseconds) / 1e9
+            let time =
+                Double(file.header.modificationTime.seconds) + Double(file.header.modificationTime.nanoseconds) / 1e9
             #expect(fields[6] == String(format: "%.1f", time))
             #expect(fields[7] == String(decoding: file.header.linkName, as: UTF8.self))
             #expect(fields[10] == "\(file.header.attributes.count)")
@@ -32,9 +33,11 @@ struct TarWriterTests {
         try run("tar", "-tf", tar)
     }
 
-    @Test("the same entry gives the same bytes, in ustar where that can say it", arguments: [
-        (100, false), (101, true), (255, true),
-    ])
+    @Test(
+        "the same entry gives the same bytes, in ustar where that can say it",
+        arguments: [
+            (100, false), (101, true), (255, true),
+        ])
     func smallest(length: Int, needsRecords: Bool) throws {
         let file = TarFile.file(String(repeating: "n", count: length), [])
         let bytes = try makeTar([file], isEnded: false)

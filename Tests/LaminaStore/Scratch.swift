@@ -8,9 +8,10 @@ import LaminaSystem
 final class Scratch: Sendable {
     let root: String
 
-    init() {
-        // In memory where that is to be had: what is tested is not how long a disk takes for fsync.
-        let base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
+    /// In memory where that is to be had: what is tested is not how long a disk takes for fsync.
+    convenience init() { self.init(base: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp") }
+
+    init(base: String) {
         var template = Array("\(base)/lamina-test-XXXXXX".utf8CString)
         root = mkdtemp(&template).map { String(cString: $0) } ?? "/tmp/lamina-test"
     }

@@ -41,6 +41,9 @@ public struct ConfigurationFile: Sendable, Equatable {
         guard bytes.count <= Self.sizeLimit, !bytes.contains(0), let text = String(validating: bytes, as: UTF8.self) else {
             throw DaemonError(.configuration, "\(path) is no TOML file: it is too large, or no UTF-8 text")
         }
+        if let line = TOMLHeaders.lineWithoutKey(in: bytes) {
+            throw DaemonError(.configuration, "\(path), line \(line): a table's name must follow the '['")
+        }
         let root: TOMLTable
         do {
             root = try TOMLTable(string: text)

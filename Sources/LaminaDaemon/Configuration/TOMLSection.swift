@@ -1,5 +1,3 @@
-import TOMLKit
-
 /// A table that is read key by key, so that what nobody asked for is found.
 final class TOMLSection {
     private let table: TOMLTable
@@ -16,44 +14,46 @@ final class TOMLSection {
     private func full(_ key: String) -> String { name.isEmpty ? key : "\(name).\(key)" }
 
     func wrong(_ key: String, _ what: String) -> DaemonError {
-        DaemonError(.configuration, "\(path): \(full(key)) \(what)")
+        let line = table.entries[key].map { ", line \($0.line)" } ?? ""
+        return DaemonError(.configuration, "\(path)\(line): \(full(key)) \(what)")
     }
 
-    private func value(_ key: String, _ type: TOMLType, _ words: String) throws(DaemonError) -> (any TOMLValueConvertible)? {
+    /// The value of a key; `read` answers nil for one of a wrong type.
+    private func value<Value>(
+        _ key: String, _ words: String, _ read: (TOMLValue) -> Value?
+    ) throws(DaemonError) -> Value? {
         seen.insert(key)
-        guard let value = table[key] else { return nil }
-        guard value.type == type else { throw wrong(key, "must be \(words), is \(Self.article(value.type))") }
+        guard let entry = table.entries[key] else { return nil }
+        guard let value = read(entry.value) else { throw wrong(key, "must be \(words), is \(entry.value.kind)") }
         return value
     }
 
-    private static func article(_ type: TOMLType) -> String {
-        switch type {
-        case .array, .int: "an \(type)"
-        default: "a \(type)"
-        }
-    }
-
     func section(_ key: String) throws(DaemonError) -> TOMLSection? {
-        try value(key, .table, "a table")?.table.map { TOMLSection(table: $0, name: full(key), path: path) }
+        try value(key, "a table") { if case .table(let table) = $0 { table } else { nil } }
+            .map { TOMLSection(table: $0, name: full(key), path: path) }
     }
 
-    func bool(_ key: String) throws(DaemonError) -> Bool? { try value(key, .bool, "true or false")?.bool }
+    func bool(_ key: String) throws(DaemonError) -> Bool? {
+        try value(key, "true or false") { if case .boolean(let value) = $0 { value } else { nil } }
+    }
 
-    func string(_ key: String) throws(DaemonError) -> String? { try value(key, .string, "a string")?.string }
+    func string(_ key: String) throws(DaemonError) -> String? {
+        try value(key, "a string") { if case .string(let value) = $0 { value } else { nil } }
+    }
 
     func integer(_ key: String, minimum: Int) throws(DaemonError) -> Int? {
-        guard let number = try value(key, .int, "an integer")?.int else { return nil }
+        guard let number = try value(key, "an integer", { if case .integer(let value) = $0 { Int(value) } else { nil } })
+        else { return nil }
         guard number >= minimum else { throw wrong(key, "must be \(minimum) or more, is \(number)") }
         return number
     }
 
     func strings(_ key: String) throws(DaemonError) -> [String]? {
-        guard let array = try value(key, .array, "an array of strings")?.array else { return nil }
+        guard let array = try value(key, "an array of strings", { if case .array(let values) = $0 { values } else { nil } })
+        else { return nil }
         var strings: [String] = []
         for element in array {
-            guard element.type == .string, let string = element.string else {
-                throw wrong(key, "must be an array of strings")
-            }
+            guard case .string(let string) = element else { throw wrong(key, "must be an array of strings") }
             strings.append(string)
         }
         return strings
@@ -62,7 +62,7 @@ final class TOMLSection {
     /// The keys that were not asked for: those of `known` are answered, any other is an error.
     func finish(ignoring known: Set<String>) throws(DaemonError) -> [String] {
         var ignored: [String] = []
-        for key in table.keys.sorted() where !seen.contains(key) {
+        for key in table.entries.keys.sorted() where !seen.contains(key) {
             guard known.contains(key) else {
                 let near = seen.union(known).filter { Self.distance($0, key) <= 2 }.min()
                 throw wrong(key, "is no key that lamina knows" + (near.map { "; did you mean \(full($0))?" } ?? ""))

@@ -60,7 +60,9 @@ struct TarPAX: Sendable, Equatable, Codable {
     private mutating func take(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) throws(Problem) {
         if key.starts(with: Self.attributePrefix) {
             let name = [UInt8](key.dropFirst(Self.attributePrefix.count))
-            guard !name.isEmpty, !name.contains(0) else { throw Problem(text: "an extended attribute has no valid name") }
+            guard !name.isEmpty, !name.contains(0) else {
+                throw Problem(text: "an extended attribute has no valid name")
+            }
             attributes.append(TarHeader.Attribute(name: name, value: [UInt8](value)))
             return
         }

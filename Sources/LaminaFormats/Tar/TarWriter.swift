@@ -44,7 +44,8 @@ public enum TarWriter {
             if time.seconds < 0 { _ = TarField.write(0, to: TarField.modificationTime, of: &block) }
         }
         for attribute in header.attributes {
-            guard !attribute.name.isEmpty, !attribute.name.contains(where: { $0 == 0 || $0 == UInt8(ascii: "=") }) else {
+            guard !attribute.name.isEmpty, !attribute.name.contains(where: { $0 == 0 || $0 == UInt8(ascii: "=") })
+            else {
                 let shown = attribute.name.withUnsafeBytes { FormatError.display($0) }
                 throw .tar(
                     "tar cannot hold an extended attribute named '\(shown)'", entry: name, offset: nil,

@@ -114,7 +114,9 @@ public final class EStargzWriter {
         try guarded {
             try requireComplete()
             var header = header
-            if header.kind == .directory, header.name.last != UInt8(ascii: "/") { header.name.append(UInt8(ascii: "/")) }
+            if header.kind == .directory, header.name.last != UInt8(ascii: "/") {
+                header.name.append(UInt8(ascii: "/"))
+            }
             if header.kind != .regular { header.size = 0 }
             guard !isReserved(header.name) else {
                 throw FormatError(.unsupported, "the name is reserved for the table of contents", entry: Self.tocName)
@@ -232,7 +234,8 @@ extension EStargzWriter {
     private func appendTar(_ bytes: UnsafeRawBufferPointer) throws {
         let batch = pipeline.current
         batch.reserve(bytes.count)
-        (batch.input.base + batch.count).copyMemory(from: bytes.baseAddress ?? UnsafeRawPointer(batch.input.base), byteCount: bytes.count)
+        (batch.input.base + batch.count).copyMemory(
+            from: bytes.baseAddress ?? UnsafeRawPointer(batch.input.base), byteCount: bytes.count)
         batch.count += bytes.count
         tarHash.update(bytes)
         tarSize += Int64(bytes.count)

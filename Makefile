@@ -1,0 +1,66 @@
+# lamina. `make help` lists what can be made.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+SWIFT ?= swift
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+DESTDIR ?=
+
+# With the Swift runtime inside, the binary runs on machines that have none.
+RELEASE := -c release --static-swift-stdlib --product lamina
+# Where the release build puts the binary; not asked for before it is needed, as it takes a second.
+BINARY = $(shell $(SWIFT) build $(RELEASE) --show-bin-path)/lamina
+# Warnings of our own code are errors where it counts.
+STRICT := $(if $(CI),-Xswiftc -warnings-as-errors,)
+
+.PHONY: help setup setup-test build demo test lint install clean
+
+help: ## List what can be made.
+	@echo 'lamina: container images as files, mounted before they are downloaded.'
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/' | expand -t 20
+	@echo
+	@echo 'PREFIX=$(PREFIX), DESTDIR=$(DESTDIR)'
+
+setup: ## Install the system packages that building takes, where missing.
+	@scripts/setup.sh build
+
+setup-test:
+	@scripts/setup.sh build test
+
+build: setup ## Build the release binary.
+	$(SWIFT) build $(RELEASE)
+	@echo "built $(BINARY)"
+
+demo: setup ## Build, then show the whole way: convert, pull, mount, read, look into the index.
+	$(SWIFT) build $(RELEASE)
+	@scripts/demo.sh "$(BINARY)"
+
+test: setup-test ## Build and run all tests; as root, with /dev/fuse, for the whole of it.
+	@scripts/test.sh $(STRICT)
+
+lint: ## Check the format of all Swift files.
+	@scripts/lint.sh
+
+install: ## Install the binary, its configuration, the systemd unit and completions to PREFIX (and DESTDIR).
+	@if [ ! -x "$(BINARY)" ]; then echo 'nothing is built yet: run "make build" first' >&2; exit 1; fi
+	install -D -m 0755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/lamina"
+	@# An operator's own configuration stays.
+	@if [ ! -e "$(DESTDIR)$(SYSCONFDIR)/lamina/config.toml" ]; then \
+	    install -D -m 0644 config/config.toml "$(DESTDIR)$(SYSCONFDIR)/lamina/config.toml"; fi
+	install -d "$(DESTDIR)$(UNITDIR)"
+	sed 's|@PREFIX@|$(PREFIX)|g; s|@SYSCONFDIR@|$(SYSCONFDIR)|g' config/systemd/lamina.service \
+	    > "$(DESTDIR)$(UNITDIR)/lamina.service"
+	install -d "$(DESTDIR)$(PREFIX)/share/bash-completion/completions" \
+	    "$(DESTDIR)$(PREFIX)/share/zsh/site-functions" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d"
+	"$(BINARY)" --generate-completion-script bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lamina"
+	"$(BINARY)" --generate-completion-script zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lamina"
+	"$(BINARY)" --generate-completion-script fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lamina.fish"
+
+clean: ## Remove what was built.
+	rm -rf .build

@@ -1,0 +1,44 @@
+import Glibc
+import LaminaSystem
+
+/// VmHWM: the most memory that a process had at a time, by proc_pid_status(5). Not getrusage(2)'s, which begins with what
+/// the parent had.
+func processPeakBytes(_ pid: pid_t) -> Int64? {
+    guard let status = try? readFile("/proc/\(pid)/status") else { return nil }
+    let line = String(decoding: status, as: UTF8.self).split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
+    return line.flatMap { $0.split(separator: " ").dropFirst().first }.flatMap { Int64($0) }.map { $0 * 1024 }
+}
+
+/// Whether a process is there and has not ended; one that nobody has asked for its end does not count.
+func isAlive(_ pid: pid_t) -> Bool {
+    guard let stat = try? readFile("/proc/\(pid)/stat") else { return false }
+    // The name in parentheses may hold anything; the state follows the last one (proc_pid_stat(5)).
+    guard let end = stat.lastIndex(of: UInt8(ascii: ")")), end + 2 < stat.count else { return false }
+    return stat[end + 2] != UInt8(ascii: "Z") && stat[end + 2] != UInt8(ascii: "X")
+}
+
+/// The processes that have `text` in their command line, this one left out.
+func processes(withArgumentContaining text: String) -> [pid_t] {
+    names(in: "/proc").compactMap { pid_t($0) }.filter { pid in
+        guard pid != getpid(), let line = try? readFile("/proc/\(pid)/cmdline") else { return false }
+        return String(decoding: line, as: UTF8.self).contains(text) && isAlive(pid)
+    }
+}
+
+/// The names in a directory; none where it cannot be read.
+func names(in path: String) -> [String] {
+    guard let directory = opendir(path) else { return [] }
+    defer { closedir(directory) }
+    var result: [String] = []
+    while let entry = readdir(directory) {
+        let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        if name != ".", name != ".." { result.append(name) }
+    }
+    return result.sorted()
+}
+
+/// Writes a file anew.
+func write(_ bytes: some Sequence<UInt8>, to path: String) throws {
+    let file = try File(path, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
+    try Array(bytes).withUnsafeBytes { try file.write($0, at: 0) }
+}

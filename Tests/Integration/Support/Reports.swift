@@ -1,0 +1,64 @@
+import FoundationEssentials
+
+/// What `lamina status --json` says, as far as the tests look at it.
+struct StatusReport: Decodable {
+    struct Opens: Decodable, Equatable {
+        var passthrough: Int
+        var cached: Int
+        var waited: Int
+        var reads: Int
+        var readBytes: Int
+    }
+
+    struct Server: Decodable {
+        var pid: Int32
+        var passthrough: Bool
+        var passthroughReason: String?
+        var opens: Opens
+        var fetchedBytes: Int64
+    }
+
+    struct Image: Decodable {
+        var reference: String
+        var bytes: Int64
+        var landedBytes: Int64
+        var state: String
+        var mounts: Int
+    }
+
+    struct Mounted: Decodable {
+        var target: String
+    }
+
+    var server: Server?
+    var images: [Image]
+    var mounts: [Mounted]
+
+    init(json: String) throws { self = try decoded(json) }
+}
+
+/// What `lamina pull --json` says.
+struct PullReport: Decodable {
+    var reference: String
+    var manifestDigest: String
+    var bytes: Int64
+    var landedBytes: Int64
+    var fetchedBytes: Int64
+    var complete: Bool
+}
+
+/// What `lamina convert --json` says.
+struct ConvertReport: Decodable {
+    struct Layer: Decodable {
+        var digest: String
+        var compressedBytes: Int64
+        var bytes: Int64
+    }
+
+    var manifestDigest: String
+    var layers: [Layer]
+}
+
+func decoded<Value: Decodable>(_ json: String) throws -> Value {
+    try JSONDecoder().decode(Value.self, from: Data(json.utf8))
+}

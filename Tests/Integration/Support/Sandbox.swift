@@ -1,0 +1,153 @@
+import Glibc
+import LaminaSystem
+import LaminaTestSupport
+import Testing
+
+/// A directory with a store, mount points and whatever a test makes, and everything that runs in it; all of it ends with the
+/// test.
+final class Sandbox {
+    let directory: String
+    var root: String { directory + "/store" }
+    private var children: [Child] = []
+    private var ownProxy: CountingProxy?
+
+    /// Runs a test in a sandbox of its own, and cleans up however it ends.
+    static func with<Result>(_ body: (Sandbox) throws -> Result) throws -> Result {
+        let sandbox = try Sandbox()
+        defer { sandbox.close() }
+        do {
+            return try body(sandbox)
+        } catch {
+            sandbox.explain()
+            throw error
+        }
+    }
+
+    private init() throws {
+        var template = Array("\(Requirements.directory)/lamina-test-XXXXXX".utf8CString)
+        guard mkdtemp(&template) != nil else { throw SystemError.last("make a directory in", Requirements.directory) }
+        directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// A registry of its own for this test, as far as it can tell: the shared one behind a proxy that counts.
+    func proxy() throws -> CountingProxy {
+        if let ownProxy { return ownProxy }
+        let proxy = try CountingProxy(upstream: Shared.registry.get().port)
+        ownProxy = proxy
+        return proxy
+    }
+
+    // MARK: Commands
+
+    /// Starts `lamina` with this sandbox's store.
+    func start(_ arguments: [String]) throws -> Child {
+        let child = try Child([Requirements.lamina] + arguments + ["--root", root])
+        children.append(child)
+        return child
+    }
+
+    /// Starts any program, which ends with the sandbox at the latest.
+    func startProgram(_ arguments: [String]) throws -> Child {
+        let child = try Child(arguments)
+        children.append(child)
+        return child
+    }
+
+    /// Runs `lamina` to its end, whatever that is.
+    func attempt(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
+        try start(arguments).wait(seconds: seconds)
+    }
+
+    /// Runs `lamina`, which has to succeed.
+    @discardableResult
+    func lamina(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
+        try start(arguments).wait(seconds: seconds).orThrow()
+    }
+
+    /// Starts `lamina serve`, and waits until it answers.
+    func serve() throws -> Child {
+        let server = try start(["serve"])
+        let isReady = try eventually(seconds: 20) {
+            guard server.isRunning else { return true }
+            return try access(root + "/control.sock", F_OK) == 0 && status().server?.pid == server.pid
+        }
+        guard isReady, server.isRunning else {
+            server.send(SIGKILL)
+            throw Outcome.Failed(description: "lamina serve is not ready\n\(server.wait())")
+        }
+        return server
+    }
+
+    /// Makes a directory to mount at.
+    func mountPoint(_ name: String = "mnt") throws -> String {
+        let path = "\(directory)/\(name)"
+        try createDirectories(path)
+        return path
+    }
+
+    /// Mounts an image at a directory of its own.
+    func mount(_ reference: String, at name: String = "mnt") throws -> String {
+        let path = try mountPoint(name)
+        try lamina("mount", reference, path)
+        return path
+    }
+
+    // MARK: Facts
+
+    func status() throws -> StatusReport { try StatusReport(json: lamina("status", "--json").output) }
+
+    /// What the server counts.
+    func opens() throws -> StatusReport.Opens {
+        guard let server = try status().server else { throw Outcome.Failed(description: "no server runs for \(root)") }
+        return server.opens
+    }
+
+    /// The rows that Debian's sqlite3 answers, columns separated by `|`.
+    func sql(_ query: String) throws -> [String] {
+        try run(["sqlite3", "-readonly", "-cmd", ".timeout 5000", root + "/index.db", query]).orThrow()
+            .output.split(separator: "\n").map(String.init)
+    }
+
+    /// The one value that sqlite3 answers.
+    func number(_ query: String) throws -> Int64 { try sql(query).first.flatMap { Int64($0) } ?? -1 }
+
+    /// The backing files, by path.
+    func backingFiles() -> [String] {
+        names(in: root + "/content").flatMap { part in
+            names(in: "\(root)/content/\(part)").map { "\(root)/content/\(part)/\($0)" }
+        }
+    }
+
+    /// The mounts in this sandbox.
+    func mounts() throws -> [Mount] { try Mount.all().filter { $0.directory.hasPrefix(directory + "/") } }
+
+    // MARK: The end
+
+    /// What a failed test should leave for who looks into it.
+    private func explain() {
+        if let log = try? readFile(root + "/server.log") { print("server.log:\n" + String(decoding: log, as: UTF8.self).suffix(4000)) }
+        for child in children where child.command.contains(" serve") { print("lamina serve:\n\(child.errorsSoFar.suffix(4000))") }
+    }
+
+    private func close() {
+        // Whoever waits for the registry is let go.
+        ownProxy?.stop()
+        unmountAll()
+        let left = Set(processes(withArgumentContaining: directory) + children.filter(\.isRunning).map(\.pid))
+        for pid in left { kill(pid, SIGKILL) }
+        for child in children { child.wait(seconds: 10) }
+        if !eventually(seconds: 10, { processes(withArgumentContaining: directory).isEmpty }) {
+            Issue.record("processes of \(directory) do not end")
+        }
+        unmountAll()
+        if let mounts = try? mounts(), !mounts.isEmpty {
+            Issue.record("mounts are left: \(mounts.map(\.directory))")
+            return
+        }
+        removeTree(directory)
+    }
+
+    private func unmountAll() {
+        for mount in (try? mounts())?.reversed() ?? [] { try? Mount.unmount(mount.directory, detach: true) }
+    }
+}

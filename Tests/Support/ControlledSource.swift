@@ -1,0 +1,139 @@
+public import LaminaDigest
+public import LaminaOCI
+import LaminaSystem
+
+/// A source of blobs in place of another one, that writes down what is asked and misbehaves as told.
+public final class ControlledSource: BlobSource {
+    /// What it does. May be changed while reads are under way.
+    public struct Behaviour: Sendable {
+        /// How many bytes may still go out; reads wait for more. nil: all.
+        public var allowance: Int?
+        /// Reads that touch these bytes of a blob wait while they are held.
+        public var held: Range<Int64>?
+        /// Reads fail at once.
+        public var isDown = false
+        /// Bytes that arrive inverted: offset in the blob, and how many reads of it still do.
+        public var corruptions: [Int64: Int] = [:]
+        /// How long each piece takes, in seconds.
+        public var pace = 0.0
+        /// What a piece has at most.
+        public var pieceSize = 16 << 10
+
+        public init() {}
+    }
+
+    /// A read that was asked for.
+    public struct Read: Sendable {
+        public var digest: Digest
+        public var range: Range<Int64>
+        /// How much of it went out.
+        public var sent = 0
+    }
+
+    private struct State {
+        var behaviour = Behaviour()
+        var reads: [Read] = []
+        var waiting = 0
+    }
+
+    private let upstream: any BlobSource
+    private let state = Monitor(State())
+    public let location: String
+
+    public init(_ upstream: any BlobSource, location: String? = nil) {
+        self.upstream = upstream
+        self.location = location ?? upstream.location
+    }
+
+    public var behaviour: Behaviour {
+        get { state.withLock { $0.behaviour } }
+        set { state.withLock(notify: true) { $0.behaviour = newValue } }
+    }
+
+    /// Every read so far.
+    public var reads: [Read] { state.withLock { $0.reads } }
+
+    /// Forgets the reads so far.
+    public func reset() { state.withLock { $0.reads = [] } }
+
+    /// How many bytes went out.
+    public var sentByteCount: Int { reads.reduce(0) { $0 + $1.sent } }
+
+    /// How many bytes went out more than once, all blobs together.
+    public var repeatedByteCount: Int64 {
+        Dictionary(grouping: reads.filter { $0.sent > 0 }, by: \.digest).values.reduce(0) { sum, reads in
+            var covered: Int64 = 0
+            var repeated: Int64 = 0
+            for read in reads.sorted(by: { $0.range.lowerBound < $1.range.lowerBound }) {
+                let end = read.range.lowerBound + Int64(read.sent)
+                repeated += max(0, min(end, covered) - read.range.lowerBound)
+                covered = max(covered, end)
+            }
+            return sum + repeated
+        }
+    }
+
+    /// Waits until `count` reads wait for an allowance or for held bytes; whether they came to it in 5 s.
+    public func waits(for count: Int = 1) -> Bool {
+        state.wait(seconds: 5) { $0.waiting >= count ? true : nil } ?? false
+    }
+
+    public func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
+        try upstream.manifest(target, shouldStop: shouldStop)
+    }
+
+    public func read(
+        _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        into sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws {
+        let number = state.withLock(notify: true) { state in
+            state.reads.append(Read(digest: digest, range: range))
+            return state.reads.count - 1
+        }
+        var position = range.lowerBound
+        while position < range.upperBound {
+            let (count, pace, corrupted) = try next(range, position, number, shouldStop)
+            if pace > 0 { _ = state.wait(seconds: pace) { _ in Bool?.none } }
+            var piece: [UInt8] = []
+            try upstream.read(
+                digest, size: size, range: position..<(position + Int64(count)), shouldStop: shouldStop
+            ) { piece += $0 }
+            for offset in corrupted { piece[Int(offset - position)] ^= 0xFF }
+            position += Int64(count)
+            try piece.withUnsafeBytes { try sink($0) }
+        }
+    }
+
+    /// Waits until the next piece may go out: its size, and which of its bytes are to be wrong.
+    private func next(
+        _ range: Range<Int64>, _ position: Int64, _ number: Int, _ shouldStop: () -> Bool
+    ) throws -> (count: Int, pace: Double, corrupted: [Int64]) {
+        var isWaiting = false
+        defer { if isWaiting { state.withLock { $0.waiting -= 1 } } }
+        while true {
+            if shouldStop() { throw OCIError(.interrupted, "told to stop") }
+            let found = try state.withLock(notify: true) { state -> (Int, Double, [Int64])? in
+                if state.behaviour.isDown { throw OCIError(.unavailable, "the source is down") }
+                let isHeld = state.behaviour.held.map { $0.overlaps(range) } ?? false
+                if isHeld || state.behaviour.allowance == 0 {
+                    if !isWaiting { state.waiting += 1 }
+                    isWaiting = true
+                    return nil
+                }
+                let left = Int(range.upperBound - position)
+                let count = min(left, state.behaviour.pieceSize, state.behaviour.allowance ?? .max)
+                state.behaviour.allowance = state.behaviour.allowance.map { $0 - count }
+                if state.reads.indices.contains(number) { state.reads[number].sent += count }
+                var corrupted: [Int64] = []
+                for (offset, times) in state.behaviour.corruptions
+                where times > 0 && offset >= position && offset < position + Int64(count) {
+                    state.behaviour.corruptions[offset] = times - 1
+                    corrupted.append(offset)
+                }
+                return (count, state.behaviour.pace, corrupted)
+            }
+            if let found { return found }
+            _ = state.wait(seconds: 0.01) { _ in Bool?.none }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Builds and runs all tests; arguments go to `swift build`. Ends with a summary, and with the status of the tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+for condition in "root:[ $(id -u) -eq 0 ]" "/dev/fuse:[ -r /dev/fuse ] && [ -w /dev/fuse ]"; do
+    if ! eval "${condition#*:}"; then
+        echo "test: without ${condition%%:*} the tests that mount are left out" >&2
+    fi
+done
+
+started=$SECONDS
+swift build --build-tests "$@"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+swift test --skip-build "$@" 2>&1 | tee "$log" || status=$?
+
+echo
+echo "== summary, after $((SECONDS - started)) s =="
+grep -E '^[✘].*(Test|Suite) ' "$log" | grep -E 'failed|recorded' | sort -u | head -40 || true
+grep -E 'Test run with|Executed [0-9]+ test' "$log" | tail -4 || true
+if [ "$status" -eq 0 ]; then echo 'all tests passed'; else echo "tests failed (status $status)"; fi
+exit "$status"
