@@ -76,7 +76,7 @@ let package = Package(
         .executableTarget(
             name: "lamina",
             dependencies: [
-                "LaminaDaemon",
+                "LaminaDaemon", "LaminaSystem",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: swift),
@@ -94,8 +94,8 @@ let package = Package(
         tests(
             "LaminaDaemon",
             [
-                "LaminaDaemon", "lamina", "LaminaStore", "LaminaMerge", "LaminaFilesystem", "LaminaFormats", "LaminaOCI",
-                "LaminaSystem", "LaminaDigest",
+                "LaminaDaemon", "lamina", "LaminaConvert", "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem",
+                "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

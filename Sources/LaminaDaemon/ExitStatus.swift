@@ -4,7 +4,6 @@ import LaminaFUSE
 import LaminaFormats
 import LaminaMerge
 import LaminaOCI
-import LaminaSQLite
 import LaminaStore
 import LaminaSystem
 
@@ -38,7 +37,6 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
         case let error as ConvertError: status(of: error).rawValue
         case let error as SystemError: status(ofErrno: error.code).rawValue
         case let error as FUSEError: error.cause.map { status(ofErrno: $0.code).rawValue } ?? failure.rawValue
-        case let error as SQLiteError: (error.isCorruption ? damaged : failure).rawValue
         default: failure.rawValue
         }
     }

@@ -4,7 +4,6 @@ import LaminaFUSE
 import LaminaFormats
 import LaminaMerge
 import LaminaOCI
-import LaminaSQLite
 import LaminaStore
 import LaminaSystem
 import Testing
@@ -35,7 +34,7 @@ struct ExitStatusTests {
             (denied, 77), (SystemError(code: EINTR, operation: "", subject: ""), 130),
             (SystemError(code: ENOENT, operation: "", subject: ""), 1),
             (FUSEError(.deviceUnavailable, "", cause: denied), 77), (FUSEError(.handshakeFailed, ""), 1),
-            (SQLiteError(code: 11, message: "", subject: ""), 2), (SQLiteError(code: 5, message: "", subject: ""), 1),
+            (StoreError(.damaged, ""), 2), (StoreError(.database, ""), 1),
             (CancellationError(), 1),
         ]
         for (error, code) in cases { #expect(ExitStatus.code(of: error) == code, "\(type(of: error)) \(error)") }

@@ -1,6 +1,5 @@
 import Glibc
 import LaminaSystem
-import TOMLKit
 
 /// A configuration as a file gave it, with what should be said about the file.
 public struct ConfigurationFile: Sendable, Equatable {
@@ -38,26 +37,17 @@ public struct ConfigurationFile: Sendable, Equatable {
     ///
     /// - Throws: `configuration`, naming file and key.
     public init(parsing bytes: [UInt8], path: String) throws(DaemonError) {
-        guard bytes.count <= Self.sizeLimit, !bytes.contains(0), let text = String(validating: bytes, as: UTF8.self) else {
-            throw DaemonError(.configuration, "\(path) is no TOML file: it is too large, or no UTF-8 text")
-        }
-        if let line = TOMLHeaders.lineWithoutKey(in: bytes) {
-            throw DaemonError(.configuration, "\(path), line \(line): a table's name must follow the '['")
+        guard bytes.count <= Self.sizeLimit else {
+            throw DaemonError(.configuration, "the configuration \(path) is larger than \(Self.sizeLimit) bytes")
         }
         let root: TOMLTable
         do {
-            root = try TOMLTable(string: text)
-        } catch let error as TOMLParseError {
-            throw DaemonError(
-                .configuration, "\(path), line \(error.source.begin.line): \(error.description)")
+            root = try TOMLTable(parsing: bytes)
         } catch {
-            throw DaemonError(.configuration, "\(path) cannot be read", cause: error)
+            throw DaemonError(.configuration, "\(path), line \(error.line): \(error.message)")
         }
         self.path = path
-        // Tables that TOMLKit hands out point into their parent.
-        try withExtendedLifetime(root) { () throws(DaemonError) in
-            try read(TOMLSection(table: root, name: "", path: path))
-        }
+        try read(TOMLSection(table: root, name: "", path: path))
     }
 
     private mutating func read(_ root: TOMLSection) throws(DaemonError) {

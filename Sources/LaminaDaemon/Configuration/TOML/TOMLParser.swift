@@ -59,12 +59,13 @@ struct TOMLParser {
                 try open(rest, isArray: isArray, in: &inner)
             }
         }
-        guard var entry = table.entries[name] else {
+        guard var entry = table.entries.removeValue(forKey: name) else {
             let new = TOMLValue.table(TOMLTable(origin: .header))
             table.entries[name] = TOMLTable.Entry(value: isArray ? .array([new]) : new, line: line, isTableArray: isArray)
             return
         }
-        switch entry.value {
+        let value = entry.takeValue()
+        switch consume value {
         case .array(var elements) where isArray && entry.isTableArray:
             elements.append(.table(TOMLTable(origin: .header)))
             entry.value = .array(elements)
@@ -112,22 +113,31 @@ struct TOMLParser {
         _ name: String, into table: inout TOMLTable, creating origin: TOMLTable.Origin,
         _ body: (inout TOMLTable) throws(TOMLError) -> Void
     ) throws(TOMLError) {
-        var entry = table.entries[name] ?? TOMLTable.Entry(value: .table(TOMLTable(origin: origin)), line: line)
-        switch entry.value {
+        var entry =
+            table.entries.removeValue(forKey: name)
+            ?? TOMLTable.Entry(value: .table(TOMLTable(origin: origin)), line: line)
+        let value = entry.takeValue()
+        switch consume value {
         case .table(var inner) where inner.origin != .inline:
-            // Taken out meanwhile, so that the copy is the only one.
-            table.entries[name] = nil
             try body(&inner)
             entry.value = .table(inner)
         case .array(var elements) where entry.isTableArray:
             guard case .table(var last)? = elements.popLast() else { throw wrong("'\(name)' is no table") }
-            table.entries[name] = nil
             try body(&last)
             elements.append(.table(last))
             entry.value = .array(elements)
         default: throw wrong("'\(name)' is no table that can be added to; it is defined in line \(entry.line)")
         }
         table.entries[name] = entry
+    }
+}
+
+extension TOMLTable.Entry {
+    /// Moves the value out, so that who changes it has the only copy: else each line of a section would copy the section.
+    fileprivate mutating func takeValue() -> TOMLValue {
+        let taken = value
+        value = .boolean(false)
+        return taken
     }
 }
 

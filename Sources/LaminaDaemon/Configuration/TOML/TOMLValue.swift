@@ -1,5 +1,5 @@
 /// A value of a TOML document (https://toml.io/en/v1.0.0).
-indirect enum TOMLValue: Sendable, Equatable {
+enum TOMLValue: Sendable, Equatable {
     case string(String)
     case integer(Int64)
     case float(Double)
