@@ -30,7 +30,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.6.0"),
-        .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
     ],
     targets: [
         // What Swift cannot say of the system's libraries; no policy.
@@ -71,7 +70,6 @@ let package = Package(
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "Logging", package: "swift-log"),
-                .product(name: "TOMLKit", package: "TOMLKit"),
             ]),
         .executableTarget(
             name: "lamina",
@@ -94,8 +92,8 @@ let package = Package(
         tests(
             "LaminaDaemon",
             [
-                "LaminaDaemon", "lamina", "LaminaConvert", "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem",
-                "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest",
+                "LaminaDaemon", "lamina", "LaminaConvert", "LaminaStore", "LaminaMerge", "LaminaFUSE",
+                "LaminaFilesystem", "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
@@ -114,6 +112,5 @@ let package = Package(
         tests("Architecture", []),
         tests("Integration", ["lamina", "LaminaOCI", "LaminaSystem", "LaminaDigest", "LaminaTestSupport"]),
     ],
-    swiftLanguageModes: [.v6],
-    cxxLanguageStandard: .cxx17
+    swiftLanguageModes: [.v6]
 )

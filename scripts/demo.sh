@@ -96,6 +96,12 @@ run diff -r --no-dereference "$source/$part" "$mounted/$part"
 echo "      no difference in $(find "$source/$part" -type f | wc -l) files of $source/$part"
 
 step 'What the index says of that: a database that any program can read while lamina runs.'
+# What landed is recorded in batches, at least every few seconds.
+for _ in $(seq 50); do
+    merged=$(sqlite3 -readonly "$LAMINA_ROOT/index.db" 'SELECT merged_contents FROM image_status')
+    [ "$merged" -gt 0 ] && break
+    sleep 0.2
+done
 query "SELECT reference, merged_contents, contents, landed_bytes, bytes, state FROM image_status"
 
 step 'The rest is pulled. What is there already is not fetched again.'

@@ -88,7 +88,8 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
         case .interrupted: interrupted
         // A reference that is no reference; one that leads nowhere has a cause.
         case .badReference: error.cause.flatMap { ExitStatus(rawValue: code(of: $0)) } ?? usage
-        case .badSource, .noSuchFile, .changed, .io: error.cause.flatMap { ExitStatus(rawValue: code(of: $0)) } ?? failure
+        case .badSource, .noSuchFile, .changed, .io:
+            error.cause.flatMap { ExitStatus(rawValue: code(of: $0)) } ?? failure
         }
     }
 

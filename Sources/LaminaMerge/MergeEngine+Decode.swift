@@ -76,9 +76,8 @@ extension MergeEngine {
                     }
                 }
             } catch {
-                let failure = MergeError(
-                    .corrupt, "layer \(layerName(piece.layer)), blob offset \(member.blobOffset)", cause: error)
-                wrong = member.parts.map { ($0, failure) }
+                let layer = layerName(piece.layer)
+                wrong = member.parts.map { ($0, .corrupt($0, at: member.blobOffset, layer: layer, cause: error)) }
             }
             if !wrong.isEmpty { mistrust(member, wrong, piece.layer) }
         }
@@ -209,10 +208,19 @@ extension MergeEngine {
 }
 
 extension MergeError {
-    static func mismatch(_ part: Part, _ actual: Digest, layer: String) -> MergeError {
+    fileprivate static func mismatch(_ part: Part, _ actual: Digest, layer: String) -> MergeError {
+        MergeError(.digestMismatch, "\(name(part, layer)): expected \(part.digest), got \(actual)")
+    }
+
+    fileprivate static func corrupt(
+        _ part: Part, at blobOffset: Int64, layer: String, cause: any Error
+    ) -> MergeError {
         MergeError(
-            .digestMismatch,
-            "layer \(layer), file \(part.content.record?.name.digest.description ?? "?"), offset \(part.offset): "
-                + "expected \(part.digest), got \(actual)")
+            .corrupt, "\(name(part, layer)): the member at blob offset \(blobOffset) cannot be decompressed",
+            cause: cause)
+    }
+
+    private static func name(_ part: Part, _ layer: String) -> String {
+        "layer \(layer), file \(part.content.record?.name.digest.description ?? "?"), offset \(part.offset)"
     }
 }

@@ -45,17 +45,23 @@ public struct OCILayoutSource: BlobSource {
     public func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
         let digest: Digest
         var mediaType = ""
+        var descriptor: Descriptor?
         switch target {
         case .digest(let wanted):
             digest = wanted
         case .tag, .only:
-            let descriptor = try index().choose(target, in: directory)
-            digest = descriptor.digest
-            mediaType = descriptor.mediaType
+            let chosen = try index().choose(target, in: directory)
+            digest = chosen.digest
+            mediaType = chosen.mediaType
+            descriptor = chosen
         }
         let blob = try openBlob(digest)
         let bytes = try blob.readAll(limit: ImageLimits.manifestByteCount)
-        try digest.verify(bytes, from: location)
+        if let descriptor {
+            try descriptor.verify(bytes, from: location)
+        } else {
+            try digest.verify(bytes, from: location)
+        }
         if mediaType.isEmpty {
             mediaType =
                 switch try ImageDocument(parsing: bytes, mediaType: nil, name: digest.description) {

@@ -26,7 +26,9 @@ public enum BackgroundProcess {
         var process: Int32 = 0
         let error = lamina_spawn_session(
             program, arguments, output.descriptor, ready.descriptor, readyDescriptor, &process)
-        guard error == 0 else { throw SystemError(code: error, operation: "start", subject: words.joined(separator: " ")) }
+        guard error == 0 else {
+            throw SystemError(code: error, operation: "start", subject: words.joined(separator: " "))
+        }
         return process
     }
 }

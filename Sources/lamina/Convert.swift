@@ -22,7 +22,8 @@ struct Convert: ParsableCommand {
     @Option(help: ArgumentHelp("How hard to compress, 0 to 12 (default: 6).", valueName: "level"))
     var level: Int?
 
-    @Option(help: ArgumentHelp("A file with a path on each line: files that come first in the image.", valueName: "list"))
+    @Option(
+        help: ArgumentHelp("A file with a path on each line: files that come first in the image.", valueName: "list"))
     var prioritize: String?
 
     @Option(
@@ -50,7 +51,8 @@ struct Convert: ParsableCommand {
     func run() throws {
         try reporting {
             try ConvertCommand(
-                source: source, destination: destination, chunkSize: chunkSize, level: level, prioritizedList: prioritize,
+                source: source, destination: destination, chunkSize: chunkSize, level: level,
+                prioritizedList: prioritize,
                 prioritizedFiles: prioritizedFiles, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP,
                 threads: threads
             ).run(common.context(json: facts.json))

@@ -35,6 +35,8 @@ struct ImageOptions: ParsableArguments {
             "Which image of an index: os/architecture[/variant]. This machine's without it.", valueName: "platform"))
     var platform: String?
 
-    @Flag(name: .customLong("plain-http"), help: "Speak HTTP without TLS to the registry; for localhost that is so anyway.")
+    @Flag(
+        name: .customLong("plain-http"),
+        help: "Speak HTTP without TLS to the registry; for localhost that is so anyway.")
     var plainHTTP = false
 }

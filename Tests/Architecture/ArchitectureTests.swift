@@ -124,7 +124,8 @@ struct ArchitectureTests {
         var files: [File] = []
         for (folder, room) in [("Sources", nil), ("schema", "LaminaSchema" as String?)] {
             let base = root.appending(path: folder)
-            for case let url as URL in try #require(FileManager.default.enumerator(at: base, includingPropertiesForKeys: nil))
+            let found = FileManager.default.enumerator(at: base, includingPropertiesForKeys: nil)
+            for case let url as URL in try #require(found)
             where url.pathExtension == "swift" {
                 let components = url.path.dropFirst(base.path.count + 1).split(separator: "/")
                 files.append(File(url: url, room: room ?? String(components[0])))

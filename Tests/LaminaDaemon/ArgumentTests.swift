@@ -13,7 +13,8 @@ struct ArgumentTests {
     @Test("pull")
     func pull() throws {
         let command = try parse(
-            Pull.self, "pull", "a/b:1", "--lazy", "--platform", "linux/arm64", "--plain-http", "--json", "--root", "/r", "--verbose")
+            Pull.self, "pull", "a/b:1", "--lazy", "--platform", "linux/arm64", "--plain-http", "--json", "--root", "/r",
+            "--verbose")
         #expect(command.image == "a/b:1" && command.lazy && command.facts.json)
         #expect(command.imageOptions.platform == "linux/arm64" && command.imageOptions.plainHTTP)
         #expect(command.common.root == "/r" && command.common.verbose)
@@ -42,7 +43,8 @@ struct ArgumentTests {
     @Test("convert")
     func convert() throws {
         let command = try parse(
-            Convert.self, "convert", "dir:/a", "oci:/b:c", "--chunk-size", "65536", "--level", "9", "--prioritize", "/list",
+            Convert.self, "convert", "dir:/a", "oci:/b:c", "--chunk-size", "65536", "--level", "9", "--prioritize",
+            "/list",
             "--prioritized-file", "a", "--prioritized-file", "b c", "--threads", "3")
         #expect(command.source == "dir:/a" && command.destination == "oci:/b:c")
         #expect(command.chunkSize == 65536 && command.level == 9 && command.threads == 3)
@@ -63,7 +65,9 @@ struct ArgumentTests {
         ]
         for words in commands {
             for option in ["--config", "-config"] {
-                #expect(throws: Never.self, "\(words) \(option)") { try Lamina.parseAsRoot(words + [option, "/c", "--root", "/r"]) }
+                #expect(throws: Never.self, "\(words) \(option)") {
+                    try Lamina.parseAsRoot(words + [option, "/c", "--root", "/r"])
+                }
             }
         }
         #expect(try parse(Status.self, "status", "-config", "/c").common.config == "/c")
@@ -89,7 +93,8 @@ struct ArgumentTests {
     @Test("an error of a command becomes its exit code")
     func errors() {
         for (error, code) in [
-            (DaemonError(.busy, "x"), 75), (DaemonError(.permission, "x"), 77), (DaemonError(.remote(exitCode: 2), "x"), 2),
+            (DaemonError(.busy, "x"), 75), (DaemonError(.permission, "x"), 77),
+            (DaemonError(.remote(exitCode: 2), "x"), 2),
         ] as [(DaemonError, Int32)] {
             let thrown = #expect(throws: ExitCode.self) { try reporting { throw error } }
             #expect(thrown?.rawValue == code)

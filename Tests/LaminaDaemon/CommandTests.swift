@@ -33,8 +33,10 @@ struct CommandTests {
         ).makeRequest(context)
         #expect(mount.target == directory.path + "/m" && mount.upper == directory.path && mount.plainHTTP)
         let error = #expect(throws: DaemonError.self) {
-            try MountCommand(reference: "a", target: directory.path + "/none", upper: nil, platform: nil, plainHTTP: false)
-                .makeRequest(context)
+            try MountCommand(
+                reference: "a", target: directory.path + "/none", upper: nil, platform: nil, plainHTTP: false
+            )
+            .makeRequest(context)
         }
         #expect(error?.code == .notFound)
         #expect(UnmountCommand.resolve(directory.path + "/./m/") == directory.path + "/m")
@@ -79,7 +81,8 @@ struct CommandTests {
             try JSONText.decode(
                 FileStatus.self,
                 JSONText.line([
-                    "path": path, "type": path == "/" ? "directory" : "file", "mode": "0644", "modifiedAt": "2026-01-01T00:00:00Z",
+                    "path": path, "type": path == "/" ? "directory" : "file", "mode": "0644",
+                    "modifiedAt": "2026-01-01T00:00:00Z",
                     "state": "merged", "layer": "sha256:aa",
                 ]).dropLast() + Array(#","uid":0,"gid":0,"bytes":1}"#.utf8))
         }

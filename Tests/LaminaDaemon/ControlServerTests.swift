@@ -201,7 +201,9 @@ struct ControlConnectionTests {
     @Test("an answer that is cut, endless or nonsense is an error of its own, and never a crash")
     func mutations() async throws {
         try await onThread("test") {
-            let valid = Array("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\(String(Self.body.utf8.count, radix: 16))\r\n\(Self.body)\r\n0\r\n\r\n".utf8)
+            let valid = Array(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\(String(Self.body.utf8.count, radix: 16))\r\n\(Self.body)\r\n0\r\n\r\n"
+                    .utf8)
             var random = SeededGenerator(seed: 11)
             for round in 0..<400 {
                 var bytes = valid

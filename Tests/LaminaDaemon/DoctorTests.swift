@@ -45,7 +45,9 @@ struct DoctorTests {
         #expect(throws: (any Error).self) { try KernelConfiguration.unpack([]) }
     }
 
-    private func littleEndian(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) } }
+    private func littleEndian(_ value: UInt32) -> [UInt8] {
+        (0..<4).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }
+    }
 
     private func crc32(_ bytes: [UInt8]) -> UInt32 {
         var crc: UInt32 = .max
@@ -67,8 +69,11 @@ struct DoctorTests {
             #expect(Doctor.filesystem(stacked, at: "/s").state == .warn)
             #expect(Doctor.freeSpace(stacked).state == .warn)
         }
-        #expect(Doctor.freeSpace(FilesystemFacts(magic: 0, sharesBlocks: nil, freeBytes: 1 << 40, freeInodes: 3)).state == .warn)
-        #expect(FilesystemFacts(magic: 0x1234, sharesBlocks: nil, freeBytes: 0, freeInodes: nil).typeName == "type 0x1234")
+        #expect(
+            Doctor.freeSpace(FilesystemFacts(magic: 0, sharesBlocks: nil, freeBytes: 1 << 40, freeInodes: 3)).state
+                == .warn)
+        #expect(
+            FilesystemFacts(magic: 0x1234, sharesBlocks: nil, freeBytes: 0, freeInodes: nil).typeName == "type 0x1234")
     }
 
     @Test("every finding that is not well has a way out")

@@ -53,7 +53,8 @@ struct ExitStatusTests {
         }
         #expect(try heard { $0.ready() } == .ready)
         #expect(
-            try heard { $0.failed(StoreError(.locked(holder: "x"), "two\nlines")) } == .failed(exitCode: 75, "two\nlines"))
+            try heard { $0.failed(StoreError(.locked(holder: "x"), "two\nlines")) }
+                == .failed(exitCode: 75, "two\nlines"))
         // Only the first word counts.
         #expect(
             try heard {

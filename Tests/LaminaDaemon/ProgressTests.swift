@@ -19,7 +19,9 @@ struct ProgressTests {
         model.update(merging(10), now: 0)
         model.update(merging(20), now: 1)
         model.update(merging(30, current: "usr/bin/app"), now: 2)
-        #expect(model.line(width: 120, usesColor: false) == "merging  30%  30 MiB of 100 MiB  10 MiB/s  ETA 7s  usr/bin/app")
+        #expect(
+            model.line(width: 120, usesColor: false) == "merging  30%  30 MiB of 100 MiB  10 MiB/s  ETA 7s  usr/bin/app"
+        )
         #expect(model.line(width: 120, usesColor: true).hasPrefix("\u{1B}[1mmerging\u{1B}[0m  30%"))
     }
 
@@ -79,7 +81,8 @@ struct ProgressTests {
     @Test(
         "bytes",
         arguments: [
-            (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (10_240, "10 KiB"), (1_048_575, "1.0 MiB"),
+            (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (10_240, "10 KiB"),
+            (1_048_575, "1.0 MiB"),
             (79 << 20, "79 MiB"), (1 << 30, "1.0 GiB"), (Int64.max, "8.0 EiB"), (-2048, "-2.0 KiB"),
         ] as [(Int64, String)])
     func bytes(count: Int64, text: String) { #expect(Units.bytes(count) == text) }
@@ -96,7 +99,8 @@ struct ProgressTests {
 
     @Test("tables align, and lines end without spaces")
     func table() {
-        let table = TextTable(["A", "NUMBER", "LAST"], rightAligned: [1], [["long name", "1", "x"], ["b", "22", "longer"]])
+        let table = TextTable(
+            ["A", "NUMBER", "LAST"], rightAligned: [1], [["long name", "1", "x"], ["b", "22", "longer"]])
         #expect(table.text == "A          NUMBER  LAST\nlong name       1  x\nb              22  longer")
     }
 }

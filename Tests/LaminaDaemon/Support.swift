@@ -33,7 +33,9 @@ final class ScratchDirectory: Sendable {
 
     init() {
         var template = Array("/tmp/lamina-daemon-test-XXXXXX".utf8CString)
-        path = mkdtemp(&template) != nil ? String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self) : "/tmp"
+        path =
+            mkdtemp(&template) != nil
+            ? String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self) : "/tmp"
     }
 
     deinit { Self.remove(path) }
@@ -41,7 +43,9 @@ final class ScratchDirectory: Sendable {
     private static func remove(_ path: String) {
         guard path.hasPrefix("/tmp/lamina-daemon-test-"), let directory = opendir(path) else { return }
         while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
             if name == "." || name == ".." { continue }
             if unlink(path + "/" + name) != 0 { remove(path + "/" + name) }
         }
@@ -85,13 +89,15 @@ final class FakeEngine: ControlledEngine {
             step += 1
             progress(
                 PullProgress(
-                    stage: .merging, reference: reference, layers: 1, indexedLayers: 1, bytes: 100, landedBytes: Int64(step),
+                    stage: .merging, reference: reference, layers: 1, indexedLayers: 1, bytes: 100,
+                    landedBytes: Int64(step),
                     fetchedBytes: Int64(step), current: "file \(step)"))
             usleep(120_000)
         }
         if let failure { throw failure }
         return PullResult(
-            reference: reference, manifestDigest: "sha256:00", platform: platform ?? "linux/amd64", layers: 1, bytes: 100,
+            reference: reference, manifestDigest: "sha256:00", platform: platform ?? "linux/amd64", layers: 1,
+            bytes: 100,
             landedBytes: 100, fetchedBytes: 50, complete: !lazy)
     }
 
@@ -116,7 +122,8 @@ final class FakeEngine: ControlledEngine {
 
     func status() -> ServerStatus {
         ServerStatus(
-            pid: getpid(), version: "0", root: "/", passthrough: false, passthroughReason: "a test", opens: FilesystemCounters(),
+            pid: getpid(), version: "0", root: "/", passthrough: false, passthroughReason: "a test",
+            opens: FilesystemCounters(),
             fetchedBytes: 1, inFlightBytes: 2, startedAt: "2026-01-01T00:00:00Z")
     }
 
@@ -144,7 +151,9 @@ final class TestServer: Sendable {
             ended.withLock(notify: true) { $0 = result }
         }
         var poll = pollfd(fd: reading.descriptor, events: Int16(POLLIN), revents: 0)
-        let isReady = withExtendedLifetime(reading) { Glibc.poll(&poll, 1, 10_000) == 1 && poll.revents & Int16(POLLIN) != 0 }
+        let isReady = withExtendedLifetime(reading) {
+            Glibc.poll(&poll, 1, 10_000) == 1 && poll.revents & Int16(POLLIN) != 0
+        }
         guard isReady else { throw DaemonError(.serverFailed, "the test's server is not ready") }
     }
 

@@ -197,7 +197,8 @@ struct PullTests {
             other.join()
             #expect(try engine.store.isWholeAndRight())
             // Each chunk once, from one layer or the other.
-            let all = 2 * (7 * ForgedLayer.memberSize(9000) + ForgedLayer.memberSize(7000))
+            let all =
+                2 * (7 * ForgedLayer.memberSize(9000) + ForgedLayer.memberSize(7000))
                 + 300 * ForgedLayer.memberSize(700) + 44 * ForgedLayer.memberSize(9000) + ForgedLayer.memberSize(4000)
             #expect(source.sentByteCount == all)
             #expect(engine.isIdle)
@@ -260,13 +261,13 @@ struct PullTests {
     func recordOrder() throws {
         let fixture = try Fixture()
         var layer = ForgedLayer()
-        for number in 0..<6 { layer.file("f\(number)", noise(90_000, seed: UInt64(number)), chunkSize: 5000) }
+        for number in 0..<2 { layer.file("f\(number)", noise(1 << 20, seed: UInt64(number)), chunkSize: 50_000) }
         layer.finish()
         try fixture.write(layer)
         try fixture.withEngine { engine in
             let image = try fixture.index(engine)
             let source = fixture.control(engine)
-            source.behaviour.pace = 0.01
+            source.behaviour.pace = 0.003
             let isDone = Flag()
             let pulling = try Thread("pull") {
                 try? engine.merge(image)

@@ -14,6 +14,8 @@ public final class ControlledSource: BlobSource {
         public var isDown = false
         /// Bytes that arrive inverted: offset in the blob, and how many reads of it still do.
         public var corruptions: [Int64: Int] = [:]
+        /// The bytes of another blob of the same size, which go out instead.
+        public var substitute: [UInt8]?
         /// How long each piece takes, in seconds.
         public var pace = 0.0
         /// What a piece has at most.
@@ -98,6 +100,7 @@ public final class ControlledSource: BlobSource {
             try upstream.read(
                 digest, size: size, range: position..<(position + Int64(count)), shouldStop: shouldStop
             ) { piece += $0 }
+            if let other = behaviour.substitute { piece = Array(other[Int(position)..<(Int(position) + count)]) }
             for offset in corrupted { piece[Int(offset - position)] ^= 0xFF }
             position += Int64(count)
             try piece.withUnsafeBytes { try sink($0) }

@@ -64,9 +64,10 @@ public struct ConvertCommand: Sendable {
         do {
             defer { display.end() }
             image = try Converter.convert(
-                source, to: destination, options: options, progress: { display.show($0) }, warning: { warnings.append($0) },
+                source, to: destination, options: options, progress: { display.show($0) },
+                warning: { warnings.append($0) },
                 shouldStop: { Interrupts.requested })
-        } catch where Interrupts.requested {
+        } catch  where Interrupts.requested {
             throw DaemonError(.interrupted, "interrupted; nothing was written")
         }
         for warning in warnings { context.output.warn(warning) }
@@ -76,7 +77,8 @@ public struct ConvertCommand: Sendable {
             layers: image.layers.map {
                 Report.Layer(
                     digest: $0.descriptor.digest.description, diffID: $0.diffID.description,
-                    tocDigest: $0.tocDigest.description, compressedBytes: $0.descriptor.size, bytes: $0.uncompressedSize)
+                    tocDigest: $0.tocDigest.description, compressedBytes: $0.descriptor.size, bytes: $0.uncompressedSize
+                )
             }, warnings: warnings)
         try context.output.show(report) { Self.text(report) }
     }
@@ -125,7 +127,8 @@ private final class ConversionDisplay {
         guard output.showsProgressLine, now - drawnAt >= 0.1 else { return }
         drawnAt = now
         isDrawn = true
-        var text = "converting layer \(progress.layer + 1) of \(progress.layerCount)  \(Units.bytes(progress.bytesDone))"
+        var text =
+            "converting layer \(progress.layer + 1) of \(progress.layerCount)  \(Units.bytes(progress.bytesDone))"
         if let total = progress.bytesTotal {
             text += " of \(Units.bytes(total))  \(Units.percent(progress.bytesDone, of: total))"
         }

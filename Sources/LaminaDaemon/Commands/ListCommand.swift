@@ -44,7 +44,10 @@ public struct ListCommand: Sendable {
     static func longTable(_ images: [ImageStatus]) -> String {
         guard !images.isEmpty else { return table(images) }
         return TextTable(
-            ["IMAGE", "PLATFORM", "LAYERS", "COMPRESSED", "SIZE", "IN STORE", "FILES MERGED", "MOUNTS", "PULLED", "MANIFEST"],
+            [
+                "IMAGE", "PLATFORM", "LAYERS", "COMPRESSED", "SIZE", "IN STORE", "FILES MERGED", "MOUNTS", "PULLED",
+                "MANIFEST",
+            ],
             rightAligned: [2, 3, 4, 5, 6, 7],
             images.map {
                 [
@@ -75,7 +78,8 @@ public struct ListCommand: Sendable {
             [], rightAligned: [1, 2, 3],
             files.map {
                 [
-                    typeLetter($0.type) + $0.mode, "\($0.uid)", "\($0.gid)", "\($0.bytes)", $0.modifiedAt, $0.state ?? "-",
+                    typeLetter($0.type) + $0.mode, "\($0.uid)", "\($0.gid)", "\($0.bytes)", $0.modifiedAt,
+                    $0.state ?? "-",
                     printable($0.path) + ($0.target.map { " -> " + printable($0) } ?? ""),
                 ]
             }
@@ -97,6 +101,7 @@ public struct ListCommand: Sendable {
     /// Names are bytes of anybody's: control characters must not reach a terminal.
     private static func printable(_ text: String) -> String {
         guard text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7f }) else { return text }
-        return String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
+        return String(
+            String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
     }
 }

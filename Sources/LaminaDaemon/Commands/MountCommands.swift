@@ -58,7 +58,9 @@ public struct MountCommand: Sendable {
                 } catch let error as DaemonError where error.code == .remote(exitCode: ExitStatus.tryAgain.rawValue) {
                     // Somebody has the store: a server that another command has just started, perhaps, or that is ending.
                     let served = try context.client.isServed()
-                    guard served || error.message.contains("lamina serve"), monotonicSeconds() < deadline else { throw error }
+                    guard served || error.message.contains("lamina serve"), monotonicSeconds() < deadline else {
+                        throw error
+                    }
                     usleep(50_000)
                 }
             }
@@ -81,7 +83,8 @@ public struct UnmountCommand: Sendable {
             result = try context.client.unmount(request)
         } catch let error as DaemonError where error.code == .noServer {
             throw DaemonError(
-                .noServer, "no lamina server runs for \(context.root), so \(request.target) is no mount of it; "
+                .noServer,
+                "no lamina server runs for \(context.root), so \(request.target) is no mount of it; "
                     + "'umount \(request.target)' ends what another left")
         }
         try context.output.show(result) { "\(result.target): unmounted" }

@@ -56,7 +56,7 @@ public struct PullCommand: Sendable {
 func stoppable<Result>(_ command: String, _ body: () throws -> Result) throws -> Result {
     do {
         return try body()
-    } catch where Interrupts.requested {
+    } catch  where Interrupts.requested {
         throw DaemonError(
             .interrupted, "interrupted; what has arrived is kept, and the same 'lamina \(command)' goes on from there")
     }

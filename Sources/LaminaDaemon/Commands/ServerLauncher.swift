@@ -50,7 +50,9 @@ struct ServerLauncher {
 
     /// The reading end of the pipe; the writing end is the server's alone when this returns.
     private func start(log: File) throws(SystemError) -> File {
-        var words = ["lamina", "serve", "--exit-when-idle", "--ready-fd", "\(Self.readyDescriptor)", "--root", context.root]
+        var words = [
+            "lamina", "serve", "--exit-when-idle", "--ready-fd", "\(Self.readyDescriptor)", "--root", context.root,
+        ]
         if let path = context.configurationPath { words += ["--config", path] }
         if context.log.logLevel <= .debug { words.append("--verbose") }
         let (reading, writing) = try BackgroundProcess.makePipe()

@@ -69,7 +69,10 @@ public struct StatusCommand: Sendable {
                 TextTable(
                     ["MERGING", "SIZE", "DONE", "CHUNKS"], rightAligned: [1, 2, 3],
                     report.merging.prefix(mergingLimit).map {
-                        [String($0.digest.prefix(19)), Units.bytes($0.bytes), "\($0.percent)%", "\($0.landedChunks)/\($0.chunks)"]
+                        [
+                            String($0.digest.prefix(19)), Units.bytes($0.bytes), "\($0.percent)%",
+                            "\($0.landedChunks)/\($0.chunks)",
+                        ]
                     }
                 ).text + (more > 0 ? "\nand \(more) more" : ""))
         }
@@ -92,10 +95,12 @@ public struct StatusCommand: Sendable {
                 ["server", "lamina \(server.version), process \(server.pid), since \(server.startedAt)"],
                 ["passthrough", server.passthrough ? "on" : "off: \(server.passthroughReason ?? "no reason given")"],
                 [
-                    "opens", "\(opens.passthrough) passthrough, \(opens.cached) cached; \(opens.waited) waited for a merge",
+                    "opens",
+                    "\(opens.passthrough) passthrough, \(opens.cached) cached; \(opens.waited) waited for a merge",
                 ],
                 [
-                    "requests", "\(opens.reads) reads (\(Units.bytes(Int64(clamping: opens.readBytes)))), \(opens.lookups) lookups",
+                    "requests",
+                    "\(opens.reads) reads (\(Units.bytes(Int64(clamping: opens.readBytes)))), \(opens.lookups) lookups",
                 ],
                 ["backing files", "\(opens.backingFiles) registered"],
                 [

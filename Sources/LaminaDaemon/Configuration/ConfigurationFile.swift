@@ -42,7 +42,7 @@ public struct ConfigurationFile: Sendable, Equatable {
         }
         let root: TOMLTable
         do {
-            root = try TOMLTable(parsing: bytes)
+            root = try TOMLTable.parse(bytes)
         } catch {
             throw DaemonError(.configuration, "\(path), line \(error.line): \(error.message)")
         }
@@ -79,8 +79,12 @@ public struct ConfigurationFile: Sendable, Equatable {
     private mutating func readFUSE(_ fuse: TOMLSection) throws(DaemonError) {
         if let value = try fuse.bool("passthrough") { configuration.fuse.passthrough = value }
         if let value = try fuse.integer("merge_buffer_size", minimum: 1) { configuration.fuse.mergeBufferSize = value }
-        if let value = try fuse.integer("merge_worker_count", minimum: 1) { configuration.fuse.mergeWorkerCount = value }
-        if let value = try fuse.integer("lazy_threshold", minimum: 0) { configuration.fuse.lazyThreshold = Int64(value) }
+        if let value = try fuse.integer("merge_worker_count", minimum: 1) {
+            configuration.fuse.mergeWorkerCount = value
+        }
+        if let value = try fuse.integer("lazy_threshold", minimum: 0) {
+            configuration.fuse.lazyThreshold = Int64(value)
+        }
         ignoredKeys += try fuse.finish(ignoring: StargzKeys.fuse)
     }
 
@@ -91,7 +95,8 @@ public struct ConfigurationFile: Sendable, Equatable {
         if configuration.fuse.passthrough, !configuration.directoryCache.direct {
             configuration.directoryCache.direct = true
             notices.append(
-                "\(cache.path): directory_cache.direct = false has no effect with fuse.passthrough = true; it is taken as true")
+                "\(cache.path): directory_cache.direct = false has no effect with fuse.passthrough = true; it is taken as true"
+            )
         }
     }
 }

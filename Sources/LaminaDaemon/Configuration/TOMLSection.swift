@@ -42,14 +42,17 @@ final class TOMLSection {
     }
 
     func integer(_ key: String, minimum: Int) throws(DaemonError) -> Int? {
-        guard let number = try value(key, "an integer", { if case .integer(let value) = $0 { Int(value) } else { nil } })
+        guard
+            let number = try value(key, "an integer", { if case .integer(let value) = $0 { Int(value) } else { nil } })
         else { return nil }
         guard number >= minimum else { throw wrong(key, "must be \(minimum) or more, is \(number)") }
         return number
     }
 
     func strings(_ key: String) throws(DaemonError) -> [String]? {
-        guard let array = try value(key, "an array of strings", { if case .array(let values) = $0 { values } else { nil } })
+        guard
+            let array = try value(
+                key, "an array of strings", { if case .array(let values) = $0 { values } else { nil } })
         else { return nil }
         var strings: [String] = []
         for element in array {

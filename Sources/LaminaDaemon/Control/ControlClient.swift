@@ -50,7 +50,8 @@ public struct ControlClient: Sendable {
             return try ControlConnection(socket, shouldStop: shouldStop)
         } catch let error as SystemError where error.code == EACCES || error.code == EPERM {
             throw DaemonError(
-                .permission, "this user may not talk to the lamina server at \(socket.path): try it with sudo", cause: error)
+                .permission, "this user may not talk to the lamina server at \(socket.path): try it with sudo",
+                cause: error)
         }
     }
 
@@ -87,7 +88,8 @@ public struct ControlClient: Sendable {
                 if let state = line.progress { progress(state) }
             }
             guard pending.count <= Self.lineLimit else {
-                throw DaemonError(.serverFailed, "the lamina server at \(socket.path) sent a line of over \(Self.lineLimit) bytes")
+                throw DaemonError(
+                    .serverFailed, "the lamina server at \(socket.path) sent a line of over \(Self.lineLimit) bytes")
             }
         }
         throw DaemonError(.serverFailed, "the lamina server at \(socket.path) ended its answer before the result")
@@ -110,7 +112,8 @@ public struct ControlClient: Sendable {
         } catch {
             throw DaemonError(
                 .serverFailed,
-                "the lamina server at \(socket.path) answered with what this lamina does not understand: is it another version?")
+                "the lamina server at \(socket.path) answered with what this lamina does not understand: is it another version?"
+            )
         }
     }
 }

@@ -71,7 +71,8 @@ struct ControlConnection: ~Copyable {
             lines.append(line)
         }
         let status = lines.first?.split(separator: " ")
-        guard let status, status.count >= 2, status[0].hasPrefix("HTTP/1."), let code = Int(status[1]), (100...599).contains(code)
+        guard let status, status.count >= 2, status[0].hasPrefix("HTTP/1."), let code = Int(status[1]),
+            (100...599).contains(code)
         else { throw strange("no HTTP answer") }
         framing = .length(0)
         for line in lines.dropFirst() {
@@ -168,7 +169,8 @@ struct ControlConnection: ~Copyable {
             silence += Double(Self.pollMilliseconds) / 1000
             guard silence < Self.silenceLimit else {
                 throw DaemonError(
-                    .serverFailed, "the lamina server at \(path) has not answered for \(Int(Self.silenceLimit)) seconds")
+                    .serverFailed, "the lamina server at \(path) has not answered for \(Int(Self.silenceLimit)) seconds"
+                )
             }
         }
         buffer = try [UInt8](unsafeUninitializedCapacity: 16 << 10) { room, filled in

@@ -134,7 +134,8 @@ struct ControlRoutes: Sendable {
 
         func response(from request: Request, context: some RequestContext) throws -> Response {
             let failure = ControlFailure(
-                message: "the request has no JSON body of the form that this route takes", exitCode: ExitStatus.usage.rawValue)
+                message: "the request has no JSON body of the form that this route takes",
+                exitCode: ExitStatus.usage.rawValue)
             return ControlRoutes.response(.badRequest, failure.line + [UInt8(ascii: "\n")])
         }
     }

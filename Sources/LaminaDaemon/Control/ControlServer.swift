@@ -22,7 +22,8 @@ struct ControlServer: Service {
         let (socket, ready, log) = (socket, ready, log)
         let application = Application(
             router: routes.router(),
-            configuration: ApplicationConfiguration(address: .unixDomainSocket(path: path), serverName: "lamina", backlog: 64),
+            configuration: ApplicationConfiguration(
+                address: .unixDomainSocket(path: path), serverName: "lamina", backlog: 64),
             onServerRunning: { _ in
                 do {
                     try socket.publish()

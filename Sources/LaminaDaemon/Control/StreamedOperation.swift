@@ -97,7 +97,8 @@ extension ControlFailure {
     /// As a line of an answer that is streamed.
     var line: [UInt8] {
         // Strings and a number: there is nothing in it that JSON has no form for.
-        (try? JSONText.line(ControlLine<String>(error: self))) ?? Array(#"{"error":{"exitCode":1,"message":"unknown"}}"#.utf8)
+        (try? JSONText.line(ControlLine<String>(error: self)))
+            ?? Array(#"{"error":{"exitCode":1,"message":"unknown"}}"#.utf8)
     }
 }
 

@@ -21,7 +21,8 @@ public struct Doctor: Sendable {
         let kernel = KernelVersion.current
         let capability = Capability.hasSystemAdministration
         var findings = [
-            Self.kernel(kernel), Self.passthroughOption(kernel), Self.device(), Self.capability(capability), rootFilesystem(),
+            Self.kernel(kernel), Self.passthroughOption(kernel), Self.device(), Self.capability(capability),
+            rootFilesystem(),
         ]
         findings.append(freeSpace())
         findings.append(Self.libfuse(VersionCommand.loadedVersion("fuse_pkgversion")))
@@ -29,7 +30,8 @@ public struct Doctor: Sendable {
         let trial = Self.trial(capability ? PassthroughTrial(directory: existing).run() : nil)
         findings.append(trial)
         return Report(
-            root: root, works: !findings.contains { $0.state == .fail }, passthrough: trial.state == .ok, findings: findings)
+            root: root, works: !findings.contains { $0.state == .fail }, passthrough: trial.state == .ok,
+            findings: findings)
     }
 
     /// The store's directory, or the nearest one above it that exists.
@@ -56,7 +58,8 @@ public struct Doctor: Sendable {
         guard let version, let found = KernelConfiguration.read(release: version.description) else {
             return passthroughOption(nil, path: "")
         }
-        return passthroughOption(KernelConfiguration.setting(of: "CONFIG_FUSE_PASSTHROUGH", in: found.text), path: found.path)
+        return passthroughOption(
+            KernelConfiguration.setting(of: "CONFIG_FUSE_PASSTHROUGH", in: found.text), path: found.path)
     }
 
     static func passthroughOption(_ setting: KernelConfiguration.Setting?, path: String) -> Finding {
@@ -114,7 +117,8 @@ public struct Doctor: Sendable {
         guard !facts.isStacked else {
             return Finding(
                 "store", .warn, found + ", which is stacked on another file system",
-                advice: "passthrough needs a store on a disk's own file system (ext4, XFS, btrfs): choose one with --root")
+                advice:
+                    "passthrough needs a store on a disk's own file system (ext4, XFS, btrfs): choose one with --root")
         }
         return Finding("store", .ok, found)
     }
@@ -176,7 +180,9 @@ public struct Doctor: Sendable {
                 name, .warn, "tried on a scratch mount, does not work: \(reason)",
                 advice: "lamina works without it, and answers every read itself")
         case .fails(let reason)?:
-            Finding(name, .fail, "no FUSE mount can be made: \(reason)", advice: "see what is said of /dev/fuse and CAP_SYS_ADMIN")
+            Finding(
+                name, .fail, "no FUSE mount can be made: \(reason)",
+                advice: "see what is said of /dev/fuse and CAP_SYS_ADMIN")
         }
     }
 }

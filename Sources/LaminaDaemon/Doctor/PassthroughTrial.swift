@@ -22,7 +22,9 @@ struct PassthroughTrial {
     /// Blocks; some milliseconds.
     func run() -> Outcome {
         var template = Array("\(directory)/.lamina-doctor-XXXXXX".utf8CString)
-        guard mkdtemp(&template) != nil else { return .fails("no scratch directory in \(directory): \(SystemError.text(of: errno))") }
+        guard mkdtemp(&template) != nil else {
+            return .fails("no scratch directory in \(directory): \(SystemError.text(of: errno))")
+        }
         let scratch = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
         defer { rmdir(scratch) }
         let mountPoint = scratch + "/mount"
@@ -72,7 +74,8 @@ struct PassthroughTrial {
             return .withoutPassthrough("reading through it failed: \(error)")
         }
         let reads = session.requestCount(.read)
-        return reads == 0 ? .works : .withoutPassthrough("the kernel asked for \(counted(Int(clamping: reads), "read")) all the same")
+        return reads == 0
+            ? .works : .withoutPassthrough("the kernel asked for \(counted(Int(clamping: reads), "read")) all the same")
     }
 
     private static func explain(_ error: SystemError) -> String {

@@ -21,7 +21,9 @@ extension Engine {
         guard isServing else { throw StoreError(.conflict, "the file system \(root)/fs is not mounted") }
         let parsed = try ImageReference(parsing: reference)
         var known = try store.index.image(parsed.description)
-        if let platform, let image = known, image.platform != (try Platform(parsing: platform)).description { known = nil }
+        if let platform, let image = known, image.platform != (try Platform(parsing: platform)).description {
+            known = nil
+        }
         let image: ImageRecord
         if let known {
             image = known
@@ -61,9 +63,10 @@ extension Engine {
             if try activeTargets().contains(target) {
                 do throws(SystemError) {
                     try Mount.unmount(target)
-                } catch where error.code == EBUSY {
+                } catch  where error.code == EBUSY {
                     throw StoreError(
-                        .conflict, "\(target) is in use: end the processes that have files open in it (fuser -m \(target))",
+                        .conflict,
+                        "\(target) is in use: end the processes that have files open in it (fuser -m \(target))",
                         cause: error)
                 } catch {
                     throw StoreError(.system(error.code), "cannot unmount \(target)", cause: error)
@@ -94,7 +97,9 @@ extension Engine {
                     throw StoreError(.notFound, "image \(mount.reference) is not in the store any more")
                 }
                 try ImageMount.mount(image.views, root: root, at: mount.target, upper: mount.upper)
-                log.info("an image is mounted again", metadata: ["image": "\(mount.reference)", "target": "\(mount.target)"])
+                log.info(
+                    "an image is mounted again",
+                    metadata: ["image": "\(mount.reference)", "target": "\(mount.target)"])
             } catch {
                 log.error(
                     "an image cannot be mounted again",

@@ -45,7 +45,9 @@ public struct LogOutput: LogHandler {
         line += oneLine(message)
         for key in fields.keys.sorted() {
             let value = fields[key].map { "\($0)" } ?? ""
-            let plain = !value.isEmpty && value.utf8.allSatisfy { $0 > 0x20 && $0 != UInt8(ascii: "\"") && $0 != UInt8(ascii: "=") }
+            let plain =
+                !value.isEmpty
+                && value.utf8.allSatisfy { $0 > 0x20 && $0 != UInt8(ascii: "\"") && $0 != UInt8(ascii: "=") }
             line += " \(key)=" + (plain ? value : "\"\(oneLine(value).replacing("\"", with: "'"))\"")
         }
         return line
@@ -53,7 +55,8 @@ public struct LogOutput: LogHandler {
 
     /// A line break in a message would be a line of its own, and whoever names files could write log lines.
     private static func oneLine(_ text: String) -> String {
-        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "\u{FFFD}" : $0 }))
+        String(
+            String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "\u{FFFD}" : $0 }))
     }
 
     /// syslog(3).

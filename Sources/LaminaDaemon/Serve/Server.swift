@@ -1,4 +1,5 @@
 import Glibc
+import LaminaStore
 import LaminaSystem
 public import Logging
 import ServiceLifecycle
@@ -30,7 +31,7 @@ public struct Server: Sendable {
         let notifier = Notifier.fromEnvironment()
         do {
             notifier.status("opening the store")
-            let engine = try Engine(root: root, configuration: configuration, log: log)
+            let engine = try open()
             do {
                 notifier.status("mounting the file system")
                 try engine.startFilesystem()
@@ -44,6 +45,15 @@ public struct Server: Sendable {
         } catch {
             signal.failed(error)
             throw error
+        }
+    }
+
+    private func open() throws -> Engine {
+        do {
+            return try Engine(root: root, configuration: configuration, log: log)
+        } catch let error as StoreError {
+            guard case .locked(let holder) = error.code else { throw error }
+            throw EngineAccess.busy(root, holder)
         }
     }
 
@@ -74,7 +84,8 @@ public struct Server: Sendable {
             signal.ready()
         }
         let watch = EndWatch(
-            engine: engine, activity: activity, endsWhenIdle: endsWhenIdle, requests: requests, request: request, log: log)
+            engine: engine, activity: activity, endsWhenIdle: endsWhenIdle, requests: requests, request: request,
+            log: log)
         var quiet = log
         quiet.logLevel = max(log.logLevel, .warning)
         // Ended from the last to the first: no new clients, then the engine.

@@ -23,7 +23,9 @@ struct ProgressModel {
 
     /// Bytes per second; nil before anything can be said.
     var rate: Double? {
-        guard let first = samples.first, let last = samples.last, last.time - first.time >= Self.grain else { return nil }
+        guard let first = samples.first, let last = samples.last, last.time - first.time >= Self.grain else {
+            return nil
+        }
         return Double(max(0, last.landed - first.landed)) / (last.time - first.time)
     }
 
@@ -57,7 +59,8 @@ struct ProgressModel {
 
     /// Cuts in the middle of what is shown last: the end of a path says more than its beginning.
     private static func cut(_ text: String, to width: Int) -> String {
-        let safe = String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
+        let safe = String(
+            String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
         guard safe.count > width else { return safe }
         guard width > 60 else { return String(safe.prefix(max(0, width))) }
         return safe.prefix(width - 21) + "…" + safe.suffix(20)
@@ -78,7 +81,8 @@ struct ProgressModel {
         }
         guard latest.stage == .merging else { return lines }
         if announced.rawValue < Announced.merging.rawValue {
-            lines.append("merging \(Units.bytes(latest.bytes)), of which \(Units.bytes(latest.landedBytes)) are in the store")
+            lines.append(
+                "merging \(Units.bytes(latest.bytes)), of which \(Units.bytes(latest.landedBytes)) are in the store")
             announced = .merging
             announcedTenth = Units.percentage(latest.landedBytes, of: latest.bytes) / 10
         }

@@ -95,8 +95,24 @@ enum Scripts {
             print(len(want))
         """
 
-    /// Makes a description by tree.py one that eStargz can keep: whole seconds, and with `--ignore-directory-times` none of
-    /// directories.
+    /// `FILE SOURCE`: keeps a file open and mapped from before its merge until after, while it is opened again and again.
+    static let keptOpen = """
+        import mmap, sys, time
+        want = open(sys.argv[2], "rb").read()
+        kept = open(sys.argv[1], "rb", buffering=0)
+        if kept.read(4096) != want[:4096]: sys.exit("the first bytes are wrong")
+        mapped = mmap.mmap(kept.fileno(), 0, prot=mmap.PROT_READ)
+        for _ in range(10):
+            with open(sys.argv[1], "rb") as again:
+                if again.read() != want: sys.exit("another open gives other bytes")
+            time.sleep(0.1)
+        if mapped[:] != want: sys.exit("the mapping has other bytes")
+        kept.seek(4096)
+        if b"".join(iter(lambda: kept.read(1 << 20), b"")) != want[4096:]: sys.exit("the open file gives other bytes")
+        """
+
+    /// Makes a description by tree.py one that eStargz can keep: `seconds` cuts times to whole ones, `no-directory-times` leaves
+    /// those of directories out.
     static let normalize = """
         import json, sys
         for line in open(sys.argv[1]):

@@ -61,7 +61,8 @@ extension TOMLParser {
     private mutating func parseScalar(digits: Int) throws(TOMLError) -> [UInt8] {
         let word = bytes[place...].prefix(digits)
         let text = String(decoding: word, as: UTF8.self)
-        guard word.count == digits, text.allSatisfy({ $0.isASCII && $0.isHexDigit }), let value = UInt32(text, radix: 16),
+        guard word.count == digits, text.allSatisfy({ $0.isASCII && $0.isHexDigit }),
+            let value = UInt32(text, radix: 16),
             let scalar = Unicode.Scalar(value)
         else { throw wrong("an escape of \(digits) digits is no character") }
         place += digits

@@ -35,7 +35,7 @@ extension TOMLParser {
     /// Of one line, without a comma behind the last pair.
     private mutating func parseInlineTable(depth: Int) throws(TOMLError) -> TOMLTable {
         place += 1
-        var table = TOMLTable(origin: .dotted)
+        let table = TOMLTable(origin: .dotted)
         skipSpace()
         if peek != UInt8(ascii: "}") {
             while true {
@@ -44,7 +44,7 @@ extension TOMLParser {
                 skipSpace()
                 try expect("=", "after the key '\(key.joined(separator: "."))'")
                 skipSpace()
-                try insertDotted(try parseValue(depth: depth + 1), at: key[...], line: line, into: &table)
+                try insert(try parseValue(depth: depth + 1), at: key, line: line, into: table)
                 skipSpace()
                 if peek == UInt8(ascii: "}") { break }
                 try expect(",", "between the pairs of an inline table")
@@ -75,7 +75,8 @@ extension TOMLParser {
 
     private static func isWord(_ byte: UInt8) -> Bool {
         switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"),
             UInt8(ascii: "_"), UInt8(ascii: "-"), UInt8(ascii: "+"), UInt8(ascii: "."), UInt8(ascii: ":"):
             true
         default: false
@@ -88,7 +89,9 @@ extension TOMLParser {
         // Underscores stand between two digits only.
         let parts = word.split(separator: "_", omittingEmptySubsequences: false)
         guard parts.allSatisfy({ !$0.isEmpty }),
-            zip(parts, parts.dropFirst()).allSatisfy({ ($0.last?.isHexDigit ?? false) && ($1.first?.isHexDigit ?? false) })
+            zip(parts, parts.dropFirst()).allSatisfy({
+                ($0.last?.isHexDigit ?? false) && ($1.first?.isHexDigit ?? false)
+            })
         else { return nil }
         let plain = parts.joined()
         for (prefix, radix) in [("0x", 16), ("0o", 8), ("0b", 2)] where plain.hasPrefix(prefix) {
@@ -131,7 +134,9 @@ extension TOMLParser {
             guard !digits.isEmpty else { return nil }
             rest = rest.dropFirst(1 + digits.count)
         }
-        let isZone = rest.isEmpty || rest == "Z" || rest == "z" || matches(String(rest), "+dd:dd") || matches(String(rest), "-dd:dd")
+        let isZone =
+            rest.isEmpty || rest == "Z" || rest == "z" || matches(String(rest), "+dd:dd")
+            || matches(String(rest), "-dd:dd")
         return isZone ? .dateTime(word) : nil
     }
 

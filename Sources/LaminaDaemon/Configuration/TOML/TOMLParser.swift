@@ -15,15 +15,15 @@ struct TOMLParser {
         guard String(validating: bytes, as: UTF8.self) != nil else { throw wrong("the file is no UTF-8 text") }
         // A byte order mark is allowed, and means nothing.
         if bytes.starts(with: [0xEF, 0xBB, 0xBF]) { place = 3 }
-        var root = TOMLTable(origin: .header)
+        let root = TOMLTable(origin: .header)
         // The table that lines belong to.
-        var section: [String] = []
+        var section = root
         while true {
             skipSpace()
             guard let byte = peek else { return root }
             switch byte {
             case UInt8(ascii: "#"), UInt8(ascii: "\n"), UInt8(ascii: "\r"): break
-            case UInt8(ascii: "["): section = try parseHeader(&root)
+            case UInt8(ascii: "["): section = try parseHeader(root)
             default:
                 let key = try parseKey()
                 skipSpace()
@@ -31,14 +31,14 @@ struct TOMLParser {
                 skipSpace()
                 let start = line
                 let value = try parseValue(depth: 0)
-                try insert(value, at: key[...], below: section[...], line: start, into: &root)
+                try insert(value, at: key, line: start, into: section)
             }
             try endLine()
         }
     }
 
     /// `[a.b]` or `[[a.b]]`: makes the table.
-    private mutating func parseHeader(_ root: inout TOMLTable) throws(TOMLError) -> [String] {
+    private mutating func parseHeader(_ root: TOMLTable) throws(TOMLError) -> TOMLTable {
         place += 1
         let isArray = peek == UInt8(ascii: "[")
         if isArray { place += 1 }
@@ -47,97 +47,62 @@ struct TOMLParser {
         skipSpace()
         try expect("]", "at the end of the table's name")
         if isArray { try expect("]", "at the end of the table's name") }
-        try open(key[...], isArray: isArray, in: &root)
-        return key
+        var parent = root
+        for name in key.dropLast() { parent = try child(name, of: parent) }
+        guard let name = key.last else { return root }
+        return try isArray ? append(name, to: parent) : open(name, in: parent)
     }
 
-    private func open(_ key: ArraySlice<String>, isArray: Bool, in table: inout TOMLTable) throws(TOMLError) {
-        guard let name = key.first else { return }
-        let rest = key.dropFirst()
-        guard rest.isEmpty else {
-            return try descend(name, into: &table, creating: .implied) { (inner) throws(TOMLError) in
-                try open(rest, isArray: isArray, in: &inner)
-            }
-        }
-        guard var entry = table.entries.removeValue(forKey: name) else {
-            let new = TOMLValue.table(TOMLTable(origin: .header))
-            table.entries[name] = TOMLTable.Entry(value: isArray ? .array([new]) : new, line: line, isTableArray: isArray)
-            return
-        }
-        let value = entry.takeValue()
-        switch consume value {
-        case .array(var elements) where isArray && entry.isTableArray:
-            elements.append(.table(TOMLTable(origin: .header)))
-            entry.value = .array(elements)
-        case .table(var inner) where !isArray && inner.origin == .implied:
-            inner.origin = .header
-            entry.value = .table(inner)
-        default: throw wrong("'\(name)' is defined twice; first in line \(entry.line)")
-        }
-        table.entries[name] = entry
+    /// The table on the way to another; of an array of tables the last.
+    private func child(_ name: String, of table: TOMLTable) throws(TOMLError) -> TOMLTable {
+        guard let entry = table.entries[name] else { return make(name, .implied, in: table) }
+        if case .table(let inner) = entry.value, inner.origin != .inline { return inner }
+        if case .tables = entry.value, let last = entry.tables.last { return last }
+        throw wrong("'\(name)' is no table that can be added to; it is defined in line \(entry.line)")
     }
 
-    /// Puts a value where section and key say.
-    private func insert(
-        _ value: TOMLValue, at key: ArraySlice<String>, below section: ArraySlice<String>, line: Int,
-        into table: inout TOMLTable
-    ) throws(TOMLError) {
-        if let name = section.first {
-            return try descend(name, into: &table, creating: .implied) { (inner) throws(TOMLError) in
-                try insert(value, at: key, below: section.dropFirst(), line: line, into: &inner)
-            }
-        }
-        try insertDotted(value, at: key, line: line, into: &table)
+    private func open(_ name: String, in table: TOMLTable) throws(TOMLError) -> TOMLTable {
+        guard let entry = table.entries[name] else { return make(name, .header, in: table) }
+        guard case .table(let inner) = entry.value, inner.origin == .implied else { throw twice(name, entry) }
+        inner.origin = .header
+        return inner
     }
 
-    func insertDotted(
-        _ value: TOMLValue, at key: ArraySlice<String>, line: Int, into table: inout TOMLTable
-    ) throws(TOMLError) {
-        guard let name = key.first else { return }
-        guard key.count == 1 else {
-            if let entry = table.entries[name] {
-                guard case .table(let inner) = entry.value, inner.origin == .dotted else {
-                    throw wrong("'\(name)' is defined twice; first in line \(entry.line)")
-                }
-            }
-            return try descend(name, into: &table, creating: .dotted) { (inner) throws(TOMLError) in
-                try insertDotted(value, at: key.dropFirst(), line: line, into: &inner)
-            }
+    private func append(_ name: String, to table: TOMLTable) throws(TOMLError) -> TOMLTable {
+        if let entry = table.entries[name] {
+            guard case .tables = entry.value else { throw twice(name, entry) }
+        } else {
+            table.entries[name] = TOMLTable.Entry(value: .tables, line: line)
         }
-        if let entry = table.entries[name] { throw wrong("'\(name)' is defined twice; first in line \(entry.line)") }
+        let new = TOMLTable(origin: .header)
+        table.entries[name]?.tables.append(new)
+        return new
+    }
+
+    private func make(_ name: String, _ origin: TOMLTable.Origin, in table: TOMLTable) -> TOMLTable {
+        let new = TOMLTable(origin: origin)
+        table.entries[name] = TOMLTable.Entry(value: .table(new), line: line)
+        return new
+    }
+
+    private func twice(_ name: String, _ entry: TOMLTable.Entry) -> TOMLError {
+        wrong("'\(name)' is defined twice; first in line \(entry.line)")
+    }
+
+    /// Puts a value at a key, which may be dotted.
+    func insert(_ value: TOMLValue, at key: [String], line: Int, into table: TOMLTable) throws(TOMLError) {
+        var table = table
+        for name in key.dropLast() {
+            guard let entry = table.entries[name] else {
+                table = make(name, .dotted, in: table)
+                continue
+            }
+            guard case .table(let inner) = entry.value, inner.origin == .dotted else { throw twice(name, entry) }
+            table = inner
+        }
+        guard let name = key.last else { return }
+        if let entry = table.entries[name] { throw twice(name, entry) }
         table.entries[name] = TOMLTable.Entry(value: value, line: line)
-    }
-
-    /// Changes the table `name` of `table`, or the last of an array of tables; makes it where there is none.
-    private func descend(
-        _ name: String, into table: inout TOMLTable, creating origin: TOMLTable.Origin,
-        _ body: (inout TOMLTable) throws(TOMLError) -> Void
-    ) throws(TOMLError) {
-        var entry =
-            table.entries.removeValue(forKey: name)
-            ?? TOMLTable.Entry(value: .table(TOMLTable(origin: origin)), line: line)
-        let value = entry.takeValue()
-        switch consume value {
-        case .table(var inner) where inner.origin != .inline:
-            try body(&inner)
-            entry.value = .table(inner)
-        case .array(var elements) where entry.isTableArray:
-            guard case .table(var last)? = elements.popLast() else { throw wrong("'\(name)' is no table") }
-            try body(&last)
-            elements.append(.table(last))
-            entry.value = .array(elements)
-        default: throw wrong("'\(name)' is no table that can be added to; it is defined in line \(entry.line)")
-        }
-        table.entries[name] = entry
-    }
-}
-
-extension TOMLTable.Entry {
-    /// Moves the value out, so that who changes it has the only copy: else each line of a section would copy the section.
-    fileprivate mutating func takeValue() -> TOMLValue {
-        let taken = value
-        value = .boolean(false)
-        return taken
     }
 }
 
@@ -178,7 +143,9 @@ extension TOMLParser {
     mutating func skipComment() throws(TOMLError) {
         guard peek == UInt8(ascii: "#") else { return }
         while let byte = peek, byte != UInt8(ascii: "\n"), byte != UInt8(ascii: "\r") {
-            guard byte >= 0x20 && byte != 0x7F || byte == UInt8(ascii: "\t") else { throw wrong("a comment holds a control character") }
+            guard byte >= 0x20 && byte != 0x7F || byte == UInt8(ascii: "\t") else {
+                throw wrong("a comment holds a control character")
+            }
             place += 1
         }
     }
@@ -223,7 +190,8 @@ extension TOMLParser {
 
     private static func isBare(_ byte: UInt8) -> Bool {
         switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"),
             UInt8(ascii: "_"), UInt8(ascii: "-"):
             true
         default: false

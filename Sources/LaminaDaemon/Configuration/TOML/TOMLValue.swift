@@ -1,5 +1,5 @@
 /// A value of a TOML document (https://toml.io/en/v1.0.0).
-enum TOMLValue: Sendable, Equatable {
+enum TOMLValue: Equatable {
     case string(String)
     case integer(Int64)
     case float(Double)
@@ -8,6 +8,8 @@ enum TOMLValue: Sendable, Equatable {
     case dateTime(String)
     case array([TOMLValue])
     case table(TOMLTable)
+    /// Made by `[[header]]`s; they are in `TOMLTable.Entry.tables`.
+    case tables
 
     /// As a reader of an error would call it: `an integer`.
     var kind: String {
@@ -19,14 +21,17 @@ enum TOMLValue: Sendable, Equatable {
         case .dateTime: "a date or time"
         case .array: "an array"
         case .table: "a table"
+        case .tables: "an array of tables"
         }
     }
 }
 
 /// A table of a TOML document.
-struct TOMLTable: Sendable, Equatable {
+///
+/// A class, as lines add to tables deep in others: of values, each line would copy what it changes.
+final class TOMLTable {
     /// How a table came to be, which says what may still be added to it.
-    enum Origin: Sendable, Equatable {
+    enum Origin {
         /// Named as the parent of another table only: its own header may follow.
         case implied
         /// By `[header]`.
@@ -37,26 +42,30 @@ struct TOMLTable: Sendable, Equatable {
         case inline
     }
 
-    struct Entry: Sendable, Equatable {
+    struct Entry: Equatable {
         var value: TOMLValue
         /// Where it was defined, from 1.
         var line: Int
-        /// Whether it is an array of `[[header]]`s, which alone may grow.
-        var isTableArray = false
+        /// The elements of an array that `[[header]]`s made.
+        var tables: [TOMLTable] = []
     }
 
     var entries: [String: Entry] = [:]
     var origin: Origin
 
+    init(origin: Origin) { self.origin = origin }
+
     /// Reads a document.
     ///
     /// - Throws: ``TOMLError`` for whatever TOML 1.0 does not allow, and for values nested deeper than 64.
-    init(parsing bytes: [UInt8]) throws(TOMLError) {
+    static func parse(_ bytes: [UInt8]) throws(TOMLError) -> TOMLTable {
         var parser = TOMLParser(bytes)
-        self = try parser.parseDocument()
+        return try parser.parseDocument()
     }
+}
 
-    init(origin: Origin) { self.origin = origin }
+extension TOMLTable: Equatable {
+    static func == (left: TOMLTable, right: TOMLTable) -> Bool { left.entries == right.entries }
 }
 
 /// What is wrong with a TOML document.
