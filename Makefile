@@ -49,7 +49,7 @@ lint: ## Check the format of all Swift files.
 
 install: ## Install the binary, its configuration, the systemd unit and completions to PREFIX (and DESTDIR).
 	@if [ ! -x "$(BINARY)" ]; then echo 'nothing is built yet: run "make build" first' >&2; exit 1; fi
-	install -D -m 0755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/lamina"
+	install -D -s -m 0755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/lamina"
 	@# An operator's own configuration stays.
 	@if [ ! -e "$(DESTDIR)$(SYSCONFDIR)/lamina/config.toml" ]; then \
 	    install -D -m 0644 config/config.toml "$(DESTDIR)$(SYSCONFDIR)/lamina/config.toml"; fi

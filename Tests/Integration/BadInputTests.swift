@@ -15,7 +15,8 @@ extension EndToEnd {
                 let before = try Self.filledStore(sandbox)
                 for lie in LayerLie.allCases {
                     let (image, words) = try lie.make("\(sandbox.directory)/\(lie)")
-                    try Self.expectRefusal(of: image, saying: ["\(image.layers[0])"] + words, lie.rawValue, before, sandbox)
+                    try Self.expectRefusal(
+                        of: image, saying: ["\(image.layers[0])"] + words, lie.rawValue, before, sandbox)
                 }
             }
         }
@@ -34,13 +35,18 @@ extension EndToEnd {
         @Test("a name that climbs stays inside of the layer")
         func climbs() throws {
             try Sandbox.with { sandbox in
-                let layer = HandmadeLayer([.init("../../../../evil-of-lamina", noise(10)), .init("a/../../b", noise(10))])
+                let layer = HandmadeLayer([
+                    .init("../../../../evil-of-lamina", noise(10)), .init("a/../../b", noise(10)),
+                ])
                 let image = try HandmadeImage(sandbox.directory + "/climbs", layer)
                 let mount = try sandbox.mount(image.reference)
                 try sandbox.lamina("pull", image.reference)
                 #expect(try run(["ls", mount]).orThrow().output == "b\nevil-of-lamina\n")
                 #expect(access("/evil-of-lamina", F_OK) != 0)
-                #expect(try run(["find", sandbox.directory, "-name", "*evil*", "-not", "-path", "\(mount)/*"]).output.split(separator: "\n").allSatisfy { $0.contains("/store/fs/") })
+                #expect(
+                    try run(["find", sandbox.directory, "-name", "*evil*", "-not", "-path", "\(mount)/*"]).output.split(
+                        separator: "\n"
+                    ).allSatisfy { $0.contains("/store/fs/") })
             }
         }
 
@@ -77,7 +83,9 @@ extension EndToEnd {
         ) throws {
             let pull = try sandbox.attempt("pull", image.reference, seconds: 30)
             #expect(pull.exitCode == 1, "\(lie): \(pull)")
-            for word in words { #expect(pull.errors.contains(word), "\(lie): says nothing of '\(word)': \(pull.errors)") }
+            for word in words {
+                #expect(pull.errors.contains(word), "\(lie): says nothing of '\(word)': \(pull.errors)")
+            }
             #expect(pull.errors.split(separator: "\n").last?.hasPrefix("lamina: ") == true, "\(lie): \(pull.errors)")
             #expect(pull.peakBytes < 200 << 20, "\(lie)")
             let lazy = try sandbox.attempt("pull", "--lazy", image.reference, seconds: 30)
@@ -161,7 +169,10 @@ enum LayerLie: String, CaseIterable {
         case .tocSizeHuge: return (try image(honest, honest.blob(tocSize: 0o77777777777)), ["\(0o77777777777)"])
         case .tocBomb: return (try image(honest, try bomb(honest)), ["\(64 << 20)"])
         case .linkToNowhere:
-            return (try listing(.init("evil", type: "hardlink", changes: ["linkName": .string("nowhere")])), ["evil", "nowhere"])
+            return (
+                try listing(.init("evil", type: "hardlink", changes: ["linkName": .string("nowhere")])),
+                ["evil", "nowhere"]
+            )
         case .linkRing:
             let image = try listing(
                 .init("evil1", type: "hardlink", changes: ["linkName": .string("evil2")]),
@@ -177,7 +188,8 @@ enum LayerLie: String, CaseIterable {
         case .chunksOverlap: return (try chunked(rest: ["chunkOffset": .integer(50_000)]), ["evil/file"])
         case .chunksMissing:
             return (try chunked(rest: ["chunkOffset": .integer(70_000), "chunkSize": .integer(30_000)]), ["evil/file"])
-        case .digestMalformed: return (try chunked(rest: ["chunkDigest": .string("sha256:zz")]), ["at byte", "chunkDigest", "sha256:zz"])
+        case .digestMalformed:
+            return (try chunked(rest: ["chunkDigest": .string("sha256:zz")]), ["at byte", "chunkDigest", "sha256:zz"])
         case .parentIsFile: return (try listing(.init("first/evil", noise(10))), ["first"])
         }
     }
@@ -186,7 +198,8 @@ enum LayerLie: String, CaseIterable {
     private func bomb(_ layer: HandmadeLayer) throws -> [UInt8] {
         let header = HandmadeLayer.tarHeader("stargz.index.json", type: "reg", size: 64 << 20)
         let text = header.map { String($0) }.joined(separator: ",")
-        let script = "import gzip,sys; sys.stdout.write(gzip.compress(bytes([\(text)]) + b' ' * (64 << 20) + bytes(1024)).hex())"
+        let script =
+            "import gzip,sys; sys.stdout.write(gzip.compress(bytes([\(text)]) + b' ' * (64 << 20) + bytes(1024)).hex())"
         let hex = Array(try run(["python3", "-c", script]).orThrow().output.utf8)
         let member = stride(from: 0, to: hex.count - 1, by: 2).map { place in
             UInt8(String(decoding: hex[place..<place + 2], as: UTF8.self), radix: 16) ?? 0
@@ -213,7 +226,8 @@ enum ManifestLie: String, CaseIterable {
     case layerNone = "the layer is a single byte"
 
     func make(_ directory: String) throws -> (HandmadeImage, words: [String]) {
-        let layer = HandmadeLayer([.init("file", noise(10_000))])
+        // A layer of its own each time: what a store has already, nothing is asked about.
+        let layer = HandmadeLayer([.init("file", Array(rawValue.utf8) + noise(10_000))])
         let toc = SHA256.hash(layer.toc)
         func image(_ change: (inout ImageManifest) -> Void = { _ in }) throws -> HandmadeImage {
             try HandmadeImage(directory, blob: layer.blob(), diffID: layer.diffID, tocDigest: toc, change: change)
@@ -224,7 +238,9 @@ enum ManifestLie: String, CaseIterable {
             try write(bytes, to: path)
         }
         func replaceInIndex(_ image: HandmadeImage, _ old: String, _ new: String) throws {
-            try rewrite(image.indexPath) { $0 = Array(String(decoding: $0, as: UTF8.self).replacing(old, with: new).utf8) }
+            try rewrite(image.indexPath) {
+                $0 = Array(String(decoding: $0, as: UTF8.self).replacing(old, with: new).utf8)
+            }
         }
         switch self {
         case .manifestCut:

@@ -14,7 +14,9 @@ extension EndToEnd {
             return "/usr/share/doc"
         }
 
-        @Test("lamina convert dir:/usr/share oci:…, pull and mount give the directory: names, types, modes, owners, times, xattrs, links, bytes")
+        @Test(
+            "lamina convert dir:/usr/share oci:…, pull and mount give the directory: names, types, modes, owners, times, xattrs, links, bytes"
+        )
         func usrShare() throws {
             try Sandbox.with { sandbox in
                 let source = try Self.source()
@@ -50,7 +52,7 @@ extension EndToEnd {
             cp one setuid; chmod 6755 setuid; cp one none; chmod 0 none; chown 12345678:87654321 none
             printf n >"$(printf 'new\\nline')"; printf s >'sp ace'; printf u >'ü-你好'
             long=$(printf 'n%.0s' $(seq 255)); printf l >"$long"
-            python3 -c 'import os; os.setxattr("one", "user.key", bytes(range(256))); os.setxattr("dir", "user.empty", b""); os.setxattr("one", "trusted.t", b"v"); os.setxattr("soft", "trusted.link", b"v", follow_symlinks=False)'
+            python3 -c 'import os; os.setxattr("one", "user.key", bytes(range(256))); os.setxattr("dir", "user.empty", b""); os.setxattr("setuid", "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))'
             python3 -c 'open(b"byte\\xff", "w").write("b")'
             touch -d @0 one; touch -d '1960-01-01 00:00:00 UTC' empty; touch -d '2100-01-01 00:00:00 UTC' edge; touch -h -d @1 soft
             touch -d @1700000000 dir/sub private
@@ -63,7 +65,8 @@ extension EndToEnd {
                 let digests = try [("1", "a"), ("2", "b"), ("7", "c")].map { threads, name in
                     let output = try sandbox.lamina(
                         "convert", "--json", "--threads", threads, "--chunk-size", "100000", "dir:\(tree)",
-                        "oci:\(sandbox.directory)/\(name):x").output
+                        "oci:\(sandbox.directory)/\(name):x"
+                    ).output
                     return try (decoded(output) as ConvertReport).manifestDigest
                 }
                 #expect(Set(digests).count == 1)

@@ -8,7 +8,9 @@ import Testing
 extension EndToEnd {
     @Suite("bytes that are not what the table of contents says")
     struct Corruption {
-        static let files = [("good", noise(20_000, seed: 2)), ("bad", noise(200_000)), ("also-good", noise(90_000, seed: 3))]
+        static let files = [
+            ("good", noise(20_000, seed: 2)), ("bad", noise(200_000)), ("also-good", noise(90_000, seed: 3)),
+        ]
 
         /// An image at the sandbox's proxy: `bad` has chunks of 50,000 bytes.
         private static func push(_ sandbox: Sandbox) throws -> (HandmadeLayer, HandmadeImage, reference: String) {
@@ -35,7 +37,9 @@ extension EndToEnd {
                 let repeated = proxy.repeatedByteCount(of: image.layers[0])
                 #expect(repeated > 0 && repeated < 120_000, "\(repeated) bytes again for a chunk of 50,000")
                 let mount = try sandbox.mount(reference)
-                for (name, _) in Self.files { try run(["cmp", "\(mount)/\(name)", "\(sandbox.directory)/\(name)"]).orThrow() }
+                for (name, _) in Self.files {
+                    try run(["cmp", "\(mount)/\(name)", "\(sandbox.directory)/\(name)"]).orThrow()
+                }
             }
         }
 
@@ -71,7 +75,9 @@ extension EndToEnd {
             }
         }
 
-        @Test("a chunk whose digest in the table of contents is false is an error that names layer, offset, expected and actual digest, and is never served")
+        @Test(
+            "a chunk whose digest in the table of contents is false is an error that names layer, offset, expected and actual digest, and is never served"
+        )
         func falseDigest() throws {
             try Sandbox.with { sandbox in
                 let bytes = noise(200_000)
@@ -83,7 +89,6 @@ extension EndToEnd {
                 let image = try HandmadeImage(sandbox.directory + "/layout", layer)
                 let pull = try sandbox.attempt("pull", image.reference)
                 #expect(pull.exitCode == 1, "\(pull)")
-                print(pull.errors)
                 let actual = SHA256.hash(Array(bytes[100_000...]))
                 for word in ["\(image.layers[0])", "100000", "\(claimed)", "\(actual)"] {
                     #expect(pull.errors.contains(word), "says nothing of \(word): \(pull.errors)")
@@ -116,7 +121,9 @@ extension EndToEnd {
                 try write(Self.bytes, to: sandbox.directory + "/expected")
                 let isLazy = order.contains("read")
                 func pull(_ image: HandmadeImage) throws -> Outcome {
-                    isLazy ? try sandbox.attempt("pull", "--lazy", image.reference) : try sandbox.attempt("pull", image.reference)
+                    isLazy
+                        ? try sandbox.attempt("pull", "--lazy", image.reference)
+                        : try sandbox.attempt("pull", image.reference)
                 }
                 func expectGood(_ mount: String) throws {
                     let compared = try run(["cmp", "\(mount)/file", sandbox.directory + "/expected"], seconds: 30)

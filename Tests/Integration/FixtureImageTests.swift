@@ -49,7 +49,8 @@ extension EndToEnd {
             }
         }
 
-        @Test("with the server restarted in between, its mounts come back and the tree is containerd's", arguments: names)
+        @Test(
+            "with the server restarted in between, its mounts come back and the tree is containerd's", arguments: names)
         func restarted(_ name: String) throws {
             try Sandbox.with { sandbox in
                 let reference = try Self.reference(name, sandbox)
@@ -74,7 +75,9 @@ extension EndToEnd {
             }
         }
 
-        @Test("after SIGKILL of the server the next one clears the dead mount, and the tree is containerd's", arguments: names)
+        @Test(
+            "after SIGKILL of the server the next one clears the dead mount, and the tree is containerd's",
+            arguments: names)
         func killed(_ name: String) throws {
             try Sandbox.with { sandbox in
                 let reference = try Self.reference(name, sandbox)
@@ -122,7 +125,8 @@ extension EndToEnd {
                 #expect(try Self.checksums(sandbox) == before)
 
                 try sandbox.lamina("mount", "--rw", upper, reference, mount)
-                let again = "set -e; cd \"$1\"; [ \"$(cat new)\" = new ]; cmp moved \"$2\"/files/000/00002; [ -z \"$(ls -A files/000)\" ]"
+                let again =
+                    "set -e; cd \"$1\"; [ \"$(cat new)\" = new ]; cmp moved \"$2\"/files/000/00002; [ -z \"$(ls -A files/000)\" ]"
                 try run(["/bin/sh", "-c", again, "sh", mount, image.tree]).orThrow()
                 let clean = try sandbox.mount(reference, at: "clean")
                 try TreeOracle.expectSame(image.tree, at: clean, in: sandbox)

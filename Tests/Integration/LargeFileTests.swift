@@ -16,20 +16,24 @@ extension EndToEnd {
         @Test("open, the first and the last 4 KiB take under 100 ms each on loopback")
         func latency() throws {
             let image = try Shared.large.get()
-            let expected: Times = try decoded(run(["python3", "-c", Scripts.firstAndLast, "\(image.tree)/large"]).orThrow().output)
+            let expected: Times = try decoded(
+                run(["python3", "-c", Scripts.firstAndLast, "\(image.tree)/large"]).orThrow().output)
             // Other suites run beside this one: the middle of five counts.
             let all = try (0..<5).map { _ in
                 try Sandbox.with { sandbox in
                     let reference = image.reference(try sandbox.proxy())
                     try sandbox.lamina("pull", "--lazy", reference)
                     let mount = try sandbox.mount(reference)
-                    let outcome = try run(["python3", "-c", Scripts.firstAndLast, "\(mount)/large"], seconds: 30).orThrow()
+                    let outcome = try run(["python3", "-c", Scripts.firstAndLast, "\(mount)/large"], seconds: 30)
+                        .orThrow()
                     let times: Times = try decoded(outcome.output)
                     #expect(times.digest == expected.digest)
                     return times
                 }
             }
-            func median(_ value: KeyPath<Times, Double>) -> Double { all.map { $0[keyPath: value] }.sorted()[all.count / 2] }
+            func median(_ value: KeyPath<Times, Double>) -> Double {
+                all.map { $0[keyPath: value] }.sorted()[all.count / 2]
+            }
             let (open, first, last) = (median(\.open), median(\.first), median(\.last))
             print("1 GiB, not merged, in ms: open \(open), first 4 KiB \(first), last 4 KiB \(last)")
             #expect(open < 100 && first < 100 && last < 100)
@@ -44,7 +48,10 @@ extension EndToEnd {
                 let stop = sandbox.directory + "/stop"
                 let readers = try (0..<4).map { seed in
                     try sandbox.startProgram(
-                        ["python3", "-c", Scripts.mappedPages, "\(mount)/large", "\(image.tree)/large", stop, "\(seed)"])
+                        [
+                            "python3", "-c", Scripts.mappedPages, "\(mount)/large", "\(image.tree)/large", stop,
+                            "\(seed)",
+                        ])
                 }
                 let isMerged = try eventually(seconds: 60) {
                     usleep(100_000)
@@ -75,9 +82,10 @@ extension EndToEnd {
                     ["python3", "-c", Scripts.manyReaders, "\(mount)/large", "\(image.tree)/large", "200"])
                 let outcome = readers.wait(seconds: 120)
                 #expect(outcome.exitCode == 0, "\(outcome)")
-                #expect(try eventually(seconds: 30) {
-                    try sandbox.number("SELECT count(*) FROM image_status WHERE state = 'complete'") == 1
-                })
+                #expect(
+                    try eventually(seconds: 30) {
+                        try sandbox.number("SELECT count(*) FROM image_status WHERE state = 'complete'") == 1
+                    })
                 let sent = proxy.sentByteCount(of: image.layer)
                 print("200 readers of 1 GiB: \(outcome.seconds) s, \(sent) bytes of a blob of \(image.layerSize)")
                 #expect(proxy.repeatedByteCount(of: image.layer) == 0)

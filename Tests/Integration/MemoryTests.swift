@@ -15,9 +15,11 @@ extension EndToEnd {
                 let pull = try sandbox.lamina("pull", reference, seconds: 180)
                 let mount = try sandbox.mount(reference)
                 let server = try #require(try sandbox.status().server)
-                try TreeOracle.expectSame(image.tree, at: mount, in: sandbox)
+                try run(["diff", "-r", mount, image.tree], seconds: 120).orThrow()
                 let serverPeak = try #require(processPeakBytes(server.pid))
-                print("peak memory, merged: pull \(pull.peakBytes >> 20) MiB in \(pull.seconds) s, server \(serverPeak >> 20) MiB")
+                print(
+                    "peak memory, merged: pull \(pull.peakBytes >> 20) MiB in \(pull.seconds) s, server \(serverPeak >> 20) MiB"
+                )
                 #expect(pull.peakBytes > 0 && pull.peakBytes <= Self.limit)
                 #expect(serverPeak <= Self.limit)
             }

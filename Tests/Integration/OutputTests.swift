@@ -6,11 +6,15 @@ extension EndToEnd {
     @Suite("what the commands print")
     struct Printed {
         /// Holds output against Python's reader of JSON.
-        private static func expectJSON(_ text: String, _ sandbox: Sandbox, _ location: SourceLocation = #_sourceLocation) throws {
+        private static func expectJSON(
+            _ text: String, _ sandbox: Sandbox, _ location: SourceLocation = #_sourceLocation
+        ) throws {
             let file = sandbox.directory + "/output.json"
             try write(text.utf8, to: file)
             let outcome = try run(["python3", "-m", "json.tool", file])
-            #expect(outcome.exitCode == 0 && !text.isEmpty, "\(outcome.errors)\n\(text.prefix(400))", sourceLocation: location)
+            #expect(
+                outcome.exitCode == 0 && !text.isEmpty, "\(outcome.errors)\n\(text.prefix(400))",
+                sourceLocation: location)
         }
 
         @Test("with --json, every command that prints facts prints JSON, with a server and without one")
@@ -55,7 +59,8 @@ extension EndToEnd {
                 let directory = try sandbox.mountPoint()
                 #expect(try sandbox.attempt("pull").exitCode == 64)
                 #expect(try sandbox.attempt("pull", "127.0.0.1:1/UPPER").exitCode == 64)
-                #expect(try sandbox.attempt("pull", "--platform", "?", "oci:\(Fixtures.layout("estargz"))").exitCode == 64)
+                #expect(
+                    try sandbox.attempt("pull", "--platform", "?", "oci:\(Fixtures.layout("estargz"))").exitCode == 64)
                 #expect(try sandbox.attempt("umount", directory).exitCode == 69)
                 #expect(try sandbox.attempt("pull", "oci:/nowhere").exitCode == 1)
                 #expect(try sandbox.attempt("ls", "oci:/nowhere").exitCode == 1)

@@ -25,7 +25,8 @@ extension EndToEnd {
                 #expect(status.server?.passthrough == true, "\(status.server?.passthroughReason ?? "no server")")
                 let before = try sandbox.opens()
                 for name in ["larger", "middle", "files/000/00000"] {
-                    try run(["python3", "-c", Scripts.readAndMap, "\(files)/\(name)", "\(large.tree)/\(name)"]).orThrow()
+                    try run(["python3", "-c", Scripts.readAndMap, "\(files)/\(name)", "\(large.tree)/\(name)"])
+                        .orThrow()
                 }
                 let sum = try run(["\(programs)/sha256sum", "\(programs)/sha256sum"]).orThrow().output.prefix(64)
                 #expect(try run(["sha256sum", "/usr/bin/sha256sum"]).orThrow().output.prefix(64) == sum)
@@ -48,7 +49,9 @@ extension EndToEnd {
                 func read(_ name: String) throws {
                     try run(["cmp", "\(mount)/\(name)", "\(image.tree)/\(name)"], seconds: 30).orThrow()
                 }
-                #expect(try sandbox.opens() == StatusReport.Opens(passthrough: 0, cached: 0, waited: 0, reads: 0, readBytes: 0))
+                #expect(
+                    try sandbox.opens()
+                        == StatusReport.Opens(passthrough: 0, cached: 0, waited: 0, reads: 0, readBytes: 0))
 
                 // Not merged and small: it waits, then the kernel reads.
                 try read("files/000/00000")
@@ -62,7 +65,10 @@ extension EndToEnd {
                 #expect(large.reads > 0 && large.readBytes >= 24 << 20)
 
                 // Merged meanwhile, and nothing has it open.
-                #expect(try eventually { try sandbox.number("SELECT count(*) FROM file WHERE path = '/larger' AND state = 'merged'") == 1 })
+                #expect(
+                    try eventually {
+                        try sandbox.number("SELECT count(*) FROM file WHERE path = '/larger' AND state = 'merged'") == 1
+                    })
                 try read("larger")
                 let merged = try sandbox.opens()
                 #expect(merged.passthrough == 2 && merged.cached == 1 && merged.reads == large.reads)
@@ -72,7 +78,9 @@ extension EndToEnd {
             }
         }
 
-        @Test("a file that was opened before it was merged stays right for those who have it open, and for those who come")
+        @Test(
+            "a file that was opened before it was merged stays right for those who have it open, and for those who come"
+        )
         func mixedOpens() throws {
             try Sandbox.with { sandbox in
                 let image = try Shared.small.get()
@@ -83,7 +91,8 @@ extension EndToEnd {
             }
         }
 
-        @Test("no backing ID is given for a file with a hole: a hole punched into the store is never read as zeros",
+        @Test(
+            "no backing ID is given for a file with a hole: a hole punched into the store is never read as zeros",
             arguments: ["larger", "middle", "files/000/00000"])
         func hole(_ name: String) throws {
             try Sandbox.with { sandbox in

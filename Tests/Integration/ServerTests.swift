@@ -76,7 +76,8 @@ extension EndToEnd {
             }
         }
 
-        @Test("lamina mount leaves a server that ends after the last umount, also by umount(8)", arguments: [true, false])
+        @Test(
+            "lamina mount leaves a server that ends after the last umount, also by umount(8)", arguments: [true, false])
         func endsWithLastMount(_ byLamina: Bool) throws {
             try Sandbox.with { sandbox in
                 let image = "oci:\(Fixtures.layout("estargz"))"

@@ -7,7 +7,8 @@ extension EndToEnd {
     @Suite("the views of the index")
     struct Views {
         static let names = [
-            "image_status", "layer_status", "merge_progress", "cache_usage", "duplicate_content", "file", "image_content",
+            "image_status", "layer_status", "merge_progress", "cache_usage", "duplicate_content", "file",
+            "image_content",
         ]
 
         @Test("sqlite3 answers the seven views during a pull and after it")
@@ -27,11 +28,13 @@ extension EndToEnd {
                 }
                 #expect(hasBegun, "nothing is seen of the pull")
                 for name in Self.names { _ = try sandbox.sql("SELECT * FROM \(name) LIMIT 100") }
-                #expect(try sandbox.sql("SELECT reference, layers, state FROM image_status") == ["\(reference)|1|partial"])
+                #expect(
+                    try sandbox.sql("SELECT reference, layers, state FROM image_status") == ["\(reference)|1|partial"])
                 #expect(
                     try sandbox.sql("SELECT digest, compressed_bytes, state FROM layer_status")
                         == ["\(image.layer)|\(image.layerSize)|partial"])
-                let progress = "WHERE landed_bytes >= 0 AND landed_bytes < bytes AND chunks > 1 AND percent BETWEEN 0 AND 100"
+                let progress =
+                    "WHERE landed_bytes >= 0 AND landed_bytes < bytes AND chunks > 1 AND percent BETWEEN 0 AND 100"
                 #expect(try sandbox.number("SELECT count(*) FROM merge_progress \(progress)") > 0)
                 #expect(try sandbox.number("SELECT count(*) FROM merge_progress") < 9)
                 let landed = try sandbox.number("SELECT landed_bytes FROM image_status")
@@ -52,7 +55,8 @@ extension EndToEnd {
                 #expect(try sandbox.number("SELECT count(*) FROM file WHERE state = 'merged'") == 4008)
                 let digest = try run(["sha256sum", "\(image.tree)/part3"]).orThrow().output.prefix(64)
                 #expect(
-                    try sandbox.sql("SELECT reference, bytes, state FROM image_content WHERE digest = 'sha256:\(digest)'")
+                    try sandbox.sql(
+                        "SELECT reference, bytes, state FROM image_content WHERE digest = 'sha256:\(digest)'")
                         == ["\(reference)|\(64 << 20)|merged"])
                 #expect(try sandbox.sql("SELECT path FROM file WHERE digest = 'sha256:\(digest)'") == ["/part3"])
             }

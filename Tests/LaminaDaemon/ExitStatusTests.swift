@@ -35,7 +35,7 @@ struct ExitStatusTests {
             (SystemError(code: ENOENT, operation: "", subject: ""), 1),
             (FUSEError(.deviceUnavailable, "", cause: denied), 77), (FUSEError(.handshakeFailed, ""), 1),
             (StoreError(.damaged, ""), 2), (StoreError(.database, ""), 1),
-            (CancellationError(), 1),
+            (StoreError(.database, ""), 1), (CancellationError(), 1),
         ]
         for (error, code) in cases { #expect(ExitStatus.code(of: error) == code, "\(type(of: error)) \(error)") }
     }

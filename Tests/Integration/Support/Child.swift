@@ -149,7 +149,6 @@ final class Child {
             command: command, exitCode: signal == 0 ? status >> 8 & 0xFF : nil, signal: signal == 0 ? nil : signal,
             output: outputSoFar, errors: errorsSoFar, seconds: now() - started, peakBytes: peakBytes,
             isTimedOut: isTimedOut)
-        if getenv("LAMINA_TRACE") != nil { print(String(command.prefix(120)).replacing("\n", with: " "), outcome?.seconds ?? 0, now()) }
     }
 }
 

@@ -55,7 +55,8 @@ struct HandmadeLayer {
                     let chunk = Array(entry.bytes[start..<min(start + step, entry.bytes.count)])
                     addMember(pending)
                     var place: [String: JSON] = [
-                        "offset": .integer(Int64(payload.count)), "chunkDigest": .string(SHA256.hash(chunk).description),
+                        "offset": .integer(Int64(payload.count)),
+                        "chunkDigest": .string(SHA256.hash(chunk).description),
                         "chunkOffset": .integer(Int64(start)), "chunkSize": .integer(Int64(chunk.count)),
                     ]
                     offsets[entry.name, default: []].append(payload.count)
@@ -114,7 +115,9 @@ struct HandmadeLayer {
     /// POSIX.1-1988 ustar.
     static func tarHeader(_ name: String, type: String, size: Int) -> [UInt8] {
         var header = [UInt8](repeating: 0, count: 512)
-        func put(_ text: String, at place: Int) { header.replaceSubrange(place..<(place + text.utf8.count), with: text.utf8) }
+        func put(_ text: String, at place: Int) {
+            header.replaceSubrange(place..<(place + text.utf8.count), with: text.utf8)
+        }
         func octal(_ value: Int, _ width: Int) -> String {
             let digits = String(value, radix: 8)
             return String(repeating: "0", count: max(0, width - digits.count)) + digits

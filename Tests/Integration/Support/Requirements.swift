@@ -13,7 +13,9 @@ enum Requirements {
         ] where !isInstalled(program) {
             return "\(program) is missing (apt install \(package))"
         }
-        if access(lamina, X_OK) != 0 { return "the executable \(lamina) is missing (swift build, or set LAMINA_BINARY)" }
+        if access(lamina, X_OK) != 0 {
+            return "the executable \(lamina) is missing (swift build, or set LAMINA_BINARY)"
+        }
         return nil
     }()
 
@@ -54,8 +56,11 @@ enum Requirements {
         let stacked = ["tmpfs", "overlay", "ramfs"]
         let mounts = (try? Mount.all()) ?? []
         func isOnDisk(_ path: String) -> Bool {
-            let holding = mounts.filter { path == $0.directory || path.hasPrefix($0.directory == "/" ? "/" : $0.directory + "/") }
-            return holding.max { $0.directory.utf8.count < $1.directory.utf8.count }.map { !stacked.contains($0.type) } ?? false
+            let holding = mounts.filter {
+                path == $0.directory || path.hasPrefix($0.directory == "/" ? "/" : $0.directory + "/")
+            }
+            return holding.max { $0.directory.utf8.count < $1.directory.utf8.count }.map { !stacked.contains($0.type) }
+                ?? false
         }
         return [wanted, "/tmp", "/var/tmp"].first(where: isOnDisk) ?? wanted
     }()

@@ -125,8 +125,12 @@ final class Sandbox {
 
     /// What a failed test should leave for who looks into it.
     private func explain() {
-        if let log = try? readFile(root + "/server.log") { print("server.log:\n" + String(decoding: log, as: UTF8.self).suffix(4000)) }
-        for child in children where child.command.contains(" serve") { print("lamina serve:\n\(child.errorsSoFar.suffix(4000))") }
+        if let log = try? readFile(root + "/server.log") {
+            print("server.log:\n" + String(decoding: log, as: UTF8.self).suffix(4000))
+        }
+        for child in children where child.command.contains(" serve") {
+            print("lamina serve:\n\(child.errorsSoFar.suffix(4000))")
+        }
     }
 
     private func close() {

@@ -28,7 +28,9 @@ enum Shared {
     static let huge = Result { try GeneratedImage("huge", large: [("huge", 2048)], smallFileCount: 20_000) }
 
     /// A dozen small files, one of 3 MiB and one of 24 MiB in chunks of 4 MiB.
-    static let small = Result { try GeneratedImage("small", large: [("middle", 3), ("larger", 24)], smallFileCount: 12) }
+    static let small = Result {
+        try GeneratedImage("small", large: [("middle", 3), ("larger", 24)], smallFileCount: 12)
+    }
 }
 
 /// An image of made-up files in the shared registry, the same each time.
@@ -53,7 +55,8 @@ struct GeneratedImage {
         // Level 1: the tests are of what comes out, not of how small it is.
         let layout = "\(directory)/\(name).oci"
         let converted = try run(
-            [Requirements.lamina, "convert", "--json", "--level", "1", "dir:\(tree)", "oci:\(layout):latest"], seconds: 240
+            [Requirements.lamina, "convert", "--json", "--level", "1", "dir:\(tree)", "oci:\(layout):latest"],
+            seconds: 240
         ).orThrow()
         let report: ConvertReport = try decoded(converted.output)
         guard report.layers.count == 1, let only = report.layers.first, let digest = Digest(parsing: only.digest) else {

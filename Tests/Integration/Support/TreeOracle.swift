@@ -28,7 +28,9 @@ enum TreeOracle {
         return outcome.output + outcome.errors
     }
 
-    private static func normalized(_ file: String, _ name: String, _ options: [String], _ sandbox: Sandbox) throws -> String {
+    private static func normalized(_ file: String, _ name: String, _ options: [String], _ sandbox: Sandbox) throws
+        -> String
+    {
         let result = "\(sandbox.directory)/\(name).normalized.jsonl"
         let words = ["python3", "-c", Scripts.normalize, file] + options
         try run(["/bin/sh", "-c", "out=$1; shift; exec \"$@\" >\"$out\"", "sh", result] + words).orThrow()
@@ -36,7 +38,9 @@ enum TreeOracle {
     }
 
     /// Expects that a mount shows the tree of the fixtures.
-    static func expectFixture(at mount: String, in sandbox: Sandbox, _ comment: String, _ location: SourceLocation = #_sourceLocation) throws {
+    static func expectFixture(
+        at mount: String, in sandbox: Sandbox, _ comment: String, _ location: SourceLocation = #_sourceLocation
+    ) throws {
         let actual = sandbox.directory + "/actual.jsonl"
         try describe(mount, to: actual)
         let found = try differences(
