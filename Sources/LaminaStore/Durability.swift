@@ -108,6 +108,15 @@ extension Store {
         return false
     }
 
+    /// Brings the write-ahead log into the database, as far as nobody reads from it: for a process that ends.
+    public func settle() throws {
+        do {
+            try writer.withLock { try $0.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)") }
+        } catch let error as SQLiteError {
+            throw StoreError(.database, "the log of the index could not be settled", cause: error)
+        }
+    }
+
     /// Ends idle read transactions and cuts the write-ahead log when it has grown.
     ///
     /// Waits for no reader: where somebody reads from the log just now, the next call cuts it.

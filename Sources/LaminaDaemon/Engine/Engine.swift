@@ -131,6 +131,10 @@ public final class Engine: Sendable {
                 log.error("the file system did not end cleanly", metadata: ["error": "\(error)"])
             }
         }
+        filesystem?.tidy()
+        do { try store.settle() } catch {
+            log.warning("the index's log stays as it is", metadata: ["error": "\(error)"])
+        }
     }
 }
 

@@ -53,6 +53,9 @@ public struct Server: Sendable {
             return try Engine(root: root, configuration: configuration, log: log)
         } catch let error as StoreError {
             guard case .locked(let holder) = error.code else { throw error }
+            if EngineAccess.isServer(holder), (try? ControlClient(root: root).isServed()) == true {
+                throw DaemonError(.busy, "the store \(root) is served already, by \(holder)")
+            }
             throw EngineAccess.busy(root, holder)
         }
     }
