@@ -93,8 +93,10 @@ public final class LayerFilesystem: Sendable {
     }
 
     /// Regular housekeeping: idle read transactions end, and with them the write-ahead log can be cut.
-    public func tidy() {
-        do { try store.tidy(readers) } catch { log("cannot tidy the index: \(error)") }
+    ///
+    /// - Parameter settling: cuts the log however short it is, as a process that ends should.
+    public func tidy(settling: Bool = false) {
+        do { try store.tidy(readers, settling: settling) } catch { log("cannot tidy the index: \(error)") }
     }
 
     func reader(_ thread: FUSEThread) -> IndexReader { readers[thread.index] }

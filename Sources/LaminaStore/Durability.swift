@@ -108,23 +108,16 @@ extension Store {
         return false
     }
 
-    /// Brings the write-ahead log into the database, as far as nobody reads from it: for a process that ends.
-    public func settle() throws {
-        do {
-            try writer.withLock { try $0.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)") }
-        } catch let error as SQLiteError {
-            throw StoreError(.database, "the log of the index could not be settled", cause: error)
-        }
-    }
-
     /// Ends idle read transactions and cuts the write-ahead log when it has grown.
     ///
     /// Waits for no reader: where somebody reads from the log just now, the next call cuts it.
     ///
-    /// - Parameter readers: every reader that keeps a transaction.
-    public func tidy(_ readers: [IndexReader]) throws {
+    /// - Parameters:
+    ///   - readers: every reader that keeps a transaction.
+    ///   - settling: cuts the log however short it is, as a process that ends should.
+    public func tidy(_ readers: [IndexReader], settling: Bool = false) throws {
         let log = try? File(index.path + "-wal", O_RDONLY).size()
-        guard let log, log > Self.longLog else {
+        guard let log, log > (settling ? 0 : Self.longLog) else {
             for reader in readers { reader.endStaleRead() }
             return
         }

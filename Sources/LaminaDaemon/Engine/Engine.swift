@@ -131,9 +131,12 @@ public final class Engine: Sendable {
                 log.error("the file system did not end cleanly", metadata: ["error": "\(error)"])
             }
         }
-        filesystem?.tidy()
-        do { try store.settle() } catch {
-            log.warning("the index's log stays as it is", metadata: ["error": "\(error)"])
+        if let filesystem {
+            filesystem.tidy(settling: true)
+        } else {
+            do { try store.tidy([], settling: true) } catch {
+                log.warning("the index's log stays as it is", metadata: ["error": "\(error)"])
+            }
         }
     }
 }
