@@ -25,8 +25,10 @@ final class ActiveContent: @unchecked Sendable {
     var states: [ChunkState] = []
     /// How many chunks have not landed.
     var missing = 0
+    /// How many chunks have landed that the index does not know of yet.
+    var unrecorded = 0
     var waiters: [Waiter] = []
-    /// Requests that came while the content was being prepared.
+    /// Requests that are not assigned to chunks yet, above all those that came while the content was being prepared.
     var early: [Request] = []
     /// Chunks that failed verification once, and are fetched once more.
     var suspects: Set<Int> = []

@@ -21,7 +21,18 @@ struct EngineState {
     mutating func nextWork() -> Work? {
         if isStopping { return .end }
         if let job = jobs.pop() { return .fetch(job) }
-        if let request = requests.pop() { return .serve(request) }
+        while let request = requests.pop() {
+            // In `early` at once, where it can be found by whoever leaves or stops.
+            if let content = active[request.content] {
+                content.early.append(request)
+                if content.isPrepared { return .assign(content) }
+            } else {
+                let content = ActiveContent(id: request.content)
+                content.early.append(request)
+                active[content.id] = content
+                return .prepare(content)
+            }
+        }
         guard backgroundRunning < backgroundLimit,
             let index = producers.firstIndex(where: { !$0.isProducing })
         else { return nil }
@@ -35,7 +46,10 @@ struct EngineState {
 
     enum Work {
         case fetch(FetchJob)
-        case serve(Request)
+        /// Find out what there is of a content that somebody asks for.
+        case prepare(ActiveContent)
+        /// Make jobs of what was asked of it meanwhile.
+        case assign(ActiveContent)
         case produce(any Producer)
         case end
     }
@@ -56,11 +70,11 @@ struct EngineState {
         return completions
     }
 
-    /// Forgets a content that nobody waits for and of which nothing is on its way: the index knows as much, but for what
-    /// landed in the last milliseconds, which may be fetched again.
+    /// Forgets a content that nobody waits for and of which nothing is on its way: the index knows as much.
     mutating func forgetIfIdle(_ content: ActiveContent) {
-        guard content.isPrepared, content.missing > 0, content.waiters.isEmpty, content.background == nil,
-            active[content.id] === content, !content.states.contains(.inFlight)
+        guard content.isPrepared, content.missing > 0, content.early.isEmpty, content.waiters.isEmpty,
+            content.background == nil, content.unrecorded == 0, active[content.id] === content,
+            !content.states.contains(.inFlight)
         else { return }
         active[content.id] = nil
     }

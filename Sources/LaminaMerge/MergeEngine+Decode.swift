@@ -124,7 +124,10 @@ extension MergeEngine {
                 content.suspects.remove(part.index)
                 bytes += part.size
                 content.pull?.landed(part.size)
-                if content.chunks.count > 1 { landing.chunks.append((content.id, part.offset)) }
+                if content.chunks.count > 1 {
+                    landing.chunks.append((content.id, part.offset))
+                    content.unrecorded += 1
+                }
                 if content.missing == 0 {
                     landing.merged.append((content.id, content.chunks.count == 1 ? .proven : .claimed))
                     content.file.withLock { $0 = nil }
@@ -139,7 +142,6 @@ extension MergeEngine {
             }
             // With the lock held, so that a content's chunks are recorded before it is recorded as merged.
             recorder.add(landing, bytes: bytes)
-            forEachContent(of: parts) { state.forgetIfIdle($0) }
         }
         for completion in completions { completion(.success(())) }
     }

@@ -11,7 +11,8 @@ extension MergeEngine {
             switch state.wait({ $0.nextWork() }) {
             case .end: return
             case .fetch(let job): run(job)
-            case .serve(let request): if let job = serve(request) { run(job) }
+            case .prepare(let content): if let job = prepare(content, preferring: nil) { run(job) }
+            case .assign(let content): if let job = assign(content) { run(job) }
             case .produce(let producer): produce(producer)
             }
         }

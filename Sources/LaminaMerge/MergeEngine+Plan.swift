@@ -4,47 +4,19 @@ import LaminaSystem
 // Plan: from what is asked for to the ranges of blobs that hold it.
 
 extension MergeEngine {
-    /// Answers a reader's request, or makes the fetches that will. On a fetcher.
+    /// Reads a content from the index, takes what the store has already, and serves the requests that came meanwhile.
     ///
     /// - Returns: a job for the calling fetcher to run at once.
-    func serve(_ request: Request) -> FetchJob? {
-        enum Found {
-            case queued
-            case ready(ActiveContent)
-            case new(ActiveContent)
-        }
-        let found = state.withLock { state -> Found in
-            if let active = state.active[request.content] {
-                if active.isPrepared { return .ready(active) }
-                active.early.append(request)
-                return .queued
-            }
-            let active = ActiveContent(id: request.content)
-            active.early.append(request)
-            state.active[request.content] = active
-            return .new(active)
-        }
-        switch found {
-        case .queued: return nil
-        case .ready(let active): return assign([request], to: active)
-        case .new(let active): return prepare(active, preferring: nil)
-        }
-    }
-
-    /// Reads a content from the index, takes what the store has already, and serves the requests that came meanwhile.
     func prepare(_ active: ActiveContent, preferring layer: LayerID?) -> FetchJob? {
         do {
             let (record, chunks) = try plan(active.id, preferring: layer)
-            let requests = state.withLock { state -> [Request] in
+            state.withLock { state in
                 active.prepare(record, chunks: chunks)
-                if active.isMerged {
-                    state.active[active.id] = nil
-                    state.recentlyMerged.insert(active.id)
-                }
-                defer { active.early = [] }
-                return active.early
+                guard active.isMerged else { return }
+                state.active[active.id] = nil
+                state.recentlyMerged.insert(active.id)
             }
-            return assign(requests, to: active)
+            return assign(active)
         } catch {
             let failure = MergeError.wrapping(error, "\(active.id) cannot be planned")
             let requests = state.withLock { state -> [Request] in
@@ -78,13 +50,17 @@ extension MergeEngine {
         return (record, chunks)
     }
 
-    /// Registers requests with a prepared content and makes fetch jobs of what nobody has asked for yet.
-    private func assign(_ requests: [Request], to active: ActiveContent) -> FetchJob? {
+    /// Assigns a prepared content's requests to its chunks, and makes fetch jobs of what nobody has asked for yet.
+    ///
+    /// - Returns: as for `prepare`.
+    func assign(_ active: ActiveContent) -> FetchJob? {
         var done: [MergeCompletion] = []
         var first: FetchJob?
         state.withLock(notify: true) { state in
+            // Everybody has left.
+            if active.early.isEmpty { return state.forgetIfIdle(active) }
             var wanted: [Int] = []
-            for request in requests {
+            for request in active.early {
                 let indices = request.range.map { active.indices(holding: $0) } ?? 0..<active.chunks.count
                 let missing = indices.count { active.states[$0] != .landed }
                 for index in indices where active.states[index] == .absent {
@@ -105,6 +81,7 @@ extension MergeEngine {
                     state.producers.append(pull)
                 }
             }
+            active.early = []
             var jobs = Self.jobs(of: active, wanted, urgent: true)
             if !jobs.isEmpty { first = jobs.removeFirst() }
             for job in jobs { state.jobs.append(job) }

@@ -207,12 +207,17 @@ public final class MergeEngine: Sendable {
         for completion in waiting { completion(.failure(.stopped)) }
     }
 
-    /// Forgets contents that the index has recorded as merged.
-    private func forgetRecorded(_ contents: [ContentID]) {
+    /// Forgets contents that the index has recorded, as merged or as far as anybody wanted.
+    private func forgetRecorded(_ landing: Landing) {
         let isIdle = state.withLock { state in
-            for content in contents {
+            for (content, _) in landing.merged {
                 state.active[content] = nil
                 state.recentlyMerged.insert(content)
+            }
+            for (content, _) in landing.chunks {
+                guard let active = state.active[content] else { continue }
+                active.unrecorded -= 1
+                state.forgetIfIdle(active)
             }
             return state.active.isEmpty
         }

@@ -25,8 +25,8 @@ final class Recorder: Sendable {
     private let state = Monitor(State())
     private let recording = Monitor(())
     private let syncing = Monitor(())
-    /// Told which contents the index has recorded as merged; set once, before the threads start.
-    nonisolated(unsafe) var onRecorded: (@Sendable ([ContentID]) -> Void)?
+    /// Told what the index has recorded; set once, before the threads start.
+    nonisolated(unsafe) var onRecorded: (@Sendable (Landing) -> Void)?
     /// Told of errors that nobody waits for.
     private let reporter = Mutex<(@Sendable (any Error) -> Void)?>(nil)
 
@@ -80,7 +80,7 @@ final class Recorder: Sendable {
             do {
                 try store.record(landing)
                 state.withLock { $0.hasVolatile = true }
-                onRecorded?(landing.merged.map(\.content))
+                onRecorded?(landing)
             } catch {
                 // The bytes stand in the files, only the index does not know.
                 state.withLock { state in

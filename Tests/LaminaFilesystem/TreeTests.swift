@@ -199,7 +199,7 @@ extension FilesystemTests {
             // Copied up while it is not merged, and changed.
             do {
                 let file = try File(target + "/kept", O_RDWR)
-                try [9, 9].withUnsafeBytes { try file.write($0, at: 5) }
+                try [UInt8(9), 9].withUnsafeBytes { try file.write($0, at: 5) }
             }
             var changed = one
             changed.replaceSubrange(5..<7, with: [9, 9])

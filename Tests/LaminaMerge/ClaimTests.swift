@@ -167,7 +167,7 @@ struct ClaimTests {
             let (first, second) = try (fixture.index(engine, "old"), fixture.index(engine, "new"))
             try engine.merge(first)
             let content = try engine.store.contents()[0]
-            try [7, 7, 7].withUnsafeBytes {
+            try [UInt8(7), 7, 7].withUnsafeBytes {
                 try engine.store.files.create(content.name, size: content.size).write($0, at: 60_000)
             }
             let source = fixture.control(engine)

@@ -90,13 +90,13 @@ struct FaultTests {
             ] {
                 #expect(error.description.contains(part))
             }
+            #expect(engine.isIdle)
             let content = try engine.content(SHA256.hash(image.bytes))
             #expect(content.state == .partial)
             let landed = try engine.store.index.chunks(of: content, preferring: nil).map(\.hasLanded)
             #expect(landed == (0..<10).map { $0 != 3 })
             #expect(try engine.store.bytes(content)[30_000..<40_000].allSatisfy { $0 == 0 })
             #expect(try engine.content(SHA256.hash(image.other)).state == .merged, "the error cost another file")
-            #expect(engine.isIdle)
             // Nothing but the chunk is fetched when the source is right again.
             #expect(source.repeatedByteCount == Int64(ForgedLayer.memberSize(10_000)), "once more, and no more")
             source.behaviour.substitute = nil
@@ -104,6 +104,62 @@ struct FaultTests {
             try engine.merge(record)
             #expect(source.sentByteCount == ForgedLayer.memberSize(10_000))
             #expect(try engine.store.isWholeAndRight())
+        }
+    }
+
+    @Test("costs one file, and not those that would be asked for after it")
+    func oneFile() throws {
+        let fixture = try Fixture()
+        // What is merged already parts the others, so that each is a request of its own.
+        let files = (0..<20).map { noise(20_000, seed: UInt64($0)) }
+        let between = (0..<20).map { noise(15_000, seed: 100 + UInt64($0)) }
+        var offsets: [Int64] = []
+        var layer = ForgedLayer()
+        for number in 0..<20 {
+            offsets += layer.file("f\(number)", files[number], chunkSize: 10_000)
+            layer.file("b\(number)", between[number], chunkSize: 10_000)
+        }
+        layer.finish()
+        try fixture.write(layer)
+        try fixture.withEngine { engine in
+            let record = try fixture.index(engine)
+            let source = fixture.control(engine)
+            let answers = Answers()
+            for (number, bytes) in between.enumerated() {
+                engine.whole(try engine.content(SHA256.hash(bytes)).id, answers.take(number))
+            }
+            #expect(answers.wait(for: 20))
+            #expect(engine.isIdle)
+            source.behaviour.pace = 0.005
+            source.behaviour.corruptions = [offsets[1] + Self.payload: 2]
+            let error = #expect(throws: MergeError.self) { try engine.merge(record) }
+            #expect(error?.code == .corrupt)
+            #expect(engine.isIdle)
+            #expect(try engine.store.contents().count { $0.state != .merged } == 1)
+        }
+    }
+
+    @Test("fetches nothing again that has landed, also while the index does not know of it yet")
+    func unrecorded() throws {
+        try with { engine, source, _, image, _ in
+            source.behaviour.corruptions = [image.offsets[9] + Self.payload: 2]
+            let content = try engine.content(SHA256.hash(image.bytes)).id
+            let answers = Answers()
+            // Nothing can be recorded meanwhile.
+            engine.store.writer.withLock { _ in
+                engine.whole(content, answers.take(0))
+                #expect(answers.wait())
+                #expect(answers.error(0)?.code == .corrupt)
+                usleep(50_000)
+                source.reset()
+                engine.whole(content, answers.take(1))
+                #expect(answers.wait(for: 2))
+            }
+            #expect(answers.error(1) == nil)
+            #expect(source.sentByteCount == ForgedLayer.memberSize(10_000))
+            #expect(engine.isIdle)
+            let landed = try engine.store.bytes(engine.content(SHA256.hash(image.bytes)))
+            #expect(landed == image.bytes)
         }
     }
 
@@ -187,6 +243,61 @@ struct FaultTests {
             #expect(engine.isIdle)
             source.behaviour = .init()
             source.behaviour.pieceSize = 1 << 20
+            try engine.merge(record)
+            #expect(try engine.store.isWholeAndRight())
+        }
+    }
+
+    @Test("that ends early waits no more for files of which not every chunk was asked for", arguments: [false, true])
+    func endsEarly(isCancelled: Bool) throws {
+        let fixture = try Fixture()
+        var layer = ForgedLayer()
+        let bad = noise(20_000, seed: 1)
+        layer.file("bad", bad, chunkSize: 10_000)
+        // Something between the chunks makes each a request of its own.
+        let chunks = (0..<12).map { noise(10_000, seed: 10 + UInt64($0)) }
+        let whole = SHA256.hash(Array(chunks.joined()))
+        var gaps: [(offset: Int64, bytes: [UInt8])] = []
+        for (number, chunk) in chunks.enumerated() {
+            let gap = noise(500, seed: 100 + UInt64(number))
+            gaps.append((layer.member(gap), gap))
+            let place =
+                #""offset":\#(layer.member(chunk)),"chunkOffset":\#(number * 10_000),"chunkSize":10000,"#
+                + #""chunkDigest":"\#(SHA256.hash(chunk))""#
+            layer.entry(
+                number == 0
+                    ? #""name":"large","type":"reg","size":120000,"digest":"\#(whole)",\#(place)"#
+                    : #""name":"large","type":"chunk",\#(place)"#)
+        }
+        for (number, gap) in gaps.enumerated() {
+            layer.entry(
+                #""name":"gap\#(number)","type":"reg","size":500,"offset":\#(gap.offset),"digest":"\#(SHA256.hash(gap.bytes))""#
+            )
+        }
+        layer.finish()
+        try fixture.write(layer)
+        try fixture.withEngine { engine in
+            let record = try fixture.index(engine)
+            let source = fixture.control(engine)
+            source.behaviour.pace = 0.03
+            let path = "\(fixture.directory)/store/content/\(try engine.content(SHA256.hash(bad)).name.path)"
+            if !isCancelled { try createDirectories(path) }
+            let pull = LayerPull(layer: try #require(record.layers.first))
+            engine.start([pull])
+            if isCancelled {
+                #expect(eventually { engine.totalFetchedBytes > 30_000 })
+                pull.cancel()
+            }
+            let result = pull.wait(seconds: 5)
+            guard case .failure(let error)? = result else {
+                Issue.record("the pull does not end: \(String(describing: result))")
+                return
+            }
+            #expect(error.code == (isCancelled ? .interrupted : .write))
+            #expect(engine.isIdle)
+            #expect(try engine.content(whole).state == .partial)
+            source.behaviour.pace = 0
+            rmdir(path)
             try engine.merge(record)
             #expect(try engine.store.isWholeAndRight())
         }

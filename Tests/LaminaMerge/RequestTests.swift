@@ -8,6 +8,7 @@ import Synchronization
 import Testing
 
 @testable import LaminaMerge
+@testable import LaminaStore
 
 @Suite("requests of readers")
 struct RequestTests {
@@ -157,6 +158,37 @@ struct RequestTests {
             #expect(engine.isIdle)
             let isRight = try engine.store.isWholeAndRight()
             #expect(isRight)
+        }
+    }
+
+    @Test("may be left while the engine still looks what the store has of the file")
+    func leavingEarly() throws {
+        let fixture = try Fixture()
+        let old = noise(100_000, seed: 1)
+        let new = Array(old[..<50_000]) + noise(50_000, seed: 2)
+        for (tag, bytes) in [("old", old), ("new", new)] {
+            var layer = ForgedLayer()
+            layer.file("file", bytes, chunkSize: 50_000)
+            layer.finish()
+            try fixture.write(layer, tag: tag)
+        }
+        try fixture.withEngine { engine in
+            let image = try fixture.index(engine, "old")
+            _ = try fixture.index(engine, "new")
+            try engine.merge(image)
+            #expect(engine.isIdle)
+            let source = fixture.control(engine)
+            let content = try engine.content(SHA256.hash(new))
+            // The copy of the first half cannot be recorded meanwhile.
+            engine.store.writer.withLock { _ in
+                let ticket = engine.whole(content.id) { _ in Issue.record("a leaver was answered") }
+                #expect(eventually { engine.knowledge(of: content.id) == .merging })
+                usleep(50_000)
+                #expect(engine.leave(ticket))
+            }
+            #expect(engine.isIdle)
+            #expect(source.reads.isEmpty)
+            #expect(try engine.content(SHA256.hash(new)).state == .partial)
         }
     }
 

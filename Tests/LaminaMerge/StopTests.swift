@@ -77,6 +77,57 @@ struct EngineTests {
         }
     }
 
+    /// Gives half of what it is asked for, and the rest when it is told to, whether it should stop or not.
+    private final class Stubborn: BlobSource {
+        let upstream: any BlobSource
+        let state = Monitor((isHalfway: false, goesOn: false))
+        var location: String { upstream.location }
+
+        init(_ upstream: any BlobSource) { self.upstream = upstream }
+
+        func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
+            try upstream.manifest(target, shouldStop: shouldStop)
+        }
+
+        func read(
+            _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+            into sink: (UnsafeRawBufferPointer) throws -> Void
+        ) throws {
+            var bytes: [UInt8] = []
+            try upstream.read(digest, size: size, range: range, shouldStop: { false }) { bytes += $0 }
+            try bytes[..<(bytes.count / 2)].withUnsafeBytes { try sink($0) }
+            state.withLock(notify: true) { $0.isHalfway = true }
+            _ = state.wait(seconds: 10) { $0.goesOn ? true : nil }
+            try bytes[(bytes.count / 2)...].withUnsafeBytes { try sink($0) }
+        }
+    }
+
+    @Test("decodes and records what arrives while it stops, and loses none of its memory")
+    func lateArrival() throws {
+        let fixture = try Fixture()
+        var layer = ForgedLayer()
+        layer.file("file", noise(30_000, seed: 1))
+        layer.finish()
+        try fixture.write(layer)
+        let store = try fixture.openStore()
+        try fixture.withEngine(store: store) { engine in
+            _ = try fixture.index(engine)
+            let source = Stubborn(OCILayoutSource(directory: fixture.layout))
+            engine.sources.add(source)
+            let answers = Answers()
+            engine.whole(ContentID(1), answers.take())
+            #expect(source.state.wait(seconds: 5) { $0.isHalfway ? true : nil } == true)
+            let stopping = try Thread("stop") { engine.stop() }
+            #expect(answers.wait())
+            usleep(50_000)
+            source.state.withLock(notify: true) { $0.goesOn = true }
+            stopping.join()
+            #expect(answers[0].count == 1 && answers.error()?.code == .interrupted)
+            #expect(engine.inFlightBytes == 0)
+        }
+        #expect(try store.isWholeAndRight())
+    }
+
     @Test("has no more bytes in flight than it may, whoever asks", arguments: [1 << 20, 24 << 20])
     func memory(limit: Int) throws {
         let fixture = try Fixture()

@@ -6,6 +6,9 @@ import Testing
 /// A directory with a store, mount points and whatever a test makes, and everything that runs in it; all of it ends with the
 /// test.
 final class Sandbox {
+    /// What the names of this run's directories begin with.
+    static let prefix = "lamina-integration-\(getpid())-"
+
     let directory: String
     var root: String { directory + "/store" }
     private var children: [Child] = []
@@ -24,7 +27,7 @@ final class Sandbox {
     }
 
     private init() throws {
-        var template = Array("\(Requirements.directory)/lamina-test-XXXXXX".utf8CString)
+        var template = Array("\(Requirements.directory)/\(Self.prefix)XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw SystemError.last("make a directory in", Requirements.directory) }
         directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
@@ -148,7 +151,10 @@ final class Sandbox {
             Issue.record("mounts are left: \(mounts.map(\.directory))")
             return
         }
-        removeTree(directory)
+        // Names may be no UTF-8, which rm takes as they are.
+        if (try? run(["rm", "-rf", "--one-file-system", directory]))?.exitCode != 0 {
+            Issue.record("\(directory) cannot be removed")
+        }
     }
 
     private func unmountAll() {
