@@ -100,14 +100,14 @@ let package = Package(
         tests(
             "LaminaMerge",
             [
-                "LaminaMerge", "LaminaStore", "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest",
-                "LaminaTestSupport",
+                "LaminaMerge", "LaminaStore", "LaminaSQLite", "LaminaFormats", "LaminaOCI", "LaminaSystem",
+                "LaminaDigest", "LaminaTestSupport",
             ]),
         tests(
             "LaminaFilesystem",
             [
                 "LaminaFilesystem", "LaminaFUSE", "LaminaMerge", "LaminaStore", "LaminaFormats", "LaminaOCI",
-                "LaminaSystem", "LaminaDigest", "LaminaTestSupport",
+                "LaminaSystem", "LaminaDigest", "LaminaTestSupport", "CLinux",
             ]),
         tests("Architecture", []),
         tests("Integration", ["lamina", "LaminaOCI", "LaminaSystem", "LaminaDigest", "LaminaTestSupport"]),

@@ -21,14 +21,15 @@ struct LayerIndexer {
 
     /// The layer's row; indexes it where the store does not have it.
     func index(_ descriptor: Descriptor, diffID: Digest?) throws -> LayerID {
-        if let known = try store.layer(descriptor.digest) {
-            try store.addSource(source.location, to: known)
-            return known
+        let known = try store.layer(descriptor.digest)
+        if let known, let tocDigest = descriptor.annotations[Self.tocDigestAnnotation].flatMap(Digest.init(parsing:)) {
+            return try reuse(known, tocDigest, descriptor)
         }
         do {
             let (json, tocOffset, tail) = try fetchTOC(descriptor)
             let tocDigest = SHA256.hash(json)
             try verify(tocDigest, from: tocOffset, tail, descriptor)
+            if let known { return try reuse(known, tocDigest, descriptor) }
             let tree = try json.withUnsafeBytes { try LayerTree.parse(toc: $0, tocOffset: tocOffset, format: .estargz) }
             let record = LayerRecord(
                 digest: descriptor.digest, diffID: diffID, tocDigest: tocDigest,
@@ -43,6 +44,23 @@ struct LayerIndexer {
         } catch let error as FormatError {
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
         }
+    }
+
+    /// Takes a layer that the store has, if its TOC is the one that this image's manifest vouches for.
+    ///
+    /// A lazily fetched blob is never hashed as a whole, so its digest does not prove the TOC that came with it: an image
+    /// whose registry made up a TOC for a well-known layer must not lend it to the images that hold the real one.
+    private func reuse(_ known: LayerID, _ tocDigest: Digest, _ descriptor: Descriptor) throws -> LayerID {
+        let stored = try store.index.tocDigest(of: known)
+        guard stored == tocDigest else {
+            throw MergeError(
+                .badImage,
+                "layer \(descriptor.digest) is in the store with the table of contents \(stored?.description ?? "of nobody"), "
+                    + "and this image has \(tocDigest) for it: one of the two images is wrong; "
+                    + "pull the one that you trust into a store of its own (--root)")
+        }
+        try store.addSource(source.location, to: known)
+        return known
     }
 
     /// The TOC's JSON, its offset in the blob, and the digest of the blob's bytes from there on.

@@ -170,6 +170,14 @@ extension Index {
         }
     }
 
+    /// The SHA-256 of the table of contents that a layer was indexed by.
+    public func tocDigest(of layer: LayerID) throws -> Digest? {
+        try read { database in
+            try database.cached("SELECT toc_digest FROM layer WHERE id = ?").bind(1, layer.row)
+                .first { $0.digest(0) } ?? nil
+        }
+    }
+
     /// A layer's blob.
     public func blob(of layer: LayerID) throws -> LayerBlob? {
         try read { database in

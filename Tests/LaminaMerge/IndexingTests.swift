@@ -49,6 +49,31 @@ struct IndexingTests {
         }
     }
 
+    @Test("is not lent to an image whose manifest vouches for another table of contents", arguments: [true, false])
+    func madeUpTable(isAnnotated: Bool) throws {
+        let fixture = try Fixture()
+        let (honest, forged) = (layer(1, padding: 400_000), layer(2, padding: 400_000))
+        try writeImage([ImageLayer(blob: honest.blob, tocDigest: nil)], tag: "a", layout: fixture.layout)
+        let store = try fixture.openStore()
+        let source = OCILayoutSource(directory: fixture.layout)
+        func index(_ tocDigest: Digest?, from source: any BlobSource) throws -> LayerID {
+            let annotations = tocDigest.map { ["containerd.io/snapshot/stargz/toc.digest": $0.description] } ?? [:]
+            return try LayerIndexer(store: store, source: source, shouldStop: { false }, didFetch: { _ in }).index(
+                Descriptor(
+                    mediaType: MediaType.ociLayerGzip, digest: honest.digest, size: Int64(honest.blob.count),
+                    annotations: annotations), diffID: nil)
+        }
+        // A registry that gives its own bytes for the honest layer's digest, and a manifest to fit.
+        let liar = try index(forged.tocDigest, from: TwoFaced(honest: source, forged: forged.blob))
+        let error = #expect(throws: MergeError.self) {
+            try index(isAnnotated ? honest.tocDigest : nil, from: source)
+        }
+        #expect(error?.code == .badImage)
+        #expect(error?.description.contains("\(honest.tocDigest)") == true)
+        // The one that the manifest vouches for is taken without a look at its blob.
+        #expect(try index(forged.tocDigest, from: source) == liar)
+    }
+
     /// Gives another blob's bytes to whoever asks for a part.
     private struct TwoFaced: BlobSource {
         let honest: any BlobSource

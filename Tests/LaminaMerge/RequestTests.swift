@@ -234,16 +234,21 @@ struct RequestTests {
             _ = try fixture.index(engine, "a")
             let image = try fixture.index(engine, "b")
             let source = fixture.control(engine)
-            source.behaviour.allowance = 0
             let answers = Answers()
-            // Prepared from the first layer, of which nothing comes yet but two chunks are asked for.
+            // Prepared from the first layer, but no chunk is asked for yet.
             let content = try engine.content(SHA256.hash(bytes))
             let active = ActiveContent(id: content.id)
+            active.early = [
+                Request(
+                    content: content.id, range: 0..<0, startsBackground: false,
+                    ticket: MergeTicket(content: content.id, number: 0), completion: answers.take(1))
+            ]
             engine.state.withLock { $0.active[content.id] = active }
-            #expect(engine.prepare(active, preferring: image.layers.map { LayerID($0.row - 1) }.first) == nil)
-            source.behaviour.allowance = nil
+            #expect(engine.prepare(active, preferring: LayerID(1)) == nil)
+            #expect(active.chunks.allSatisfy { $0.source.layer == LayerID(1) })
             try engine.merge(image)
             #expect(fixture.reports.withLock { $0 } == [])
+            #expect(source.repeatedByteCount == 0)
             #expect(try engine.store.isWholeAndRight() == false, "the first layer's own file was not asked for")
             engine.whole(content.id, answers.take())
             #expect(answers.wait() && answers.allSucceededOnce)
