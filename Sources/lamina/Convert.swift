@@ -10,7 +10,7 @@ struct Convert: ParsableCommand {
             eStargz layer is an ordinary tar.gz as well: every container runtime can use the image.
 
               lamina convert dir:/usr/share oci:/srv/images:share
-              lamina convert --prioritized-file usr/bin/app docker.io/library/debian:12 oci:/srv/images:debian
+              lamina convert --prioritized-file usr/bin/app localhost:5000/debian:12 oci:/srv/images:debian
             """)
 
     @Argument(help: "What to convert.") var source: String
