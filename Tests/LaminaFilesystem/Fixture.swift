@@ -161,29 +161,6 @@ func openError(_ path: String) -> Int32 {
     }
 }
 
-/// Bytes that look random and are the same each time.
-func noise(_ count: Int, seed: UInt64) -> [UInt8] {
-    var state = seed &* 0x9E37_79B9_7F4A_7C15 | 1
-    return [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
-        for index in 0..<count {
-            state ^= state << 13
-            state ^= state >> 7
-            state ^= state << 17
-            buffer[index] = UInt8(truncatingIfNeeded: state >> 32)
-        }
-        filled = count
-    }
-}
-
-/// Waits until something is true; whether it came to it.
-func eventually(seconds: Double = 5, _ condition: () throws -> Bool) rethrows -> Bool {
-    for _ in 0..<Int(seconds * 200) {
-        if try condition() { return true }
-        usleep(5000)
-    }
-    return try condition()
-}
-
 /// Sentences from any thread.
 final class Problems: Sendable {
     private let list = Mutex<[String]>([])
