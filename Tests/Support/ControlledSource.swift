@@ -111,10 +111,13 @@ public final class ControlledSource: BlobSource {
     private func next(
         _ range: Range<Int64>, _ position: Int64, _ number: Int, _ shouldStop: () -> Bool
     ) throws -> (count: Int, pace: Double, corrupted: [Int64]) {
+        // A test whose reader waits for ever would hold up all the others.
+        let deadline = ContinuousClock.now + .seconds(60)
         var isWaiting = false
         defer { if isWaiting { state.withLock { $0.waiting -= 1 } } }
         while true {
             if shouldStop() { throw OCIError(.interrupted, "told to stop") }
+            if ContinuousClock.now > deadline { throw OCIError(.unavailable, "a test held bytes back for a minute") }
             let found = try state.withLock(notify: true) { state -> (Int, Double, [Int64])? in
                 if state.behaviour.isDown { throw OCIError(.unavailable, "the source is down") }
                 let isHeld = state.behaviour.held.map { $0.overlaps(range) } ?? false
