@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 const int32_t lamina_o_path = O_PATH;
+const int32_t lamina_o_direct = O_DIRECT;
 
 int lamina_pipe(int32_t ends[2]) { return pipe2(ends, O_CLOEXEC); }
 

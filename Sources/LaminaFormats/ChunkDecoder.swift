@@ -117,7 +117,8 @@ public final class ChunkDecoder {
         guard count > buffer.count else { return }
         release()
         // Whole 64 KiB, so that sizes that differ a little do not allocate again.
-        buffer = .allocate(byteCount: (count + 0xffff) & ~0xffff, alignment: 64)
+        // At a page, so that what is inflated can be written past the page cache.
+        buffer = .allocate(byteCount: (count + 0xffff) & ~0xffff, alignment: 4096)
     }
 
     private func release() {

@@ -1,6 +1,7 @@
 import LaminaDigest
 import LaminaStore
 import LaminaSystem
+import Synchronization
 
 /// A content on its way, in memory.
 ///
@@ -39,7 +40,9 @@ final class ActiveContent: @unchecked Sendable {
     /// Where the background merge goes on: behind the latest read.
     var cursor = 0
 
-    let file = Monitor<File?>(nil)
+    let file = Monitor<BackingFile?>(nil)
+    /// Whether a reader has asked for any of it, and so will for more: its bytes are worth the page cache.
+    let hasReaders = Atomic<Bool>(false)
 
     init(id: ContentID) { self.id = id }
 

@@ -2,6 +2,7 @@ import LaminaDigest
 import LaminaFormats
 import LaminaStore
 import LaminaSystem
+import Synchronization
 
 // Decode, verify, place: compressed members become verified bytes in backing files.
 
@@ -89,16 +90,17 @@ extension MergeEngine {
         let part = chunk.part
         guard let record = part.content.record else { return false }
         do {
+            let keepsCached = part.content.hasReaders.load(ordering: .relaxed)
             if part.content.chunks.count == 1 {
-                try store.files.create(record.name, size: record.size).write(chunk.bytes, at: part.offset)
+                try store.files.write(chunk.bytes, as: record.name, keepsCached: keepsCached)
             } else {
-                let file = try part.content.file.withLock { file throws(SystemError) -> File in
+                let file = try part.content.file.withLock { file throws(SystemError) -> BackingFile in
                     if let file { return file }
-                    let opened = try store.files.create(record.name, size: record.size)
+                    let opened = try store.files.writable(record.name, size: record.size)
                     file = opened
                     return opened
                 }
-                try file.write(chunk.bytes, at: part.offset)
+                try file.write(chunk.bytes, at: part.offset, keepsCached: keepsCached)
             }
             return true
         } catch {

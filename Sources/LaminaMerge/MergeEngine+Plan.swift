@@ -1,5 +1,6 @@
 import LaminaStore
 import LaminaSystem
+import Synchronization
 
 // Plan: from what is asked for to the ranges of blobs that hold it.
 
@@ -61,6 +62,9 @@ extension MergeEngine {
             if active.early.isEmpty { return state.forgetIfIdle(active) }
             var wanted: [Int] = []
             for request in active.early {
+                if request.range == nil || request.startsBackground {
+                    active.hasReaders.store(true, ordering: .relaxed)
+                }
                 let indices = request.range.map { active.indices(holding: $0) } ?? 0..<active.chunks.count
                 let missing = indices.count { active.states[$0] != .landed }
                 for index in indices where active.states[index] == .absent {

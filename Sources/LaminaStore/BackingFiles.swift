@@ -58,6 +58,29 @@ public final class BackingFiles: Sendable {
         return file
     }
 
+    /// Opens a backing file for writing chunks, as `create` does.
+    public func writable(_ name: BackingName, size: Int64) throws(SystemError) -> BackingFile {
+        BackingFile(try create(name, size: size))
+    }
+
+    /// Writes a content of one chunk.
+    ///
+    /// - Parameter keepsCached: whether somebody is about to read it.
+    public func write(
+        _ bytes: UnsafeRawBufferPointer, as name: BackingName, keepsCached: Bool
+    ) throws(SystemError) {
+        let isSmall = bytes.count < BackingFile.directSize
+        do {
+            // Most are new: then there is nobody to share it with and no other size to mend.
+            let file = try File(name.path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o644, in: directory)
+            if !isSmall { try file.truncate(to: Int64(bytes.count)) }
+            return try BackingFile(file).write(bytes, at: 0, keepsCached: keepsCached)
+        } catch {
+            guard error.code == EEXIST else { throw error }
+        }
+        try writable(name, size: Int64(bytes.count)).write(bytes, at: 0, keepsCached: keepsCached)
+    }
+
     /// Gives `name` a file of its own with the bytes of the one that it shares.
     private func privateCopy(of shared: File, _ name: BackingName) throws(SystemError) -> File {
         let temporary = name.path + ".copy"

@@ -29,6 +29,12 @@ public final class File: Sendable {
 
     deinit { close(descriptor) }
 
+    /// The same file, for writing past the page cache (O_DIRECT); nil where its file system has no such thing.
+    public func reopenedDirect() -> File? {
+        // Not by its name, which may stand for another file by now.
+        try? File("/proc/self/fd/\(descriptor)", O_WRONLY | lamina_o_direct)
+    }
+
     /// The size in bytes.
     public func size() throws(SystemError) -> Int64 { Int64(try status().st_size) }
 

@@ -6,6 +6,7 @@
 
 /// open(2)'s O_PATH: a descriptor that only stands for a place in the tree.
 extern const int32_t lamina_o_path;
+extern const int32_t lamina_o_direct;
 
 /// pipe2(2) with O_CLOEXEC: 0, or -1 with errno.
 int lamina_pipe(int32_t ends[2]);
