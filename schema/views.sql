@@ -82,15 +82,17 @@ JOIN (
         count(c.id) AS contents,
         coalesce(sum(c.state = 2), 0) AS merged,
         coalesce(sum(c.size), 0) AS bytes,
-        coalesce(sum(d.landed_bytes), 0) AS landed
+        coalesce(sum(CASE c.state WHEN 2 THEN c.size WHEN 1 THEN
+            (SELECT d.landed_bytes FROM content_landed AS d WHERE d.content = c.id) ELSE 0 END), 0) AS landed
     FROM (
-        SELECT DISTINCT g.id AS image, lc.content AS content
+        -- Not by layer_content: that would gather the contents of each layer before those of the image.
+        SELECT DISTINCT g.id AS image, i.content AS content
         FROM image AS g
         LEFT JOIN image_layer AS il ON il.image = g.id
-        LEFT JOIN layer_content AS lc ON lc.layer = il.layer
+        LEFT JOIN layer AS l ON l.id = il.layer
+        LEFT JOIN inode AS i ON i.id BETWEEN l.first_inode AND l.last_inode AND i.content IS NOT NULL
     ) AS x
     LEFT JOIN content AS c ON c.id = x.content
-    LEFT JOIN content_landed AS d ON d.content = c.id
     GROUP BY x.image
 ) AS s ON s.image = m.id;
 

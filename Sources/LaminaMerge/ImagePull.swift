@@ -82,10 +82,10 @@ public final class ImagePull {
     ///
     /// - Throws: `MergeError`; what landed before it stays, and the next pull goes on from there.
     public func merge(_ image: ImageRecord) throws {
-        let status = try engine.store.index.imageStatus().first { $0.reference == image.reference }
+        let totals = try engine.store.index.totals(of: image.id)
         progress.stage = .merging
-        progress.bytes = status?.bytes ?? 0
-        progress.landedBytes = status?.landedBytes ?? 0
+        progress.bytes = totals.bytes
+        progress.landedBytes = totals.landedBytes
         report(progress)
         let landedBefore = progress.landedBytes
         let fetchedBefore = (progress.fetchedBytes, engine.totalFetchedBytes)
@@ -121,9 +121,7 @@ public final class ImagePull {
         if let failure { throw failure }
         update()
         // What was copied from other contents did not pass the pulls.
-        if let status = try engine.store.index.imageStatus().first(where: { $0.reference == image.reference }) {
-            progress.landedBytes = status.landedBytes
-        }
+        progress.landedBytes = try engine.store.index.totals(of: image.id).landedBytes
         progress.stage = .done
         progress.current = nil
         report(progress)

@@ -146,14 +146,17 @@ struct LayerIndexer {
 extension LayerImporter {
     /// Adds a whole tree: contents, inodes, names, attributes.
     fileprivate func add(_ tree: LayerTree) throws {
+        // One array for all, as there are as many lists of chunks as files.
+        var chunks: [ImportedChunk] = []
         let contents = try tree.contents.map { content in
-            try addContent(
-                digest: content.digest, size: content.size,
-                chunks: tree.chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)].lazy.map {
+            chunks.removeAll(keepingCapacity: true)
+            for chunk in tree.chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)] {
+                chunks.append(
                     ImportedChunk(
-                        offset: $0.offset, size: $0.size, digest: $0.digest, blobOffset: $0.blobOffset,
-                        blobSize: $0.blobSize, innerOffset: $0.innerOffset)
-                })
+                        offset: chunk.offset, size: chunk.size, digest: chunk.digest, blobOffset: chunk.blobOffset,
+                        blobSize: chunk.blobSize, innerOffset: chunk.innerOffset))
+            }
+            return try addContent(digest: content.digest, size: content.size, chunks: chunks)
         }
         try tree.withArena { arena in
             func bytes(_ range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: arena[range]) }

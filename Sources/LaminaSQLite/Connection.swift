@@ -19,6 +19,7 @@ public final class Connection {
     ///
     /// - Throws: `SQLiteError` when the file cannot be opened or is not a database.
     public init(path: String, access: Access) throws(SQLiteError) {
+        Self.isConfigured
         var opened: OpaquePointer?
         let flags =
             switch access {
@@ -43,6 +44,9 @@ public final class Connection {
         cache.removeAll()
         sqlite3_close_v2(handle)
     }
+
+    /// Once in the process, before the first connection. Somebody who has used SQLite before keeps it as it was.
+    private static let isConfigured: Void = { _ = lamina_sqlite_count_no_memory() }()
 
     /// Runs one or more statements that answer nothing.
     public func execute(_ sql: String) throws(SQLiteError) {

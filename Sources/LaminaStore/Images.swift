@@ -69,10 +69,43 @@ extension Store {
     }
 }
 
+/// What an image holds, each content once.
+public struct ImageTotals: Sendable, Equatable {
+    public var contents: Int64 = 0
+    public var mergedContents: Int64 = 0
+    /// Uncompressed.
+    public var bytes: Int64 = 0
+    /// Those of them that the store has.
+    public var landedBytes: Int64 = 0
+}
+
 extension Index {
     /// The image that a reference names.
     public func image(_ reference: String) throws -> ImageRecord? {
         try images().first { $0.reference == reference }
+    }
+
+    /// How much of an image's distinct contents the store has: what the view image_status says of every image, in a
+    /// fraction of its time.
+    public func totals(of image: ImageID) throws -> ImageTotals {
+        let totals = try read { database in
+            try database.cached(
+                """
+                SELECT count(*), coalesce(sum(c.state = 2), 0), coalesce(sum(c.size), 0),
+                       coalesce(sum(CASE c.state WHEN 2 THEN c.size WHEN 1 THEN
+                           (SELECT d.landed_bytes FROM content_landed d WHERE d.content = c.id) ELSE 0 END), 0)
+                FROM content c
+                WHERE c.id IN (SELECT i.content FROM image_layer il JOIN layer l ON l.id = il.layer
+                               JOIN inode i ON i.id BETWEEN l.first_inode AND l.last_inode
+                               WHERE il.image = ? AND i.content IS NOT NULL)
+                """
+            ).bind(1, image.row).first {
+                ImageTotals(
+                    contents: $0.integer(0), mergedContents: $0.integer(1), bytes: $0.integer(2),
+                    landedBytes: $0.integer(3))
+            }
+        }
+        return totals ?? ImageTotals()
     }
 
     /// An image by number.

@@ -100,6 +100,7 @@ extension Store {
             try writer.addSource(record.location, to: layer)
             let importer = try LayerImporter(database, layer: layer, firstInode: first)
             try body(importer)
+            try importer.finish()
             guard importer.nextInode == first + Int64(inodeCount) else {
                 throw StoreError(
                     .conflict,
@@ -139,14 +140,14 @@ public final class LayerImporter {
     public let firstInode: Int64
     fileprivate var nextInode: Int64
 
-    private let insertInode: Statement
-    private let insertDirent: Statement
+    private let inodes: RowInserter
+    private let dirents: RowInserter
+    private let sources: RowInserter
     private let insertXattr: Statement
     private let insertImplicit: Statement
     private let findContent: Statement
     private let insertContent: Statement
     private let insertChunk: Statement
-    private let insertSource: Statement
     private let database: Connection
 
     fileprivate init(_ database: Connection, layer: LayerID, firstInode: Int64) throws {
@@ -154,22 +155,28 @@ public final class LayerImporter {
         self.layer = layer
         self.firstInode = firstInode
         nextInode = firstInode
-        insertInode = try database.cached(
-            """
-            INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink, content, target)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            """)
-        insertDirent = try database.cached("INSERT INTO dirent (parent, name, inode) VALUES (?, ?, ?)")
+        inodes = try RowInserter(
+            database,
+            "INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink, content, target)",
+            columnCount: 11)
+        dirents = try RowInserter(database, "INSERT INTO dirent (parent, name, inode)", columnCount: 3)
+        sources = try RowInserter(
+            database,
+            "INSERT OR IGNORE INTO chunk_source (layer, blob_offset, inner_offset, content, offset, blob_size)",
+            columnCount: 6)
         insertXattr = try database.cached("INSERT INTO xattr (inode, name, value) VALUES (?, ?, ?)")
         insertImplicit = try database.cached("INSERT INTO implicit_directory (inode, path) VALUES (?, ?)")
         findContent = try database.cached("SELECT id, size FROM content WHERE digest = ? AND claim = ?")
-        insertContent = try database.cached("INSERT INTO content (digest, claim, size) VALUES (?, ?, ?)")
+        insertContent = try database.cached(
+            "INSERT INTO content (digest, claim, size) VALUES (?, ?, ?) ON CONFLICT (digest, claim) DO NOTHING")
         insertChunk = try database.cached("INSERT INTO chunk (content, offset, size, digest) VALUES (?, ?, ?, ?)")
-        insertSource = try database.cached(
-            """
-            INSERT OR IGNORE INTO chunk_source (layer, blob_offset, inner_offset, content, offset, blob_size)
-            VALUES (?, ?, ?, ?, ?, ?)
-            """)
+    }
+
+    /// Inserts the rows that are gathered.
+    fileprivate func finish() throws {
+        try inodes.finish()
+        try dirents.finish()
+        try sources.finish()
     }
 
     /// Adds the next inode. `inode.id` is not read; `nlink` and `size` are taken as they are.
@@ -177,17 +184,19 @@ public final class LayerImporter {
     public func addInode(_ inode: Inode, target: UnsafeRawBufferPointer?) throws -> Int64 {
         let id = nextInode
         nextInode += 1
-        insertInode.bind(1, id).bind(2, Int64(inode.mode)).bind(3, Int64(inode.uid)).bind(4, Int64(inode.gid))
-            .bind(5, inode.size).bind(6, inode.mtime).bind(7, Int64(inode.mtimeNanoseconds))
-            .bind(8, Int64(bitPattern: inode.device)).bind(9, Int64(inode.nlink)).bind(10, inode.content?.row)
-        if let target { insertInode.bind(11, blob: target) } else { insertInode.bindNull(11) }
-        try insertInode.run()
+        let first = try inodes.next()
+        inodes.statement.bind(first, id).bind(first + 1, Int64(inode.mode)).bind(first + 2, Int64(inode.uid))
+            .bind(first + 3, Int64(inode.gid)).bind(first + 4, inode.size).bind(first + 5, inode.mtime)
+            .bind(first + 6, Int64(inode.mtimeNanoseconds)).bind(first + 7, Int64(bitPattern: inode.device))
+            .bind(first + 8, Int64(inode.nlink)).bind(first + 9, inode.content?.row)
+        if let target { inodes.statement.bind(first + 10, blob: target) } else { inodes.statement.bindNull(first + 10) }
         return id
     }
 
     /// Names an inode. Fastest when called in the order of parent and name.
     public func addEntry(parent: Int64, name: UnsafeRawBufferPointer, inode: Int64) throws {
-        try insertDirent.bind(1, parent).bind(2, blob: name).bind(3, inode).run()
+        let first = try dirents.next()
+        dirents.statement.bind(first, parent).bind(first + 1, blob: name).bind(first + 2, inode)
     }
 
     public func addXattr(inode: Int64, name: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) throws {
@@ -202,34 +211,41 @@ public final class LayerImporter {
     /// Adds a file's bytes, or finds them: the content with the same digest and, for several chunks, the same chunk list.
     ///
     /// - Parameter chunks: in file order, tiling the file.
-    public func addContent(digest: Digest, size: Int64, chunks: some Collection<ImportedChunk>) throws -> ContentID {
+    public func addContent(digest: Digest, size: Int64, chunks: [ImportedChunk]) throws -> ContentID {
         var claim = chunks.count > 1 ? Self.claim(chunks) : nil
-        var known = try find(digest, claim)
-        if claim == nil, let other = known, other.size != size {
+        var (content, isNew) = try insertOrFind(digest, claim, size)
+        if claim == nil, content.size != size {
             // Some layer lies about the size of these bytes. Nobody knows yet which one, so they are kept apart.
             claim = Self.claim(chunks)
-            known = try find(digest, claim)
+            (content, isNew) = try insertOrFind(digest, claim, size)
         }
-        let content: ContentID
-        if let known {
-            content = known.id
-        } else {
-            insertContent.bind(1, digest: digest)
-            bindClaim(claim, to: insertContent)
-            try insertContent.bind(3, size).run()
-            content = ContentID(database.lastInsertedRow)
-            if claim != nil {
-                for chunk in chunks {
-                    try insertChunk.bind(1, content.row).bind(2, chunk.offset).bind(3, chunk.size)
-                        .bind(4, digest: chunk.digest).run()
-                }
+        if isNew, claim != nil {
+            for chunk in chunks {
+                try insertChunk.bind(1, content.id.row).bind(2, chunk.offset).bind(3, chunk.size)
+                    .bind(4, digest: chunk.digest).run()
             }
         }
         for chunk in chunks {
-            try insertSource.bind(1, layer.row).bind(2, chunk.blobOffset).bind(3, chunk.innerOffset)
-                .bind(4, content.row).bind(5, chunk.offset).bind(6, chunk.blobSize).run()
+            let first = try sources.next()
+            sources.statement.bind(first, layer.row).bind(first + 1, chunk.blobOffset)
+                .bind(first + 2, chunk.innerOffset).bind(first + 3, content.id.row).bind(first + 4, chunk.offset)
+                .bind(first + 5, chunk.blobSize)
         }
-        return content
+        return content.id
+    }
+
+    /// Most contents are new: it is looked for only what could not be inserted.
+    private func insertOrFind(
+        _ digest: Digest, _ claim: Digest?, _ size: Int64
+    ) throws -> (content: (id: ContentID, size: Int64), isNew: Bool) {
+        insertContent.bind(1, digest: digest)
+        bindClaim(claim, to: insertContent)
+        try insertContent.bind(3, size).run()
+        if database.changes > 0 { return ((ContentID(database.lastInsertedRow), size), true) }
+        guard let known = try find(digest, claim) else {
+            throw StoreError(.damaged, "the index has and has not the content \(digest)")
+        }
+        return (known, false)
     }
 
     private func find(_ digest: Digest, _ claim: Digest?) throws -> (id: ContentID, size: Int64)? {
@@ -243,7 +259,7 @@ public final class LayerImporter {
     }
 
     /// SHA-256 of the chunk list: two layers that claim one digest share its bytes unproven only when they agree on it.
-    private static func claim(_ chunks: some Collection<ImportedChunk>) -> Digest {
+    private static func claim(_ chunks: [ImportedChunk]) -> Digest {
         var hash = SHA256()
         for chunk in chunks {
             withUnsafeBytes(of: (chunk.offset.littleEndian, chunk.size.littleEndian)) { hash.update($0) }

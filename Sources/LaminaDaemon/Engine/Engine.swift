@@ -68,11 +68,11 @@ public final class Engine: Sendable {
         let image = try pull.index(parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
         filesystem.withLock { $0 }?.viewsChanged()
         if !lazy { try pull.merge(image) }
-        let status = try store.index.imageStatus().first { $0.reference == name }
+        let totals = try store.index.totals(of: image.id)
         return PullResult(
             reference: name, manifestDigest: image.manifestDigest.description, platform: image.platform,
-            layers: image.layers.count, bytes: status?.bytes ?? 0, landedBytes: status?.landedBytes ?? 0,
-            fetchedBytes: pull.current.fetchedBytes, complete: status?.state == "complete")
+            layers: image.layers.count, bytes: totals.bytes, landedBytes: totals.landedBytes,
+            fetchedBytes: pull.current.fetchedBytes, complete: totals.mergedContents == totals.contents)
     }
 
     // MARK: The file system
