@@ -18,7 +18,13 @@ BINARY = $(shell $(SWIFT) build $(RELEASE) --show-bin-path)/lamina
 # Warnings of our own code are errors where it counts.
 STRICT := $(if $(CI),-Xswiftc -warnings-as-errors,)
 
-.PHONY: help setup setup-test build demo test lint install clean
+# Where the benchmarks keep their inputs (some 10 GB, made once) and make their stores, best on the machine's own disk.
+LAMINA_BENCH_DIR ?= $(CURDIR)/.bench
+# A part of the benchmarks, as `make bench-quick PART=pull`; all without it.
+PART ?=
+RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
+
+.PHONY: help setup setup-test build demo test lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -44,6 +50,20 @@ demo: setup ## Build, then show the whole way: convert, pull, mount, read, look 
 test: setup-test ## Build and run all tests; as root, with /dev/fuse, for the whole of it.
 	@scripts/test.sh $(STRICT)
 
+bench-build:
+	@scripts/setup.sh build bench
+	$(SWIFT) build $(RELEASE)
+	$(SWIFT) build -c release --package-path Benchmarks --product lamina-bench
+
+bench: bench-build ## Measure everything beside gzip, tar and other file systems; as root. Writes docs/benchmarks.md.
+	$(RUN_BENCH) --write docs/benchmarks.md
+
+bench-quick: bench-build ## The same with fewer rounds, printed only; PART=NAME for one part.
+	$(RUN_BENCH) --quick
+
+bench-test: ## Test what makes figures of measurements.
+	$(SWIFT) test --package-path Benchmarks
+
 lint: ## Check the format of all Swift files.
 	@scripts/lint.sh
 
@@ -62,5 +82,5 @@ install: ## Install the binary, its configuration, the systemd unit and completi
 	"$(BINARY)" --generate-completion-script zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lamina"
 	"$(BINARY)" --generate-completion-script fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lamina.fish"
 
-clean: ## Remove what was built.
-	rm -rf .build
+clean: ## Remove what was built, and the inputs of the benchmarks.
+	rm -rf .build Benchmarks/.build .bench

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh build          what building takes
 #   scripts/setup.sh build test     and what the tests take
+#   scripts/setup.sh build bench    and what the benchmarks compare with
 #
 # Uses sudo where it is not run as root. Swift itself comes from https://www.swift.org/install/.
 set -euo pipefail
@@ -19,8 +20,9 @@ for part in "${@:-build}"; do
         ;;
     # A registry and the tools that the tests compare with.
     test) packages+=(docker-registry python3 attr tar gzip zstd) ;;
+    bench) packages+=(docker-registry tar gzip pigz erofs-utils squashfs-tools mount util-linux) ;;
     *)
-        echo "setup: '$part' is neither build nor test" >&2
+        echo "setup: '$part' is neither build, test nor bench" >&2
         exit 64
         ;;
     esac

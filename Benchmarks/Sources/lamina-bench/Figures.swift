@@ -1,0 +1,157 @@
+import BenchReport
+
+/// Every figure of the report, in its order. What has a bound is a promise; the others say what it is made of.
+let figures: [Figure] = promises + comparisons
+
+private let promises: [Figure] = [
+    Figure(
+        "pull.cpu", "whole mix layer, registry → verified in the store: CPU", .ratio, .atMost(0.9, aim: 0.7),
+        part: "pull",
+        how: "`lamina pull 127.0.0.1:PORT/mix:1` into an empty store, against `gzip -dc layer > /dev/null`"),
+    Figure(
+        "pull.wall", "the same, wall", .ratio, .atMost(0.55, aim: 0.4), part: "pull",
+        how: "the same two commands, from start to end"),
+    Figure(
+        "large.cpu", "1,074 MB file alone, first read to its end: CPU", .seconds, .atMost(5, aim: 3.5), part: "large",
+        how: "empty store, mounted; open, read to the end; CPU of `lamina serve` from the open until it is idle again"),
+    Figure(
+        "large.first", "first 4 KiB of it, cold", .milliseconds, .atMost(50, aim: 15), part: "large",
+        how: "the same open and its first read; of the file nothing is in the store"),
+    Figure(
+        "pull.written", "bytes written / bytes of files", .ratio, .atMost(1.05, aim: 1.02), part: "pull",
+        how: "the pull of mix, index included; each file's last page counts as 4 KiB, so `tar -x` below is the least"),
+    Figure(
+        "rss", "peak RSS, any of these runs", .mebibytes, .atMost(128, aim: 80), summary: .maximum, part: "memory",
+        how: "the largest VmHWM of all pulls and servers: mix and a 4 GiB file, 1 and 50 readers; defaults"),
+    Figure(
+        "reads.sequential", "reads of a merged file against ext4: 1 MiB sequential", .ratio, .atLeast(0.97, aim: 1.0),
+        part: "reads", how: "the 1,074 MB file; caches dropped, read once on both sides, then timed"),
+    Figure(
+        "reads.random", "4 KiB random", .ratio, .atLeast(0.90, aim: 0.95), part: "reads",
+        how: "300,000 `pread` of 4 KiB at the same random places"),
+    Figure(
+        "reads.touch", "mmap touch", .ratio, .atLeast(0.85, aim: 0.95), part: "reads",
+        how: "`mmap` of the whole file, one byte of each page, `munmap`"),
+    Figure(
+        "small.cold", "20,000 small files, first read from a cold store", .perSecond, .atLeast(5000, aim: 12000),
+        part: "small", how: "empty store, mounted; open, read, close, one file after the other, one thread"),
+    Figure(
+        "small.again", "the same again, against ext4", .ratio, .atLeast(0.30, aim: 0.6), part: "small",
+        how: "open, read, close; caches warm; lamina's file system against the files on the disk"),
+    Figure(
+        "walk", "cold walk + lstat of 100,000 entries against ext4", .ratio, .atMost(1.5, aim: 1.2), part: "tree",
+        how: "names and inodes dropped before (`echo 2 > drop_caches`), the disk's blocks and the index stay in memory"),
+    Figure(
+        "open.lamina", "open+close p50 of merged files", .microseconds, .atMost(40, aim: 20), part: "small",
+        how: "the 20,000 small files, each opened and closed; the median of each pass"),
+    Figure(
+        "toc", "100,000-entry TOC into the index", .seconds, .atMost(1.0, aim: 0.5), part: "tree",
+        how: "the whole of `lamina pull --lazy` into an empty store, start of the process included"),
+    Figure(
+        "restart", "restart to first answered lookup, a million inodes", .milliseconds, .atMost(100, aim: 40),
+        part: "restart",
+        how: "`lamina serve` ended by SIGTERM; from the start of the next one until `lstat` of a path below the mount"),
+    Figure(
+        "index.bytes", "index bytes a file", .bytes, .atMost(400, aim: 250), part: "tree",
+        how: "`index.db` after the pull of the 100,000-entry layer, by its entries"),
+    Figure(
+        "convert.wall", "`convert` of usr against `tar c | pigz -6`, wall", .ratio, .atMost(1.3, aim: 1.0),
+        part: "convert",
+        how: "`lamina convert dir:usr oci:…` and `tar -C usr -c . | pigz -6 > layer`; usr is in the page cache"),
+]
+
+private let comparisons: [Figure] =
+    [
+        Figure("pull.cpu.value", "pull of mix: CPU", .seconds, part: "pull", how: "the first row's own value"),
+        Figure("pull.cpu.reference", "`gzip -dc`: CPU", .seconds, part: "pull", how: "the first row's reference"),
+        Figure("pull.wall.value", "pull of mix: wall", .seconds, part: "pull", how: "the second row's own value"),
+        Figure("pull.wall.reference", "`gzip -dc`: wall", .seconds, part: "pull", how: "the second row's reference"),
+        Figure("gzip-sha.cpu", "`gzip -dc | sha256sum`: CPU", .seconds, part: "pull", how: "of both processes"),
+        Figure("gzip-sha.wall", "`gzip -dc | sha256sum`: wall", .seconds, part: "pull", how: "the same"),
+        Figure(
+            "tar.cpu", "`tar -xz` + sync: CPU", .seconds, part: "pull",
+            how: "tar and its gzip; not what the kernel's threads write"),
+        Figure("tar.wall", "`tar -xz` + sync: wall", .seconds, part: "pull", how: "the same, until `sync -f` returns"),
+        Figure(
+            "tar.written", "`tar -xz`: bytes written / bytes of files", .ratio, part: "pull",
+            how: "what writing these files costs at least"),
+        Figure(
+            "pull.fetched", "pull of mix: bytes fetched / bytes of the layer", .ratio, part: "pull",
+            how: "`fetchedBytes` of `lamina pull --json`"),
+        Figure(
+            "large.wall", "1,074 MB file alone: wall", .seconds, part: "large", how: "from open to the end of the file"),
+        Figure(
+            "large.written", "1,074 MB file alone: bytes written / its bytes", .ratio, part: "large",
+            how: "`write_bytes` of the server"),
+        Figure(
+            "small.cpu", "20,000 small files, first read: CPU", .seconds, part: "small",
+            how: "of the server, all files together"),
+    ]
+    + [
+        ("rss.pull", "peak RSS: pull of mix", "pull"), ("rss.large", "peak RSS: the 1,074 MB file, 1 reader", "large"),
+        ("rss.small", "peak RSS: 20,000 small files, 1 reader", "small"),
+        ("rss.mix50", "peak RSS: mix, 50 readers", "memory"), ("rss.huge1", "peak RSS: 4 GiB, 1 reader", "memory"),
+        ("rss.huge50", "peak RSS: 4 GiB, 50 readers", "memory"), ("toc.rss", "peak RSS: 100,000-entry TOC", "tree"),
+        ("million.rss", "peak RSS: million-entry TOC", "restart"),
+        ("convert.rss", "peak RSS: convert of usr", "convert"),
+    ].map { Figure($0.0, $0.1, .mebibytes, summary: .maximum, part: $0.2, how: "VmHWM") }
+    + everywhere("reads.sequential", "1 MiB sequential", .megabytesPerSecond, "reads")
+    + everywhere("reads.random", "4 KiB random", .perSecond, "reads")
+    + everywhere("reads.touch", "mmap touch, pages", .perSecond, "reads")
+    + everywhere("small.again", "small files again", .perSecond, "small")
+    + everywhere("open", "open+close p50", .microseconds, "small").filter {
+        $0.id != "open.lamina" && $0.id != "open.overlaid"
+    }
+    + everywhere("walk", "cold walk", .seconds, "tree")
+    + [
+        Figure(
+            "walk.disk", "the same with nothing in memory, against ext4", .ratio, part: "tree",
+            how: "`echo 3 > drop_caches` before: inodes come from the disk, the index as well")
+    ]
+    + everywhere("walk.disk", "cold walk from the disk", .seconds, "tree")
+    + [
+        Figure(
+            "toc.cpu", "100,000-entry TOC into the index: CPU", .seconds, part: "tree", how: "of `lamina pull --lazy`"),
+        Figure(
+            "million.toc", "million-entry TOC into the index", .seconds, part: "restart",
+            how: "`lamina pull --lazy`, once"),
+        Figure(
+            "million.bytes", "index bytes an entry, a million entries", .bytes, part: "restart",
+            how: "`index.db`; every tenth file has a content of its own"),
+    ]
+    + [("text", "text (500 MB, 4:1)"), ("usr", "usr"), ("plain", "plain (mix as ordinary gzip)")].flatMap {
+        name, title in
+        [
+            Figure(
+                "\(name).cpu", "pull of \(title) against `gzip -dc`: CPU", .ratio, part: "formats",
+                how: "as the first row"),
+            Figure(
+                "\(name).wall", "pull of \(title) against `gzip -dc`: wall", .ratio, part: "formats",
+                how: "as the second row"),
+            Figure(
+                "\(name).written", "pull of \(title): bytes written / bytes of files", .ratio, part: "formats",
+                how: "as for mix"),
+        ]
+    }
+    + [
+        Figure("convert.wall.value", "`convert` of usr: wall", .seconds, part: "convert", how: "the row's own value"),
+        Figure(
+            "convert.wall.reference", "`tar c | pigz -6`: wall", .seconds, part: "convert", how: "the row's reference"),
+        Figure(
+            "convert.cpu", "`convert` of usr against `tar c | pigz -6`: CPU", .ratio, part: "convert",
+            how: "the same commands"),
+    ]
+
+/// One measurement on every file system, and with an overlay on both sides, as an image is mounted.
+private func everywhere(_ id: String, _ title: String, _ unit: Figure.Unit, _ part: String) -> [Figure] {
+    [
+        Figure(
+            "\(id).overlaid", "\(title): lamina under an overlay against ext4 under an overlay", .ratio, part: part,
+            how: "`lamina mount` against an overlay of the same files on the disk")
+    ]
+        + [
+            ("ext4", "ext4"), ("lamina", "lamina"), ("lamina-overlay", "lamina, overlay"),
+            ("ext4-overlay", "ext4, overlay"),
+            ("erofs", "erofs, lz4, loop"), ("squashfs", "squashfs, lz4, loop"),
+        ].map { Figure("\(id).\($0.0)", "\(title): \($0.1)", unit, part: part, how: "as above, on this file system") }
+}

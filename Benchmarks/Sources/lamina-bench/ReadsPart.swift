@@ -1,0 +1,95 @@
+import Foundation
+
+extension Bench {
+    /// Reads of a merged file, everything in the page cache.
+    func readsPart() throws {
+        let image = try inputs.mixImage()
+        let registry = try Registry(space, [image])
+        defer { registry.process.end() }
+        // The last pull's store, if there was one.
+        let store = space.run + "/store-mix"
+        if access(store + "/index.db", F_OK) != 0 { _ = try pull(registry, image, into: try space.fresh("store-mix")) }
+        let server = try Server(space, store: store, reference: registry.reference(image))
+        defer { server.end() }
+        let sides = try Sides(self, of: "mix", server: server)
+        defer { sides.end() }
+        let file = "/large/big"
+        // Pages come by reading on all sides: what was written just now sits in larger folios, which is faster to map.
+        try dropCaches(3)
+        for side in sides.all { try loops.sequential(side.path + file) }
+        try run("cmp", inputs.mix + file, server.mount + file)
+
+        let count = rounds(15, quick: 7)
+        for pass in try interleaved(count, sides.all, { side in try timed { try loops.sequential(side.path + file) } })
+        {
+            add("reads.sequential", pass, isRate: true) { Double(Inputs.big) / 1e6 / $0 }
+        }
+        let places = 300_000
+        for pass in try interleaved(
+            count, sides.all,
+            { side in
+                try timed { try loops.random(side.path + file, count: places) }
+            })
+        { add("reads.random", pass, isRate: true) { Double(places) / $0 } }
+        for pass in try interleaved(count, sides.all, { side in try timed { try loops.touch(side.path + file) } }) {
+            add("reads.touch", pass, isRate: true) { Double(Inputs.big / 4096) / $0 }
+        }
+    }
+
+    /// The layer of 100,000 entries: into the index, and walked.
+    func treePart() throws {
+        let image = try inputs.treeImage()
+        let registry = try Registry(space, [image])
+        defer { registry.process.end() }
+        for _ in 0..<rounds(7, quick: 3) {
+            let store = try space.fresh("store-tree")
+            let outcome = try settled { try pull(registry, image, into: store, lazy: true) }
+            add("toc", outcome.usage.wall)
+            add("toc.cpu", outcome.usage.cpu)
+            add("toc.rss", outcome.usage.peak)
+            add("index.bytes", indexSize(store) / 100_000)
+        }
+        let server = try Server(space, store: space.run + "/store-tree", reference: registry.reference(image))
+        defer { server.end() }
+        let sides = try Sides(self, of: "tree", server: server)
+        defer { sides.end() }
+        let expected = try loops.walk(inputs.tree)
+        func walk(_ side: Side, dropping what: Int) throws -> Double {
+            try dropCaches(what)
+            var count = 0
+            let seconds = try timed { count = try loops.walk(side.path) }
+            guard count == expected else { throw Failure("\(side.name) has \(count) entries instead of \(expected)") }
+            return seconds
+        }
+        for pass in try interleaved(rounds(9, quick: 3), sides.all, { try walk($0, dropping: 2) }) {
+            add("walk", pass, isRate: false) { $0 }
+        }
+        if !options.quick {
+            for pass in try interleaved(5, sides.all, { try walk($0, dropping: 3) }) {
+                add("walk.disk", pass, isRate: false) { $0 }
+            }
+        }
+    }
+
+    /// What the index takes, with what is still in its log.
+    private func indexSize(_ store: String) -> Double {
+        Double(fileSize(store + "/index.db") + fileSize(store + "/index.db-wal"))
+    }
+
+    /// A server that starts with a million inodes in its index.
+    func restartPart() throws {
+        let image = try inputs.millionImage()
+        let registry = try Registry(space, [image])
+        defer { registry.process.end() }
+        let store = try space.fresh("store-million")
+        let outcome = try pull(registry, image, into: store, lazy: true)
+        add("million.toc", outcome.usage.wall)
+        add("million.rss", outcome.usage.peak)
+        add("million.bytes", indexSize(store) / 1_000_000)
+        let server = try Server(space, store: store, reference: registry.reference(image))
+        defer { server.end() }
+        for round in 0..<rounds(11, quick: 5) {
+            add("restart", try server.restart(untilFound: Inputs.millionPath(round)) * 1000)
+        }
+    }
+}
