@@ -36,7 +36,10 @@ SELECT
     'sha256:' || lower(hex(l.digest)) AS digest,
     CASE WHEN l.diff_id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.diff_id)) END AS diff_id,
     CASE WHEN l.toc_digest IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.toc_digest)) END AS toc_digest,
-    CASE l.format WHEN 1 THEN 'estargz' ELSE 'unknown' END AS format,
+    CASE l.format
+        WHEN 1 THEN 'estargz' WHEN 2 THEN 'zstd:chunked' WHEN 3 THEN 'stargz' WHEN 4 THEN 'estargz+external-toc'
+        WHEN 5 THEN 'tar+gzip' WHEN 6 THEN 'tar+zstd' WHEN 7 THEN 'tar' ELSE 'unknown'
+    END AS format,
     l.size AS compressed_bytes,
     s.contents AS contents,
     s.merged AS merged_contents,
@@ -44,7 +47,17 @@ SELECT
     s.landed AS landed_bytes,
     CASE WHEN s.merged = s.contents THEN 'complete' WHEN s.landed = 0 THEN 'absent' ELSE 'partial' END AS state,
     (SELECT count(DISTINCT il.image) FROM image_layer AS il WHERE il.layer = l.id) AS images,
-    strftime('%Y-%m-%dT%H:%M:%SZ', l.indexed_at, 'unixepoch') AS indexed_at
+    strftime('%Y-%m-%dT%H:%M:%SZ', l.indexed_at, 'unixepoch') AS indexed_at,
+    CASE l.toc_proof WHEN 1 THEN 'manifest' WHEN 2 THEN 'blob' WHEN 3 THEN 'none needed' ELSE 'none' END AS toc_proof,
+    strftime('%Y-%m-%dT%H:%M:%SZ', l.blob_proven_at, 'unixepoch') AS blob_proven_at,
+    strftime('%Y-%m-%dT%H:%M:%SZ', l.chunks_proven_at, 'unixepoch') AS chunks_proven_at,
+    strftime('%Y-%m-%dT%H:%M:%SZ', l.files_proven_at, 'unixepoch') AS files_proven_at,
+    CASE l.diff_id_state
+        WHEN 1 THEN 'proven' WHEN 2 THEN 'mismatch' WHEN 3 THEN 'not provable' ELSE 'not yet'
+    END AS diff_id_proof,
+    strftime('%Y-%m-%dT%H:%M:%SZ', l.diff_id_at, 'unixepoch') AS diff_id_proven_at,
+    CASE WHEN l.computed_diff_id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.computed_diff_id)) END
+        AS computed_diff_id
 FROM layer AS l
 JOIN (
     SELECT

@@ -69,6 +69,25 @@ int64_t lamina_first_hole(int fd) {
     return hole;
 }
 
+int64_t lamina_hole_bytes(int fd) {
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (size < 0) return -1;
+    int64_t sum = 0;
+    off_t position = 0;
+    while (position < size) {
+        off_t hole = lseek(fd, position, SEEK_HOLE);
+        if (hole < 0) return -1;
+        if (hole >= size) break;
+        off_t data = lseek(fd, hole, SEEK_DATA);
+        // ENXIO: no data behind it, the hole reaches to the end.
+        if (data < 0 && errno != ENXIO) return -1;
+        if (data < 0 || data > size) data = size;
+        sum += data - hole;
+        position = data;
+    }
+    return sum;
+}
+
 int lamina_punch_hole(int fd, int64_t offset, int64_t count) {
     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, count);
 }

@@ -1,6 +1,8 @@
 import CDeflate
 
-/// Inflates the gzip members of a layer's chunks: one decoder a worker thread, not `Sendable`.
+/// Decompresses the members of a layer's chunks: one decoder a worker thread, not `Sendable`.
+///
+/// zstd frames: `ChunkDecoder+Zstd.swift`. gzip members:
 ///
 /// A member is whole in memory, and its trailer says how large its payload is (RFC 1952 §2.3.1, ISIZE), so libdeflate
 /// does it in one go, two to three times as fast as streaming. What ISIZE says is only a guess, and another member may
@@ -13,13 +15,15 @@ public final class ChunkDecoder {
     public static let slack = 1 << 20
 
     /// What is tried over what is needed when ISIZE says nothing of use: padding and some headers.
-    private static let smallSlack = 16 << 10
+    static let smallSlack = 16 << 10
 
     /// A buffer larger than this is given back after its use.
     private static let keptCapacity = 32 << 20
 
     private let decompressor: OpaquePointer
     private let inflater: Inflater
+    /// Set up when the first frame comes: most stores never see one.
+    var zstd: ZstdStream?
     private var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
 
     /// A decoder with no buffer yet. Throws ``FormatError`` `tooLarge` when memory is short.
@@ -34,6 +38,32 @@ public final class ChunkDecoder {
     deinit {
         libdeflate_free_decompressor(decompressor)
         buffer.deallocate()
+    }
+
+    /// Decompresses `member` and gives its payload, at least the first `needed` bytes, to `body`; valid during the call.
+    ///
+    /// For gzip as ``inflate(_:needing:_:)``; a member of zstd is a frame, perhaps followed by more; one that is not
+    /// compressed is its own payload.
+    public func decode<Result>(
+        _ member: UnsafeRawBufferPointer, as compression: StreamDecompressor.Compression, needing needed: Int,
+        _ body: (UnsafeRawBufferPointer) throws -> Result
+    ) throws -> Result {
+        switch compression {
+        case .gzip: return try inflate(member, needing: needed, body)
+        case .zstd:
+            guard needed >= 0, needed <= Int.max / 2 else { throw Self.impossible(needed) }
+            reserve(needed + Self.smallSlack)
+            defer { if buffer.count > Self.keptCapacity { release() } }
+            let count = try decompress(member, into: buffer, needing: needed)
+            return try body(UnsafeRawBufferPointer(rebasing: buffer.prefix(count)))
+        case .identity:
+            guard needed >= 0, needed <= member.count else {
+                throw FormatError(
+                    .corruptMember, "the member ends before its payload does", expected: "\(needed) bytes",
+                    actual: "\(member.count)")
+            }
+            return try body(member)
+        }
     }
 
     /// Inflates `member` and gives its payload, at least the first `needed` bytes, to `body`; valid during the call.

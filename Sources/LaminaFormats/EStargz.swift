@@ -8,11 +8,11 @@ public enum EStargz {
     static let tocName: StaticString = "stargz.index.json"
 
     // An empty gzip member with a comment field: header with FLG.FEXTRA; XLEN 26; subfield "SG" of 22 bytes; …
-    private static let footerHead: [UInt8] = [
+    static let footerHead: [UInt8] = [
         0x1f, 0x8b, 0x08, 0x04, 0, 0, 0, 0, 0x00, 0xff, 0x1a, 0x00, 0x53, 0x47, 0x16, 0x00,
     ]
     // … "STARGZ" behind the 16 hex digits; a final stored block of length 0; CRC-32 and ISIZE, both zero.
-    private static let footerTail: [UInt8] = [
+    static let footerTail: [UInt8] = [
         0x53, 0x54, 0x41, 0x52, 0x47, 0x5a, 0x01, 0x00, 0x00, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0,
     ]
 
@@ -33,8 +33,13 @@ public enum EStargz {
         for (index, byte) in footerTail.enumerated() where footer[32 + index] != byte {
             throw FormatError(.notEStargz, "the blob does not end with an eStargz footer", offset: Int64(32 + index))
         }
+        return try footerOffset(footer, digits: 16)
+    }
+
+    /// The number of 16 hex digits that a footer has at `digits`.
+    static func footerOffset(_ footer: UnsafeRawBufferPointer, digits: Int) throws(FormatError) -> Int64 {
         var offset: UInt64 = 0
-        for index in 16..<32 {
+        for index in digits..<(digits + 16) {
             guard let digit = hexDigit(footer[index]) else {
                 throw FormatError(
                     .badFooter, "the offset of the table of contents is not a number", offset: Int64(index))
@@ -42,7 +47,8 @@ public enum EStargz {
             offset = offset << 4 | UInt64(digit)
         }
         guard let offset = Int64(exactly: offset) else {
-            throw FormatError(.badFooter, "the offset of the table of contents is over 2^63", offset: 16)
+            throw FormatError(
+                .badFooter, "the offset of the table of contents is over 2^63", offset: Int64(digits))
         }
         return offset
     }

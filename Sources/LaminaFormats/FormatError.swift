@@ -4,7 +4,7 @@
 public struct FormatError: Error, Sendable, Equatable {
     /// The kind of failure: what a caller decides by.
     public enum Code: String, Sendable {
-        /// The blob has no eStargz footer: it may be an ordinary layer.
+        /// The bytes are no eStargz footer.
         case notEStargz
         /// The footer is one in shape, but what it says cannot be.
         case badFooter

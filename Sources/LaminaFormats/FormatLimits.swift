@@ -15,6 +15,8 @@ public struct FormatLimits: Sendable {
     public var componentBytes = 255
     /// The bytes that one member or frame must be decompressed to for a chunk: what one decoder may come to hold.
     public var chunkBytes: Int64 = 1 << 30
+    /// The bytes of zeros that are hashed to verify the holes of one layer, each size once: ten seconds or so.
+    public var zeroBytes: Int64 = 16 << 30
     /// The bytes of one file. No file system beneath the store takes more than 2^63 - 1; sums stay far from overflow.
     public var fileBytes: Int64 = 1 << 62
     /// The bytes of one extended attribute's name and value: XATTR_NAME_MAX and XATTR_SIZE_MAX of Linux.
@@ -22,11 +24,4 @@ public struct FormatLimits: Sendable {
 
     /// The defaults.
     public init() {}
-}
-
-/// The format of a layer that can be mounted before it is downloaded. Raw values are stored in the index: never
-/// change one.
-public enum LayerFormat: Int32, Sendable, CaseIterable {
-    /// eStargz: gzip members, the table of contents in the last, `stargz.index.json`.
-    case estargz = 1
 }

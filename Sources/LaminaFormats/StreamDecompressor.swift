@@ -1,5 +1,4 @@
 import CZlib
-import CZstd
 
 /// Decompresses a whole layer blob as it comes in: gzip with any number of members (an eStargz blob has one per file),
 /// zstd with any number of frames (skippable ones are passed over), or nothing.
@@ -118,7 +117,7 @@ public final class StreamDecompressor {
     }
 
     private func decompress(
-        _ input: UnsafeRawBufferPointer, _ stream: borrowing ZstdStream,
+        _ input: UnsafeRawBufferPointer, _ stream: ZstdStream,
         _ sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
         var rest = input
@@ -137,37 +136,5 @@ public final class StreamDecompressor {
             outputWasFull = written == output.count
             if written > 0 { try sink(UnsafeRawBufferPointer(rebasing: output.prefix(written))) }
         }
-    }
-}
-
-/// libzstd's streaming decompressor (RFC 8878).
-private struct ZstdStream: ~Copyable {
-    enum Step {
-        case more(Int)
-        case frameEnd(Int)
-        case corrupt(String)
-    }
-
-    private let context: OpaquePointer
-
-    init() throws(FormatError) {
-        guard let context = ZSTD_createDCtx() else {
-            throw FormatError(.tooLarge, "zstd cannot be set up: out of memory")
-        }
-        self.context = context
-        // 128 MiB: what libzstd takes by default and `zstd --ultra` stays within; a larger window is an attack.
-        ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, 27)
-    }
-
-    deinit { ZSTD_freeDCtx(context) }
-
-    /// Decompresses from `input`, whose used part is cut off, to the start of `output`; gives the bytes written.
-    func step(_ input: inout UnsafeRawBufferPointer, _ output: UnsafeMutableRawBufferPointer) -> Step {
-        var source = ZSTD_inBuffer(src: input.baseAddress, size: input.count, pos: 0)
-        var target = ZSTD_outBuffer(dst: output.baseAddress, size: output.count, pos: 0)
-        let result = ZSTD_decompressStream(context, &target, &source)
-        input = UnsafeRawBufferPointer(rebasing: input.dropFirst(source.pos))
-        if ZSTD_isError(result) != 0 { return .corrupt(String(cString: ZSTD_getErrorName(result))) }
-        return result == 0 ? .frameEnd(target.pos) : .more(target.pos)
     }
 }

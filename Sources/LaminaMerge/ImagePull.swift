@@ -54,9 +54,9 @@ public final class ImagePull {
         progress.stage = .indexing
         progress.layers = image.layers.count
         report(progress)
-        let indexer = LayerIndexer(store: engine.store, source: source, shouldStop: shouldStop) { [self] count in
-            progress.fetchedBytes += Int64(count)
-        }
+        let indexer = LayerIndexer(
+            store: engine.store, source: source, tag: reference.tag, shouldStop: shouldStop
+        ) { [self] count in progress.fetchedBytes += Int64(count) }
         var layers: [LayerID] = []
         for (number, descriptor) in image.layers.enumerated() {
             if shouldStop() { throw MergeError.stopped }

@@ -61,12 +61,13 @@ extension MergeEngine {
     private func decode(_ piece: Piece, with decoder: ChunkDecoder) {
         var landed: [Part] = []
         var offset = 0
+        let compression = sources.compression(of: piece.layer)
         for member in piece.members {
             let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])
             offset += member.blobSize
             var wrong: [(part: Part, error: MergeError)] = []
             do {
-                try decoder.inflate(bytes, needing: member.neededBytes) { decompressed in
+                try decoder.decode(bytes, as: compression, needing: member.neededBytes) { decompressed in
                     for part in member.parts {
                         do throws(VerificationFailure) {
                             let chunk = try VerifiedChunk(part, of: decompressed)

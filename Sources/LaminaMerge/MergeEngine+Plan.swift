@@ -48,6 +48,9 @@ extension MergeEngine {
         } else if record.name.claim != nil || record.size > Self.smallSize {
             try copyLandedChunks(of: record, &chunks)
         }
+        if record.state != .merged, chunks.contains(where: { !$0.hasLanded && $0.source.isHole }) {
+            try landHoles(of: record, &chunks)
+        }
         return (record, chunks)
     }
 
@@ -129,7 +132,8 @@ extension MergeEngine {
         return state.withLock { state in
             var job = job
             for neighbour in neighbours {
-                guard neighbour.content.name.claim == nil, !neighbour.hasTwin, neighbour.content.proof != .disproven,
+                guard neighbour.content.name.claim == nil, !neighbour.hasTwin, !neighbour.firstChunk.isHole,
+                    neighbour.content.proof != .disproven,
                     neighbour.content.size <= Self.smallSize, state.active[neighbour.content.id] == nil,
                     !state.recentlyMerged.contains(neighbour.content.id, since: time)
                 else { break }

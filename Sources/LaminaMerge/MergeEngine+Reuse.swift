@@ -58,7 +58,7 @@ extension MergeEngine {
     func copyLandedChunks(of content: ContentRecord, _ chunks: inout [ChunkRecord]) throws {
         var landing = Landing()
         var target: File?
-        for index in chunks.indices where !chunks[index].hasLanded {
+        for index in chunks.indices where !chunks[index].hasLanded && !chunks[index].source.isHole {
             let chunk = chunks[index]
             guard
                 let found = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
@@ -77,10 +77,34 @@ extension MergeEngine {
             chunks[index].hasLanded = true
             landing.chunks.append((content.id, chunk.offset))
         }
-        guard !landing.isEmpty else { return }
+        try record(&landing, of: content, chunks)
+    }
+
+    /// Lands the chunks that are holes: a backing file is sparse, so its zeros are there before anything is written. That
+    /// their digests are those of zeros was seen when the layer was indexed.
+    func landHoles(of content: ContentRecord, _ chunks: inout [ChunkRecord]) throws {
+        let file = try store.files.create(content.name, size: content.size)
+        var landing = Landing()
+        var holes: Int64 = 0
+        for index in chunks.indices where !chunks[index].hasLanded && chunks[index].source.isHole {
+            let chunk = chunks[index]
+            // What an earlier try left there was not verified.
+            try file.clear(chunk.offset..<(chunk.offset + chunk.size))
+            chunks[index].hasLanded = true
+            holes += chunk.size
+            if content.name.claim != nil { landing.chunks.append((content.id, chunk.offset)) }
+        }
+        // First: as soon as it is merged, the file may be opened.
+        try store.recordHoles(holes, of: content.id)
+        try record(&landing, of: content, chunks)
+    }
+
+    /// Records chunks that were put in place without being fetched.
+    private func record(_ landing: inout Landing, of content: ContentRecord, _ chunks: [ChunkRecord]) throws {
         if chunks.allSatisfy(\.hasLanded) {
             landing.merged.append((content.id, content.name.claim == nil ? .proven : .claimed))
         }
+        guard !landing.isEmpty else { return }
         try store.record(landing)
     }
 }

@@ -1,3 +1,4 @@
+import LaminaFormats
 import LaminaOCI
 import LaminaStore
 import Synchronization
@@ -36,6 +37,12 @@ final class SourceCache: Sendable {
         // One place that cannot be used is no reason not to use the others.
         if sources.isEmpty, let failure { throw failure }
         return (blob, sources)
+    }
+
+    /// How the members of a layer's blob are compressed. The layer was fetched from, so it is known.
+    func compression(of layer: LayerID) -> StreamDecompressor.Compression {
+        let format = state.withLock { $0.blobs[layer]?.format } ?? (try? index.blob(of: layer))?.format
+        return format.flatMap { LayerFormat(rawValue: Int32(clamping: $0)) }?.compression ?? .gzip
     }
 
     /// Uses an open source for its location from now on, and looks up the layers' locations anew.

@@ -54,6 +54,9 @@ public struct ChunkPlace: Sendable, Hashable {
     /// In what the member decompresses to.
     public var innerOffset: Int64
 
+    /// Whether nothing of the blob is behind it: the chunk is all zeros.
+    public var isHole: Bool { blobSize == 0 }
+
     public init(layer: LayerID, blobOffset: Int64, blobSize: Int64, innerOffset: Int64) {
         self.layer = layer
         self.blobOffset = blobOffset
@@ -167,14 +170,6 @@ extension Index {
                             innerOffset: row.integer(8)),
                         hasTwin: row.integer(9) != 0)
                 }
-        }
-    }
-
-    /// The SHA-256 of the table of contents that a layer was indexed by.
-    public func tocDigest(of layer: LayerID) throws -> Digest? {
-        try read { database in
-            try database.cached("SELECT toc_digest FROM layer WHERE id = ?").bind(1, layer.row)
-                .first { $0.digest(0) } ?? nil
         }
     }
 

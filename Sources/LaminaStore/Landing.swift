@@ -67,9 +67,18 @@ extension Store {
         try write { writer in
             let database = writer.connection
             try database.cached("UPDATE chunk SET landed = 1 WHERE content = ?").bind(1, content.id.row).run()
-            try database.cached("UPDATE content SET state = 2, proof = 1, durable = 0 WHERE id = ?")
-                .bind(1, content.id.row).run()
+            try database.cached(
+                "UPDATE content SET state = 2, proof = 1, durable = 0, holes = (SELECT holes FROM content WHERE id = ?2) WHERE id = ?1"
+            ).bind(1, content.id.row).bind(2, proven.id.row).run()
             writer.landedSinceSync.insert(content.id)
+        }
+    }
+
+    /// Records how many bytes of a content's file may be holes: they were verified to be zeros.
+    public func recordHoles(_ bytes: Int64, of content: ContentID) throws {
+        try write { writer in
+            try writer.connection.cached("UPDATE content SET holes = max(holes, ?) WHERE id = ?").bind(1, bytes)
+                .bind(2, content.row).run()
         }
     }
 
@@ -82,7 +91,16 @@ extension Store {
 extension Writer {
     func forget(_ content: ContentID) throws {
         try connection.cached("UPDATE chunk SET landed = 0 WHERE content = ?").bind(1, content.row).run()
-        try connection.cached("UPDATE content SET state = 0, proof = 0, durable = 0 WHERE id = ?").bind(1, content.row)
+        try connection.cached("UPDATE content SET state = 0, proof = 0, durable = 0, holes = 0 WHERE id = ?").bind(1, content.row)
             .run()
+    }
+}
+
+extension Index {
+    /// How many bytes of a content's file may be holes.
+    public func holes(of content: ContentID) throws -> Int64 {
+        try read { database in
+            try database.cached("SELECT holes FROM content WHERE id = ?").bind(1, content.row).first { $0.integer(0) }
+        } ?? 0
     }
 }

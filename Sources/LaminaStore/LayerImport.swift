@@ -7,6 +7,10 @@ public struct LayerRecord: Sendable {
     public var digest: Digest
     public var diffID: Digest?
     public var tocDigest: Digest?
+    /// SHA-256 of the compressed TOC, where manifests vouch for that.
+    public var tocChecksum: Digest?
+    /// What ties the TOC to the manifest.
+    public var tocProof: TOCProof
     /// `LayerFormat`'s raw value.
     public var format: Int
     /// Of the compressed blob, in bytes.
@@ -17,12 +21,14 @@ public struct LayerRecord: Sendable {
     public var location: String
 
     public init(
-        digest: Digest, diffID: Digest?, tocDigest: Digest?, format: Int, size: Int64, prioritizedEnd: Int64?,
-        location: String
+        digest: Digest, diffID: Digest?, tocDigest: Digest?, tocChecksum: Digest? = nil, tocProof: TOCProof = .manifest,
+        format: Int, size: Int64, prioritizedEnd: Int64?, location: String
     ) {
         self.digest = digest
         self.diffID = diffID
         self.tocDigest = tocDigest
+        self.tocChecksum = tocChecksum
+        self.tocProof = tocProof
         self.format = format
         self.size = size
         self.prioritizedEnd = prioritizedEnd
@@ -90,12 +96,13 @@ extension Store {
             try database.cached(
                 """
                 INSERT INTO layer (digest, diff_id, toc_digest, format, size, root, first_inode, last_inode,
-                                   prioritized_end, indexed_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                   prioritized_end, indexed_at, toc_checksum, toc_proof, blob_proven_at)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 THEN ?10 END)
                 """
             ).bind(1, digest: record.digest).bind(2, digest: record.diffID).bind(3, digest: record.tocDigest)
                 .bind(4, Int64(record.format)).bind(5, record.size).bind(6, first).bind(7, first)
-                .bind(8, first + Int64(inodeCount) - 1).bind(9, record.prioritizedEnd).bind(10, Int64(time(nil))).run()
+                .bind(8, first + Int64(inodeCount) - 1).bind(9, record.prioritizedEnd).bind(10, Int64(time(nil)))
+                .bind(11, digest: record.tocChecksum).bind(12, record.tocProof.rawValue).run()
             let layer = LayerID(database.lastInsertedRow)
             try writer.addSource(record.location, to: layer)
             let importer = try LayerImporter(database, layer: layer, firstInode: first)

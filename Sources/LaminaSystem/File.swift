@@ -109,6 +109,27 @@ public final class File: Sendable {
         return hole
     }
 
+    /// How many bytes of the file no data stands behind.
+    public func holeBytes() throws(SystemError) -> Int64 {
+        let count = lamina_hole_bytes(descriptor)
+        guard count >= 0 else { throw SystemError.last("look for the holes of", path) }
+        return count
+    }
+
+    /// Makes a range of the file zeros that take no space, where the file system has holes; else zeros.
+    public func clear(_ range: Range<Int64>) throws(SystemError) {
+        if lamina_punch_hole(descriptor, range.lowerBound, Int64(range.count)) == 0 { return }
+        guard errno == EOPNOTSUPP || errno == ENOSYS else { throw SystemError.last("make a hole in", path) }
+        guard let zeros = calloc(1, 1 << 20) else { throw SystemError.last("take memory for", path) }
+        defer { free(zeros) }
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let count = min(1 << 20, Int(range.upperBound - offset))
+            try write(UnsafeRawBufferPointer(start: zeros, count: count), at: offset)
+            offset += Int64(count)
+        }
+    }
+
     /// Waits until everything written to the whole file system of this file is on disk (syncfs). An error means that
     /// some write since the last call was lost, by whomever.
     public func syncFilesystem() throws(SystemError) {

@@ -7,7 +7,9 @@ extension EndToEnd {
     /// What containerd makes of the same image is the measure: Tests/Fixtures/tree.jsonl.
     @Suite("the fixture images, pulled and mounted")
     struct FixtureImages {
-        static let names = ["estargz", "estargz-64k"]
+        static let names = [
+            "estargz", "estargz-64k", "zstd-chunked-stargz", "zstd-chunked-skopeo-1.9", "zstd-chunked-podman-5",
+        ]
 
         /// Pushes a fixture and names it at the sandbox's proxy.
         static func reference(_ name: String, _ sandbox: Sandbox) throws -> String {

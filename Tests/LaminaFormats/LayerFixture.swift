@@ -8,7 +8,12 @@ import Testing
 struct LayerFixture {
     var blob: [UInt8]
     var tocOffset: Int
+    /// As the manifest says it: of the JSON or, for zstd:chunked, of what it is compressed to.
     var tocDigest: String
+    /// What `tocDigest` should be.
+    var vouchedFor: Digest
+    var format: LayerFormat
+    var tarSplit: ZstdChunked.Place?
     var toc: [UInt8]
     var tree: LayerTree
 
@@ -30,13 +35,36 @@ struct LayerFixture {
 
     private init(blob: [UInt8], annotations: [String: String]?) throws {
         self.blob = blob
-        tocDigest = try #require(annotations?["containerd.io/snapshot/stargz/toc.digest"])
-        let footer = blob.count - EStargz.footerSize
-        let offset = try blob.withUnsafeBytes { try EStargz.parseFooter(.init(rebasing: $0[footer...])) }
-        tocOffset = Int(offset)
-        let member = tocOffset..<footer
-        toc = try blob.withUnsafeBytes { try EStargz.extractTOC(fromMember: .init(rebasing: $0[member])) }
-        tree = try toc.withUnsafeBytes { try LayerTree.parse(toc: $0, tocOffset: offset, format: .estargz) }
+        let size = Int64(blob.count)
+        let footer = try blob.withUnsafeBytes { (bytes) throws in try LayerFooter.find(in: bytes, blobSize: size) }
+        switch try #require(footer) {
+        case .estargz(let offset):
+            format = .estargz
+            tocOffset = Int(offset)
+            let member = tocOffset..<blob.count - EStargz.footerSize
+            toc = try blob.withUnsafeBytes { try EStargz.extractTOC(fromMember: .init(rebasing: $0[member])) }
+            vouchedFor = SHA256.hash(toc)
+        case .zstdChunked(let place, let tarSplit):
+            format = .zstdChunked
+            self.tarSplit = tarSplit
+            tocOffset = Int(place.offset) - 8
+            let frame = Array(blob[Int(place.offset)..<Int(place.range.upperBound)])
+            toc = try frame.withUnsafeBytes { try ZstdChunked.extractTOC($0, place: place) }
+            vouchedFor = SHA256.hash(frame)
+            for key in ["io.github.containers.zstd-chunked.", "io.containers.zstd-chunked."] {
+                guard let text = annotations?[key + "manifest-position"] else { continue }
+                #expect(ZstdChunked.parsePosition(text, hasType: true) == place)
+            }
+        default: throw FormatError(.unsupported, "no fixture is of this format")
+        }
+        let keys = [
+            "io.github.containers.zstd-chunked.manifest-checksum", "io.containers.zstd-chunked.manifest-checksum",
+            "containerd.io/snapshot/stargz/toc.digest",
+        ]
+        let annotation = keys.compactMap { annotations?[$0] }.first
+        tocDigest = try #require(annotation)
+        let (format, end) = (format, Int64(tocOffset))
+        tree = try toc.withUnsafeBytes { try LayerTree.parse(toc: $0, tocOffset: end, format: format) }
     }
 
     private struct Index: Decodable { var manifests: [Descriptor] }
@@ -147,7 +175,9 @@ extension LayerTree {
             var end: Int64 = 0
             for chunk in chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)] {
                 if chunk.offset != end || chunk.size < 1 { return "chunks do not tile" }
-                if chunk.blobOffset < 0 || chunk.blobSize < 1 || chunk.blobOffset + chunk.blobSize > tocOffset {
+                if chunk.blobSize == 0 {
+                    // A hole: nothing of the blob is behind it.
+                } else if chunk.blobOffset < 0 || chunk.blobSize < 1 || chunk.blobOffset + chunk.blobSize > tocOffset {
                     return "a chunk is outside the blob"
                 }
                 end += chunk.size

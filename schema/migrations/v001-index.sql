@@ -22,14 +22,38 @@ CREATE TABLE layer (
     digest BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
     diff_id BLOB CHECK (length(diff_id) = 32),
     toc_digest BLOB CHECK (length(toc_digest) = 32),
-    format INTEGER NOT NULL,            -- 1 eStargz
+    -- SHA-256 of the compressed TOC, by which the manifests of zstd:chunked vouch for it.
+    toc_checksum BLOB CHECK (length(toc_checksum) = 32),
+    -- 1 eStargz, 2 zstd:chunked, 3 stargz, 4 eStargz with external TOC, 5 tar+gzip, 6 tar+zstd, 7 tar
+    format INTEGER NOT NULL,
     size INTEGER NOT NULL,              -- of the compressed blob
     root INTEGER NOT NULL,              -- inode of the layer's root directory
     first_inode INTEGER NOT NULL,       -- its inodes are numbered without a gap
     last_inode INTEGER NOT NULL,
     prioritized_end INTEGER,            -- blob offset of the prefetch landmark: members before it come first
-    indexed_at INTEGER NOT NULL
+    indexed_at INTEGER NOT NULL,
+    -- The ledger: what has been proven of the layer, and when; NULL: not yet.
+    -- What ties the TOC to the manifest: 0 nothing yet, 1 the manifest names its digest, 2 the blob that it stands in was
+    -- hashed as a whole, 3 there is none: the index was made of the hashed blob itself.
+    toc_proof INTEGER NOT NULL DEFAULT 0 CHECK (toc_proof IN (0, 1, 2, 3)),
+    blob_proven_at INTEGER,             -- the whole blob was hashed and has its digest
+    chunks_proven_at INTEGER,           -- every chunk has landed, each verified
+    files_proven_at INTEGER,            -- every file has its whole-file digest
+    -- 0 not known yet, 1 proven, 2 the tar has another digest: computed_diff_id, 3 cannot be told without fetching again
+    diff_id_state INTEGER NOT NULL DEFAULT 0 CHECK (diff_id_state IN (0, 1, 2, 3)),
+    diff_id_at INTEGER,
+    computed_diff_id BLOB CHECK (length(computed_diff_id) = 32)
 ) STRICT;
+
+-- Parts of a layer's tar that are in no file (headers, padding), kept from the fetched members until the diff ID has been
+-- told from them and the files. Compressed by zstd; gone when it has been told.
+CREATE TABLE tar_part (
+    layer INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
+    blob_offset INTEGER NOT NULL,       -- where the range of the blob begins that these bytes are of
+    blob_size INTEGER NOT NULL,
+    bytes BLOB NOT NULL,
+    PRIMARY KEY (layer, blob_offset)
+) STRICT, WITHOUT ROWID;
 
 -- Where a layer's blob can be had: 'oci:/dir' or 'http://host/repository'.
 CREATE TABLE layer_source (
@@ -116,6 +140,7 @@ CREATE TABLE content (
     state INTEGER NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)),    -- 0 absent, 1 partial, 2 merged
     proof INTEGER NOT NULL DEFAULT 0 CHECK (proof IN (0, 1, 2)),    -- 0 claimed, 1 proven, 2 disproven: the layer lied
     durable INTEGER NOT NULL DEFAULT 0,                             -- on disk for certain (syncfs after the last write)
+    holes INTEGER NOT NULL DEFAULT 0,   -- bytes of the file that take no space, as they were verified to be zeros
     UNIQUE (digest, claim)
 ) STRICT;
 CREATE INDEX content_volatile ON content (id) WHERE durable = 0 AND state > 0;

@@ -26,6 +26,9 @@ int lamina_supports_clone(int directory);
 /// The first byte of the file that no data stands behind (SEEK_HOLE); the size when there is none; -1 with errno.
 int64_t lamina_first_hole(int fd);
 
+/// How many bytes of the file no data stands behind (SEEK_HOLE, SEEK_DATA); -1 with errno.
+int64_t lamina_hole_bytes(int fd);
+
 /// Frees the blocks behind a range without changing the size (FALLOC_FL_PUNCH_HOLE).
 int lamina_punch_hole(int fd, int64_t offset, int64_t count);
 

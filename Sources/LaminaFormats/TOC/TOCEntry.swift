@@ -28,6 +28,8 @@ struct TOCEntry {
     var chunkSize: Int64 = 0
     var digest: Digest?
     var chunkDigest: Digest?
+    /// `chunkType` "zeros": the chunk is a hole, and has no bytes in the blob.
+    var isZeros = false
     /// Where its object begins in the JSON.
     var position = 0
 }
@@ -35,7 +37,7 @@ struct TOCEntry {
 /// The fields of an entry that lamina reads, and how one is recognized.
 enum TOCField {
     case name, type, size, mode, uid, gid, offset, digest, xattrs, modtime, linkName, devMajor, devMinor, chunkSize
-    case innerOffset, chunkOffset, chunkDigest
+    case innerOffset, chunkOffset, chunkDigest, chunkType
 
     /// The field of this key; `nil` for any other. A length and a byte leave one candidate, which is compared whole.
     init?(_ key: UnsafeRawBufferPointer) {
@@ -53,7 +55,7 @@ enum TOCField {
         case (7, _): candidate = (.modtime, "modtime")
         case (8, UInt8(ascii: "l")): candidate = (.linkName, "linkName")
         case (8, _): candidate = key[4] == UInt8(ascii: "a") ? (.devMajor, "devMajor") : (.devMinor, "devMinor")
-        case (9, _): candidate = (.chunkSize, "chunkSize")
+        case (9, _): candidate = key[5] == UInt8(ascii: "S") ? (.chunkSize, "chunkSize") : (.chunkType, "chunkType")
         case (11, UInt8(ascii: "i")): candidate = (.innerOffset, "innerOffset")
         case (11, _) where key[5] == UInt8(ascii: "O"): candidate = (.chunkOffset, "chunkOffset")
         case (11, _): candidate = (.chunkDigest, "chunkDigest")

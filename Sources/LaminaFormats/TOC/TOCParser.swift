@@ -141,8 +141,20 @@ extension TOCParser {
         case .modtime: entry.modified = try time()
         case .digest: entry.digest = try digest("digest")
         case .chunkDigest: entry.chunkDigest = try digest("chunkDigest")
+        case .chunkType: entry.isZeros = try isZeros()
         case .xattrs: try attributes()
         }
+    }
+
+    /// Reads `chunkType`, which the containers dialect of zstd:chunked has: "" for data, or "zeros".
+    private mutating func isZeros() throws(FormatError) -> Bool {
+        let slice = try reader.string()
+        if slice.count == 0 { return false }
+        let isZeros = try reader.withBytes(slice) { (bytes) throws(FormatError) in bytes.isEqual(to: "zeros") }
+        guard isZeros else {
+            throw FormatError(.unsupported, "the chunk's type is unknown", actual: "'\(display(slice))'")
+        }
+        return true
     }
 
     private mutating func name(_ complaint: StaticString) throws(FormatError) -> JSONReader.Slice {

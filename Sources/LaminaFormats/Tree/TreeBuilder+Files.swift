@@ -1,5 +1,36 @@
 import LaminaDigest
 
+/// The digests of runs of zeros, each computed once.
+struct ZeroDigests {
+    /// So many sizes are remembered: holes are mostly of a few.
+    private static let limit = 4096
+    private static let block = [UInt8](repeating: 0, count: 64 << 10)
+    private var known: [Int64: Digest] = [:]
+    private var left: Int64
+
+    init(limits: FormatLimits) { left = limits.zeroBytes }
+
+    mutating func digest(of size: Int64) throws(FormatError) -> Digest {
+        if let digest = known[size] { return digest }
+        guard size <= left else {
+            throw FormatError(.tooLarge, "the holes of the layer are too large to be verified", actual: "\(size) bytes")
+        }
+        left -= size
+        var hash = SHA256()
+        var rest = size
+        Self.block.withUnsafeBytes { block in
+            while rest > 0 {
+                let count = Int(min(rest, Int64(block.count)))
+                hash.update(UnsafeRawBufferPointer(rebasing: block[..<count]))
+                rest -= Int64(count)
+            }
+        }
+        let digest = hash.digest()
+        if known.count < Self.limit { known[size] = digest }
+        return digest
+    }
+}
+
 extension TreeBuilder {
     /// A regular file whose chunks are being collected.
     struct PendingFile {
@@ -9,6 +40,7 @@ extension TreeBuilder {
             var digest: Digest?
             var blobOffset: Int64
             var innerOffset: Int64
+            var isZeros: Bool
         }
 
         var isOpen = false
@@ -54,7 +86,8 @@ extension TreeBuilder {
     }
 
     private mutating func appendChunk(_ entry: TOCEntry) throws(FormatError) {
-        guard 0..<tocOffset ~= entry.offset else {
+        // A hole has a place in the blob, where nothing is: it may be the blob's very end.
+        guard 0..<tocOffset ~= entry.offset || (entry.isZeros && entry.offset >= 0) else {
             throw FormatError(
                 .badEntry, "the payload lies outside the layer", expected: "an offset under \(tocOffset)",
                 actual: "\(entry.offset)")
@@ -65,18 +98,21 @@ extension TreeBuilder {
                 actual: "\(entry.chunkSize) bytes at \(entry.chunkOffset)")
         }
         let size = entry.chunkSize == 0 ? file.size - entry.chunkOffset : entry.chunkSize
-        guard size <= limits.chunkBytes, 0...limits.chunkBytes - size ~= entry.innerOffset else {
+        // A hole is never decompressed.
+        guard entry.isZeros || size <= limits.chunkBytes, entry.isZeros || 0...limits.chunkBytes - size ~= entry.innerOffset else {
             throw FormatError(
                 .tooLarge, "the chunk needs too much to be decompressed",
                 expected: "at most \(limits.chunkBytes) bytes",
                 actual: "\(size) bytes behind \(entry.innerOffset)")
         }
-        if let last = memberOffsets.last, last > entry.offset { memberOffsetsAreSorted = false }
-        if memberOffsets.last != entry.offset { memberOffsets.append(entry.offset) }
+        if !entry.isZeros {
+            if let last = memberOffsets.last, last > entry.offset { memberOffsetsAreSorted = false }
+            if memberOffsets.last != entry.offset { memberOffsets.append(entry.offset) }
+        }
         file.chunks.append(
             PendingFile.Chunk(
                 offset: entry.chunkOffset, size: size, digest: entry.chunkDigest, blobOffset: entry.offset,
-                innerOffset: entry.innerOffset))
+                innerOffset: entry.innerOffset, isZeros: entry.isZeros))
     }
 
     /// Gives the file whose last chunk has come its content.
@@ -102,13 +138,24 @@ extension TreeBuilder {
             guard let chunkDigest = file.chunks.count == 1 ? digest : chunk.digest else {
                 throw FormatError(.unsupported, "a chunk of the file has no digest")
             }
+            if chunk.isZeros { try checkZeros(chunk.size, chunkDigest) }
             chunks.append(
                 LayerTree.Chunk(
                     offset: chunk.offset, size: chunk.size, digest: chunkDigest, blobOffset: chunk.blobOffset,
-                    blobSize: 0, innerOffset: chunk.innerOffset))
+                    blobSize: chunk.isZeros ? 0 : -1, innerOffset: chunk.innerOffset))
         }
         let content = LayerTree.Content(digest: digest, size: file.size, chunks: start..<Int32(chunks.count))
         return share(content)
+    }
+
+    /// Sees that a hole's digest is that of so many zeros: nothing is fetched for it that could be verified later.
+    private mutating func checkZeros(_ size: Int64, _ digest: Digest) throws(FormatError) {
+        let actual = try zeros.digest(of: size)
+        guard actual == digest else {
+            throw FormatError(
+                .digestMismatch, "a chunk that is said to be zeros has another digest", expected: "\(actual)",
+                actual: "\(digest)")
+        }
     }
 
     /// Sorts the chunks and sees that they cover the file, each byte once.

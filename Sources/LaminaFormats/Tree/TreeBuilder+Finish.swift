@@ -191,7 +191,7 @@ extension TreeBuilder {
     /// A member ends where the next one begins, of whatever file that is, or where the table of contents does.
     private mutating func boundMembers() {
         if !memberOffsetsAreSorted { memberOffsets.sort() }
-        for index in chunks.indices {
+        for index in chunks.indices where chunks[index].blobSize != 0 {
             let offset = chunks[index].blobOffset
             var low = 0
             var high = memberOffsets.count

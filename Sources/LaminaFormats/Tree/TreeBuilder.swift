@@ -37,6 +37,7 @@ struct TreeBuilder: ~Copyable {
 
     // Files and their chunks: `TreeBuilder+Files.swift`.
     var file = PendingFile()
+    var zeros: ZeroDigests
     var contents: [LayerTree.Content] = []
     var chunks: [LayerTree.Chunk] = []
     var contentByHash: [UInt64: Int32] = [:]
@@ -51,6 +52,7 @@ struct TreeBuilder: ~Copyable {
     init(tocOffset: Int64, tocSize: Int, limits: FormatLimits) {
         self.tocOffset = tocOffset
         self.limits = limits
+        zeros = ZeroDigests(limits: limits)
         path = PathCleaner(limits: limits)
         linkPath = PathCleaner(limits: limits)
         drafts = [Self.implicitDirectory(in: 0)]

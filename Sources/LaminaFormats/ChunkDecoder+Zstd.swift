@@ -1,0 +1,71 @@
+import CZstd
+
+extension ChunkDecoder {
+    /// Decompresses frames (RFC 8878) into `output` until `needed` bytes are there, and on as far as there is room.
+    ///
+    /// Most writers do not say a frame's size (they stream), so nothing is allocated by what a frame says of itself.
+    func decompress(
+        _ frames: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer, needing needed: Int
+    ) throws(FormatError) -> Int {
+        if zstd == nil { zstd = try ZstdStream() }
+        guard let zstd else { return 0 }
+        zstd.reset()
+        var input = frames
+        var written = 0
+        while written < output.count {
+            let before = (input.count, written)
+            let step = zstd.step(&input, UnsafeMutableRawBufferPointer(rebasing: output[written...]))
+            switch step {
+            case .more(let count), .frameEnd(let count): written += count
+            case .corrupt(let reason):
+                // What is needed was right; behind it may be anything.
+                if written >= needed { return written }
+                throw FormatError(
+                    .corruptMember, "the zstd frame is damaged: \(reason)", offset: Int64(frames.count - input.count),
+                    expected: "\(needed) bytes", actual: "\(written)")
+            }
+            if (input.count, written) == before { break }
+        }
+        guard written >= needed else {
+            throw FormatError(
+                .corruptMember, "the zstd frame ends before its payload does", offset: Int64(frames.count),
+                expected: "\(needed) bytes", actual: "\(written)")
+        }
+        return written
+    }
+}
+
+/// libzstd's streaming decompressor (RFC 8878).
+final class ZstdStream {
+    enum Step {
+        case more(Int)
+        case frameEnd(Int)
+        case corrupt(String)
+    }
+
+    private let context: OpaquePointer
+
+    init() throws(FormatError) {
+        guard let context = ZSTD_createDCtx() else {
+            throw FormatError(.tooLarge, "zstd cannot be set up: out of memory")
+        }
+        self.context = context
+        // 128 MiB: what libzstd takes by default and `zstd --ultra` stays within; a larger window is an attack.
+        ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, 27)
+    }
+
+    deinit { ZSTD_freeDCtx(context) }
+
+    /// Makes ready for the start of a frame.
+    func reset() { ZSTD_DCtx_reset(context, ZSTD_reset_session_only) }
+
+    /// Decompresses from `input`, whose used part is cut off, to the start of `output`; gives the bytes written.
+    func step(_ input: inout UnsafeRawBufferPointer, _ output: UnsafeMutableRawBufferPointer) -> Step {
+        var source = ZSTD_inBuffer(src: input.baseAddress, size: input.count, pos: 0)
+        var target = ZSTD_outBuffer(dst: output.baseAddress, size: output.count, pos: 0)
+        let result = ZSTD_decompressStream(context, &target, &source)
+        input = UnsafeRawBufferPointer(rebasing: input.dropFirst(source.pos))
+        if ZSTD_isError(result) != 0 { return .corrupt(String(cString: ZSTD_getErrorName(result))) }
+        return result == 0 ? .frameEnd(target.pos) : .more(target.pos)
+    }
+}

@@ -1,0 +1,155 @@
+import LaminaDigest
+import LaminaFormats
+import LaminaOCI
+import LaminaStore
+
+// From a descriptor to the bytes of a table of contents: by the annotations where they say its place, else by the footer.
+
+extension LayerIndexer {
+    /// Bytes at the end of a blob that are fetched with the footer: the TOCs of most layers are smaller.
+    private static let tailSize: Int64 = 256 << 10
+    /// What a compressed TOC may have at most, in bytes.
+    private static let memberLimit: Int64 = 512 << 20
+
+    /// The layer's table of contents, or that it has none that is worth anything.
+    func fetchTOC(_ descriptor: Descriptor, _ claims: TOCClaims) throws -> LayerKind {
+        if let place = claims.position {
+            return .withTOC(try fetchChunked(descriptor, place, claims.tarSplit, tail: nil))
+        }
+        let tailStart = max(0, descriptor.size - Self.tailSize)
+        let tail = try read(descriptor, tailStart..<descriptor.size)
+        let footer = try tail.withUnsafeBytes { try LayerFooter.find(in: $0, blobSize: descriptor.size) }
+        switch footer {
+        case .estargz(let tocOffset):
+            return .withTOC(try fetchMember(descriptor, tocOffset, tail, tailStart))
+        case .zstdChunked(let place, let tarSplit):
+            return .withTOC(try fetchChunked(descriptor, place, tarSplit, tail: (tail, tailStart)))
+        case .estargzExternal(let end):
+            return .withTOC(try fetchExternal(descriptor, membersEnd: end))
+        case .stargz: return .plain(.stargz)
+        case nil: return .plain(nil)
+        }
+    }
+
+    /// The table of contents in a gzip member before an eStargz footer.
+    private func fetchMember(
+        _ descriptor: Descriptor, _ tocOffset: Int64, _ tail: [UInt8], _ tailStart: Int64
+    ) throws -> FetchedTOC {
+        let tocEnd = descriptor.size - Int64(EStargz.footerSize)
+        try checkSize(tocEnd - tocOffset, at: tocOffset)
+        let bytes = try completed(tail, from: tailStart, with: tocOffset, descriptor)
+        let count = Int(tocEnd - tocOffset)
+        return try bytes.withUnsafeBytes { bytes in
+            FetchedTOC(
+                format: .estargz,
+                json: try EStargz.extractTOC(fromMember: UnsafeRawBufferPointer(rebasing: bytes[..<count])),
+                membersEnd: tocOffset, tail: (tocOffset, Int64(bytes.count), SHA256.hash(bytes)))
+        }
+    }
+
+    /// The table of contents in a skippable frame of zstd:chunked.
+    ///
+    /// - Parameter tail: the end of the blob, and where it begins, if it was read already.
+    private func fetchChunked(
+        _ descriptor: Descriptor, _ place: ZstdChunked.Place, _ tarSplit: ZstdChunked.Place?,
+        tail: (bytes: [UInt8], start: Int64)?
+    ) throws -> FetchedTOC {
+        try checkSize(place.compressedSize, at: place.offset)
+        let bytes: [UInt8]
+        if let tail {
+            bytes = try completed(tail.bytes, from: tail.start, with: place.offset, descriptor)
+        } else {
+            bytes = try read(descriptor, place.range)
+        }
+        return try bytes.withUnsafeBytes { bytes in
+            let frame = UnsafeRawBufferPointer(rebasing: bytes[..<Int(place.compressedSize)])
+            return FetchedTOC(
+                format: .zstdChunked, json: try ZstdChunked.extractTOC(frame, place: place),
+                membersEnd: place.offset - ZstdChunked.frameHeadSize,
+                tail: (place.offset, Int64(bytes.count), SHA256.hash(bytes)), checksum: SHA256.hash(frame),
+                tarSplit: tarSplit)
+        }
+    }
+
+    private func checkSize(_ size: Int64, at offset: Int64) throws(FormatError) {
+        guard size <= Self.memberLimit else {
+            throw FormatError(
+                .tooLarge, "the table of contents is over its limit", offset: offset,
+                expected: "at most \(Self.memberLimit) bytes", actual: "\(size)")
+        }
+    }
+
+    /// The blob's bytes from `offset` to its end, of which those from `start` on were read.
+    private func completed(
+        _ tail: [UInt8], from start: Int64, with offset: Int64, _ descriptor: Descriptor
+    ) throws -> [UInt8] {
+        if offset >= start { return Array(tail[Int(offset - start)...]) }
+        return try read(descriptor, offset..<start) + tail
+    }
+
+    func read(_ descriptor: Descriptor, _ range: Range<Int64>) throws -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(range.count)
+        try source.read(descriptor.digest, size: descriptor.size, range: range, shouldStop: shouldStop) {
+            bytes.append(contentsOf: $0)
+        }
+        didFetch(bytes.count)
+        return bytes
+    }
+}
+
+extension LayerIndexer {
+    /// Holds the TOC against what the manifest says of it.
+    ///
+    /// The manifest names the blob, not the TOC. Without an annotation nothing ties the one to the other but the blob's own
+    /// digest, so the whole blob is read and hashed before its TOC is believed: with the TOC that was read before, as a
+    /// source may give other bytes to each request.
+    ///
+    /// - Returns: what vouches for it.
+    func verify(_ toc: FetchedTOC, _ claims: TOCClaims, _ descriptor: Descriptor) throws -> TOCProof {
+        let pairs = [(claims.tocDigest, Optional(toc.digest)), (claims.checksum, toc.checksum)]
+        var isProven = false
+        for (expected, actual) in pairs {
+            guard let expected, let actual else { continue }
+            guard expected == actual else {
+                throw MergeError(
+                    .badImage,
+                    "layer \(descriptor.digest): the table of contents is not the manifest's: expected \(expected), got \(actual)"
+                )
+            }
+            isProven = true
+        }
+        if isProven { return .manifest }
+        guard let tail = toc.tail else {
+            throw MergeError(
+                .badImage,
+                "layer \(descriptor.digest): its table of contents is in another image, and its manifest vouches for none: "
+                    + "push the image again with the annotation containerd.io/snapshot/stargz/toc.digest")
+        }
+        var hash = SHA256()
+        var tailHash = SHA256()
+        var position: Int64 = 0
+        let tailRange = tail.offset..<(tail.offset + tail.size)
+        try source.read(
+            descriptor.digest, size: descriptor.size, range: 0..<descriptor.size, shouldStop: shouldStop
+        ) {
+            hash.update($0)
+            let part = tailRange.clamped(to: position..<(position + Int64($0.count)))
+            if !part.isEmpty {
+                let range = Int(part.lowerBound - position)..<Int(part.upperBound - position)
+                tailHash.update(UnsafeRawBufferPointer(rebasing: $0[range]))
+            }
+            position += Int64($0.count)
+            didFetch($0.count)
+        }
+        let actual = hash.digest()
+        guard actual == descriptor.digest else {
+            throw MergeError(.badImage, "layer \(descriptor.digest): the blob has another digest: \(actual)")
+        }
+        guard tailHash.digest() == tail.digest else {
+            throw MergeError(
+                .badImage, "layer \(descriptor.digest): its table of contents was another when it was read again")
+        }
+        return .blob
+    }
+}

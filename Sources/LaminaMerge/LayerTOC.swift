@@ -1,0 +1,73 @@
+import LaminaDigest
+import LaminaFormats
+import LaminaOCI
+
+/// What a manifest says of a layer's table of contents, by the annotations of the layer's descriptor.
+struct TOCClaims {
+    /// SHA-256 of the JSON (https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md).
+    var tocDigest: Digest?
+    /// SHA-256 of the JSON as it stands in the blob, compressed; of zstd:chunked.
+    var checksum: Digest?
+    /// Where it stands; of zstd:chunked.
+    var position: ZstdChunked.Place?
+    /// Where the tar-split stands; of zstd:chunked in the containers dialect.
+    var tarSplit: ZstdChunked.Place?
+
+    /// Whether the manifest vouches for the table of contents: a digest that cannot be read vouches for nothing, and is
+    /// refused with the rest of the layer.
+    var isVouchedFor: Bool { tocDigest != nil || checksum != nil }
+
+    /// - Throws: `MergeError.badImage` for annotations that are there and make no sense.
+    init(_ descriptor: Descriptor) throws(MergeError) {
+        let annotations = descriptor.annotations
+        func text(_ keys: [String]) -> (key: String, text: String)? {
+            for key in keys { if let text = annotations[key] { return (key, text) } }
+            return nil
+        }
+        func digest(_ keys: [String]) throws(MergeError) -> Digest? {
+            guard let (key, text) = text(keys) else { return nil }
+            guard let digest = Digest(parsing: text) else {
+                throw MergeError(
+                    .badImage, "layer \(descriptor.digest): the annotation \(key) is no digest: '\(text.prefix(100))'")
+            }
+            return digest
+        }
+        func place(_ keys: [String], hasType: Bool) throws(MergeError) -> ZstdChunked.Place? {
+            guard let (key, text) = text(keys) else { return nil }
+            guard let place = ZstdChunked.parsePosition(text, hasType: hasType),
+                let checked = try? ZstdChunked.checked(place, before: descriptor.size)
+            else {
+                throw MergeError(
+                    .badImage,
+                    "layer \(descriptor.digest): the annotation \(key) is no place in the blob: '\(text.prefix(100))'")
+            }
+            return checked
+        }
+        let prefixes = ["io.github.containers.zstd-chunked.", "io.containers.zstd-chunked."]
+        tocDigest = try digest(["containerd.io/snapshot/stargz/toc.digest"])
+        checksum = try digest(prefixes.map { $0 + "manifest-checksum" })
+        position = try place(prefixes.map { $0 + "manifest-position" }, hasType: true)
+        // Nothing but the proof of the diff ID needs it.
+        tarSplit = try? place(prefixes.map { $0 + "tarsplit-position" }, hasType: false)
+    }
+}
+
+/// A layer's table of contents as it was fetched, before anything of it is believed.
+struct FetchedTOC {
+    var format: LayerFormat
+    var json: [UInt8]
+    /// Where in the blob the last member ends.
+    var membersEnd: Int64
+    /// The bytes of the blob from here on were read, and this is their digest; `nil` where they are in another image.
+    var tail: (offset: Int64, size: Int64, digest: Digest)?
+    /// Of zstd:chunked: the SHA-256 of the JSON as it stands in the blob.
+    var checksum: Digest?
+    var tarSplit: ZstdChunked.Place?
+
+    var digest: Digest { SHA256.hash(json) }
+}
+
+extension TOCClaims {
+    /// Only the digest of the JSON.
+    init(tocDigest: Digest) { self.tocDigest = tocDigest }
+}
