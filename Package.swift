@@ -48,7 +48,10 @@ let package = Package(
         room("LaminaSQLite", ["CSQLite"]),
         .target(
             name: "LaminaSchema", path: "schema", exclude: ["README.md"],
-            resources: [.embedInCode("migrations/v001-index.sql"), .embedInCode("views.sql")], swiftSettings: swift),
+            resources: [
+                .embedInCode("migrations/v001-index.sql"), .embedInCode("migrations/v002-session.sql"),
+                .embedInCode("views.sql"),
+            ], swiftSettings: swift),
 
         // From a reference to bytes.
         room("LaminaOCI", ["LaminaDigest", "CCurl"]),

@@ -13,19 +13,27 @@ static ssize_t io_read(int device, void *buffer, size_t size, void *data) {
     return read(device, buffer, size);
 }
 
+/// Sends a reply of INIT; while one is replayed the kernel has had its answer, and gets none.
+static ssize_t send_init(struct lamina_fuse *fuse, int device, const struct iovec *parts, int count) {
+    if (!fuse->replaying) return writev(device, parts, count);
+    ssize_t total = 0;
+    for (int i = 0; i < count; i++) total += (ssize_t)parts[i].iov_len;
+    return total;
+}
+
 /// Adds to the reply of INIT what the kernel offered and libfuse does not say: before 3.17 it knows neither passthrough
 /// nor how to pass on PARALLEL_DIROPS, and no version knows of resent requests.
 static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *parts, int count) {
     struct fuse_out_header *header = parts[0].iov_base;
     const struct fuse_in_header *request = (const void *)fuse->init_request;
     if (header->error != 0 || count != 2 || fuse->init_size < sizeof *request + offsetof(struct init_in, flags2))
-        return writev(device, parts, count);
+        return send_init(fuse, device, parts, count);
 
     struct init_in offer = {0};
     size_t offered = fuse->init_size - sizeof *request;
     memcpy(&offer, fuse->init_request + sizeof *request, offered < sizeof offer ? offered : sizeof offer);
     // A second INIT follows when the kernel's major version is above ours (libfuse asks for it so).
-    if (offer.major != 7) return writev(device, parts, count);
+    if (offer.major != 7) return send_init(fuse, device, parts, count);
 
     // libfuse sends a shorter reply to a kernel before 7.23; such a one has no INIT_EXT and gets no more than it knows.
     struct init_out reply = {0};
@@ -50,7 +58,7 @@ static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *pa
     }
     header->len = (uint32_t)(sizeof *header + length);
     struct iovec patched[2] = {parts[0], {.iov_base = &reply, .iov_len = length}};
-    ssize_t written = writev(device, patched, 2);
+    ssize_t written = send_init(fuse, device, patched, 2);
     fuse->ready = written >= 0;
     return written;
 }
@@ -124,6 +132,48 @@ void lamina_fuse_worker_free(struct lamina_fuse_worker *worker) {
     free(worker);
 }
 
+/// Keeps the bytes of an INIT request, whose answer io_writev looks out for.
+static int keep_init(struct lamina_fuse *fuse, const void *bytes, size_t size) {
+    uint8_t *copy = malloc(size);
+    if (copy == NULL) return -ENOMEM;
+    memcpy(copy, bytes, size);
+    free(fuse->init_request);
+    fuse->init_request = copy;
+    fuse->init_size = size;
+    fuse->init_unique = ((const struct fuse_in_header *)bytes)->unique;
+    fuse->init_pending = true;
+    return 0;
+}
+
+static void process(struct lamina_fuse_worker *worker, const struct fuse_buf *buffer) {
+    worker->unique = ((const struct fuse_in_header *)buffer->mem)->unique;
+    lamina_fuse_current = worker;
+    fuse_session_process_buf(worker->fuse->session, buffer);
+    lamina_fuse_current = NULL;
+}
+
+int lamina_fuse_replay(struct lamina_fuse_worker *worker, const void *init_request, size_t size) {
+    struct lamina_fuse *fuse = worker->fuse;
+    struct fuse_in_header header;
+    if (size < sizeof header + 4 * sizeof(uint32_t) || size > INIT_LIMIT) return -EPROTO;
+    memcpy(&header, init_request, sizeof header);
+    if (header.opcode != OPCODE_INIT || header.len != size) return -EPROTO;
+    int error = keep_init(fuse, init_request, size);
+    if (error != 0) return error;
+    // libfuse may write into its buffer, and the kept bytes are handed on once more.
+    uint64_t copy[INIT_LIMIT / sizeof(uint64_t)];
+    memcpy(copy, init_request, size);
+    fuse->replaying = true;
+    process(worker, &(struct fuse_buf){.size = size, .mem = copy});
+    fuse->replaying = false;
+    return fuse->ready ? 0 : -EPROTO;
+}
+
+int lamina_fuse_resend(const struct lamina_fuse *fuse) {
+    struct fuse_out_header notification = {.len = sizeof notification, .error = NOTIFY_RESEND};
+    return write(fuse->device, &notification, sizeof notification) < 0 ? -errno : 0;
+}
+
 int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
     if (fuse_session_exited(fuse->session)) return 0;
@@ -135,19 +185,10 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     const struct fuse_in_header *header = worker->buffer.mem;
     bump(&fuse->requests[header->opcode < OPCODE_COUNT ? header->opcode : 0]);
     if (header->opcode == OPCODE_INIT && !fuse->ready) {
-        uint8_t *copy = malloc((size_t)received);
-        if (copy == NULL) return -ENOMEM;
-        memcpy(copy, header, (size_t)received);
-        free(fuse->init_request);
-        fuse->init_request = copy;
-        fuse->init_size = (size_t)received;
-        fuse->init_unique = header->unique;
-        fuse->init_pending = true;
+        int error = keep_init(fuse, header, (size_t)received);
+        if (error != 0) return error;
     }
-    worker->unique = header->unique;
-    lamina_fuse_current = worker;
-    fuse_session_process_buf(fuse->session, &worker->buffer);
-    lamina_fuse_current = NULL;
+    process(worker, &worker->buffer);
     return 1;
 }
 

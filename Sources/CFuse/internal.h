@@ -57,6 +57,9 @@ enum {
     OPEN_KEEP_CACHE = 1 << 1,
     OPEN_NOFLUSH = 1 << 5,
     OPEN_PASSTHROUGH = 1 << 7,
+    NOTIFY_RESEND = 7,
+    // Of an INIT request; the kernel's has 104 bytes.
+    INIT_LIMIT = 1024,
     // FUSE_NAME_MAX of the kernel.
     NAME_LIMIT = 1024,
 };
@@ -76,6 +79,7 @@ struct lamina_fuse {
     size_t init_size;
     uint64_t init_unique;
     bool init_pending;
+    bool replaying;
     bool ready;
     bool resend;
     enum lamina_fuse_passthrough passthrough;

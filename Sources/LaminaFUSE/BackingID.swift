@@ -1,6 +1,7 @@
 import CFuse
 import Glibc
 public import LaminaSystem
+import Synchronization
 
 /// A file that the kernel reads from in place of the daemon, registered with one session's connection.
 ///
@@ -11,15 +12,23 @@ public final class BackingID: Sendable {
     public let value: Int32
     // Weak, as it is the handler that keeps these, and the session keeps the handler.
     private weak let core: SessionCore?
+    private let isRegistered = Atomic<Bool>(true)
 
     init(value: Int32, core: SessionCore) {
         self.value = value
         self.core = core
     }
 
-    deinit {
-        // Fails only when the connection is gone, and with it the registration.
-        if let core { lamina_fuse_backing_close(core.fuse, value) }
+    deinit { unregister() }
+
+    /// Unregisters it now, whoever refers to it still; only the first call does something.
+    ///
+    /// - Returns: whether the kernel had it: a number that was adopted may be known to nobody.
+    @discardableResult
+    public func unregister() -> Bool {
+        guard isRegistered.exchange(false, ordering: .relaxed), let core else { return false }
+        // Fails only when the connection is gone, and with it the registration, or for a number that is none.
+        return lamina_fuse_backing_close(core.fuse, value) == 0
     }
 }
 
@@ -37,4 +46,7 @@ extension FUSESession {
         }
         return BackingID(value: value, core: core)
     }
+
+    /// A registration that another process made on this connection, by its number. Nothing is asked of the kernel.
+    public func adoptBacking(_ value: Int32) -> BackingID { BackingID(value: value, core: core) }
 }

@@ -1,5 +1,6 @@
 import CFuse
-import LaminaSystem
+import Glibc
+public import LaminaSystem
 import Synchronization
 
 /// Whether open files can be handed to the kernel.
@@ -45,6 +46,15 @@ extension FUSESession {
 
     /// Whether the kernel sends requests again that a dead process had read (FUSE_HAS_RESEND).
     public var canResend: Bool { lamina_fuse_can_resend(core.fuse) }
+
+    /// Whether the connection of a device is there still: the kernel reports POLLERR once it was aborted, or its mount
+    /// is gone (fuse_dev_poll).
+    public static func isConnected(_ device: File) -> Bool {
+        var entry = pollfd(fd: device.descriptor, events: 0, revents: 0)
+        var result: Int32
+        repeat { result = poll(&entry, 1, 0) } while result < 0 && errno == EINTR
+        return result == 0
+    }
 
     /// The protocol that the kernel speaks, such as 7.45.
     public var protocolVersion: (major: Int, minor: Int) {

@@ -80,6 +80,22 @@ public final class FUSESession: Sendable {
         }
     }
 
+    /// Goes on where another process stopped, that held this session's device and is dead: whatever it had read and not
+    /// answered is sent again.
+    ///
+    /// - Parameters:
+    ///   - directory: where the file system is mounted.
+    ///   - initRequest: what that process's `initRequest` was.
+    public func resume(mountedAt directory: String, initRequest: [UInt8]) throws(FUSEError) {
+        try begin()
+        do throws(FUSEError) {
+            try run(try findMount(at: directory), replaying: initRequest)
+        } catch {
+            state.withLock(notify: true) { state in state.phase = .ended }
+            throw error
+        }
+    }
+
     private func begin() throws(FUSEError) {
         try state.withLock { (state) throws(FUSEError) in
             guard state.phase == .created else { throw FUSEError(.wrongState, "a FUSE session starts only once") }
@@ -89,11 +105,14 @@ public final class FUSESession: Sendable {
 
     /// Has INIT answered on the calling thread, alone (libfuse answers EIO to what others read before it), then starts
     /// the threads.
-    private func run(_ mount: Mount) throws(FUSEError) {
+    ///
+    /// - Parameter initRequest: one that was answered long ago, whose answer libfuse has to know too.
+    private func run(_ mount: Mount, replaying initRequest: [UInt8]? = nil) throws(FUSEError) {
         var workers: [Worker] = []
         for index in 0..<max(1, configuration.threadCount) {
             workers.append(try Worker(core: core, index: index))
         }
+        if let initRequest { try workers[0].replay(initRequest, mount) }
         while !lamina_fuse_is_ready(core.fuse) {
             let result = workers[0].step()
             guard result > 0 else {

@@ -47,6 +47,18 @@ final class Worker: @unchecked Sendable {
 
     deinit { if let handle { lamina_fuse_worker_free(handle) } }
 
+    /// Takes up what another process began, and asks for what it left unanswered. Requests that come before the replay
+    /// stay in the kernel, as nobody reads them yet.
+    func replay(_ initRequest: [UInt8], _ mount: Mount) throws(FUSEError) {
+        var result = lamina_fuse_replay(handle, initRequest, initRequest.count)
+        if result == 0, lamina_fuse_can_resend(core.fuse) { result = lamina_fuse_resend(core.fuse) }
+        guard result == 0 else {
+            throw FUSEError(
+                .handshakeFailed, "the connection of \(mount.directory) cannot be taken up",
+                cause: SystemError(code: -result, operation: "replay INIT of", subject: mount.directory))
+        }
+    }
+
     /// Takes one request and has it answered or parked: above 0, 0 at the end of the connection, or -errno.
     func step() -> Int32 {
         let result = lamina_fuse_step(handle)

@@ -16,37 +16,44 @@ extension LayerFilesystem {
         do {
             guard let inode = try reader(thread).inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
             guard inode.mode & UInt32(S_IFMT) == UInt32(S_IFREG) else { return reply.error(EINVAL) }
-            guard let content = inode.content else { return answer(.cached, node, reply) }
+            guard let content = inode.content else {
+                return answer(OpenTable.Open(mode: .cached, handle: 0), node, reply)
+            }
             let isMerged = try isMerged(content, reader(thread))
             let mayWait = !isMerged && inode.size <= options.lazyThreshold
-            let mode = try mode(of: node, content, isMerged: isMerged, mayWait: mayWait)
-            if let mode {
+            let request = OpenTable.Request(unique: reply.unique, isResent: reply.isResent)
+            let open = try count(node, content, request, isMerged: isMerged, mayWait: mayWait)
+            if let open {
                 if !isMerged { engine.background(content) }
-                return answer(mode, node, reply)
+                return answer(open, node, reply)
             }
             counters.waited.add(1, ordering: .relaxed)
-            wait(for: content, node, reply)
+            wait(for: content, node, request, reply)
         } catch {
             report(error)
             reply.error(Self.errorNumber(of: error))
         }
     }
 
-    public func release(node: UInt64, handle: UInt64, thread: FUSEThread) { opens.release(node) }
+    public func release(node: UInt64, handle: UInt64, thread: FUSEThread) { opens.release(node, handle) }
 
     /// Parks an open until its file is merged, or cannot be.
-    private func wait(for content: ContentID, _ node: UInt64, _ reply: consuming OpenReply) {
+    private func wait(
+        for content: ContentID, _ node: UInt64, _ request: OpenTable.Request, _ reply: consuming OpenReply
+    ) {
         let place = TicketPlace()
         let parked = reply.park { [engine] in
             if let ticket = place.ticket.withLock({ $0 }) { _ = engine.leave(ticket) }
         }
         let ticket = engine.whole(content) { [self] result in
+            if isLeft(parked, result) { return }
             guard let reply = parked.take() else { return }
             switch result {
             case .success:
                 do {
-                    let mode = try mode(of: node, content, isMerged: true, mayWait: false)
-                    answer(mode ?? .cached, node, reply)
+                    let open = try count(node, content, request, isMerged: true, mayWait: false)
+                    guard let open else { return reply.error(EIO) }
+                    answer(open, node, reply)
                 } catch {
                     report(error)
                     reply.error(Self.errorNumber(of: error))
@@ -59,13 +66,13 @@ extension LayerFilesystem {
         place.ticket.withLock { $0 = ticket }
     }
 
-    /// How an open is served; nil: it has to wait for the merge first.
-    private func mode(
-        of node: UInt64, _ content: ContentID, isMerged: Bool, mayWait: Bool
-    ) throws -> OpenTable.Mode? {
+    /// Counts an open, and says how it is served; nil: it has to wait for the merge first.
+    private func count(
+        _ node: UInt64, _ content: ContentID, _ request: OpenTable.Request, isMerged: Bool, mayWait: Bool
+    ) throws -> OpenTable.Open? {
         var isDamaged = false
-        func decide() throws -> OpenTable.Mode? {
-            try opens.open(node) { kept in
+        func decide() throws -> OpenTable.Open? {
+            try opens.open(node, request) { kept in
                 if isMerged { return try passthroughMode(content, kept, isDamaged: &isDamaged) ?? .cached }
                 return mayWait ? nil : .cached
             }
@@ -80,18 +87,18 @@ extension LayerFilesystem {
         }
     }
 
-    private func answer(_ mode: OpenTable.Mode, _ node: UInt64, _ reply: consuming OpenReply) {
+    private func answer(_ open: OpenTable.Open, _ node: UInt64, _ reply: consuming OpenReply) {
         let isTaken: Bool
-        switch mode {
+        switch open.mode {
         case .cached:
             counters.cached.add(1, ordering: .relaxed)
-            isTaken = reply.cached(handle: 0)
+            isTaken = reply.cached(handle: open.handle)
         case .passthrough(let backing):
             counters.passthrough.add(1, ordering: .relaxed)
-            isTaken = reply.passthrough(backing, handle: 0)
+            isTaken = reply.passthrough(backing, handle: open.handle)
         }
         // Nobody waits for the answer any more, so no release will come.
-        if !isTaken { opens.release(node) }
+        if !isTaken { opens.release(node, open.handle) }
     }
 
     /// Whether a content is whole. The engine may know of it before the index does.

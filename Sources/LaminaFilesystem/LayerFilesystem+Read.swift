@@ -31,6 +31,7 @@ extension LayerFilesystem {
     private func wait(for range: Range<Int64>, of content: ContentID, _ reply: consuming ReadReply) {
         let parked = reply.park()
         engine.range(range, of: content) { [self] result in
+            if isLeft(parked, result) { return }
             guard let reply = parked.take() else { return }
             switch result {
             case .success: answer(range, of: content, reply)

@@ -1,5 +1,5 @@
 import Glibc
-import LaminaFUSE
+public import LaminaFUSE
 public import LaminaMerge
 public import LaminaStore
 import LaminaSystem
@@ -19,7 +19,12 @@ public final class LayerFilesystem: Sendable {
     let counters = Counters()
     /// Told of what an operator should know.
     let log: @Sendable (String) -> Void
-    private let session = Mutex<FUSESession?>(nil)
+    let session = Mutex<FUSESession?>(nil)
+    /// What the next process must know of this one's opens.
+    public let record: SessionRecord
+    /// Whether another process is to answer what cannot be answered any more, and the replies that are left to it.
+    let isLeaving = Atomic<Bool>(false)
+    let leftReplies = Mutex<[any Sendable]>([])
     /// Why passthrough is not used, once that was found.
     private let refusal = Mutex<String?>(nil)
 
@@ -32,10 +37,12 @@ public final class LayerFilesystem: Sendable {
         let lookups = Atomic<UInt64>(0)
     }
 
-    private static let threadCount = FUSEConfiguration().threadCount
+    static let threadCount = FUSEConfiguration().threadCount
 
+    /// - Parameter record: that of a session which another process began; a new one without it.
     public init(
-        store: Store, engine: MergeEngine, options: FilesystemOptions, log: @escaping @Sendable (String) -> Void
+        store: Store, engine: MergeEngine, options: FilesystemOptions, record: SessionRecord? = nil,
+        log: @escaping @Sendable (String) -> Void
     ) throws {
         self.store = store
         self.engine = engine
@@ -43,23 +50,12 @@ public final class LayerFilesystem: Sendable {
         self.log = log
         readers = try (0...Self.threadCount).map { _ in try IndexReader(store.index) }
         files = OpenFileCache(files: store.files)
-        opens = OpenTable()
+        self.record = try record ?? SessionRecord()
+        opens = OpenTable(record: self.record)
     }
 
     /// Where the file system is mounted.
     public var directory: String { store.root + "/fs" }
-
-    /// Mounts the file system at `<root>/fs` and answers until `stop`.
-    public func start() throws {
-        var configuration = FUSEConfiguration()
-        configuration.source = "lamina"
-        configuration.wantsPassthrough = options.passthrough
-        configuration.threadCount = Self.threadCount
-        let session = try FUSESession(configuration: configuration, handler: self)
-        try session.start(at: directory)
-        self.session.withLock { $0 = session }
-        if case .unavailable(let reason) = session.passthrough { refusePassthrough(reason.description) }
-    }
 
     /// Unmounts and ends. Files that are still open lose their file system.
     public func stop() throws {
@@ -119,7 +115,7 @@ public final class LayerFilesystem: Sendable {
         }
     }
 
-    private func refusePassthrough(_ reason: String) {
+    func refusePassthrough(_ reason: String) {
         let isNew = refusal.withLock { refusal in
             defer { refusal = refusal ?? reason }
             return refusal == nil

@@ -1,3 +1,4 @@
+import Glibc
 import LaminaFUSE
 import LaminaSystem
 import Synchronization
@@ -7,6 +8,8 @@ import Synchronization
 /// The kernel allows one way at a time: while an inode has a cached open, passthrough fails with EIO, and while it has a
 /// passthrough open, everything but the same backing ID does. So the first open decides for all until the last is released.
 /// Backing IDs are kept after that, the least recently used go first: registering one is most of what an open costs.
+///
+/// All of it is in the session's record too, before the kernel hears of it: `OpenTable+Resume.swift` reads it back.
 final class OpenTable: Sendable {
     /// How the opens of an inode are served now.
     enum Mode {
@@ -14,72 +17,140 @@ final class OpenTable: Sendable {
         case passthrough(BackingID)
     }
 
-    /// Backing IDs kept for inodes that nothing has open; each holds a file open in the kernel.
-    private static let idleLimit = 8192
-    private static let shardCount = 16
-
-    private struct Entry {
+    /// A counted open: how it is served, and what its release will come with.
+    struct Open {
         var mode: Mode
-        var count: Int
+        var handle: UInt64
     }
 
-    private struct Idle {
-        var backing: BackingID
+    /// The request that opens, as the kernel names it.
+    struct Request {
+        var unique: UInt64
+        var isResent: Bool
+    }
+
+    /// Backing IDs kept for inodes that nothing has open; each holds a file open in the kernel.
+    private static let idleLimit = 8192
+    static let shardCount = SessionRecord.shardCount
+
+    /// A backing file of the kernel and its place in the record.
+    struct Backing {
+        var id: BackingID
+        var slot: Int
+    }
+
+    struct Entry {
+        /// nil: cached.
+        var backing: Backing?
+        var count: Int
+
+        var mode: Mode { backing.map { .passthrough($0.id) } ?? .cached }
+    }
+
+    struct Idle {
+        var backing: Backing
         var released: UInt64
     }
 
-    private struct Shard {
+    struct Shard {
         var open: [UInt64: Entry] = [:]
         var idle: [UInt64: Idle] = [:]
         var clock: UInt64 = 0
     }
 
-    private let shards = (0..<OpenTable.shardCount).map { _ in Monitor(Shard()) }
+    let record: SessionRecord
+    let shards = (0..<OpenTable.shardCount).map { _ in Monitor(Shard()) }
 
-    private func shard(_ node: UInt64) -> Monitor<Shard> { shards[Int(node % UInt64(Self.shardCount))] }
+    init(record: SessionRecord) { self.record = record }
+
+    private func index(_ node: UInt64) -> Int { Int(node % UInt64(Self.shardCount)) }
 
     /// Counts one more open of an inode.
     ///
     /// - Parameter decide: asked, with the shard's lock held so that two first opens agree, when nothing has the inode open:
     ///   gets the backing ID that is still registered, if there is one. nil: the open is not to be counted now.
     /// - Returns: how this open is served, or nil.
-    func open(_ node: UInt64, decide: (BackingID?) throws -> Mode?) rethrows -> Mode? {
-        try shard(node).withLock { shard in
+    /// - Throws: what `decide` throws; ENFILE when more is open than can be recorded.
+    func open(_ node: UInt64, _ request: Request, decide: (BackingID?) throws -> Mode?) throws -> Open? {
+        let index = index(node)
+        var evicted: [Backing] = []
+        defer { giveUp(evicted, index) }
+        return try shards[index].withLock { shard in
             if let entry = shard.open[node] {
-                shard.open[node]?.count += 1
-                return entry.mode
+                // One that was answered by a process that did not live to see it through is counted already.
+                if request.isResent, let handle = record.findOpen(index, unique: request.unique) {
+                    return Open(mode: entry.mode, handle: handle)
+                }
+                return try add(&shard, index, node, request, entry.backing)
             }
-            guard let mode = try decide(shard.idle[node]?.backing) else { return nil }
-            shard.open[node] = Entry(mode: mode, count: 1)
-            shard.idle[node] = nil
-            return mode
+            let idle = shard.idle[node]?.backing
+            switch try decide(idle?.id) {
+            case nil: return nil
+            case .cached?:
+                if let idle {
+                    record.closeBacking(index, idle.slot)
+                    shard.idle[node] = nil
+                    evicted = [idle]
+                }
+                return try add(&shard, index, node, request, nil)
+            case .passthrough(let id)?:
+                if let idle, idle.id === id {
+                    shard.idle[node] = nil
+                    return try add(&shard, index, node, request, idle)
+                }
+                guard let slot = record.addBacking(index, node: node, value: id.value) else { throw Self.isFull }
+                return try add(&shard, index, node, request, Backing(id: id, slot: slot))
+            }
         }
     }
 
-    /// Counts one open less.
-    func release(_ node: UInt64) {
-        // Dropped behind the lock: the last reference to a backing ID is an ioctl.
-        let evicted = shard(node).withLock { shard -> [Idle] in
-            guard let entry = shard.open[node] else { return [] }
+    private static var isFull: SystemError {
+        SystemError(code: ENFILE, operation: "record an open of", subject: "the mount")
+    }
+
+    private func add(
+        _ shard: inout Shard, _ index: Int, _ node: UInt64, _ request: Request, _ backing: Backing?
+    ) throws -> Open {
+        let handle = record.addOpen(index, unique: request.unique, node: node, backing: backing?.id.value)
+        guard let handle else {
+            if let backing, shard.open[node] == nil { Self.keep(backing, node, &shard) }
+            throw Self.isFull
+        }
+        let count = shard.open[node]?.count ?? 0
+        let entry = Entry(backing: backing, count: count + 1)
+        shard.open[node] = entry
+        return Open(mode: entry.mode, handle: handle)
+    }
+
+    private static func keep(_ backing: Backing, _ node: UInt64, _ shard: inout Shard) {
+        shard.clock += 1
+        shard.idle[node] = Idle(backing: backing, released: shard.clock)
+    }
+
+    /// Counts one open less; for a handle that was released before, or counts nothing (0), it does nothing.
+    func release(_ node: UInt64, _ handle: UInt64) {
+        guard handle != 0 else { return }
+        let index = index(node)
+        let evicted = shards[index].withLock { shard -> [Backing] in
+            guard record.removeOpen(index, handle: handle), let entry = shard.open[node] else { return [] }
             guard entry.count == 1 else {
                 shard.open[node]?.count -= 1
                 return []
             }
             shard.open[node] = nil
-            guard case .passthrough(let backing) = entry.mode else { return [] }
-            shard.clock += 1
-            shard.idle[node] = Idle(backing: backing, released: shard.clock)
+            guard let backing = entry.backing else { return [] }
+            Self.keep(backing, node, &shard)
             guard shard.idle.count > Self.idleLimit / Self.shardCount else { return [] }
-            return Self.evict(&shard, keeping: shard.idle.count * 3 / 4)
+            return evict(&shard, index, keeping: shard.idle.count * 3 / 4)
         }
-        withExtendedLifetime(evicted) {}
+        giveUp(evicted, index)
     }
 
     /// Gives up all backing IDs that nothing has open: file descriptors are short.
     func releaseIdle() {
-        for shard in shards {
-            let evicted = shard.withLock { shard in Self.evict(&shard, keeping: 0) }
-            withExtendedLifetime(evicted) {}
+        for index in 0..<Self.shardCount {
+            let evicted = shards[index].withLock { shard in evict(&shard, index, keeping: 0) }
+            giveUp(evicted, index)
         }
     }
 
@@ -90,18 +161,26 @@ final class OpenTable: Sendable {
     /// How many backing files the kernel has.
     var backingCount: Int {
         shards.reduce(0) { sum, shard in
-            sum
-                + shard.withLock { shard in
-                    shard.idle.count
-                        + shard.open.values.count { entry in if case .passthrough = entry.mode { true } else { false } }
-                }
+            sum + shard.withLock { shard in shard.idle.count + shard.open.values.count { $0.backing != nil } }
         }
     }
 
-    private static func evict(_ shard: inout Shard, keeping limit: Int) -> [Idle] {
+    private func evict(_ shard: inout Shard, _ index: Int, keeping limit: Int) -> [Backing] {
         let oldest = shard.idle.sorted { $0.value.released < $1.value.released }.prefix(
             max(0, shard.idle.count - limit))
-        for (node, _) in oldest { shard.idle[node] = nil }
-        return oldest.map(\.value)
+        for (node, idle) in oldest {
+            record.closeBacking(index, idle.backing.slot)
+            shard.idle[node] = nil
+        }
+        return oldest.map(\.value.backing)
+    }
+
+    /// Ends registrations, behind the lock, as each is an ioctl; forgotten only then, so that a process that is killed in
+    /// between leaves word of them.
+    private func giveUp(_ evicted: [Backing], _ index: Int) {
+        guard !evicted.isEmpty else { return }
+        let slots = evicted.map(\.slot)
+        for backing in evicted { backing.id.unregister() }
+        shards[index].withLock { _ in for slot in slots { record.removeBacking(index, slot) } }
     }
 }

@@ -38,6 +38,15 @@ public final class Index: Sendable {
         idle.withLock { $0.append(connection) }
     }
 
+    /// Says whether this program can use the index of a store, and bring it to its own version; touches nothing.
+    ///
+    /// - Throws: `StoreError.incompatible` when it cannot. A store that is not there can be made.
+    public static func check(root: String) throws {
+        let path = Self.path(root: root)
+        guard (try? File(path, 0)) != nil else { return }
+        try connect(path).withLock { _ = try usable($0.database, path: path) }
+    }
+
     /// For the store, which has made and migrated the database itself.
     init(migrated path: String) { self.path = path }
 

@@ -88,7 +88,7 @@ public final class Store: Sendable {
         }
     }
 
-    private static func bootID() throws -> String {
+    static func bootID() throws -> String {
         let bytes = try readFile("/proc/sys/kernel/random/boot_id")
         return String(decoding: bytes.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
     }

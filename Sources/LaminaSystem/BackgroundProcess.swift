@@ -38,4 +38,12 @@ extension File {
     public static func place(_ directory: String) throws(SystemError) -> File {
         try File(directory, lamina_o_path | O_DIRECTORY)
     }
+
+    /// Whether everybody closes the other end of this pipe in time. Nothing may be written to it.
+    public func waitForEnd(milliseconds: Int32) -> Bool {
+        var entry = pollfd(fd: descriptor, events: 0, revents: 0)
+        var result: Int32
+        repeat { result = poll(&entry, 1, milliseconds) } while result < 0 && errno == EINTR
+        return result > 0
+    }
 }

@@ -26,7 +26,7 @@ struct Lamina: ParsableCommand {
         version: "lamina \(laminaVersion)",
         subcommands: [
             Pull.self, Mount.self, Unmount.self, List.self, Status.self, Convert.self, Doctor.self, Serve.self,
-            Version.self,
+            Shutdown.self, Version.self,
         ])
 
     static func main() {

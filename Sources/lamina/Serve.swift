@@ -5,11 +5,28 @@ struct Serve: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Run the server of a store in the foreground.",
         discussion: """
-            Answers the file system's requests and, at control.sock in the store, the other commands. SIGTERM or Ctrl-C \
-            ends its mounts and itself; what has arrived is kept. Under systemd it says when it is ready (Type=notify).
+            Answers the file system's requests and, at control.sock in the store, the other commands. Under systemd, and \
+            with --supervise, the mounts outlive it: files stay open, and calls that need it wait for the next server. \
+            Then SIGTERM leaves them to that one; otherwise, and at Ctrl-C, they end with it. What has arrived is kept.
 
-              lamina serve --root /srv/lamina
+            --supervise runs the server as a child and starts another whenever it ends. SIGTERM or Ctrl-C to the \
+            supervisor ends both, and the mounts; SIGUSR2 has the program that is on disk now take over.
+
+              lamina serve --supervise --root /srv/lamina
             """)
+
+    @Flag(help: "Hold the mounts, and restart the server when it ends or hangs.")
+    var supervise = false
+
+    @Flag(help: "End the mounts at SIGTERM, even where they could be left to the next server.")
+    var unmountOnExit = false
+
+    @Option(help: ArgumentHelp("With --supervise: seconds without a sign of life after which the server is killed.",
+            valueName: "seconds", visibility: .hidden))
+    var watchdogSeconds = 30.0
+
+    @Flag(help: ArgumentHelp("Say whether this program could go on with the store, and end.", visibility: .hidden))
+    var checkTakeover = false
 
     @Flag(help: "End after the last umount.")
     var exitWhenIdle = false
@@ -23,11 +40,38 @@ struct Serve: ParsableCommand {
 
     func validate() throws {
         if let readyFd, readyFd < 0 { throw ValidationError("--ready-fd must not be negative") }
+        if !(0.1...86_400).contains(watchdogSeconds) {
+            throw ValidationError("--watchdog-seconds must be 0.1 to 86400, is \(watchdogSeconds)")
+        }
     }
 
     func run() throws {
         try reporting {
-            try ServeCommand(exitWhenIdle: exitWhenIdle, readyDescriptor: readyFd).run(common.context(serving: true))
+            let context = try common.context(serving: true)
+            if checkTakeover { return try TakeoverCheck.run(root: context.root) }
+            if supervise {
+                let command = SuperviseCommand(readyDescriptor: readyFd, watchdogSeconds: watchdogSeconds)
+                throw ExitCode(try command.run(CommandLine.arguments, context))
+            }
+            try ServeCommand(exitWhenIdle: exitWhenIdle, unmountOnExit: unmountOnExit, readyDescriptor: readyFd).run(
+                context)
         }
+    }
+}
+
+struct Shutdown: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "End the server of a store, and all its mounts.",
+        discussion: """
+            Returns when it has ended. What was fetched stays; the next server mounts the same images again.
+
+              lamina shutdown
+            """)
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try ShutdownCommand().run(common.context(json: facts.json)) }
     }
 }

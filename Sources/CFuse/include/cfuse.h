@@ -98,6 +98,12 @@ void lamina_fuse_worker_free(struct lamina_fuse_worker *worker);
 /// Waits for one request and processes it. 1: go on; 0: the connection has ended; below: -errno.
 int lamina_fuse_step(struct lamina_fuse_worker *worker);
 
+/// Takes up a connection whose INIT another process has answered: processes the bytes of that request and swallows the
+/// reply. Before any step, and alone: libfuse answers EIO to what another thread reads first. 0 or -errno.
+int lamina_fuse_replay(struct lamina_fuse_worker *worker, const void *init_request, size_t size);
+/// Has the kernel send again what was read and not answered, by whomever (FUSE_NOTIFY_RESEND, Linux 6.9). 0 or -errno.
+int lamina_fuse_resend(const struct lamina_fuse *fuse);
+
 /// Whether INIT has been answered.
 bool lamina_fuse_is_ready(const struct lamina_fuse *fuse);
 /// The bytes of the INIT request, header included; NULL before it came. Valid as long as the session.

@@ -2,6 +2,7 @@
 #ifndef LAMINA_PROCESS_H
 #define LAMINA_PROCESS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /// open(2)'s O_PATH: a descriptor that only stands for a place in the tree.
@@ -16,5 +17,40 @@ int lamina_pipe(int32_t ends[2]);
 /// process, or an errno value.
 int lamina_spawn_session(
     const char *program, char *const arguments[], int32_t output, int32_t ready, int32_t ready_as, int32_t *process);
+
+/// A file without a name, in memory, that no program started later inherits (memfd_create(2)). -1 with errno.
+int lamina_memory_file(const char *name);
+
+// What the protocol of sd_notify(3) and sd_listen_fds(3) takes.
+
+/// Sends a datagram to the unix socket `name` (a path, or abstract with a leading @) with up to 16 descriptors. 0, or -1
+/// with errno.
+int lamina_notify_send(
+    const char *name, size_t name_length, const char *text, size_t size, const int32_t *descriptors, int32_t count);
+
+/// An abstract datagram socket of the name `name` (without the @) that receives such messages and who sent them. Or -1.
+int lamina_notify_socket(const char *name, size_t name_length);
+
+/// Takes a message: its size, -1 with errno (EAGAIN: there is none). `count` is the room in `descriptors`, then how many
+/// came; they are not inherited. `process` is the sender's, 0 where the kernel did not say.
+int64_t lamina_notify_receive(
+    int socket, char *text, size_t size, int32_t *descriptors, int32_t *count, int32_t *process);
+
+/// Starts a program as systemd starts services: `descriptors` become 3 and up, and LISTEN_PID is its process ID. All
+/// others are closed, but for 0 to 2 and `kept` (-1: none). `environment` needs an entry "LISTEN_PID=" with room for ten
+/// digits where there are descriptors. For a process of one thread. The process ID, or -1 with errno.
+int32_t lamina_start_listening(
+    const char *program, char *const arguments[], char *const environment[], const int32_t *descriptors, int32_t count,
+    int32_t kept);
+
+/// Blocks the signals and gives a descriptor that reports them (signalfd(2)), or -1.
+int lamina_signal_descriptor(const int32_t *signals, int32_t count);
+/// The next signal that it reports; 0 when there is none, -1 with errno.
+int32_t lamina_next_signal(int descriptor);
+
+/// Starts a process that looks `path` up (lstat) each time it reads a byte from `commands`, and writes one to `answers`:
+/// 0, or the errno value. It ends when `commands` does. It shares nothing with this process but a copy of its memory.
+/// The process ID, or -1 with errno.
+int32_t lamina_start_prober(const char *path, int32_t commands, int32_t answers);
 
 #endif

@@ -4,8 +4,12 @@ public struct ServeCommand: Sendable {
     /// The writing end of a pipe that somebody reads to learn when the server is ready.
     public var readyDescriptor: Int32?
 
-    public init(exitWhenIdle: Bool, readyDescriptor: Int32?) {
+    /// Whether the mounts end with it at SIGTERM, though somebody holds them.
+    public var unmountOnExit: Bool
+
+    public init(exitWhenIdle: Bool, unmountOnExit: Bool = false, readyDescriptor: Int32?) {
         self.exitWhenIdle = exitWhenIdle
+        self.unmountOnExit = unmountOnExit
         self.readyDescriptor = readyDescriptor
     }
 
@@ -18,7 +22,48 @@ public struct ServeCommand: Sendable {
             throw error
         }
         let server = Server(
-            root: context.root, configuration: context.configuration, endsWhenIdle: exitWhenIdle, log: context.log)
+            root: context.root, configuration: context.configuration, endsWhenIdle: exitWhenIdle,
+            unmountsOnExit: unmountOnExit, log: context.log)
         try server.run(signal)
+    }
+}
+
+/// `lamina serve --supervise`: a parent of servers, in the foreground.
+public struct SuperviseCommand: Sendable {
+    public var readyDescriptor: Int32?
+    public var watchdogSeconds: Double
+
+    public init(readyDescriptor: Int32?, watchdogSeconds: Double) {
+        self.readyDescriptor = readyDescriptor
+        self.watchdogSeconds = watchdogSeconds
+    }
+
+    /// - Parameter words: the command line, of which all but what makes it a supervisor is for the server.
+    /// - Returns: the code to exit with.
+    public func run(_ words: [String], _ context: CommandContext) throws -> Int32 {
+        try context.requireRoot(for: "serving a store")
+        let program = realPath("/proc/self/exe") ?? words[0]
+        let supervisor = try Supervisor(
+            options: Supervisor.Options(
+                program: program, words: Self.serverWords(words), readyDescriptor: readyDescriptor,
+                watchdogSeconds: watchdogSeconds),
+            log: context.log)
+        return try supervisor.run()
+    }
+
+    /// The options that are the supervisor's own, and whether a value follows.
+    private static let own = ["--supervise": false, "--ready-fd": true, "--watchdog-seconds": true]
+
+    static func serverWords(_ words: [String]) -> [String] {
+        var result: [String] = []
+        var rest = words[...]
+        while let word = rest.popFirst() {
+            if let takesValue = own[word] {
+                if takesValue { rest = rest.dropFirst() }
+            } else if !own.keys.contains(where: { word.hasPrefix($0 + "=") }) {
+                result.append(word)
+            }
+        }
+        return result
     }
 }

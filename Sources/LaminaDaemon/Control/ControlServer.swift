@@ -1,41 +1,78 @@
+import Glibc
 import Hummingbird
+import HummingbirdCore
 import LaminaSystem
 import Logging
 import NIOCore
+import NIOPosix
 import ServiceLifecycle
 
-/// The control server as a service: binds, says that it is ready, and answers until it is asked to end.
+/// The control server as a service: listens, says that it is ready, and answers until it is asked to end.
+///
+/// The listening socket may come from the process before this one, which Hummingbird's own server has no way to take; so
+/// its connections are accepted here, and answered by Hummingbird's channel and router.
 struct ControlServer: Service {
     let socket: ControlSocket
     let routes: ControlRoutes
     let log: Logger
+    /// The socket that an earlier process listened at.
+    let inherited: File?
+    let notifier: Notifier
+    let ending: Ending
     /// Called once clients can find the server.
     let ready: @Sendable () -> Void
 
     func run() async throws {
         // One thread is plenty for a socket that a handful of commands talk to; by default there is one a core.
         if Self.useOneThread { log.debug("the control server runs on one thread") }
-        let (path, directory) = try socket.provisionalPath()
-        var quiet = log
-        // Hummingbird greets with the provisional path, which nobody needs to know.
-        quiet.logLevel = max(log.logLevel, .warning)
-        let (socket, ready, log) = (socket, ready, log)
-        let application = Application(
-            router: routes.router(),
-            configuration: ApplicationConfiguration(
-                address: .unixDomainSocket(path: path), serverName: "lamina", backlog: 64),
-            onServerRunning: { _ in
-                do {
-                    try socket.publish()
-                    ready()
-                } catch {
-                    log.error("the control socket cannot be published", metadata: ["error": "\(error)"])
+        let listening = try socket.listen(inherited)
+        defer { if ending.unmounts { socket.withdraw() } }
+        // Held outside, it is there while no server is: clients wait instead of being refused.
+        if listening !== inherited, notifier.holds, !notifier.hold(listening, as: .control) {
+            log.warning("the service manager does not keep the control socket")
+        }
+        let http = channel()
+        let log = http.log
+        // NIO closes the descriptor that it is given.
+        let accepted = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .childChannelOption(.allowRemoteHalfClosure, value: true)
+            .bind(fcntl(listening.descriptor, F_DUPFD_CLOEXEC, 3)) { child in
+                http.channel.setup(channel: child, logger: log)
+            }
+        ready()
+        try await withGracefulShutdownHandler {
+            try await accepted.executeThenClose { inbound in
+                try await withThrowingDiscardingTaskGroup { group in
+                    for try await connection in inbound {
+                        group.addTask { await http.channel.handle(value: connection, logger: log) }
+                    }
                 }
-            },
-            logger: quiet)
-        defer { socket.withdraw() }
-        try await application.run()
-        withExtendedLifetime(directory) {}
+            }
+        } onGracefulShutdown: {
+            accepted.channel.close(promise: nil)
+        }
+        withExtendedLifetime(listening) {}
+    }
+
+    /// What answers one connection.
+    private func channel() -> (channel: HTTP1Channel, log: Logger) {
+        var quiet = log
+        quiet.logLevel = max(log.logLevel, .warning)
+        let (responder, logger) = (routes.router().buildResponder(), quiet)
+        let channel = HTTP1Channel(
+            responder: { request, writer, channel in
+                let context = BasicRequestContext(
+                    source: ApplicationRequestContextSource(channel: channel, logger: logger))
+                var response: Response
+                do {
+                    response = try await responder.respond(to: request, context: context)
+                } catch {
+                    response = Response(status: .internalServerError)
+                }
+                response.headers[.server] = "lamina"
+                try await writer.write(response: response.head, body: response.body)
+            }, configuration: HTTP1Channel.Configuration())
+        return (channel, logger)
     }
 
     /// Set before the process's first event loop starts, and never twice.

@@ -53,6 +53,26 @@ public struct ControlSocket: Sendable {
         }
     }
 
+    /// The listening socket, with its name in place: the one that an earlier process listened at, so that clients who
+    /// came meanwhile are answered, or a new one.
+    func listen(_ inherited: File?) throws -> File {
+        var status = stat()
+        if let inherited, lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK { return inherited }
+        let (short, directory) = try provisionalPath()
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw SystemError.last("make a socket for", path) }
+        let file = File(adopting: descriptor, path: path)
+        unlink(short)
+        let bound = Self.withAddress(short) { bind(descriptor, $0, $1) }
+        guard bound == 0, Glibc.listen(descriptor, Self.backlog) == 0 else { throw SystemError.last("listen at", path) }
+        withExtendedLifetime(directory) {}
+        try publish()
+        return file
+    }
+
+    /// Clients that may wait while a server starts.
+    private static let backlog: Int32 = 64
+
     /// The name that the server binds to before it is ready; in the same directory.
     private var provisionalName: String { ".control-\(getpid()).sock" }
 

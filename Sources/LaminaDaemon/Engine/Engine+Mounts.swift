@@ -38,11 +38,13 @@ extension Engine {
             if try activeTargets().contains(target) {
                 throw StoreError(.conflict, "\(target) has an image of lamina on it already; unmount it first")
             }
-            try ImageMount.mount(image.views, root: root, at: target, upper: upper)
+            // Recorded first: of a process that is killed in between a record is left, which the next one forgets, and not a
+            // mount that nobody knows of.
+            try store.addMount(target: target, image: image.id, upper: upper)
             do {
-                try store.addMount(target: target, image: image.id, upper: upper)
+                try ImageMount.mount(image.views, root: root, at: target, upper: upper)
             } catch {
-                try? Mount.unmount(target, detach: true)
+                try? store.removeMount(target: target)
                 throw error
             }
             log.info("an image is mounted", metadata: ["image": "\(image.reference)", "target": "\(target)"])
@@ -115,7 +117,8 @@ extension Engine {
             mount.type == "fuse.lamina" || (mount.type == "overlay" && mount.source == "lamina")
         {
             log.warning("a mount that an earlier server left is taken away", metadata: ["target": "\(target)"])
-            try Mount.unmount(target, detach: true)
+            // Forced: where somebody still holds its connection, what waits for an answer must not wait for ever.
+            try Mount.unmount(target, detach: true, force: mount.type == "fuse.lamina")
         }
     }
 

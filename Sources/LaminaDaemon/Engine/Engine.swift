@@ -1,6 +1,7 @@
 import FoundationEssentials
 import Glibc
 import LaminaDigest
+import LaminaFUSE
 import LaminaFilesystem
 import LaminaMerge
 import LaminaOCI
@@ -25,6 +26,7 @@ public final class Engine: Sendable {
     private let startedAt = Date()
     private let filesystem = Mutex<LayerFilesystem?>(nil)
     private let hasEnded = Atomic<Bool>(false)
+    private let notifier = Mutex(Notifier(path: nil))
     /// Mounting and unmounting, one at a time.
     let mounting = Monitor(())
 
@@ -77,17 +79,14 @@ public final class Engine: Sendable {
 
     // MARK: The file system
 
-    /// Mounts the file system at `<root>/fs`, and the images that were mounted when the last server ended.
-    public func startFilesystem() throws {
-        try clearStaleMount(at: root + "/fs")
-        var options = FilesystemOptions()
-        options.passthrough = configuration.fuse.passthrough
-        options.lazyThreshold = configuration.fuse.lazyThreshold
-        let log = log
-        let filesystem = try LayerFilesystem(store: store, engine: merge, options: options) {
-            log.warning("\($0)")
-        }
-        try filesystem.start()
+    /// Mounts the file system at `<root>/fs`, and the images that were mounted when the last server ended; or goes on with
+    /// the mounts of one that is dead.
+    func startFilesystem(
+        _ notifier: Notifier = Notifier(path: nil), _ held: HeldDescriptors = .none
+    ) throws {
+        self.notifier.withLock { $0 = notifier }
+        let takenOver = try takeOver(held)
+        let filesystem = try takenOver ?? mountAfresh(notifier, held)
         self.filesystem.withLock { $0 = filesystem }
         _ = try Thread("tidy") { [weak self] in
             while let self, !self.hasEnded.load(ordering: .relaxed) {
@@ -95,7 +94,17 @@ public final class Engine: Sendable {
                 sleep(1)
             }
         }
-        try restoreMounts()
+        if takenOver != nil { try adoptMounts() } else { try restoreMounts() }
+    }
+
+    func makeFilesystem(_ record: SessionRecord?) throws -> LayerFilesystem {
+        var options = FilesystemOptions()
+        options.passthrough = configuration.fuse.passthrough
+        options.lazyThreshold = configuration.fuse.lazyThreshold
+        let log = log
+        return try LayerFilesystem(store: store, engine: merge, options: options, record: record) {
+            log.warning("\($0)")
+        }
     }
 
     var isServing: Bool { filesystem.withLock { $0?.isRunning ?? false } }
@@ -118,19 +127,15 @@ public final class Engine: Sendable {
 
     /// Ends merges, unmounts what this engine mounted, and closes the store. Nothing that landed is lost. Twice is once.
     ///
-    /// - Parameter unmount: whether images and file system are unmounted; their records stay, so that the next server
-    ///   mounts them again.
+    /// - Parameter unmount: whether images and file system are unmounted; the images' records stay, so that the next server
+    ///   mounts them again. Otherwise the file system goes on for the next process, as far as this one lives: end it.
     public func shutdown(unmount: Bool) {
         guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
-        if unmount { unmountAll() }
+        let filesystem = filesystem.withLock { unmount ? $0.take() : $0 }
+        if unmount { unmountAll() } else { filesystem?.leave() }
         // First the merge: whoever waits for a chunk is told, and no request is left when the connection ends.
         merge.stop()
-        let filesystem = filesystem.withLock { $0.take() }
-        if unmount, let filesystem {
-            do { try filesystem.stop() } catch {
-                log.error("the file system did not end cleanly", metadata: ["error": "\(error)"])
-            }
-        }
+        if unmount, let filesystem { end(filesystem, notifier.withLock { $0 }) }
         if let filesystem {
             filesystem.tidy(settling: true)
         } else {

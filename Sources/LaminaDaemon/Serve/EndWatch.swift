@@ -8,6 +8,7 @@ struct EndWatch: Service {
     let endsWhenIdle: Bool
     let requests: AsyncStream<Void>
     let request: AsyncStream<Void>.Continuation
+    let ending: Ending
     let log: Logger
 
     /// A server that nobody ever asks for anything ends after so many seconds: whoever started it is gone.
@@ -29,6 +30,7 @@ struct EndWatch: Service {
                 // Looked at again, as a client may have come in between.
                 if try await onThread("mounts", { try engine.mounts() }).isEmpty, activity.running == 0 {
                     log.info("the server ends: nothing is mounted any more")
+                    ending.unmount()
                     request.yield()
                     return
                 }

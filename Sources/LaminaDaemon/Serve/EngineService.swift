@@ -5,14 +5,16 @@ import ServiceLifecycle
 struct EngineService: Service {
     let engine: any ControlledEngine
     let notifier: Notifier
+    let ending: Ending
     let log: Logger
 
     func run() async throws {
         // Cancelled when another service fails: the engine has to be ended then too.
         try? await gracefulShutdown()
         notifier.stopping()
-        log.info("the server ends")
+        let unmount = ending.unmounts
+        log.info(unmount ? "the server ends" : "the server ends, and leaves its mounts to the next one")
         let engine = engine
-        try await onThread("shutdown") { engine.shutdown(unmount: true) }
+        try await onThread("shutdown") { engine.shutdown(unmount: unmount) }
     }
 }

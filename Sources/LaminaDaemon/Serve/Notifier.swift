@@ -1,44 +1,113 @@
 import Glibc
 import LaminaSystem
 
-/// Tells the service manager how the server is, by datagrams to `NOTIFY_SOCKET` (sd_notify(3)). Without one it does nothing.
+/// Tells the service manager how the server is, and gives it descriptors to keep, by datagrams to `NOTIFY_SOCKET`
+/// (sd_notify(3)). Without one it does nothing. The manager is systemd or `lamina serve --supervise`: both speak the same.
 struct Notifier: Sendable {
     private let path: String?
+    /// Whether the manager keeps descriptors for the next process.
+    let holds: Bool
 
-    init(path: String?) { self.path = path.flatMap { $0.hasPrefix("/") || $0.hasPrefix("@") ? $0 : nil } }
+    init(path: String?, holds: Bool = false) {
+        self.path = path.flatMap { $0.hasPrefix("/") || $0.hasPrefix("@") ? $0 : nil }
+        self.holds = holds && self.path != nil
+    }
 
     /// From the environment, which is then cleared so that no child speaks for this process.
+    ///
+    /// `FDSTORE` says how many descriptors the manager keeps. systemd sets it since version 254; lamina's unit sets it for
+    /// older ones.
     static func fromEnvironment() -> Notifier {
         let path = getenv("NOTIFY_SOCKET").map { String(cString: $0) }
-        unsetenv("NOTIFY_SOCKET")
-        return Notifier(path: path)
+        let room = getenv("FDSTORE").flatMap { Int(String(cString: $0)) } ?? 0
+        for name in ["NOTIFY_SOCKET", "FDSTORE"] { unsetenv(name) }
+        return Notifier(path: path, holds: room >= HeldDescriptors.Name.allCases.count)
     }
 
     func ready(_ status: String) { send("READY=1\nSTATUS=\(status)\nMAINPID=\(getpid())") }
     func status(_ status: String) { send("STATUS=\(status)") }
     func stopping() { send("STOPPING=1\nSTATUS=ending") }
+    func alive() { send("WATCHDOG=1") }
 
-    /// Whether it was sent is not to be known, and nothing hangs on it.
-    private func send(_ message: String) {
-        guard let path, path.utf8.count <= ControlSocket.pathLimit else { return }
-        let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0 else { return }
-        defer { close(descriptor) }
-        var address = sockaddr_un()
-        address.sun_family = sa_family_t(AF_UNIX)
-        let name = Array(path.utf8)
-        withUnsafeMutableBytes(of: &address.sun_path) { room in
-            for (index, byte) in name.enumerated() { room[index] = byte }
-            // An abstract name (unix(7)) begins with a NUL, written as @.
-            if name.first == UInt8(ascii: "@") { room[0] = 0 }
-        }
-        // Of an abstract name every byte counts, so the length must be exact.
-        let length = socklen_t(MemoryLayout<sa_family_t>.size + name.count)
-        let bytes = Array(message.utf8)
-        withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
-                _ = sendto(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL | MSG_DONTWAIT), address, length)
-            }
+    /// Gives a descriptor to keep under a name, in place of what was kept under it, and waits until the manager has it.
+    ///
+    /// - Returns: whether it has.
+    func hold(_ file: File, as name: HeldDescriptors.Name) -> Bool {
+        guard holds else { return false }
+        send("FDSTOREREMOVE=1\nFDNAME=\(name.rawValue)")
+        // FDPOLL=0: systemd would wait for errors of it, and be woken by each request that the kernel queues. A
+        // connection that has ended is found at the next start.
+        send("FDSTORE=1\nFDPOLL=0\nFDNAME=\(name.rawValue)", [file.descriptor])
+        return barrier()
+    }
+
+    /// Has the manager close what it keeps under a name.
+    func release(_ name: HeldDescriptors.Name) {
+        if holds { send("FDSTOREREMOVE=1\nFDNAME=\(name.rawValue)") }
+    }
+
+    /// Waits until the manager has seen all messages: it then closes what came with BARRIER=1 (sd_notify_barrier(3)).
+    func barrier() -> Bool {
+        sendBarrier()?.waitForEnd(milliseconds: 5000) ?? false
+    }
+
+    /// The reading end of a pipe whose only writing end is the manager's when this returns.
+    private func sendBarrier() -> File? {
+        guard let (reading, writing) = try? BackgroundProcess.makePipe() else { return nil }
+        return withExtendedLifetime(writing) { send("BARRIER=1", [writing.descriptor]) } ? reading : nil
+    }
+
+    /// Whether it was sent: beyond that nothing is to be known.
+    @discardableResult
+    private func send(_ message: String, _ descriptors: [Int32] = []) -> Bool {
+        guard let path else { return false }
+        do {
+            try ServiceProtocol.send(message, descriptors, to: path)
+            return true
+        } catch {
+            return false
         }
     }
+}
+
+/// What the manager gave back at the start: descriptors that a process before this one had it keep (sd_listen_fds(3)).
+struct HeldDescriptors: Sendable {
+    /// What lamina has kept. The names are an interface between its versions.
+    enum Name: String, CaseIterable, Sendable {
+        /// The open `/dev/fuse` of the mount.
+        case connection = "lamina-fuse"
+        /// The record of what is open through it.
+        case record = "lamina-opens"
+        /// The listening control socket.
+        case control = "lamina-control"
+    }
+
+    private(set) var files: [Name: File] = [:]
+
+    static let none = HeldDescriptors()
+
+    /// From `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, which are then cleared. Descriptors of names that are not lamina's
+    /// are closed.
+    static func fromEnvironment() -> HeldDescriptors {
+        func variable(_ name: String) -> String? {
+            defer { unsetenv(name) }
+            return getenv(name).map { String(cString: $0) }
+        }
+        let (process, count, names) = (variable("LISTEN_PID"), variable("LISTEN_FDS"), variable("LISTEN_FDNAMES"))
+        guard process.flatMap({ Int32($0) }) == getpid(), let count = count.flatMap({ Int32($0) }),
+            (1...1024).contains(count)
+        else { return .none }
+        let list = names?.split(separator: ":", omittingEmptySubsequences: false).map(String.init) ?? []
+        var result = HeldDescriptors()
+        for index in 0..<Int(count) {
+            let descriptor = Int32(3 + index)
+            guard fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 else { continue }
+            let text = index < list.count ? list[index] : "unknown"
+            let file = File(adopting: descriptor, path: text)
+            if let name = Name(rawValue: text) { result.files[name] = file }
+        }
+        return result
+    }
+
+    subscript(_ name: Name) -> File? { files[name] }
 }

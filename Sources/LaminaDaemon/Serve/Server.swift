@@ -3,7 +3,6 @@ import LaminaStore
 import LaminaSystem
 public import Logging
 import ServiceLifecycle
-import UnixSignals
 
 /// `lamina serve`: the engine, the file system and the control server in one process, until it is told to end.
 public struct Server: Sendable {
@@ -11,12 +10,18 @@ public struct Server: Sendable {
     public var configuration: Configuration
     /// Whether to end when the last mount is gone.
     public var endsWhenIdle = false
+    /// Whether SIGTERM ends the mounts too, though somebody holds them for the next process.
+    public var unmountsOnExit = false
     public var log: Logger
 
-    public init(root: String, configuration: Configuration, endsWhenIdle: Bool = false, log: Logger) {
+    public init(
+        root: String, configuration: Configuration, endsWhenIdle: Bool = false, unmountsOnExit: Bool = false,
+        log: Logger
+    ) {
         self.root = root
         self.configuration = configuration
         self.endsWhenIdle = endsWhenIdle
+        self.unmountsOnExit = unmountsOnExit
         self.log = log
     }
 
@@ -29,18 +34,26 @@ public struct Server: Sendable {
         // A client that has gone is no reason to die.
         _ = Glibc.signal(SIGPIPE, SIG_IGN)
         let notifier = Notifier.fromEnvironment()
+        let held = HeldDescriptors.fromEnvironment()
+        let ending = Ending(unmounts: unmountsOnExit || !notifier.holds)
         do {
             notifier.status("opening the store")
             let engine = try open()
             do {
                 notifier.status("mounting the file system")
-                try engine.startFilesystem()
+                try engine.startFilesystem(notifier, held)
                 if Interrupts.requested { throw DaemonError(.interrupted, "interrupted while starting") }
-                try serve(engine, notifier, signal)
+                try serve(engine, notifier, signal, held: held, ending: ending)
             } catch {
-                // Ending it twice does nothing.
-                engine.shutdown(unmount: true)
+                // Ending it twice does nothing. What was taken over from another process is left to the next one.
+                engine.shutdown(unmount: ending.unmounts)
                 throw error
+            }
+            if !ending.unmounts {
+                // Whatever is still asked of this process is sent again to the next one: it must not be answered now that
+                // things are taken down.
+                fflush(nil)
+                _exit(0)
             }
         } catch {
             signal.failed(error)
@@ -61,11 +74,14 @@ public struct Server: Sendable {
     }
 
     /// Runs the services on Swift's pool, while this thread waits.
-    func serve(_ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal) throws {
+    func serve(
+        _ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal, held: HeldDescriptors = .none,
+        ending: Ending = Ending(unmounts: true)
+    ) throws {
         let outcome = Monitor<Result<Void, any Error>?>(nil)
         Task { [self] in
             do {
-                try await runServices(engine, notifier, signal)
+                try await runServices(engine, notifier, signal, held, ending)
                 outcome.withLock(notify: true) { $0 = .success(()) }
             } catch {
                 outcome.withLock(notify: true) { $0 = .failure(error) }
@@ -74,32 +90,46 @@ public struct Server: Sendable {
         try outcome.wait { $0 }.get()
     }
 
-    private func runServices(_ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal) async throws {
+    private func runServices(
+        _ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal, _ held: HeldDescriptors,
+        _ ending: Ending
+    ) async throws {
         let activity = Activity()
         let (requests, request) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let (log, root) = (log, root)
         let routes = ControlRoutes(
             engine: engine, configuration: configuration, activity: activity, log: log,
-            requestShutdown: { request.yield() })
-        let control = ControlServer(socket: ControlSocket(root: root), routes: routes, log: log) {
+            requestShutdown: {
+                ending.unmount()
+                request.yield()
+            })
+        let watchdog = Watchdog.fromEnvironment(directory: root + "/fs", notifier: notifier, log: log)
+        let control = ControlServer(
+            socket: ControlSocket(root: root), routes: routes, log: log, inherited: held[.control], notifier: notifier,
+            ending: ending
+        ) {
             log.info("the server is ready", metadata: ["root": "\(root)", "pid": "\(getpid())"])
             notifier.ready("serving \(root)")
             signal.ready()
+            watchdog?.start()
         }
+        defer { watchdog?.stop() }
         let watch = EndWatch(
             engine: engine, activity: activity, endsWhenIdle: endsWhenIdle, requests: requests, request: request,
-            log: log)
+            ending: ending, log: log)
         var quiet = log
         quiet.logLevel = max(log.logLevel, .warning)
         // Ended from the last to the first: no new clients, then the engine.
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
                 services: [
-                    .init(service: EngineService(engine: engine, notifier: notifier, log: log)),
+                    .init(service: EngineService(engine: engine, notifier: notifier, ending: ending, log: log)),
                     .init(service: control),
                     .init(service: watch, successTerminationBehavior: .gracefullyShutdownGroup),
-                ],
-                gracefulShutdownSignals: [.sigterm, .sigint], logger: quiet))
+                    .init(
+                        service: SignalWatch(ending: ending, log: log),
+                        successTerminationBehavior: .gracefullyShutdownGroup),
+                ], logger: quiet))
         try await group.run()
     }
 }

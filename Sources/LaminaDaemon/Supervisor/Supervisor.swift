@@ -1,0 +1,197 @@
+import Glibc
+import LaminaSystem
+public import Logging
+
+/// `lamina serve --supervise`: a parent that keeps the server's descriptors while it restarts it, as systemd does for its
+/// services and by the same protocol (sd_notify(3), sd_listen_fds(3)), so that the server knows no difference.
+///
+/// It has one thread and waits in one place, and it opens no file of the store: there is little that could make it fail.
+public final class Supervisor {
+    /// What the server is started with.
+    public struct Options: Sendable {
+        /// The program as it is found on disk: what an upgrade starts.
+        public var program: String
+        /// The server's name and arguments.
+        public var words: [String]
+        /// A descriptor that only the first server gets, and its option.
+        public var readyDescriptor: Int32?
+        /// Seconds without a sign of life after which the server is killed.
+        public var watchdogSeconds: Double
+
+        public init(program: String, words: [String], readyDescriptor: Int32?, watchdogSeconds: Double) {
+            self.program = program
+            self.words = words
+            self.readyDescriptor = readyDescriptor
+            self.watchdogSeconds = watchdogSeconds
+        }
+    }
+
+    let options: Options
+    let log: Logger
+    private let socket: ServiceProtocol.Socket
+    private let signals: SignalDescriptor
+    var held = DescriptorShelf()
+    var server: ServerProcess?
+    /// When to start the next server, while none runs.
+    private var startsAt: Double?
+    private var failures = 0
+    private var previousEnd: Double?
+    /// What to exit with once the server has ended, if that is wanted.
+    var isEnding = false
+    /// Whether the program on disk has proven that it can take over.
+    var usesDisk = false
+    /// The check of a new program before the old one ends.
+    var check: ServerProcess?
+
+    /// How long a server may take to be ready, and to end, in seconds. systemd's defaults are the same (TimeoutStartSec,
+    /// TimeoutStopSec); hashing what a power cut left in doubt may take minutes.
+    static let startLimit = 600.0
+    static let endLimit = 90.0
+    /// The longest pause between attempts.
+    private static let longestPause = 10.0
+
+    public init(options: Options, log: Logger) throws {
+        self.options = options
+        self.log = log
+        signals = try SignalDescriptor([SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR2])
+        socket = try ServiceProtocol.Socket(name: "lamina-supervisor-\(getpid())-\(UInt32.random(in: 0 ... .max))")
+    }
+
+    /// Runs until the server has ended and should not be started again.
+    ///
+    /// - Returns: the code to exit with.
+    public func run() throws -> Int32 {
+        // Whoever waits for the first server's word learns of its end by the end of the pipe.
+        try start(first: true)
+        while true {
+            wait()
+            while let signal = signals.next() { handle(signal) }
+            while let message = try socket.receive() { handle(message) }
+            if let code = reap() { return code }
+            act(monotonicSeconds())
+        }
+    }
+
+    /// Waits for a signal, a message, or the next deadline.
+    private func wait() {
+        let deadlines = [startsAt, server?.deadline, check?.deadline].compactMap { $0 }
+        let seconds = deadlines.min().map { max(0, $0 - monotonicSeconds()) }
+        var entries = [signals.file, socket.file].map {
+            pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0)
+        }
+        _ = poll(&entries, nfds_t(entries.count), seconds.map { Int32(clamping: Int($0 * 1000) + 1) } ?? -1)
+    }
+
+    // MARK: The server
+
+    private func start(first: Bool = false) throws {
+        startsAt = nil
+        var words = options.words
+        if first, let descriptor = options.readyDescriptor { words += ["--ready-fd", "\(descriptor)"] }
+        var environment = Environment.inherited(without: Environment.ours)
+        environment += [
+            "NOTIFY_SOCKET=\(socket.name)", "FDSTORE=\(ServiceProtocol.descriptorLimit)",
+            "WATCHDOG_USEC=\(UInt64(options.watchdogSeconds * 1e6))",
+        ]
+        if let previousEnd { environment.append("LAMINA_PREDECESSOR_ENDED=\(previousEnd)") }
+        // The program that runs here can be started though another has its place on disk now.
+        let program = first || usesDisk ? options.program : "/proc/self/exe"
+        let pid = try ServiceProtocol.start(
+            program, words, environment: environment, held.files.map(\.descriptor), names: held.names,
+            keeping: first ? options.readyDescriptor : nil)
+        if first, let descriptor = options.readyDescriptor { close(descriptor) }
+        server = ServerProcess(pid: pid, deadline: monotonicSeconds() + Self.startLimit)
+        log.debug("a server is started", metadata: ["pid": "\(pid)", "held": "\(held.files.count)"])
+    }
+
+    /// Takes note of processes that have ended.
+    ///
+    /// - Returns: the code to exit with, if this is the end.
+    private func reap() -> Int32? {
+        if var ended = check, ended.reap() {
+            check = nil
+            finishCheck(ended)
+        }
+        guard var ended = server, ended.reap() else { return nil }
+        server = nil
+        previousEnd = monotonicSeconds()
+        // What it said last is in the socket still, descriptors to keep among it.
+        while let message = try? socket.receive() { handle(message, from: ended.pid) }
+        if isEnding { return ended.exitCode }
+        if let code = ended.exitStatus, held.files.isEmpty, code == 0 || !ended.wasReady {
+            // It ended by itself and left nothing, or never came to be: trying again would change nothing.
+            return code
+        }
+        failures = ended.wasReady ? 0 : failures + 1
+        if usesDisk, !ended.wasReady {
+            log.error("the new program cannot go on with the mounts; the one before it does")
+            usesDisk = false
+        }
+        let pause = failures == 0 ? 0 : min(Self.longestPause, 0.05 * Double(1 << min(failures - 1, 10)))
+        startsAt = monotonicSeconds() + pause
+        log.warning("the server has ended; another takes over", metadata: ["how": "\(ended.how)", "pause": "\(pause) s"])
+        return nil
+    }
+
+    private func act(_ now: Double) {
+        if let startsAt, startsAt <= now, !isEnding {
+            do {
+                try start()
+            } catch {
+                failures += 1
+                self.startsAt = now + Self.longestPause
+                log.error("the server cannot be started", metadata: ["error": "\(error)"])
+            }
+        }
+        if let server, let deadline = server.deadline, deadline <= now {
+            log.error("the server gives no sign of life and is killed", metadata: ["pid": "\(server.pid)"])
+            kill(server.pid, SIGKILL)
+            self.server?.deadline = nil
+        }
+        if let check, let deadline = check.deadline, deadline <= now {
+            kill(check.pid, SIGKILL)
+            self.check?.deadline = nil
+        }
+    }
+
+    // MARK: What comes in
+
+    private func handle(_ signal: Int32) {
+        switch signal {
+        case SIGCHLD: break
+        case SIGTERM, SIGINT:
+            // What it holds ends with this process, so the server is told to end its mounts.
+            isEnding = true
+            guard let server else { exit(0) }
+            kill(server.pid, SIGINT)
+            self.server?.deadline = monotonicSeconds() + Self.endLimit
+        case SIGUSR2: beginUpgrade()
+        default: if let server { kill(server.pid, signal) }
+        }
+    }
+
+    private func handle(_ message: ServiceProtocol.Message, from ended: Int32? = nil) {
+        // Only the server speaks for itself. A message of one that is dead bears the number it had.
+        guard message.process == ended ?? server?.pid else { return }
+        for (name, value) in message.assignments {
+            switch (name, value) {
+            case ("READY", "1"):
+                server?.wasReady = true
+                failures = 0
+                if !isEnding { server?.deadline = monotonicSeconds() + options.watchdogSeconds }
+            case ("WATCHDOG", "1"):
+                if server?.wasReady == true, !isEnding, server?.isStopping == false {
+                    server?.deadline = monotonicSeconds() + options.watchdogSeconds
+                }
+            case ("WATCHDOG", "trigger"): server?.deadline = 0
+            case ("STOPPING", "1"):
+                server?.isStopping = true
+                server?.deadline = monotonicSeconds() + Self.endLimit
+            case ("STATUS", _): log.debug("the server says: \(value)")
+            // READY's neighbours, and BARRIER, whose descriptor is closed with the message.
+            default: break
+            }
+        }
+        held.apply(message)
+    }
+}

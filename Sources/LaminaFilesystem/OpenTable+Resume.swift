@@ -1,0 +1,73 @@
+import LaminaFUSE
+import LaminaSystem
+
+// What a process that is dead had answered, read back from the session's record.
+
+extension OpenTable {
+    /// What was found.
+    struct Resumed {
+        /// Opens that go on.
+        var opens = 0
+        /// Backing files that the kernel has.
+        var backings = 0
+        /// Those of them that no process knew of any more, and were given up.
+        var orphans = 0
+        /// Inodes that have cached opens.
+        var cached: [UInt64] = []
+    }
+
+    /// Takes over what is recorded. Before the first request is processed.
+    ///
+    /// - Parameter probe: any file of the store that passthrough takes; nil where passthrough is off.
+    func resume(_ session: FUSESession, probe: File?) -> Resumed {
+        var result = Resumed()
+        var known: Set<Int32> = []
+        for index in 0..<Self.shardCount {
+            shards[index].withLock { shard in
+                for backing in record.backings(index) {
+                    let id = session.adoptBacking(backing.value)
+                    if backing.isClosing {
+                        id.unregister()
+                        record.removeBacking(index, backing.slot)
+                    } else {
+                        known.insert(backing.value)
+                        shard.clock += 1
+                        shard.idle[backing.node] = Idle(
+                            backing: Backing(id: id, slot: backing.slot), released: shard.clock)
+                    }
+                }
+                for open in record.opens(index) {
+                    result.opens += 1
+                    if let entry = shard.open[open.node] {
+                        shard.open[open.node] = Entry(backing: entry.backing, count: entry.count + 1)
+                    } else {
+                        let backing = open.backing == nil ? nil : shard.idle.removeValue(forKey: open.node)?.backing
+                        if open.backing == nil { result.cached.append(open.node) }
+                        shard.open[open.node] = Entry(backing: backing, count: 1)
+                    }
+                }
+            }
+        }
+        result.backings = known.count
+        if let probe { result.orphans = closeOrphans(session, probe, known) }
+        return result
+    }
+
+    /// Gives up what was registered and not recorded: its process was killed in between. The kernel numbers registrations
+    /// in ascending order (idr_alloc_cyclic in fuse_backing_id_alloc), so they lie between the highest on record and the
+    /// next one.
+    private func closeOrphans(_ session: FUSESession, _ probe: File, _ known: Set<Int32>) -> Int {
+        guard let next = try? session.registerBacking(probe.descriptor) else { return 0 }
+        let highest = record.highestBacking
+        var count = 0
+        // As many as there are threads, at most; the bound is for numbers that began anew.
+        if next.value > highest, next.value - highest < 4096 {
+            for value in (highest + 1)..<next.value where !known.contains(value) {
+                if session.adoptBacking(value).unregister() { count += 1 }
+            }
+        }
+        record.setHighestBacking(max(next.value, highest))
+        next.unregister()
+        return count
+    }
+}

@@ -1,0 +1,42 @@
+import CLinux
+import Glibc
+
+/// Looks a path up from a process of its own.
+///
+/// A process that waits for its own FUSE mount and is killed never ends: the request waits for an answer that only that process
+/// could give, and no signal ends the wait once the request was read (request_wait_answer in fs/fuse/dev.c). So whoever
+/// serves a mount must not ask it.
+public final class Prober: Sendable {
+    private let commands: File
+    private let answers: File
+    private let process: Int32
+
+    /// Starts the process.
+    public init(path: String) throws(SystemError) {
+        let (commandsIn, commandsOut) = try BackgroundProcess.makePipe()
+        let (answersIn, answersOut) = try BackgroundProcess.makePipe()
+        process = lamina_start_prober(path, commandsIn.descriptor, answersOut.descriptor)
+        guard process > 0 else { throw SystemError.last("start a process that probes", path) }
+        (commands, answers) = (commandsOut, answersIn)
+    }
+
+    /// Has the path looked up.
+    ///
+    /// - Returns: 0 or an errno value; nil when there was no answer in time, and then there will be none later either: it is
+    ///   still being waited for. Make another prober.
+    public func probe(milliseconds: Int32) -> Int32? {
+        var byte: UInt8 = 0
+        guard write(commands.descriptor, &byte, 1) == 1 else { return nil }
+        var entry = pollfd(fd: answers.descriptor, events: Int16(POLLIN), revents: 0)
+        var result: Int32
+        repeat { result = poll(&entry, 1, milliseconds) } while result < 0 && errno == EINTR
+        guard result > 0, read(answers.descriptor, &byte, 1) == 1 else { return nil }
+        return Int32(byte)
+    }
+
+    deinit {
+        // It ends when its commands do, or when its request is answered.
+        kill(process, SIGKILL)
+        _ = waitpid(process, nil, WNOHANG)
+    }
+}

@@ -1,0 +1,51 @@
+import CLinux
+import Glibc
+import Synchronization
+
+/// A file in memory, mapped, as words that are written one by one: what one process has written another finds, however the first
+/// one ended. It is gone when the last descriptor of it is closed, and with the power.
+public final class SharedMemory: @unchecked Sendable {
+    // @unchecked: the mapping neither moves nor ends before this object, and its words are atomic.
+    /// The file, to be handed on.
+    public let file: File
+    public let wordCount: Int
+    private let words: UnsafeMutablePointer<Atomic<UInt64>>
+
+    /// Makes a file of that many words, all zero. What is never written takes no memory.
+    public convenience init(name: String, wordCount: Int) throws(SystemError) {
+        let descriptor = lamina_memory_file(name)
+        guard descriptor >= 0 else { throw SystemError.last("make", "a file in memory") }
+        let file = File(adopting: descriptor, path: "memory:\(name)")
+        try file.truncate(to: Int64(wordCount * MemoryLayout<UInt64>.size))
+        try self.init(mapping: file, wordCount: wordCount)
+    }
+
+    /// Maps one that another process made; EINVAL when it is shorter.
+    public init(mapping file: File, wordCount: Int) throws(SystemError) {
+        let size = wordCount * MemoryLayout<UInt64>.size
+        // Beyond the end of a file a mapping can be made, and kills who reads it (SIGBUS).
+        guard try file.size() >= Int64(size) else {
+            throw SystemError(code: EINVAL, operation: "map", subject: file.path)
+        }
+        let address = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, file.descriptor, 0)
+        guard let address, address != MAP_FAILED else { throw SystemError.last("map", file.path) }
+        self.file = file
+        self.wordCount = wordCount
+        words = address.bindMemory(to: Atomic<UInt64>.self, capacity: wordCount)
+    }
+
+    deinit { munmap(words, wordCount * MemoryLayout<UInt64>.size) }
+
+    @inline(__always)
+    public subscript(index: Int) -> UInt64 {
+        get {
+            precondition(index >= 0 && index < wordCount)
+            return words[index].load(ordering: .acquiring)
+        }
+        set {
+            precondition(index >= 0 && index < wordCount)
+            // In order: whoever finds a word finds all that were written before it.
+            words[index].store(newValue, ordering: .releasing)
+        }
+    }
+}
