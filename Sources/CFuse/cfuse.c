@@ -1,6 +1,7 @@
 #include "internal.h"
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -10,6 +11,10 @@ _Thread_local struct lamina_fuse_worker *lamina_fuse_current;
 
 static ssize_t io_read(int device, void *buffer, size_t size, void *data) {
     (void)data;
+    if (size > BUFFER_SIZE) {
+        errno = EINVAL;
+        return -1;
+    }
     return read(device, buffer, size);
 }
 
@@ -124,11 +129,25 @@ struct lamina_fuse_worker *lamina_fuse_worker_new(struct lamina_fuse *fuse, void
     if (worker == NULL) return NULL;
     worker->fuse = fuse;
     worker->context = context;
+    // When a thread that is being killed reads a request into a page that is not there yet, the kernel cannot make it
+    // so any more, and the request's caller gets EIO (fuse_dev_do_read, get_user_pages). So the pages that requests come
+    // into are there from the start, and stay: no swapping, and no copy on write after a fork.
+    worker->buffer.mem = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (worker->buffer.mem == MAP_FAILED) {
+        free(worker);
+        return NULL;
+    }
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+    worker->buffer.mem_size = BUFFER_SIZE;
+#endif
+    madvise(worker->buffer.mem, BUFFER_SIZE, MADV_DONTFORK);
+    // Without the right to lock memory the pages are there all the same.
+    if (mlock(worker->buffer.mem, REQUEST_SIZE) != 0) memset(worker->buffer.mem, 0, REQUEST_SIZE);
     return worker;
 }
 
 void lamina_fuse_worker_free(struct lamina_fuse_worker *worker) {
-    free(worker->buffer.mem);
+    munmap(worker->buffer.mem, BUFFER_SIZE);
     free(worker);
 }
 
@@ -177,7 +196,6 @@ int lamina_fuse_resend(const struct lamina_fuse *fuse) {
 int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
     if (fuse_session_exited(fuse->session)) return 0;
-    // libfuse allocates the buffer at the first call: max_write and its header, of which small requests touch one page.
     int received = fuse_session_receive_buf(fuse->session, &worker->buffer);
     if (received == -EINTR || received == -EAGAIN) return 1;
     if (received <= 0) return received;

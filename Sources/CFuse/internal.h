@@ -58,6 +58,10 @@ enum {
     OPEN_NOFLUSH = 1 << 5,
     OPEN_PASSTHROUGH = 1 << 7,
     NOTIFY_RESEND = 7,
+    // libfuse reads with 1 MiB (what a WRITE may have) and a page; what comes here has a name at most, and the forgotten
+    // nodes of a batch, which need no care.
+    BUFFER_SIZE = 2 << 20,
+    REQUEST_SIZE = 16 << 10,
     // Of an INIT request; the kernel's has 104 bytes.
     INIT_LIMIT = 1024,
     // FUSE_NAME_MAX of the kernel.
