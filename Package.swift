@@ -42,9 +42,10 @@ let package = Package(
         .systemLibrary(name: "CDeflate", providers: [.apt(["libdeflate-dev"])]),
         .systemLibrary(name: "CZstd", providers: [.apt(["libzstd-dev"])]),
 
-        // Ground: digests, the operating system, the database.
+        // Ground: digests, the operating system, files that people write, the database.
         room("LaminaDigest", ["CCrypto"]),
         room("LaminaSystem", ["CLinux"]),
+        room("LaminaTOML", []),
         room("LaminaSQLite", ["CSQLite"]),
         .target(
             name: "LaminaSchema", path: "schema", exclude: ["README.md"],
@@ -54,7 +55,7 @@ let package = Package(
             ], swiftSettings: swift),
 
         // From a reference to bytes.
-        room("LaminaOCI", ["LaminaDigest", "CCurl"]),
+        room("LaminaOCI", ["LaminaDigest", "LaminaSystem", "LaminaTOML", "CCurl"]),
         room("LaminaFormats", ["LaminaDigest", "LaminaSystem", "CZlib", "CDeflate", "CZstd"]),
         room("LaminaConvert", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats"]),
 
@@ -68,8 +69,8 @@ let package = Package(
         room(
             "LaminaDaemon",
             [
-                "LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaConvert", "LaminaStore",
-                "LaminaMerge", "LaminaFUSE", "LaminaFilesystem",
+                "LaminaDigest", "LaminaSystem", "LaminaTOML", "LaminaOCI", "LaminaFormats", "LaminaConvert",
+                "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "Logging", package: "swift-log"),
@@ -86,6 +87,7 @@ let package = Package(
         .target(
             name: "LaminaTestSupport", dependencies: ["LaminaOCI", "LaminaDigest", "LaminaSystem", "CCurl"],
             path: "Tests/Support", swiftSettings: swift),
+        tests("LaminaTOML", ["LaminaTOML"]),
         tests("LaminaSQLite", ["LaminaSQLite"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaFormats", ["LaminaFormats", "LaminaDigest", "LaminaSystem", "CZlib", "CZstd"]),

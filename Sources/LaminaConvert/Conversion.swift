@@ -34,7 +34,7 @@ final class Conversion {
         // What is read comes first: without a source, nothing is made at the destination.
         switch source {
         case .image(let reference):
-            let blobs = try reference.openSource(plainHTTP: options.plainHTTP, settings: options.registry)
+            let blobs = try reference.openSource(plainHTTP: options.plainHTTP, registries: options.registries)
             let image = try ImageResolver.resolve(
                 reference, platform: options.platform, source: blobs, shouldStop: shouldStop)
             return try writing { try convert(image, from: blobs, to: $0) }

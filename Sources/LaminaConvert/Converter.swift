@@ -20,7 +20,7 @@ public enum Converter {
         public var platform: Platform?
         /// Plain HTTP also for registries on other machines.
         public var plainHTTP = false
-        public var registry = RegistryClient.Settings()
+        public var registries = Registries()
         /// Whether the image is on disk, not only written, when the call returns.
         public var isDurable = true
         /// The creation time in the config of a tar or directory, in seconds since 1970; none without it. Starts as

@@ -48,7 +48,7 @@ public final class ImagePull {
     ///   layers that were indexed before an error stay for the next try.
     public func index(_ reference: ImageReference, platform: Platform?, plainHTTP: Bool) throws -> ImageRecord {
         report(progress)
-        let source = try reference.openSource(plainHTTP: plainHTTP)
+        let source = try reference.openSource(plainHTTP: plainHTTP, registries: engine.options.registries)
         let image = try ImageResolver.resolve(reference, platform: platform, source: source, shouldStop: shouldStop)
         engine.sources.add(source)
         progress.stage = .indexing
@@ -62,7 +62,7 @@ public final class ImagePull {
             if shouldStop() { throw MergeError.stopped }
             progress.current = descriptor.digest.description
             let diffID = number < image.diffIDs.count ? image.diffIDs[number] : nil
-            layers.append(try indexer.index(descriptor, diffID: diffID))
+            layers.append(try index(descriptor, diffID, by: indexer, from: source))
             progress.indexedLayers += 1
             report(progress)
         }
@@ -76,6 +76,20 @@ public final class ImagePull {
             throw MergeError(.index, "\(reference) is not in the index after it was put there")
         }
         return record
+    }
+
+    /// Indexes a layer; where its bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.
+    private func index(
+        _ descriptor: Descriptor, _ diffID: Digest?, by indexer: LayerIndexer, from source: any BlobSource
+    ) throws -> LayerID {
+        while true {
+            do {
+                return try indexer.index(descriptor, diffID: diffID)
+            } catch let error as MergeError where [.badImage, .unsupportedLayer].contains(error.code) {
+                guard source.distrust(descriptor.digest) else { throw error }
+                engine.recorder.report(MergeError(error.code, "asking another server", cause: error))
+            }
+        }
     }
 
     /// Merges everything of an image that the store does not have, and makes it durable.

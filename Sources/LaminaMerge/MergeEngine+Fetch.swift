@@ -48,7 +48,11 @@ extension MergeEngine {
         }
         do {
             var (blob, sources) = try sources.sources(of: job.layer)
-            if job.isRetry, sources.count > 1 { sources.append(sources.removeFirst()) }
+            if job.isRetry {
+                // Another server of the same source, if there is one, and another source, if there is one.
+                _ = sources.first?.distrust(blob.digest)
+                if sources.count > 1 { sources.append(sources.removeFirst()) }
+            }
             guard job.range.upperBound <= blob.size else {
                 throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
             }

@@ -1,4 +1,5 @@
 import Glibc
+public import LaminaOCI
 public import LaminaStore
 import LaminaSystem
 import Synchronization
@@ -16,6 +17,8 @@ public final class MergeEngine: Sendable {
         public var bufferSize = 419_430_400
         /// How many fetches may run at once.
         public var workerCount = 10
+        /// How the registries are reached that layers come from.
+        public var registries = Registries()
         /// Threads that decode: one a core.
         public var decoderCount = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
 
@@ -42,7 +45,7 @@ public final class MergeEngine: Sendable {
     let ticketCount = Atomic<UInt64>(0)
     let fetchedBytes = Atomic<UInt64>(0)
     let isStopping = Atomic<Bool>(false)
-    private let options: Options
+    let options: Options
     private let threads = Monitor(Threads())
 
     private struct Threads {
@@ -56,7 +59,7 @@ public final class MergeEngine: Sendable {
         self.store = store
         self.options = options
         pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
-        sources = SourceCache(index: store.index)
+        sources = SourceCache(index: store.index, registries: options.registries)
         state = Monitor(EngineState())
         recorder = Recorder(store: store)
         recorder.onRecorded = { [weak self] in self?.forgetRecorded($0) }

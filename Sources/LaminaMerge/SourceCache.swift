@@ -13,9 +13,13 @@ final class SourceCache: Sendable {
     }
 
     private let index: Index
+    private let registries: Registries
     private let state = Mutex(State())
 
-    init(index: Index) { self.index = index }
+    init(index: Index, registries: Registries) {
+        self.index = index
+        self.registries = registries
+    }
 
     /// A layer's blob and the sources that have it.
     func sources(of layer: LayerID) throws -> (blob: LayerBlob, sources: [any BlobSource]) {
@@ -56,7 +60,7 @@ final class SourceCache: Sendable {
 
     private func source(at location: String) throws -> any BlobSource {
         if let known = state.withLock({ $0.sources[location] }) { return known }
-        let opened = try BlobSources.open(location)
+        let opened = try BlobSources.open(location, registries: registries)
         return state.withLock { state in
             let source = state.sources[location] ?? opened
             state.sources[location] = source

@@ -22,7 +22,7 @@ public typealias ManifestBytes = (bytes: [UInt8], mediaType: String, digest: Dig
 /// Where the blobs and manifests of one repository come from. Calls block: they belong on threads made for it.
 public protocol BlobSource: Sendable {
     /// How the index stores it, so that a later process finds it again: `oci:/dir` or `http://127.0.0.1:5000/name`;
-    /// ``BlobSources/open(_:settings:)`` undoes it.
+    /// ``BlobSources/open(_:registries:)`` undoes it.
     var location: String { get }
 
     /// Reads a range of a blob.
@@ -43,9 +43,16 @@ public protocol BlobSource: Sendable {
     ///
     /// - Throws: ``OCIError``.
     func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes
+
+    /// Says that bytes of a blob that came from here were wrong, so that they are asked for elsewhere next.
+    ///
+    /// - Returns: whether there is an elsewhere that has not been distrusted.
+    func distrust(_ digest: Digest) -> Bool
 }
 
 extension BlobSource {
+    public func distrust(_ digest: Digest) -> Bool { false }
+
     /// Reads a whole small blob into memory and verifies its size and digest.
     ///
     /// - Parameter limit: the size in bytes up to which the descriptor is believed.
@@ -59,15 +66,22 @@ extension BlobSource {
                 .sizeMismatch,
                 "\(descriptor.digest) is said to have \(descriptor.size) bytes; at most \(limit) are allowed here")
         }
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(Int(descriptor.size))
-        if descriptor.size > 0 {
-            try read(
-                descriptor.digest, size: descriptor.size, range: 0..<descriptor.size, shouldStop: shouldStop
-            ) { bytes.append(contentsOf: $0) }
+        while true {
+            var bytes: [UInt8] = []
+            bytes.reserveCapacity(Int(descriptor.size))
+            if descriptor.size > 0 {
+                try read(
+                    descriptor.digest, size: descriptor.size, range: 0..<descriptor.size, shouldStop: shouldStop
+                ) { bytes.append(contentsOf: $0) }
+            }
+            do {
+                try descriptor.verify(bytes, from: location)
+                return bytes
+            } catch {
+                // Each time somebody more is distrusted.
+                guard distrust(descriptor.digest) else { throw error }
+            }
         }
-        try descriptor.verify(bytes, from: location)
-        return bytes
     }
 }
 
@@ -86,7 +100,7 @@ public enum BlobSources {
     ///
     /// - Throws: `badReference` for text that is no location.
     public static func open(
-        _ location: String, settings: RegistryClient.Settings = .init()
+        _ location: String, registries: Registries = Registries()
     ) throws(OCIError) -> any BlobSource {
         if location.hasPrefix("oci:/"), !location.utf8.contains(0) {
             return OCILayoutSource(directory: String(location.dropFirst(4)))
@@ -97,9 +111,8 @@ public enum BlobSources {
             guard let slash = rest.firstIndex(of: "/"), ImageReference.isHost(rest[..<slash]) else { break }
             let repository = String(rest[rest.index(after: slash)...])
             guard ImageReference.isRepository(repository) else { break }
-            let endpoint = RegistryClient.Endpoint(scheme: scheme, host: String(rest[..<slash]))
-            return RegistrySource(
-                client: RegistryClient(endpoint: endpoint, settings: settings), repository: repository)
+            let client = try registries.client(for: String(rest[..<slash]), plainHTTP: scheme == .http)
+            return RegistrySource(client: client, repository: repository)
         }
         throw OCIError(.badReference, "'\(location.prefix(300))' is no location of blobs")
     }
@@ -110,15 +123,14 @@ extension ImageReference {
     ///
     /// - Parameter plainHTTP: HTTP in clear also for registries on other machines; this machine's get it anyway.
     public func openSource(
-        plainHTTP: Bool = false, settings: RegistryClient.Settings = .init()
+        plainHTTP: Bool = false, registries: Registries = Registries()
     ) throws(OCIError) -> any BlobSource {
         switch place {
         case .layout(let directory):
             return OCILayoutSource(directory: directory)
         case .registry(let host, let repository):
-            let endpoint = RegistryClient.Endpoint(registry: host, plainHTTP: plainHTTP)
             return RegistrySource(
-                client: RegistryClient(endpoint: endpoint, settings: settings), repository: repository)
+                client: try registries.client(for: host, plainHTTP: plainHTTP), repository: repository)
         }
     }
 }

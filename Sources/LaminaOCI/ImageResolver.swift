@@ -24,7 +24,7 @@ public enum ImageResolver {
     /// - Parameters:
     ///   - platform: what the image must run on. Without it, this machine decides among the manifests of an index, and an image that
     ///     is no index is taken as it is.
-    ///   - source: ``ImageReference/openSource(plainHTTP:settings:)``, or another one that has the same repository.
+    ///   - source: ``ImageReference/openSource(plainHTTP:registries:)``, or another one that has the same repository.
     /// - Throws: `noPlatform` with a list of what there is, `badManifest`, `unsupported` for what is no image, and what the source throws.
     public static func resolve(
         _ reference: ImageReference, platform: Platform? = nil, source: any BlobSource,

@@ -8,6 +8,8 @@ public struct OCIError: Error, Sendable, CustomStringConvertible {
         case notFound
         /// The registry wants credentials, or refuses the ones it got.
         case unauthorized
+        /// A file that says how registries are reached, or with which credentials, is not what it should be.
+        case badConfiguration
         /// A manifest, index or config is not what its specification says.
         case badManifest
         /// A directory is no OCI image layout, or a damaged one.

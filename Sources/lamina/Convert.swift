@@ -54,7 +54,7 @@ struct Convert: ParsableCommand {
                 source: source, destination: destination, chunkSize: chunkSize, level: level,
                 prioritizedList: prioritize,
                 prioritizedFiles: prioritizedFiles, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP,
-                threads: threads
+                threads: threads, credentialsFile: imageOptions.credentialsFile
             ).run(common.context(json: facts.json))
         }
     }

@@ -28,7 +28,7 @@ struct Mount: ParsableCommand {
         try reporting {
             try MountCommand(
                 reference: image, target: directory, upper: rw, platform: imageOptions.platform,
-                plainHTTP: imageOptions.plainHTTP
+                plainHTTP: imageOptions.plainHTTP, credentialsFile: imageOptions.credentialsFile
             ).run(common.context(json: facts.json))
         }
     }

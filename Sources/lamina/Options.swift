@@ -39,4 +39,11 @@ struct ImageOptions: ParsableArguments {
         name: .customLong("plain-http"),
         help: "Speak HTTP without TLS to the registry; for localhost that is so anyway.")
     var plainHTTP = false
+
+    @Option(
+        name: .customLong("creds-file"),
+        help: ArgumentHelp(
+            "Credentials in the format of docker's config.json; docker's own file is looked through after it.",
+            valueName: "file"))
+    var credentialsFile: String?
 }

@@ -25,7 +25,8 @@ struct Pull: ParsableCommand {
     func run() throws {
         try reporting {
             try PullCommand(
-                reference: image, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP, lazy: lazy
+                reference: image, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP, lazy: lazy,
+                credentialsFile: imageOptions.credentialsFile
             ).run(common.context(json: facts.json))
         }
     }

@@ -5,9 +5,10 @@ import Testing
 private let arrows: [String: Set<String>] = [
     "LaminaDigest": ["CCrypto"],
     "LaminaSystem": ["CLinux"],
+    "LaminaTOML": [],
     "LaminaSQLite": ["CSQLite"],
     "LaminaSchema": [],
-    "LaminaOCI": ["LaminaDigest", "CCurl"],
+    "LaminaOCI": ["LaminaDigest", "LaminaSystem", "LaminaTOML", "CCurl"],
     "LaminaFormats": ["LaminaDigest", "LaminaSystem", "CZlib", "CDeflate", "CZstd"],
     "LaminaConvert": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats"],
     "LaminaStore": ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema"],

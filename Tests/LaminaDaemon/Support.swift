@@ -109,6 +109,8 @@ final class FakeEngine: ControlledEngine {
         return MountResult(target: target, reference: reference, writable: upper, layers: 2)
     }
 
+    func use(credentialsFile: String, for reference: String) throws {}
+
     func unmount(_ target: String) throws {
         try state.withLock { state in
             guard let index = state.mounts.firstIndex(where: { $0.target == target }) else {

@@ -17,13 +17,16 @@ public struct ConvertCommand: Sendable {
     public var prioritizedFiles: [String]
     public var platform: String?
     public var plainHTTP: Bool
+    public var credentialsFile: String?
     /// nil for one a core.
     public var threads: Int?
 
     public init(
         source: String, destination: String, chunkSize: Int? = nil, level: Int? = nil, prioritizedList: String? = nil,
-        prioritizedFiles: [String] = [], platform: String? = nil, plainHTTP: Bool = false, threads: Int? = nil
+        prioritizedFiles: [String] = [], platform: String? = nil, plainHTTP: Bool = false, threads: Int? = nil,
+        credentialsFile: String? = nil
     ) {
+        self.credentialsFile = credentialsFile
         self.source = source
         self.destination = destination
         self.chunkSize = chunkSize
@@ -89,6 +92,10 @@ public struct ConvertCommand: Sendable {
         if let level { options.layer.level = level }
         if let threads { options.layer.threads = threads }
         options.platform = try platform.map { try Platform(parsing: $0) }
+        options.registries = context.configuration.registries(log: context.log)
+        if let credentialsFile, let image = try? ImageReference(parsing: source) {
+            options.registries.use(credentialsFile: absolutePath(credentialsFile), for: image)
+        }
         options.plainHTTP = plainHTTP || context.configuration.speaksPlainHTTP(source)
         var paths = prioritizedFiles.map { Array($0.utf8) }
         if let prioritizedList { paths += try Self.paths(of: readFile(prioritizedList, limit: Self.listLimit)) }

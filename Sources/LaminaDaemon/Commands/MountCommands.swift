@@ -9,8 +9,13 @@ public struct MountCommand: Sendable {
     public var upper: String?
     public var platform: String?
     public var plainHTTP: Bool
+    public var credentialsFile: String?
 
-    public init(reference: String, target: String, upper: String?, platform: String?, plainHTTP: Bool) {
+    public init(
+        reference: String, target: String, upper: String?, platform: String?, plainHTTP: Bool,
+        credentialsFile: String? = nil
+    ) {
+        self.credentialsFile = credentialsFile
         self.reference = reference
         self.target = target
         self.upper = upper
@@ -35,7 +40,8 @@ public struct MountCommand: Sendable {
             reference: try ImageReference(parsing: reference).description, target: try Self.directory(target, "DIR"),
             upper: try upper.map { try Self.directory($0, "--rw") },
             platform: try platform.map { try Platform(parsing: $0).description },
-            plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference))
+            plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference),
+            credentialsFile: credentialsFile.map(absolutePath))
     }
 
     /// The real path, as the kernel will show it.

@@ -6,8 +6,12 @@ public struct PullCommand: Sendable {
     public var platform: String?
     public var plainHTTP: Bool
     public var lazy: Bool
+    public var credentialsFile: String?
 
-    public init(reference: String, platform: String?, plainHTTP: Bool, lazy: Bool) {
+    public init(
+        reference: String, platform: String?, plainHTTP: Bool, lazy: Bool, credentialsFile: String? = nil
+    ) {
+        self.credentialsFile = credentialsFile
         self.reference = reference
         self.platform = platform
         self.plainHTTP = plainHTTP
@@ -25,6 +29,7 @@ public struct PullCommand: Sendable {
                 return try client.pull(request) { display.show($0) }
             case .local(let engine):
                 defer { engine.shutdown(unmount: false) }
+                try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
                 return try engine.pull(
                     request.reference, platform: request.platform, plainHTTP: request.plainHTTP, lazy: request.lazy,
                     progress: { display.show($0) }, shouldStop: { Interrupts.requested })
@@ -38,7 +43,8 @@ public struct PullCommand: Sendable {
         PullRequest(
             reference: try ImageReference(parsing: reference).description,
             platform: try platform.map { try Platform(parsing: $0).description },
-            plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference), lazy: lazy)
+            plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference), lazy: lazy,
+            credentialsFile: credentialsFile.map(absolutePath))
     }
 
     static func text(_ result: PullResult) -> String {

@@ -1,6 +1,23 @@
-import LaminaOCI
+public import LaminaOCI
+public import Logging
 
 extension Configuration {
+    /// How to reach registries, as the file and the environment say.
+    ///
+    /// - Parameter spoolDirectory: where the blobs of registries that know no ranges are kept while they are read.
+    public func registries(spoolDirectory: String? = nil, log: Logger) -> Registries {
+        var settings = RegistryClient.Settings()
+        settings.spoolDirectory = spoolDirectory
+        settings.onRetry = { failure, wait in
+            log.info("a registry is asked again", metadata: ["failure": "\(failure)", "wait": "\(wait)"])
+        }
+        settings.onFallThrough = { failure in
+            log.warning("the next server is asked instead", metadata: ["failure": "\(failure)"])
+        }
+        return Registries(
+            hosts: resolver.hosts, credentials: CredentialStore(file: resolver.credentialsFile), settings: settings)
+    }
+
     /// Whether `[http] plain` lists the registry of a reference.
     func speaksPlainHTTP(_ reference: String) -> Bool {
         guard !http.plain.isEmpty, case .registry(let host, _)? = try? ImageReference(parsing: reference).place else {

@@ -1,3 +1,4 @@
+public import LaminaOCI
 public import Logging
 
 /// What an operator can set, with the defaults that hold where no file says otherwise.
@@ -39,11 +40,20 @@ public struct Configuration: Sendable, Equatable {
         public var plain: [String] = []
     }
 
+    /// `[resolver]`
+    public struct Resolver: Sendable, Equatable {
+        /// `config_path` and `[[resolver.host."H".mirrors]]`.
+        public var hosts = HostsConfiguration()
+        /// `creds_file`: credentials in docker's format, looked through before docker's own file.
+        public var credentialsFile: String?
+    }
+
     public var fuse = FUSE()
     public var directoryCache = DirectoryCache()
     public var store = StoreSection()
     public var log = Log()
     public var http = HTTP()
+    public var resolver = Resolver()
 
     public init() {}
 

@@ -1,5 +1,6 @@
 import Glibc
 import LaminaSystem
+import LaminaTOML
 
 /// A configuration as a file gave it, with what should be said about the file.
 public struct ConfigurationFile: Sendable, Equatable {
@@ -40,17 +41,15 @@ public struct ConfigurationFile: Sendable, Equatable {
         guard bytes.count <= Self.sizeLimit else {
             throw DaemonError(.configuration, "the configuration \(path) is larger than \(Self.sizeLimit) bytes")
         }
-        let root: TOMLTable
-        do {
-            root = try TOMLTable.parse(bytes)
-        } catch {
-            throw DaemonError(.configuration, "\(path), line \(error.line): \(error.message)")
-        }
         self.path = path
-        try read(TOMLSection(table: root, name: "", path: path))
+        do throws(TOMLError) {
+            try read(TOMLSection(table: try TOMLTable.parse(bytes), name: "", path: path))
+        } catch {
+            throw DaemonError(.configuration, error.text(in: path))
+        }
     }
 
-    private mutating func read(_ root: TOMLSection) throws(DaemonError) {
+    private mutating func read(_ root: TOMLSection) throws(TOMLError) {
         if let fuse = try root.section("fuse") { try readFUSE(fuse) }
         if let cache = try root.section("directory_cache") { try readDirectoryCache(cache) }
         if let store = try root.section("store") {
@@ -73,10 +72,19 @@ public struct ConfigurationFile: Sendable, Equatable {
             configuration.http.plain = try http.strings("plain") ?? configuration.http.plain
             ignoredKeys += try http.finish(ignoring: [])
         }
+        if let resolver = try root.section("resolver") {
+            if let path = try resolver.string("creds_file"), !path.isEmpty {
+                guard path.hasPrefix("/") else {
+                    throw resolver.wrong("creds_file", "must be an absolute path, is '\(path)'")
+                }
+                configuration.resolver.credentialsFile = path
+            }
+            ignoredKeys += try configuration.resolver.hosts.read(resolver)
+        }
         ignoredKeys += try root.finish(ignoring: StargzKeys.root)
     }
 
-    private mutating func readFUSE(_ fuse: TOMLSection) throws(DaemonError) {
+    private mutating func readFUSE(_ fuse: TOMLSection) throws(TOMLError) {
         if let value = try fuse.bool("passthrough") { configuration.fuse.passthrough = value }
         if let value = try fuse.integer("merge_buffer_size", minimum: 1) { configuration.fuse.mergeBufferSize = value }
         if let value = try fuse.integer("merge_worker_count", minimum: 1) {
@@ -88,7 +96,7 @@ public struct ConfigurationFile: Sendable, Equatable {
         ignoredKeys += try fuse.finish(ignoring: StargzKeys.fuse)
     }
 
-    private mutating func readDirectoryCache(_ cache: TOMLSection) throws(DaemonError) {
+    private mutating func readDirectoryCache(_ cache: TOMLSection) throws(TOMLError) {
         if let value = try cache.bool("direct") { configuration.directoryCache.direct = value }
         ignoredKeys += try cache.finish(ignoring: StargzKeys.directoryCache)
         // The kernel reads the backing file itself: there is no cache that bytes could go through.

@@ -7,7 +7,7 @@ enum StargzKeys {
         "resolve_result_entry", "prefetch_size", "prefetch_timeout_sec", "prefetch_async_size", "noprefetch",
         "no_background_fetch", "debug", "allow_no_verification", "disable_verification", "max_concurrency",
         "no_prometheus", "log_file_access", "metrics_address", "metrics_network", "debug_address", "metrics_log_level",
-        "ipfs", "blob", "resolver", "kubeconfig_keychain", "cri_keychain", "snapshotter", "content_store",
+        "ipfs", "blob", "kubeconfig_keychain", "cri_keychain", "snapshotter", "content_store",
         "image_verification", "fuse_manager", "fusemanager",
     ]
 

@@ -8,8 +8,14 @@ public struct PullRequest: Sendable, Codable, Equatable {
     public var platform: String?
     public var plainHTTP: Bool
     public var lazy: Bool
+    /// A file of credentials, absolute; the server reads it, the request holds no secret.
+    public var credentialsFile: String?
 
-    public init(reference: String, platform: String? = nil, plainHTTP: Bool = false, lazy: Bool = false) {
+    public init(
+        reference: String, platform: String? = nil, plainHTTP: Bool = false, lazy: Bool = false,
+        credentialsFile: String? = nil
+    ) {
+        self.credentialsFile = credentialsFile
         self.reference = reference
         self.platform = platform
         self.plainHTTP = plainHTTP
@@ -25,10 +31,13 @@ public struct MountRequest: Sendable, Codable, Equatable {
     public var upper: String?
     public var platform: String?
     public var plainHTTP: Bool
+    public var credentialsFile: String?
 
     public init(
-        reference: String, target: String, upper: String? = nil, platform: String? = nil, plainHTTP: Bool = false
+        reference: String, target: String, upper: String? = nil, platform: String? = nil, plainHTTP: Bool = false,
+        credentialsFile: String? = nil
     ) {
+        self.credentialsFile = credentialsFile
         self.reference = reference
         self.target = target
         self.upper = upper

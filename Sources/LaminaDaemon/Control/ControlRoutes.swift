@@ -47,7 +47,8 @@ struct ControlRoutes: Sendable {
 
     private func pull(_ request: PullRequest) async throws -> Response {
         stream("pull", ["reference": "\(request.reference)"]) { [engine, configuration] operation in
-            try engine.pull(
+            try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
+            return try engine.pull(
                 request.reference, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference), lazy: request.lazy,
                 progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
@@ -57,7 +58,8 @@ struct ControlRoutes: Sendable {
     private func mount(_ request: MountRequest) async throws -> Response {
         stream("mount", ["reference": "\(request.reference)", "target": "\(request.target)"]) {
             [engine, configuration] operation in
-            try engine.mount(
+            try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
+            return try engine.mount(
                 request.reference, at: request.target, upper: request.upper, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference),
                 shouldStop: { operation.shouldStop })

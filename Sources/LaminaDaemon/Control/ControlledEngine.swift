@@ -12,6 +12,7 @@ public protocol ControlledEngine: Sendable {
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
         shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult
+    func use(credentialsFile: String, for reference: String) throws
     func unmount(_ target: String) throws
     func mounts() throws -> [MountListing]
     func status() -> ServerStatus

@@ -24,6 +24,7 @@ public final class Engine: Sendable {
     let log: Logger
     private let configuration: Configuration
     private let startedAt = Date()
+    private let registries: Registries
     private let filesystem = Mutex<LayerFilesystem?>(nil)
     private let hasEnded = Atomic<Bool>(false)
     private let notifier = Mutex(Notifier(path: nil))
@@ -41,6 +42,8 @@ public final class Engine: Sendable {
         var options = MergeEngine.Options()
         options.bufferSize = configuration.fuse.mergeBufferSize
         options.workerCount = configuration.fuse.mergeWorkerCount
+        options.registries = configuration.registries(spoolDirectory: root, log: log)
+        registries = options.registries
         merge = try MergeEngine(store: store, options: options)
         merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
         if store.openReport.rechecked > 0 {
@@ -53,6 +56,11 @@ public final class Engine: Sendable {
     }
 
     // MARK: Pulling
+
+    /// Looks for the credentials of an image's registry in this file first, as long as this engine lives.
+    public func use(credentialsFile: String, for reference: String) throws {
+        registries.use(credentialsFile: credentialsFile, for: try ImageReference(parsing: reference))
+    }
 
     /// Puts an image into the store.
     ///

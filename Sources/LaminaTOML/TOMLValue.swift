@@ -1,5 +1,5 @@
 /// A value of a TOML document (https://toml.io/en/v1.0.0).
-enum TOMLValue: Equatable {
+package enum TOMLValue: Equatable {
     case string(String)
     case integer(Int64)
     case float(Double)
@@ -12,7 +12,7 @@ enum TOMLValue: Equatable {
     case tables
 
     /// As a reader of an error would call it: `an integer`.
-    var kind: String {
+    package var kind: String {
         switch self {
         case .string: "a string"
         case .integer: "an integer"
@@ -29,9 +29,9 @@ enum TOMLValue: Equatable {
 /// A table of a TOML document.
 ///
 /// A class, as lines add to tables deep in others: of values, each line would copy what it changes.
-final class TOMLTable {
+package final class TOMLTable {
     /// How a table came to be, which says what may still be added to it.
-    enum Origin {
+    package enum Origin {
         /// Named as the parent of another table only: its own header may follow.
         case implied
         /// By `[header]`.
@@ -42,15 +42,15 @@ final class TOMLTable {
         case inline
     }
 
-    struct Entry: Equatable {
-        var value: TOMLValue
+    package struct Entry: Equatable {
+        package var value: TOMLValue
         /// Where it was defined, from 1.
-        var line: Int
+        package var line: Int
         /// The elements of an array that `[[header]]`s made.
-        var tables: [TOMLTable] = []
+        package var tables: [TOMLTable] = []
     }
 
-    var entries: [String: Entry] = [:]
+    package internal(set) var entries: [String: Entry] = [:]
     var origin: Origin
 
     init(origin: Origin) { self.origin = origin }
@@ -58,20 +58,23 @@ final class TOMLTable {
     /// Reads a document.
     ///
     /// - Throws: ``TOMLError`` for whatever TOML 1.0 does not allow, and for values nested deeper than 64.
-    static func parse(_ bytes: [UInt8]) throws(TOMLError) -> TOMLTable {
+    package static func parse(_ bytes: [UInt8]) throws(TOMLError) -> TOMLTable {
         var parser = TOMLParser(bytes)
         return try parser.parseDocument()
     }
 }
 
 extension TOMLTable: Equatable {
-    static func == (left: TOMLTable, right: TOMLTable) -> Bool { left.entries == right.entries }
+    package static func == (left: TOMLTable, right: TOMLTable) -> Bool { left.entries == right.entries }
 }
 
 /// What is wrong with a TOML document.
-struct TOMLError: Error, Sendable, Equatable {
-    /// From 1.
-    var line: Int
+package struct TOMLError: Error, Sendable, Equatable {
+    /// From 1; `nil` where the document as a whole lacks something.
+    package var line: Int?
     /// What is wrong, as the end of a sentence.
-    var message: String
+    package var message: String
+
+    /// A sentence that names the file.
+    package func text(in path: String) -> String { path + (line.map { ", line \($0)" } ?? "") + ": " + message }
 }

@@ -23,4 +23,6 @@ public struct RegistrySource: BlobSource {
     public func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
         try client.manifest(target, of: repository, shouldStop: shouldStop)
     }
+
+    public func distrust(_ digest: Digest) -> Bool { client.session.distrust(digest, among: client.hosts) }
 }

@@ -8,18 +8,27 @@ protocol HTTPReceiver: AnyObject {
     func begin(_ head: HTTPHead) throws
     /// Some of the body has come. Answers whether the rest is wanted too.
     func receive(_ bytes: UnsafeRawBufferPointer) throws -> Bool
+    /// The response has come to its end. What it throws is the exchange's result.
+    func end() throws
     /// How many bytes have come that will not be asked for again.
     var progress: Int64 { get }
     /// Whether everything that is wanted has come; `nil` when only the end of a response tells.
     var isComplete: Bool? { get }
 }
 
-/// A GET and its answer, redirects included, on the calling thread.
+/// A request and its answer, on the calling thread. Redirects are not followed: who asks decides what goes where.
 final class HTTPExchange {
     struct Request {
         var url: String
         var headers: [String] = []
+        /// Headers that nobody may see, as whole lines.
+        var secretHeaders: [Secret] = []
         var range: Range<Int64>?
+        /// A form to POST; a GET without it.
+        var form: Secret?
+        var tls = TLSSettings()
+        /// Whether the body may come compressed: documents only, as a range counts the bytes that are sent.
+        var acceptsCompression = false
         /// Whether connections of earlier exchanges are distrusted.
         var freshConnection = false
     }
@@ -41,14 +50,17 @@ final class HTTPExchange {
     private(set) var errorBody: [UInt8] = []
     /// Seconds of `Retry-After`, 0 without one.
     private(set) var retryAfter: Int64 = 0
-    private(set) var wasRedirected = false
+    /// Where a redirect leads, absolute.
+    private(set) var redirectURL: String?
+    /// The protocol of the answer: 1.1, 2, …; `nil` without one.
+    private(set) var httpVersion: String?
 
     /// Whether the response is what was asked for.
     var isAccepted: Bool { head.status == 200 || head.status == 206 }
 
     private let receiver: any HTTPReceiver
     private let shouldStop: () -> Bool
-    private let settings: RegistryClient.Settings
+    let settings: RegistryClient.Settings
     private let clock = ContinuousClock()
     private var lastProgress: ContinuousClock.Instant
     private var lastQuestion: ContinuousClock.Instant
@@ -71,7 +83,8 @@ final class HTTPExchange {
 
     /// Runs the exchange to its end.
     func run(_ request: Request, on handle: CurlHandle) -> Ending {
-        let list = request.headers.reduce(UnsafeMutablePointer<curl_slist>?.none) { curl_slist_append($0, $1) }
+        let lines = request.headers + request.secretHeaders.map(\.revealed)
+        let list = lines.reduce(UnsafeMutablePointer<curl_slist>?.none) { curl_slist_append($0, $1) }
         defer { curl_slist_free_all(list) }
         configure(handle, request, list)
         guard curl_multi_add_handle(handle.multi, handle.easy) == CURLM_OK else {
@@ -81,13 +94,16 @@ final class HTTPExchange {
         defer { curl_multi_remove_handle(handle.multi, handle.easy) }
         lastProgress = clock.now
         let ending = wait(for: handle)
-        var redirects = 0
-        _ = lamina_curl_get_long(handle.easy, CURLINFO_REDIRECT_COUNT, &redirects)
-        wasRedirected = redirects > 0
+        readFacts(handle)
         _ = lamina_curl_get_offset(handle.easy, CURLINFO_RETRY_AFTER, &retryAfter)
-        // A response without a body calls nothing but the head's function.
-        if case .finished = ending, !begun, isAccepted {
-            do { try receiver.begin(head) } catch { return .thrown(error) }
+        if case .finished = ending, isAccepted {
+            do {
+                // A response without a body calls nothing but the head's function.
+                if !begun { try receiver.begin(head) }
+                try receiver.end()
+            } catch {
+                return .thrown(error)
+            }
         }
         return ending
     }
@@ -104,7 +120,7 @@ final class HTTPExchange {
                 return result == CURLE_OK ? .finished : .failed(result, text(of: result, handle))
             }
             if isInterrupted() { return .interrupted }
-            let isTail = receiver.isComplete == true || (head.isComplete && head.status >= 400)
+            let isTail = receiver.isComplete == true || (head.isComplete && head.status >= 300)
             if clock.now - lastProgress > (isTail ? min(Self.tailLimit, settings.stallLimit) : settings.stallLimit) {
                 return isTail ? .enough : .stalled
             }
@@ -165,8 +181,20 @@ final class HTTPExchange {
 }
 
 extension HTTPExchange {
+    private func readFacts(_ handle: CurlHandle) {
+        var text: UnsafePointer<CChar>?
+        if lamina_curl_get_string(handle.easy, CURLINFO_REDIRECT_URL, &text) == CURLE_OK, let text {
+            redirectURL = String(cString: text)
+        }
+        var version = 0
+        _ = lamina_curl_get_long(handle.easy, CURLINFO_HTTP_VERSION, &version)
+        httpVersion =
+            [Int(CURL_HTTP_VERSION_1_0): "1.0", Int(CURL_HTTP_VERSION_1_1): "1.1", Int(CURL_HTTP_VERSION_2_0): "2"][
+                version]
+    }
+
     private func configure(_ handle: CurlHandle, _ request: Request, _ headers: UnsafeMutablePointer<curl_slist>?) {
-        let isTLS = request.url.hasPrefix("https:")
+        let isTLS = request.url.lowercased().hasPrefix("https:")
         handle.set(CURLOPT_URL, request.url)
         handle.set(CURLOPT_USERAGENT, settings.userAgent)
         handle.set(CURLOPT_NOSIGNAL, 1)
@@ -175,23 +203,22 @@ extension HTTPExchange {
         handle.set(CURLOPT_BUFFERSIZE, 512 << 10)
         handle.set(CURLOPT_HTTP_VERSION, isTLS ? Int(CURL_HTTP_VERSION_2TLS) : Int(CURL_HTTP_VERSION_1_1))
         handle.set(CURLOPT_PROTOCOLS_STR, "http,https")
-        // A redirect must not take a transfer out of TLS.
-        handle.set(CURLOPT_REDIR_PROTOCOLS_STR, isTLS ? "https" : "http,https")
-        handle.set(CURLOPT_FOLLOWLOCATION, 1)
-        handle.set(CURLOPT_MAXREDIRS, 5)
         handle.set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
-        let stall = max(
-            1,
-            settings.stallLimit.components.seconds * 1000 + settings.stallLimit.components.attoseconds
-                / 1_000_000_000_000_000)
-        handle.set(CURLOPT_CONNECTTIMEOUT_MS, Int(min(stall, Int64(Int32.max))))
+        let limit = min(settings.stallLimit, settings.connectLimit)
+        let milliseconds = limit.components.seconds * 1000 + limit.components.attoseconds / 1_000_000_000_000_000
+        handle.set(CURLOPT_CONNECTTIMEOUT_MS, Int(min(max(1, milliseconds), Int64(Int32.max))))
         if request.freshConnection { handle.set(CURLOPT_FRESH_CONNECT, 1) }
         if let range = request.range { handle.set(CURLOPT_RANGE, "\(range.lowerBound)-\(range.upperBound - 1)") }
-        if let headers { _ = lamina_curl_set_list(handle.easy, CURLOPT_HTTPHEADER, headers) }
-        if Self.isLoopback(request.url) {
-            // Go's programs never ask a proxy for this machine, whatever the environment says; nor does lamina.
-            handle.set(CURLOPT_NOPROXY, "*")
+        if let form = request.form {
+            handle.set(CURLOPT_COPYPOSTFIELDS, form.revealed)
+            handle.set(CURLOPT_POSTREDIR, 0)
         }
+        if request.acceptsCompression { handle.set(CURLOPT_ACCEPT_ENCODING, "gzip") }
+        if let headers { _ = lamina_curl_set_list(handle.easy, CURLOPT_HTTPHEADER, headers) }
+        // Ours are for the server, not for a proxy on the way.
+        handle.set(CURLOPT_HEADEROPT, Int(CURLHEADER_SEPARATE))
+        handle.setTLS(request.tls)
+        handle.setProxy(for: request.url)
         handle.errorText[0] = 0
         _ = lamina_curl_set_pointer(handle.easy, CURLOPT_ERRORBUFFER, handle.errorText)
         // Unretained: the handle is taken off its multi handle before `run` returns, and no callback comes later.
@@ -209,10 +236,5 @@ extension HTTPExchange {
             // Anything but the count ends the transfer; 0 of 0 would not.
             return exchange.take(body: UnsafeRawBufferPointer(start: bytes, count: count)) ? count : count + 1
         }
-    }
-
-    private static func isLoopback(_ url: String) -> Bool {
-        guard let start = url.firstRange(of: "://")?.upperBound else { return false }
-        return ImageReference.isLoopback(host: String(url[start...].prefix { $0 != "/" }))
     }
 }

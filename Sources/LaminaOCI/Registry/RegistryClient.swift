@@ -1,7 +1,7 @@
-/// Speaks to one registry, by the distribution specification:
+/// Speaks to one registry or its mirrors, by the distribution specification:
 /// https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 ///
-/// A value: what is shared is the process's pool of connections. Calls block the calling thread.
+/// A value: what is shared is the session, and the process's pool of connections. Calls block the calling thread.
 public struct RegistryClient: Sendable {
     /// A registry's scheme and host.
     public struct Endpoint: Sendable, Hashable {
@@ -23,9 +23,6 @@ public struct RegistryClient: Sendable {
         public init(registry host: String, plainHTTP: Bool = false) {
             self.init(scheme: plainHTTP || ImageReference.isLoopback(host: host) ? .http : .https, host: host)
         }
-
-        /// Docker's registry answers under another name than the one in its references.
-        var url: String { "\(scheme)://\(host == "docker.io" ? "registry-1.docker.io" : host)" }
     }
 
     /// How patient the client is, and what it calls itself.
@@ -34,6 +31,8 @@ public struct RegistryClient: Sendable {
         /// How long nothing may arrive. There is no limit on a transfer that goes on. The time that the receiver of
         /// the bytes takes does not count.
         public var stallLimit: Duration = .seconds(30)
+        /// How long making a connection may take.
+        public var connectLimit: Duration = .seconds(15)
         /// How often in a row an attempt may end without a single new byte.
         public var tryLimit = 5
         /// The wait before the second try; it doubles with each one, by chance up to half of it is left out.
@@ -42,21 +41,51 @@ public struct RegistryClient: Sendable {
         public var backoffLimit: Duration = .seconds(10)
         /// The longest `Retry-After` that is waited for; beyond, the call fails at once.
         public var retryAfterLimit: Duration = .seconds(300)
+        /// How long all attempts together may go on without a single new byte.
+        public var progressLimit: Duration = .seconds(600)
+        /// Where the blobs of registries that know no ranges are kept while they are read; the system's directory for
+        /// temporary files without it.
+        public var spoolDirectory: String?
 
         /// Told about each failure that is tried again, and how long is waited before that; for a log.
         public var onRetry: @Sendable (_ failure: OCIError, _ wait: Duration) -> Void = { _, _ in }
+        /// Told about each server that is given up for the next one; for a log.
+        public var onFallThrough: @Sendable (_ failure: OCIError) -> Void = { _ in }
 
         public init() {}
+
+        /// For a server behind which there is another one.
+        var forMirror: Settings {
+            var settings = self
+            settings.tryLimit = min(tryLimit, 2)
+            settings.stallLimit = min(stallLimit, .seconds(10))
+            settings.connectLimit = min(connectLimit, .seconds(5))
+            settings.retryAfterLimit = min(retryAfterLimit, .seconds(5))
+            return settings
+        }
     }
 
     /// The version that registries see.
     public static let version = "0.1.0"
 
+    /// The registry of the references.
     public let endpoint: Endpoint
+    /// Whom to ask, in order: mirrors, then the registry itself.
+    public let hosts: [RegistryHost]
     public let settings: Settings
+    let session: RegistrySession
 
+    /// A registry that nothing is configured for, without credentials.
     public init(endpoint: Endpoint, settings: Settings = Settings()) {
+        self.init(
+            endpoint: endpoint, hosts: [RegistryHost(endpoint)], settings: settings,
+            session: RegistrySession(credentials: .none))
+    }
+
+    init(endpoint: Endpoint, hosts: [RegistryHost], settings: Settings, session: RegistrySession) {
         self.endpoint = endpoint
+        self.hosts = hosts
         self.settings = settings
+        self.session = session
     }
 }

@@ -8,12 +8,57 @@ extension RegistryClient {
     ) throws {
         try checkRange(range, of: digest, size: size)
         if range.isEmpty { return }
-        try withoutActuallyEscaping(sink) { sink in
-            let subject = "blob \(digest) of \(repository)"
-            let receiver = RangeReceiver(range: range, size: size, subject: subject, sink: sink)
-            _ = try fetch("\(repository)/blobs/\(digest)", subject: subject, into: receiver, shouldStop: shouldStop)
+        let resource = blob(digest, of: repository)
+        do {
+            if let spool = session.spool(of: digest) {
+                return try spool.read(range, shouldStop: shouldStop, into: sink)
+            }
+            let first = session.order(hosts, .pull, of: digest).first
+            if let first, session.knowsNoRanges(first), range.lowerBound > RangeReceiver.skipLimit {
+                return try readSpooled(resource, size: size, range: range, shouldStop: shouldStop, into: sink)
+            }
+            try withoutActuallyEscaping(sink) { sink in
+                let receiver = RangeReceiver(range: range, size: size, subject: resource.subject, sink: sink)
+                do {
+                    _ = try fetch(resource, into: receiver, shouldStop: shouldStop)
+                } catch is RangesIgnored {
+                    if let first { session.learnt(noRangesAt: first) }
+                    try readSpooled(
+                        resource, size: size, range: receiver.next..<range.upperBound, shouldStop: shouldStop,
+                        into: sink)
+                }
+            }
+        } catch let error as SinkError {
+            throw error.cause
         }
     }
+
+    private func blob(_ digest: Digest, of repository: String) -> Resource {
+        var resource = Resource(
+            repository: repository, path: "blobs/\(digest)", subject: "blob \(digest) of \(repository)")
+        resource.blob = digest
+        return resource
+    }
+
+    /// By way of a file that takes the whole blob once, whoever reads which part of it.
+    private func readSpooled(
+        _ resource: Resource, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        into sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws {
+        guard let digest = resource.blob else { return }
+        let spool = try session.spool(of: digest) {
+            try BlobSpool(of: resource, size: size, client: self)
+        }
+        try spool.read(range, shouldStop: shouldStop, into: sink)
+    }
+}
+
+/// A server sends all of a blob where the end of it was asked for.
+struct RangesIgnored: Error {}
+
+/// What the taker of the bytes threw: no fault of any server.
+struct SinkError: Error {
+    let cause: any Error
 }
 
 /// Passes on the bytes of a range, whatever part of the blob the registry chooses to send.
@@ -24,15 +69,21 @@ final class RangeReceiver: HTTPReceiver {
     private let size: Int64
     private let subject: String
     private let sink: (UnsafeRawBufferPointer) throws -> Void
+    private let skipLimit: Int64
     /// The blob's offset of the next byte that the sink wants.
-    private var next: Int64
+    private(set) var next: Int64
     /// The blob's offset of the next byte of the body.
     private var position: Int64 = 0
     private var bodyEnd: Int64 = 0
 
+    /// So many bytes before the range are listened to; to get to more, the blob is rather kept, as the next range wants them too.
+    static let skipLimit: Int64 = 1 << 20
+
     init(
-        range: Range<Int64>, size: Int64, subject: String, sink: @escaping (UnsafeRawBufferPointer) throws -> Void
+        range: Range<Int64>, size: Int64, subject: String, skipLimit: Int64 = RangeReceiver.skipLimit,
+        sink: @escaping (UnsafeRawBufferPointer) throws -> Void
     ) {
+        self.skipLimit = skipLimit
         self.range = range
         self.size = size
         self.subject = subject
@@ -44,6 +95,8 @@ final class RangeReceiver: HTTPReceiver {
 
     var isComplete: Bool? { next == range.upperBound }
 
+    func end() {}
+
     func prepare() -> Range<Int64>? {
         next == 0 && range.upperBound == size ? nil : next..<range.upperBound
     }
@@ -54,6 +107,7 @@ final class RangeReceiver: HTTPReceiver {
             head.status == 206 || (head.contentRange?.range).map { Int64($0.count) == head.contentLength } == true
         guard isPartial else {
             if let length = head.contentLength, length != size { throw otherSize(length) }
+            guard next <= skipLimit else { throw RangesIgnored() }
             position = 0
             bodyEnd = size
             return
@@ -78,7 +132,7 @@ final class RangeReceiver: HTTPReceiver {
         position = end
         if end > next, next < range.upperBound {
             let wanted = Int(next - start)..<Int(min(end, range.upperBound) - start)
-            try sink(UnsafeRawBufferPointer(rebasing: bytes[wanted]))
+            do { try sink(UnsafeRawBufferPointer(rebasing: bytes[wanted])) } catch { throw SinkError(cause: error) }
             next = start + Int64(wanted.upperBound)
         }
         // Where the body ends with the range, its own end keeps the connection for the next request.

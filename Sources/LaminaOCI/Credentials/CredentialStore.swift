@@ -1,0 +1,67 @@
+import Glibc
+import LaminaSystem
+
+/// Where credentials are looked up: files in docker's format, and the helpers that they name. Read again each time, as a
+/// login elsewhere changes them.
+public struct CredentialStore: Sendable, Hashable {
+    /// A file that must be there: `--creds-file`.
+    public var file: String?
+    /// Docker's own file, which may be missing.
+    public var defaultFile: String?
+    /// How long a helper may take.
+    public var helperTimeLimit: Duration = .seconds(30)
+
+    public init(file: String? = nil, defaultFile: String? = CredentialStore.dockerFile()) {
+        self.file = file
+        self.defaultFile = defaultFile
+    }
+
+    /// No credentials at all.
+    public static let none = CredentialStore(file: nil, defaultFile: nil)
+
+    /// `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`.
+    public static func dockerFile() -> String? {
+        if let directory = getenv("DOCKER_CONFIG"), directory[0] != 0 {
+            return String(cString: directory) + "/config.json"
+        }
+        if let home = getenv("HOME"), home[0] != 0 { return String(cString: home) + "/.docker/config.json" }
+        guard let entry = getpwuid(getuid()), let home = entry.pointee.pw_dir else { return nil }
+        return String(cString: home) + "/.docker/config.json"
+    }
+
+    /// Credentials, and where they come from in words.
+    struct Found: Sendable {
+        var credentials: Credentials
+        var origin: String
+    }
+
+    /// The credentials for a repository of a registry: of the first file that has any.
+    ///
+    /// - Throws: `badConfiguration` for a file or a helper that cannot be used, `interrupted`.
+    func find(host: String, repository: String, shouldStop: () -> Bool) throws(OCIError) -> Found? {
+        for (path, isOptional) in [(file, false), (defaultFile, true)] {
+            guard let path, let config = try read(path, isOptional: isOptional) else { continue }
+            if let name = config.helper(for: host) {
+                let helper = CredentialHelper(name: name, timeLimit: helperTimeLimit)
+                if let found = try helper.credentials(for: host, shouldStop: shouldStop) {
+                    return Found(credentials: found, origin: "docker-credential-\(name), as \(path) says")
+                }
+            }
+            if let found = config.credentials(for: host, repository: repository) {
+                return Found(credentials: found, origin: path)
+            }
+        }
+        return nil
+    }
+
+    private func read(_ path: String, isOptional: Bool) throws(OCIError) -> DockerConfig? {
+        let bytes: [UInt8]
+        do {
+            bytes = try readFile(path, limit: DockerConfig.byteLimit)
+        } catch {
+            if isOptional, error.code == ENOENT || error.code == ENOTDIR || error.code == EACCES { return nil }
+            throw OCIError(.badConfiguration, "the credentials in \(path) cannot be read", cause: error)
+        }
+        return try DockerConfig(parsing: bytes, path: path)
+    }
+}

@@ -1,0 +1,36 @@
+/// Text that must not be seen: a password, a token, a header that may carry one. It never prints itself, neither by
+/// interpolation nor by reflection.
+public struct Secret: Sendable, Hashable, CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable {
+    private let text: String
+
+    public init(_ text: String) { self.text = text }
+
+    public var isEmpty: Bool { text.isEmpty }
+    public var description: String { "(secret)" }
+    public var debugDescription: String { description }
+    public var customMirror: Mirror { Mirror(self, children: []) }
+
+    /// The text itself, for the one place that sends it.
+    var revealed: String { text }
+
+    /// Someone else's text without this one in it: a server may repeat what it was sent.
+    func removed(from other: String) -> String {
+        text.utf8.count < 4
+            ? other : other.split(separator: text, omittingEmptySubsequences: false).joined(separator: "…")
+    }
+}
+
+/// What proves to a registry who asks.
+public enum Credentials: Sendable, Hashable {
+    case basic(user: String, password: Secret)
+    /// A refresh token of OAuth2, which docker calls an identity token.
+    case identityToken(Secret)
+    /// A bearer token that is sent as it is.
+    case registryToken(Secret)
+
+    var secret: Secret {
+        switch self {
+        case .basic(_, let secret), .identityToken(let secret), .registryToken(let secret): secret
+        }
+    }
+}

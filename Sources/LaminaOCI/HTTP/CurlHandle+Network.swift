@@ -1,0 +1,53 @@
+import CCurl
+import Glibc
+
+extension CurlHandle {
+    /// Whom to trust, and who to be.
+    func setTLS(_ tls: TLSSettings) {
+        if tls.skipsVerification {
+            set(CURLOPT_SSL_VERIFYPEER, 0)
+            set(CURLOPT_SSL_VERIFYHOST, 0)
+        }
+        if let only = tls.authorities.first, tls.authorities.count == 1 {
+            // The system's stay trusted by its directory, CURLOPT_CAPATH, as containerd has it.
+            set(CURLOPT_CAINFO, only)
+        } else if !tls.authorities.isEmpty {
+            setAuthorities(tls.authorities)
+        }
+        if let client = tls.clients.first {
+            set(CURLOPT_SSLCERT, client.certificate)
+            set(CURLOPT_SSLKEY, client.key ?? client.certificate)
+        }
+    }
+
+    /// libcurl takes one file, or the text of several.
+    private func setAuthorities(_ paths: [String]) {
+        var text: [UInt8] = []
+        for path in paths {
+            guard let file = try? LayoutFile(reading: path), let bytes = try? file.readAll(limit: 16 << 20) else {
+                // Its name in the error that follows says what is missing.
+                set(CURLOPT_CAINFO, path)
+                return
+            }
+            text += bytes + [0x0A]
+        }
+        text.withUnsafeMutableBytes { bytes in
+            var blob = curl_blob(data: bytes.baseAddress, len: bytes.count, flags: UInt32(CURL_BLOB_COPY))
+            withUnsafeMutablePointer(to: &blob) { _ = lamina_curl_set_pointer(easy, CURLOPT_CAINFO_BLOB, $0) }
+        }
+    }
+
+    /// libcurl reads `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` of the environment itself. What Go's programs do
+    /// besides is done here: they also know `HTTP_PROXY`, and never ask a proxy for this machine.
+    func setProxy(for url: String) {
+        guard let origin = Origin(of: url) else { return }
+        if ImageReference.isLoopback(host: origin.authority) {
+            set(CURLOPT_NOPROXY, "*")
+        } else if origin.scheme == "http", getenv("http_proxy") == nil, getenv("REQUEST_METHOD") == nil,
+            let proxy = getenv("HTTP_PROXY"), proxy[0] != 0
+        {
+            // Where REQUEST_METHOD is set this is a CGI program, and HTTP_PROXY a header of who asks.
+            set(CURLOPT_PROXY, String(cString: proxy))
+        }
+    }
+}

@@ -1,0 +1,159 @@
+import LaminaSystem
+
+/// Knows what each registry wants to see, and has it ready: tokens by scope, fetched once for all who ask and again before
+/// they expire; passwords as the files and helpers have them.
+final class Authorizer: Sendable {
+    /// A header for one registry, and which it was: who is refused with it tells what to replace.
+    struct Grant: Sendable {
+        let header: Secret
+        let number: UInt64
+        /// Where the credentials come from; `nil` for a token that anybody gets.
+        let origin: String?
+    }
+
+    struct Scope: Hashable, Sendable {
+        var host: RegistryHost.Key
+        var repository: String
+    }
+
+    private struct Entry {
+        var grant: Grant
+        var renewAt: ContinuousClock.Instant?
+        /// Of the token service, in the place of the password.
+        var refreshToken: Secret?
+    }
+
+    private struct State {
+        /// What each registry asked for last.
+        var challenges: [RegistryHost.Key: AuthChallenge] = [:]
+        var entries: [Scope: Entry] = [:]
+        /// Scopes that somebody is fetching a token for.
+        var underWay: Set<Scope> = []
+        /// Files of credentials that requests named, by registry.
+        var files: [String: String] = [:]
+        var count: UInt64 = 0
+    }
+
+    private let store: CredentialStore
+    private let state = Monitor(State())
+    // Repositories in use at one time; beyond, those least worth keeping are forgotten.
+    private static let entryLimit = 512
+
+    init(store: CredentialStore) { self.store = store }
+
+    /// Looks for the credentials of a registry and its mirrors in this file first, from now on.
+    func use(file: String, for registry: String) {
+        state.withLock { state in
+            for name in Set([registry, RegistryHost.server(of: registry)]) where state.files[name] != file {
+                state.files[name] = file
+                // What other credentials got is of no use any more; challenges stay true.
+                state.entries = [:]
+            }
+        }
+    }
+
+    /// What to send along; `nil` for a registry that has not asked for anything yet.
+    func grant(
+        for host: RegistryHost, repository: String, settings: RegistryClient.Settings, shouldStop: @Sendable () -> Bool
+    ) throws -> Grant? {
+        let scope = Scope(host: host.key, repository: repository)
+        let known = state.withLock { state -> (AuthChallenge, Entry?)? in
+            state.challenges[scope.host].map { ($0, state.entries[scope]) }
+        }
+        guard let (challenge, entry) = known else { return nil }
+        if let entry, entry.renewAt.map({ $0 > ContinuousClock().now }) ?? true { return entry.grant }
+        return try renew(scope, host, challenge, replacing: entry?.grant.number, settings, shouldStop)
+    }
+
+    /// A new grant after a 401.
+    ///
+    /// - Parameter refused: what was sent, if anything was.
+    /// - Returns: `nil` where nothing else can be sent than what was refused.
+    func grant(
+        after head: HTTPHead, refused: Grant?, from host: RegistryHost, repository: String,
+        settings: RegistryClient.Settings, shouldStop: @Sendable () -> Bool
+    ) throws -> Grant? {
+        let challenges = head.challenges.flatMap(AuthChallenge.parse)
+        guard
+            let challenge = challenges.first(where: { $0.scheme == "bearer" })
+                ?? challenges.first(where: { $0.scheme == "basic" })
+        else { return nil }
+        // A token that is right, of somebody who may not: another one would be refused as well.
+        if refused != nil, challenge.parameters["error"] == "insufficient_scope" { return nil }
+        let scope = Scope(host: host.key, repository: repository)
+        state.withLock { $0.challenges[scope.host] = challenge }
+        return try renew(scope, host, challenge, replacing: refused?.number, settings, shouldStop)
+    }
+
+    /// Fetches what replaces the grant of a number, or waits for who does.
+    private func renew(
+        _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge, replacing number: UInt64?,
+        _ settings: RegistryClient.Settings, _ shouldStop: @Sendable () -> Bool
+    ) throws -> Grant? {
+        while true {
+            if shouldStop() { throw OCIError(.interrupted, "asking for leave at \(host.name) was interrupted") }
+            let turn = state.wait(seconds: 0.1) { state -> Turn? in
+                if let entry = state.entries[scope], entry.grant.number != number { return .other(entry.grant) }
+                if state.underWay.contains(scope) { return nil }
+                state.underWay.insert(scope)
+                return .own(state.entries[scope]?.refreshToken)
+            }
+            switch turn {
+            case nil: continue
+            case .other(let grant): return grant
+            case .own(let refreshToken):
+                defer { state.withLock(notify: true) { _ = $0.underWay.remove(scope) } }
+                return try fetch(scope, host, challenge, refreshToken, number, settings, shouldStop)
+            }
+        }
+    }
+
+    private enum Turn {
+        case own(Secret?)
+        case other(Grant)
+    }
+
+    private func fetch(
+        _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge, _ refreshToken: Secret?, _ replaced: UInt64?,
+        _ settings: RegistryClient.Settings, _ shouldStop: @Sendable () -> Bool
+    ) throws -> Grant? {
+        var store = store
+        if let file = state.withLock({ $0.files[host.namespace ?? host.name] }) { store.file = file }
+        let found = try store.find(host: host.name, repository: scope.repository, shouldStop: shouldStop)
+        let began = ContinuousClock().now
+        switch (challenge.scheme, found?.credentials) {
+        case (_, .registryToken(let token)):
+            return keep("Bearer " + token.revealed, scope, origin: found?.origin, replaced: replaced)
+        case ("basic", .basic(let user, let password)):
+            let text = Base64.encode("\(user):\(password.revealed)".utf8)
+            return keep("Basic " + text, scope, origin: found?.origin, replaced: replaced)
+        case ("basic", _):
+            return nil
+        default:
+            let service = TokenService(
+                challenge: challenge, host: host, repository: scope.repository, found: found, settings: settings)
+            let token = try service.fetch(refreshToken: refreshToken, shouldStop: shouldStop)
+            // Early enough for a request on its way, and not so early that a short life has no use.
+            let early = min(token.lifetime / 4, .seconds(10))
+            return keep(
+                "Bearer " + token.token.revealed, scope, origin: found?.origin, replaced: nil,
+                renewAt: began + token.lifetime - early, refreshToken: token.refreshToken)
+        }
+    }
+
+    /// Keeps a grant for the next who ask; `nil` where it is what has been refused.
+    private func keep(
+        _ value: String, _ scope: Scope, origin: String?, replaced: UInt64?,
+        renewAt: ContinuousClock.Instant? = nil, refreshToken: Secret? = nil
+    ) -> Grant? {
+        let header = Secret("Authorization: " + value)
+        return state.withLock(notify: true) { state in
+            if let old = state.entries[scope], old.grant.number == replaced, old.grant.header == header { return nil }
+            if state.entries.count >= Self.entryLimit { state.entries = [:] }
+            state.count += 1
+            let grant = Grant(header: header, number: state.count, origin: origin)
+            state.entries[scope] = Entry(grant: grant, renewAt: renewAt, refreshToken: refreshToken)
+            return grant
+        }
+    }
+}

@@ -1,0 +1,215 @@
+import CCurl
+import LaminaDigest
+
+extension RegistryClient {
+    /// What to get, below `/v2/`.
+    struct Resource {
+        var repository: String
+        /// `blobs/sha256:…` or `manifests/…`.
+        var path: String
+        var headers: [String] = []
+        var capability = RegistryHost.Capability.pull
+        var blob: Digest?
+        /// What errors call it.
+        var subject: String
+
+        var fullPath: String { "\(repository)/\(path)" }
+    }
+
+    /// Gets a resource from the first server that gives it, over as many exchanges as it takes until `receiver` has what it
+    /// wants. Where one server fails, the next goes on.
+    ///
+    /// - Returns: the head of the last response, and who gave it.
+    func fetch(
+        _ resource: Resource, into receiver: any HTTPReceiver, shouldStop: @Sendable () -> Bool
+    ) throws -> (head: HTTPHead, host: RegistryHost) {
+        let order = session.order(hosts, resource.capability, of: resource.blob)
+        var failures: [OCIError] = []
+        for (place, host) in order.enumerated() {
+            let isLast = place == order.count - 1
+            do {
+                let attempt = HostAttempt(
+                    host: host, resource: resource, session: session, settings: isLast ? settings : settings.forMirror)
+                let head = try attempt.run(into: receiver, shouldStop: shouldStop)
+                session.worked(host, for: resource.blob)
+                return (head, host)
+            } catch let error as OCIError where error.code != .interrupted {
+                // A server that just does not have it is none that fails.
+                if error.code != .notFound { session.failed(host) }
+                failures.append(error)
+                if !isLast { settings.onFallThrough(error) }
+            }
+        }
+        guard var last = failures.popLast() else {
+            throw OCIError(
+                .badConfiguration,
+                "none of the servers for \(endpoint.host) is there to \(resource.capability): see \(hosts.compactMap(\.origin).first ?? "hosts.toml")"
+            )
+        }
+        // The registry itself knows best, and comes last; but that it lacks what a broken mirror may have is no answer.
+        if !failures.isEmpty { last.message += "; before it: " + failures.map(\.message).joined(separator: "; ") }
+        throw last
+    }
+}
+
+/// Gets a resource from one server: redirects, leave to ask, and patience.
+struct HostAttempt {
+    let host: RegistryHost
+    let resource: RegistryClient.Resource
+    let session: RegistrySession
+    let settings: RegistryClient.Settings
+    /// Told of each exchange; for who wants to show the way.
+    var observe: (HTTPExchange, _ url: String) -> Void = { _, _ in }
+
+    private static let redirectLimit = 5
+    /// A new token may have expired before it arrived; a second one that is refused is a refusal.
+    private static let grantLimit = 2
+
+    func run(into receiver: any HTTPReceiver, shouldStop: @Sendable () -> Bool) throws -> HTTPHead {
+        try withoutActuallyEscaping(shouldStop) { try loop(receiver, $0) }
+    }
+
+    private func loop(_ receiver: any HTTPReceiver, _ shouldStop: @escaping @Sendable () -> Bool) throws -> HTTPHead {
+        let own = host.url(of: resource.fullPath)
+        let ownOrigin = Origin(of: own)
+        var patience = Patience(settings: settings)
+        var target = session.redirect(of: resource.fullPath, at: host)
+        var isFromCache = target != nil
+        var redirects = 0
+        var grants = 0
+        while true {
+            if shouldStop() { throw interrupted }
+            let url = target ?? own
+            var request = HTTPExchange.Request(url: url, headers: resource.headers, range: receiver.prepare())
+            request.acceptsCompression = resource.blob == nil
+            request.freshConnection = patience.isTried
+            request.tls = host.tls
+            var grant: Authorizer.Grant?
+            // What is for this server is for no other one: neither leave to ask nor configured headers nor our certificate.
+            if Origin(of: url) == ownOrigin {
+                grant = try session.authorizer.grant(
+                    for: host, repository: resource.repository, settings: settings, shouldStop: shouldStop)
+                request.secretHeaders = host.headers.map { Secret("\($0.name): \($0.value.revealed)") }
+                if let grant { request.secretHeaders.append(grant.header) }
+            } else {
+                request.tls = host.tls.forOtherHosts
+            }
+            let before = receiver.progress
+            let exchange = HTTPExchange(receiver: receiver, settings: settings, shouldStop: shouldStop)
+            let ending = try CurlPool.shared.withHandle(for: Origin(of: url)?.text ?? url) {
+                exchange.run(request, on: $0)
+            }
+            observe(exchange, url)
+            if receiver.isComplete == true { return exchange.head }
+            if case .finished = ending, exchange.isAccepted, receiver.isComplete == nil { return exchange.head }
+            if case .thrown(let error) = ending { throw error }
+            if case .interrupted = ending { throw interrupted }
+            if exchange.isAccepted { (redirects, grants) = (0, 0) }
+            if exchange.head.isRedirect {
+                redirects += 1
+                target = try follow(exchange, from: url, redirects)
+                isFromCache = false
+                if resource.blob != nil { session.keep(redirect: target, of: resource.fullPath, at: host) }
+                continue
+            }
+            if target != nil {
+                // The URL may have expired, and the server behind it may be gone: the registry knows where to go now.
+                session.keep(redirect: nil, of: resource.fullPath, at: host)
+                target = nil
+                if isFromCache, !exchange.isAccepted {
+                    isFromCache = false
+                    continue
+                }
+            } else if exchange.head.status == 401 {
+                grants += 1
+                let new =
+                    grants > Self.grantLimit
+                    ? nil
+                    : try session.authorizer.grant(
+                        after: exchange.head, refused: grant, from: host, repository: resource.repository,
+                        settings: settings, shouldStop: shouldStop)
+                if new != nil { continue }
+                throw refused(exchange, grant, url)
+            }
+            let failure = try exchange.transientFailure(
+                ending, at: Origin.withoutQuery(url), resource.subject, isRedirected: url != own)
+            let wait = try patience.wait(
+                after: failure, retryAfter: exchange.retryAfter, progressed: receiver.progress > before)
+            settings.onRetry(failure, wait)
+            guard pause(wait, shouldStop: shouldStop) else { throw interrupted }
+        }
+    }
+
+    private var interrupted: OCIError { OCIError(.interrupted, "reading \(resource.subject) was interrupted") }
+
+    private func follow(_ exchange: HTTPExchange, from url: String, _ count: Int) throws -> String {
+        let place = Origin.withoutQuery(url)
+        guard count <= Self.redirectLimit else {
+            throw OCIError(
+                .http,
+                "\(resource.subject) did not arrive from \(place): it redirects more than \(Self.redirectLimit) times")
+        }
+        guard let next = exchange.redirectURL, let origin = Origin(of: next) else {
+            throw OCIError(.http, "\(place) redirects \(resource.subject) to what is no place")
+        }
+        // What began in TLS stays in it.
+        if url.hasPrefix("https:"), origin.scheme != "https" {
+            throw OCIError(.http, "\(place) redirects \(resource.subject) to \(origin.text), which is without TLS")
+        }
+        return next
+    }
+
+    private func refused(_ exchange: HTTPExchange, _ grant: Authorizer.Grant?, _ url: String) -> OCIError {
+        let whose =
+            switch grant {
+            case nil: "it wants credentials, and there are none for \(host.name)"
+            case let grant?: grant.origin.map { "it refuses the credentials from \($0)" } ?? "anybody may not have it"
+            }
+        var error = OCIError(
+            status: exchange.head, body: exchange.errorBody, url: Origin.withoutQuery(url), subject: resource.subject)
+        error.message += ": " + whose
+        return error
+    }
+}
+
+extension HTTPExchange {
+    /// Why an exchange did not bring what was wanted, if another one may.
+    ///
+    /// - Parameters:
+    ///   - url: to be named; without what is secret in it.
+    ///   - isRedirected: whether the registry has sent us there.
+    /// - Throws: why, where no other one will.
+    func transientFailure(
+        _ ending: Ending, at url: String, _ subject: String, isRedirected: Bool
+    ) throws -> OCIError {
+        switch ending {
+        case .thrown(let error): throw error
+        case .interrupted: throw OCIError(.interrupted, "reading \(subject) was interrupted")
+        default: break
+        }
+        if head.isComplete, !isAccepted {
+            let error = OCIError(status: head, body: errorBody, url: url, subject: subject)
+            // A redirect may name a URL that has expired; the next attempt gets a new one from the registry.
+            if error.isTransient || (isRedirected && [400, 401, 403, 410].contains(head.status)) { return error }
+            throw error
+        }
+        switch ending {
+        case .stalled:
+            return OCIError(.stalled, "nothing of \(subject) arrived from \(url) for \(settings.stallLimit)")
+        case .failed(let code, let text):
+            let error = OCIError(.network, "\(subject) did not arrive from \(url): \(text)")
+            switch code {
+            case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING:
+                throw OCIError(.http, error.message)
+            case CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE, CURLE_SSL_CERTPROBLEM:
+                throw OCIError(
+                    .network,
+                    error.message + " (hosts.toml in a certs.d directory says whom to trust: ca, client, skip_verify)")
+            case CURLE_URL_MALFORMAT, CURLE_OUT_OF_MEMORY: throw error
+            default: return error
+            }
+        default:
+            return OCIError(.network, "\(url) ended before all of \(subject) had come")
+        }
+    }
+}

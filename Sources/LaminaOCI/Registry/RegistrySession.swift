@@ -1,0 +1,106 @@
+import LaminaDigest
+import LaminaSystem
+import Synchronization
+
+/// What lamina has learnt of registries while it runs: tokens, redirects, which servers fail, which know no ranges.
+///
+/// Shared by all clients of one engine; nothing of it is written anywhere.
+final class RegistrySession: Sendable {
+    let authorizer: Authorizer
+    private let state = Mutex(State())
+
+    private struct State {
+        var redirects: [Place: String] = [:]
+        var failures: [RegistryHost.Key: ContinuousClock.Instant] = [:]
+        var withoutRanges: Set<RegistryHost.Key> = []
+        /// Who gave a blob last, and who gave wrong bytes of it.
+        var givers: [Digest: RegistryHost.Key] = [:]
+        var liars: [Digest: Set<RegistryHost.Key>] = [:]
+        var spools: [Digest: BlobSpool] = [:]
+    }
+
+    struct Place: Hashable {
+        var host: RegistryHost.Key
+        var resource: String
+    }
+
+    // An entry is some hundred bytes; layers in use at one time are fewer.
+    private static let entryLimit = 1024
+    /// How long a server that failed is asked last.
+    private static let failureMemory: Duration = .seconds(30)
+
+    init(credentials: CredentialStore) { authorizer = Authorizer(store: credentials) }
+
+    /// The servers for a request: those that can, first those that lately did not fail, last those that lied about the blob.
+    func order(_ hosts: [RegistryHost], _ capability: RegistryHost.Capability, of blob: Digest?) -> [RegistryHost] {
+        let now = ContinuousClock().now
+        let (failures, liars) = state.withLock { state in (state.failures, blob.flatMap { state.liars[$0] } ?? []) }
+        func rank(_ host: RegistryHost) -> Int {
+            if liars.contains(host.key) { return 2 }
+            return failures[host.key].map { now - $0 < Self.failureMemory } == true ? 1 : 0
+        }
+        return hosts.filter { $0.capabilities.contains(capability) }.enumerated()
+            .sorted { (rank($0.element), $0.offset) < (rank($1.element), $1.offset) }.map(\.element)
+    }
+
+    func failed(_ host: RegistryHost) {
+        state.withLock { $0.failures[host.key] = ContinuousClock().now }
+    }
+
+    func worked(_ host: RegistryHost, for blob: Digest?) {
+        state.withLock { state in
+            state.failures[host.key] = nil
+            guard let blob else { return }
+            if state.givers.count >= Self.entryLimit { state.givers = [:] }
+            state.givers[blob] = host.key
+        }
+    }
+
+    /// Whoever gave a blob last is asked last for it from now on; false when there is nobody else.
+    func distrust(_ blob: Digest, among hosts: [RegistryHost]) -> Bool {
+        state.withLock { state in
+            // What was kept of it is as wrong.
+            state.spools[blob]?.close()
+            state.spools[blob] = nil
+            guard let giver = state.givers[blob] else { return false }
+            if state.liars.count >= Self.entryLimit { state.liars = [:] }
+            state.liars[blob, default: []].insert(giver)
+            return hosts.contains { !(state.liars[blob] ?? []).contains($0.key) && $0.capabilities.contains(.pull) }
+        }
+    }
+
+    // MARK: Redirects
+
+    func redirect(of resource: String, at host: RegistryHost) -> String? {
+        state.withLock { $0.redirects[Place(host: host.key, resource: resource)] }
+    }
+
+    func keep(redirect: String?, of resource: String, at host: RegistryHost) {
+        state.withLock { state in
+            if state.redirects.count >= Self.entryLimit { state.redirects = [:] }
+            state.redirects[Place(host: host.key, resource: resource)] = redirect
+        }
+    }
+
+    // MARK: Servers without ranges
+
+    func knowsNoRanges(_ host: RegistryHost) -> Bool { state.withLock { $0.withoutRanges.contains(host.key) } }
+
+    func learnt(noRangesAt host: RegistryHost) { state.withLock { _ = $0.withoutRanges.insert(host.key) } }
+
+    func spool(of blob: Digest) -> BlobSpool? { state.withLock { $0.spools[blob] } }
+
+    /// The one spool of a blob: the one that is there, or the one that `make` makes.
+    func spool(of blob: Digest, orMake make: () throws -> BlobSpool) rethrows -> BlobSpool {
+        try state.withLock { state in
+            if let spool = state.spools[blob] { return spool }
+            let spool = try make()
+            state.spools[blob] = spool
+            return spool
+        }
+    }
+
+    func forget(_ spool: BlobSpool, of blob: Digest) {
+        state.withLock { if $0.spools[blob] === spool { $0.spools[blob] = nil } }
+    }
+}
