@@ -46,7 +46,8 @@ struct ControlRoutes: Sendable {
     }
 
     private func pull(_ request: PullRequest) async throws -> Response {
-        stream("pull", ["reference": "\(request.reference)"]) { [engine, configuration] operation in
+        stream("pull", ["reference": "\(request.reference)"]) {
+            [engine, configuration] (operation: StreamedOperation<PullResult>) in
             try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
             return try engine.pull(
                 request.reference, platform: request.platform,
@@ -57,7 +58,7 @@ struct ControlRoutes: Sendable {
 
     private func mount(_ request: MountRequest) async throws -> Response {
         stream("mount", ["reference": "\(request.reference)", "target": "\(request.target)"]) {
-            [engine, configuration] operation in
+            [engine, configuration] (operation: StreamedOperation<MountResult>) in
             try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
             return try engine.mount(
                 request.reference, at: request.target, upper: request.upper, platform: request.platform,
