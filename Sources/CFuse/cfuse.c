@@ -1,5 +1,6 @@
 #include "internal.h"
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -93,6 +94,7 @@ struct lamina_fuse *lamina_fuse_new(
     struct lamina_fuse *fuse = calloc(1, sizeof *fuse);
     if (fuse == NULL) return NULL;
     fuse->settings = *settings;
+    sem_init(&fuse->turn, 0, 1);
     fuse->callbacks = *callbacks;
     char *name[] = {"lamina", NULL};
     struct fuse_args arguments = FUSE_ARGS_INIT(1, name);
@@ -146,7 +148,14 @@ struct lamina_fuse_worker *lamina_fuse_worker_new(struct lamina_fuse *fuse, void
     return worker;
 }
 
+static void give_turn(struct lamina_fuse_worker *worker) {
+    if (!worker->has_turn) return;
+    worker->has_turn = false;
+    sem_post(&worker->fuse->turn);
+}
+
 void lamina_fuse_worker_free(struct lamina_fuse_worker *worker) {
+    give_turn(worker);
     munmap(worker->buffer.mem, BUFFER_SIZE);
     free(worker);
 }
@@ -193,12 +202,38 @@ int lamina_fuse_resend(const struct lamina_fuse *fuse) {
     return write(fuse->device, &notification, sizeof notification) < 0 ? -errno : 0;
 }
 
+void lamina_fuse_share(void) {
+    if (lamina_fuse_current != NULL) give_turn(lamina_fuse_current);
+}
+
+/// Reads a request: one thread at a time. Waking a second thread for a request costs more than most answers, so whoever
+/// has the turn keeps it while it answers, and gives it to the next one only where there is more to do already, or the
+/// answer may take long (lamina_fuse_share).
+static int receive(struct lamina_fuse_worker *worker) {
+    struct lamina_fuse *fuse = worker->fuse;
+    if (!worker->has_turn) {
+        while (sem_wait(&fuse->turn) != 0) {}
+        worker->has_turn = true;
+    }
+    if (fuse_session_exited(fuse->session)) return 0;
+    return fuse_session_receive_buf(fuse->session, &worker->buffer);
+}
+
+static void share_if_busy(struct lamina_fuse_worker *worker, uint32_t opcode) {
+    // A process that closes one file and opens the next is no two processes, and these are answered in no time.
+    if (opcode == FUSE_RELEASE || opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET) return;
+    struct pollfd device = {.fd = worker->fuse->device, .events = POLLIN};
+    if (poll(&device, 1, 0) > 0) give_turn(worker);
+}
+
 int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
-    if (fuse_session_exited(fuse->session)) return 0;
-    int received = fuse_session_receive_buf(fuse->session, &worker->buffer);
+    int received = receive(worker);
     if (received == -EINTR || received == -EAGAIN) return 1;
-    if (received <= 0) return received;
+    if (received <= 0) {
+        give_turn(worker);
+        return received;
+    }
 
     const struct fuse_in_header *header = worker->buffer.mem;
     bump(&fuse->requests[header->opcode < OPCODE_COUNT ? header->opcode : 0]);
@@ -206,6 +241,7 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
         int error = keep_init(fuse, header, (size_t)received);
         if (error != 0) return error;
     }
+    share_if_busy(worker, header->opcode);
     process(worker, &worker->buffer);
     return 1;
 }

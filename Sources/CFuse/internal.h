@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <linux/fuse.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -87,6 +88,8 @@ struct lamina_fuse {
     bool ready;
     bool resend;
     enum lamina_fuse_passthrough passthrough;
+    // Who may wait for the next request; see lamina_fuse_step.
+    sem_t turn;
     _Atomic uint64_t requests[OPCODE_COUNT];
     _Atomic uint64_t opens[2];
 };
@@ -96,6 +99,7 @@ struct lamina_fuse_worker {
     void *context;
     struct fuse_buf buffer;
     uint64_t unique;
+    bool has_turn;
 };
 
 /// The worker whose request this thread processes now. libfuse hands its callbacks the session only.

@@ -49,6 +49,8 @@ static void op_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *
 }
 
 static void op_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset, struct fuse_file_info *file) {
+    // It may wait for the disk.
+    lamina_fuse_share();
     CALL(read, wrap(request), lamina_fuse_current->unique, node, file->fh, offset, size);
 }
 

@@ -1,9 +1,15 @@
+import CFuse
+
 /// One of the session's threads.
 public struct FUSEThread: Sendable, Hashable {
     /// 0 ..< the session's number of threads: lets a handler keep one database connection for each, without a lock.
     public let index: Int
 
     public init(index: Int) { self.index = index }
+
+    /// Lets another of the session's threads take requests while the calling one goes on: a handler says so before it does
+    /// what may take long. On other threads it does nothing.
+    public static func shareTurn() { lamina_fuse_share() }
 }
 
 /// Answers the requests of a read-only file system.

@@ -124,6 +124,7 @@ extension LayerFilesystem {
         guard try file.size() == record.size,
             try file.firstHole() == record.size || file.holeBytes() <= store.index.holes(of: content)
         else {
+            FUSEThread.shareTurn()
             let isWhole = try store.recheck(record)
             isDamaged = !isWhole
             // A copy of zeros is a hole, too: verified now, it is none for the next open.

@@ -29,8 +29,9 @@ final class OpenTable: Sendable {
         var isResent: Bool
     }
 
-    /// Backing IDs kept for inodes that nothing has open; each holds a file open in the kernel.
-    private static let idleLimit = 8192
+    /// Backing IDs kept for inodes that nothing has open; each holds a file open in the kernel (about 2 KiB). As many as a
+    /// large image has small files: of one more than is kept, reading all of them again and again would find none.
+    private static let idleLimit = 65536
     static let shardCount = SessionRecord.shardCount
 
     /// A backing file of the kernel and its place in the record.

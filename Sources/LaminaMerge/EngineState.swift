@@ -13,6 +13,11 @@ struct EngineState {
     /// Contents that were merged a moment ago: rows that were read from the index before may not know it yet.
     /// Its clock, read before the rows, tells which those are.
     var recentlyMerged = Recent<ContentID>(limit: 16384)
+    /// See `ReadAhead`.
+    var readAheads: [LayerID: ReadAhead] = [:]
+    var marks: [ContentID: LayerID] = [:]
+    /// Layers whose next window is to be fetched.
+    var ahead = FIFO<LayerID>()
     var backgroundRunning = 0
     var backgroundLimit = 1
     var isStopping = false
@@ -33,6 +38,7 @@ struct EngineState {
                 return .prepare(content)
             }
         }
+        if let layer = ahead.pop() { return .readAhead(layer) }
         guard backgroundRunning < backgroundLimit,
             let index = producers.firstIndex(where: { !$0.isProducing })
         else { return nil }
@@ -50,6 +56,8 @@ struct EngineState {
         case prepare(ActiveContent)
         /// Make jobs of what was asked of it meanwhile.
         case assign(ActiveContent)
+        /// Fetch what readers of small files will ask for next.
+        case readAhead(LayerID)
         case produce(any Producer)
         case end
     }
@@ -67,6 +75,7 @@ struct EngineState {
         for producer in producers { completions += producer.stop() }
         producers = []
         jobs = FIFO()
+        ahead = FIFO()
         return completions
     }
 

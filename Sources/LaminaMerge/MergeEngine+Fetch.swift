@@ -13,6 +13,7 @@ extension MergeEngine {
             case .fetch(let job): run(job)
             case .prepare(let content): if let job = prepare(content, preferring: nil) { run(job) }
             case .assign(let content): if let job = assign(content) { run(job) }
+            case .readAhead(let layer): if let job = readAhead(layer) { run(job) }
             case .produce(let producer): produce(producer)
             }
         }
@@ -44,7 +45,7 @@ extension MergeEngine {
 
     private func run(_ job: FetchJob) {
         let cutter = PieceCutter(job, pool: pool) { piece in
-            self.decodeQueue.withLock(notify: true) { $0.append(piece) }
+            self.decodeQueue.withLockWakingOne { $0.append(piece) }
         }
         do {
             var (blob, sources) = try sources.sources(of: job.layer)

@@ -94,7 +94,7 @@ extension MergeEngine {
             for job in jobs { state.jobs.append(job) }
         }
         for completion in done { completion(.success(())) }
-        if let job = first, active.chunks.count == 1 { first = extended(job) }
+        if let job = first, active.chunks.count == 1 { first = readingAhead(job) }
         return first
     }
 
@@ -115,36 +115,6 @@ extension MergeEngine {
             }
         }
         return jobs
-    }
-
-    /// Adds the small files that stand behind a small file in the blob: who opens one opens its neighbours.
-    private func extended(_ job: FetchJob) -> FetchJob {
-        guard let last = job.members.last, job.range.count < Self.readAhead, let part = last.parts.last
-        else { return job }
-        let place = ChunkPlace(
-            layer: job.layer, blobOffset: last.blobOffset, blobSize: Int64(last.blobSize),
-            innerOffset: Int64(part.innerOffset))
-        let end = job.range.lowerBound + Int64(Self.readAhead)
-        let time = state.withLock { $0.recentlyMerged.clock }
-        guard
-            let neighbours = try? store.index.unmerged(in: job.layer, after: place, before: end, limit: 256)
-        else { return job }
-        return state.withLock { state in
-            var job = job
-            for neighbour in neighbours {
-                guard neighbour.content.name.claim == nil, !neighbour.hasTwin, !neighbour.firstChunk.isHole,
-                    neighbour.content.proof != .disproven,
-                    neighbour.content.size <= Self.smallSize, state.active[neighbour.content.id] == nil,
-                    !state.recentlyMerged.contains(neighbour.content.id, since: time)
-                else { break }
-                let active = ActiveContent(single: neighbour)
-                guard job.canTake(active, 0) else { break }
-                state.active[active.id] = active
-                active.states[0] = .inFlight
-                job.add(active, 0)
-            }
-            return job
-        }
     }
 }
 

@@ -31,8 +31,6 @@ public final class MergeEngine: Sendable {
     /// One background request's compressed bytes: long enough that its round trip does not count, short enough that a
     /// reader who wants bytes within it does not wait long.
     static let jobSize = 8 << 20
-    /// Compressed bytes that a small file's fetch takes along from its neighbours.
-    static let readAhead = 1 << 20
     /// Contents of one chunk up to this size are not searched for as parts of others.
     static let smallSize: Int64 = 64 << 10
 
@@ -63,6 +61,7 @@ public final class MergeEngine: Sendable {
         state = Monitor(EngineState())
         recorder = Recorder(store: store)
         recorder.onRecorded = { [weak self] in self?.forgetRecorded($0) }
+        recorder.onInterval = { [weak self] in self?.rest() }
         try start()
     }
 
@@ -127,7 +126,8 @@ public final class MergeEngine: Sendable {
         }
     }
 
-    /// What the engine knows of a content's bytes, which may be newer than what the index says.
+    /// What the engine knows of a content's bytes, which may be newer than what the index says. Asked at each open, it also
+    /// says how far readers are.
     public enum Knowledge: Sendable {
         /// Nobody is merging it: the index is right.
         case none
@@ -136,10 +136,13 @@ public final class MergeEngine: Sendable {
     }
 
     public func knowledge(of content: ContentID) -> Knowledge {
-        state.withLock { state in
-            guard let active = state.active[content] else { return .none }
-            return active.isMerged ? .merged : .merging
+        let (knowledge, marked) = state.withLock { state -> (Knowledge, LayerID?) in
+            let marked = state.takeMark(content)
+            guard let active = state.active[content] else { return (.none, marked) }
+            return (active.isMerged ? .merged : .merging, marked)
         }
+        if let marked { state.withLockWakingOne { $0.ahead.append(marked) } }
+        return knowledge
     }
 
     /// Whether a range of a content that is being merged has landed.
@@ -163,7 +166,8 @@ public final class MergeEngine: Sendable {
         let ticket = MergeTicket(content: content, number: ticketCount.add(1, ordering: .relaxed).newValue)
         let request = Request(
             content: content, range: range, startsBackground: startsBackground, ticket: ticket, completion: completion)
-        let refused = state.withLock(notify: true) { state in
+        // One fetcher: it takes the request, or another one that was awake has.
+        let refused = state.withLockWakingOne { state in
             if state.isStopping { return true }
             state.requests.append(request)
             return false
@@ -212,7 +216,7 @@ public final class MergeEngine: Sendable {
 
     /// Forgets contents that the index has recorded, as merged or as far as anybody wanted.
     private func forgetRecorded(_ landing: Landing) {
-        let isIdle = state.withLock { state in
+        state.withLock { state in
             for (content, _) in landing.merged {
                 state.active[content] = nil
                 state.recentlyMerged.insert(content)
@@ -222,9 +226,12 @@ public final class MergeEngine: Sendable {
                 active.unrecorded -= 1
                 state.forgetIfIdle(active)
             }
-            return state.active.isEmpty
         }
-        if isIdle { pool.trim() }
+    }
+
+    /// Gives the buffers back when nothing was merged for a while; sooner, each pause of a reader would cost their pages anew.
+    private func rest() {
+        if state.withLock({ $0.active.isEmpty }) { pool.trim() }
     }
 }
 

@@ -27,6 +27,8 @@ final class Recorder: Sendable {
     private let syncing = Monitor(())
     /// Told what the index has recorded; set once, before the threads start.
     nonisolated(unsafe) var onRecorded: (@Sendable (Landing) -> Void)?
+    /// Called every few seconds; set once, before the threads start.
+    nonisolated(unsafe) var onInterval: (@Sendable () -> Void)?
     /// Told of errors that nobody waits for.
     private let reporter = Mutex<(@Sendable (any Error) -> Void)?>(nil)
 
@@ -98,6 +100,7 @@ final class Recorder: Sendable {
             let stopping = state.wait(seconds: Self.syncInterval) { $0.isStopping ? true : nil }
             if stopping == true { return }
             do { try sync() } catch { report(error) }
+            onInterval?()
         }
     }
 

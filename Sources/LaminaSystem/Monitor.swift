@@ -42,6 +42,19 @@ public final class Monitor<State>: @unchecked Sendable {
         return try body(&state)
     }
 
+    /// Runs `body` with the lock held, then wakes one waiter: for state whose waiters all wait for the same, where one of them
+    /// takes what `body` brings.
+    public func withLockWakingOne<Result, Failure: Error>(
+        _ body: (inout State) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        pthread_mutex_lock(lock)
+        defer {
+            pthread_cond_signal(condition)
+            pthread_mutex_unlock(lock)
+        }
+        return try body(&state)
+    }
+
     /// Waits until `body` answers something; it runs with the lock held, first at once and then after each `notify`.
     public func wait<Result, Failure: Error>(
         _ body: (inout State) throws(Failure) -> Result?

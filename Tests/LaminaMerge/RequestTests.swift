@@ -216,6 +216,38 @@ struct RequestTests {
         }
     }
 
+    @Test("run ahead of who opens small files in order, further each time, and of nobody else")
+    func runningAhead() throws {
+        let fixture = try Fixture()
+        var layer = ForgedLayer()
+        let files = (0..<2400).map { noise(2000, seed: UInt64($0)) }
+        for (number, bytes) in files.enumerated() { layer.file("f\(number)", bytes) }
+        layer.finish()
+        try fixture.write(layer)
+        try fixture.withEngine { engine in
+            _ = try fixture.index(engine)
+            let source = fixture.control(engine)
+            let contents = try files.map { try engine.content(SHA256.hash($0)).id }
+            let answers = Answers()
+            engine.whole(contents[0], answers.take(0))
+            #expect(answers.wait())
+            #expect(eventually { source.reads.count == 1 && engine.isIdle })
+            // Nobody has opened what was taken along.
+            usleep(50_000)
+            #expect(source.reads.count == 1)
+            // As the file system asks at an open.
+            for content in contents[1..<100] { _ = engine.knowledge(of: content) }
+            #expect(eventually { source.reads.count == 2 && engine.isIdle })
+            let reads = source.reads
+            #expect(reads[1].range.lowerBound == reads[0].range.upperBound)
+            #expect(reads[1].range.count > reads[0].range.count * 3 / 2)
+            for number in 0..<1100 { engine.whole(contents[number], answers.take(number + 1)) }
+            #expect(answers.wait(for: 1101))
+            #expect(answers.allSucceededOnce)
+            #expect(source.reads.count == 2)
+        }
+    }
+
     @Test("for what a reader began in one layer go on there when another layer that has it is pulled")
     func otherLayer() throws {
         let fixture = try Fixture()

@@ -80,6 +80,51 @@ struct LandingTests {
         }
         #expect(error?.code == ENOENT)
     }
+
+    @Test(
+        "a chunk lands whole, whatever its size, place and memory, whether it goes past the page cache or not",
+        arguments: [
+            (0, 3 << 20, 0), (4 << 20, (1 << 20) + 123, 0), (5, 2 << 20, 0), (4096, 2 << 20, 8), (4 << 20, 100, 0),
+        ])
+    func writing(offset: Int, count: Int, misalignment: Int) throws {
+        let store = try scratch.open()
+        let name = BackingName(digest: digest("large"), claim: digest("claim"))
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: count + misalignment, alignment: 4096)
+        defer { memory.deallocate() }
+        let bytes = UnsafeMutableRawBufferPointer(rebasing: memory[misalignment...])
+        bytes.copyBytes(from: pattern(count))
+        let size = Int64(offset + count)
+        for keepsCached in [false, true] {
+            let file = try store.files.writable(name, size: size)
+            try file.write(UnsafeRawBufferPointer(bytes), at: Int64(offset), keepsCached: keepsCached)
+            let read = try store.files.open(name).read(Int(size), at: 0)
+            #expect(read.count == Int(size))
+            #expect(read[..<offset].allSatisfy { $0 == 0 })
+            #expect(read[offset...].elementsEqual(bytes))
+        }
+    }
+
+    @Test("a content of one chunk is written whole, whatever had its name", arguments: [100, (2 << 20) + 5])
+    func writingWhole(count: Int) throws {
+        let store = try scratch.open()
+        let name = BackingName(digest: digest("single"), claim: nil)
+        let bytes = pattern(count)
+        for left in [nil, 0, count + 9000] as [Int?] {
+            if let left { try store.files.create(name, size: 1).truncate(to: Int64(left)) }
+            try bytes.withUnsafeBytes { try store.files.write($0, as: name, keepsCached: false) }
+            let file = try store.files.open(name)
+            #expect(try file.read(count + 1, at: 0) == bytes)
+            #expect(try file.firstHole() == Int64(count))
+        }
+        // Somebody shares the file by now: it is not written to.
+        let other = BackingName(digest: digest("other"), claim: nil)
+        let directory = store.files.directoryFile.descriptor
+        mkdirat(directory, String(other.path.prefix(2)), 0o755)
+        #expect(linkat(directory, name.path, directory, other.path, 0) == 0)
+        try pattern(count, seed: 3).withUnsafeBytes { try store.files.write($0, as: name, keepsCached: false) }
+        #expect(try store.files.open(other).read(count, at: 0) == bytes)
+        #expect(try store.files.open(name).read(count, at: 0) == pattern(count, seed: 3))
+    }
 }
 
 @Suite("Sharing what is proven")

@@ -104,6 +104,10 @@ int lamina_fuse_replay(struct lamina_fuse_worker *worker, const void *init_reque
 /// Has the kernel send again what was read and not answered, by whomever (FUSE_NOTIFY_RESEND, Linux 6.9). 0 or -errno.
 int lamina_fuse_resend(const struct lamina_fuse *fuse);
 
+/// Lets another thread take requests while this one answers; a callback calls it before it does what may take long. On a
+/// thread that does not step it does nothing.
+void lamina_fuse_share(void);
+
 /// Whether INIT has been answered.
 bool lamina_fuse_is_ready(const struct lamina_fuse *fuse);
 /// The bytes of the INIT request, header included; NULL before it came. Valid as long as the session.
