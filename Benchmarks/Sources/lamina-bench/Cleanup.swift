@@ -53,7 +53,18 @@ enum Cleanup {
         }
     }
 
-    /// Unmounts what a run that was killed has left.
+    /// Ends what a run that was killed has left: processes that were told a path below `directory`, then mounts.
+    static func sweep(_ directory: String) {
+        for entry in (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? [] {
+            guard let process = pid_t(entry), process != getpid() else { continue }
+            let words = (try? Data(contentsOf: URL(fileURLWithPath: "/proc/\(entry)/cmdline"))) ?? Data()
+            if words.split(separator: 0).contains(where: { $0.starts(with: Data((directory + "/").utf8)) }) {
+                kill(process, SIGTERM)
+            }
+        }
+        unmountBelow(directory)
+    }
+
     static func unmountBelow(_ directory: String) {
         let table = (try? String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)) ?? ""
         let points = table.split(separator: "\n").compactMap { line -> String? in

@@ -108,7 +108,7 @@ private let comparisons: [Figure] =
             "walk.disk", "the same with nothing in memory, against ext4", .ratio, part: "tree",
             how: "`echo 3 > drop_caches` before: inodes come from the disk, the index as well")
     ]
-    + everywhere("walk.disk", "cold walk from the disk", .seconds, "tree")
+    + everywhere("walk.disk", "cold walk from the disk", .seconds, "tree").filter { !$0.id.contains("overla") }
     + [
         Figure(
             "toc.cpu", "100,000-entry TOC into the index: CPU", .seconds, part: "tree", how: "of `lamina pull --lazy`"),

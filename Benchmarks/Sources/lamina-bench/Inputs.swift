@@ -84,7 +84,7 @@ struct Inputs {
         return try image("text", of: "dir:" + path)
     }
 
-    /// This machine's `/usr`; of a large one the smallest directories, up to 1,300 MB of them.
+    /// This machine's `/usr`; of a large one the smallest directories, up to 1,000 MB of them.
     func usrImage() throws -> Image {
         try once("usr") {
             let path = try emptied("usr")
@@ -94,7 +94,7 @@ struct Inputs {
                 let fields = line.split(separator: "\t")
                 return Int(fields[0]).map { (megabytes: $0, path: String(fields[1])) }
             }
-            var left = 1300
+            var left = 1000
             for directory in sizes.sorted(by: { ($0.megabytes, $0.path) < ($1.megabytes, $1.path) }) {
                 left -= directory.megabytes
                 if left < 0 { break }

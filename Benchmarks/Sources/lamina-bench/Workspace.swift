@@ -19,7 +19,7 @@ struct Workspace {
         guard lock >= 0, flock(lock, LOCK_EX | LOCK_NB) == 0 else {
             throw Failure("another benchmark runs in \(root)")
         }
-        Cleanup.unmountBelow(root)
+        Cleanup.sweep(run)
         try removeTree(run)
         try makeDirectory(run)
         Cleanup.hold(directory: run)
