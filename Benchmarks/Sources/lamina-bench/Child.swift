@@ -22,6 +22,7 @@ final class Child {
     /// - Parameters:
     ///   - output: the file that takes standard output and error; nothing is kept without it.
     init(_ arguments: [String], output: String = "/dev/null") throws {
+        Cleanup.stopWhenEnding()
         name = arguments.joined(separator: " ")
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
@@ -129,8 +130,9 @@ func run(_ arguments: [String]) throws -> (usage: Usage, output: String) {
     }
     let (status, usage) = try Child(arguments, output: output).wait()
     guard status == 0 else {
+        let how = status & 0x7f == 0 ? "with status \(status >> 8)" : "by signal \(status & 0x7f)"
         let said = (try? String(contentsOfFile: output + ".err", encoding: .utf8)) ?? ""
-        throw Failure("\(arguments.joined(separator: " ")) ended with status \(status >> 8): \(said.suffix(600))")
+        throw Failure("\(arguments.joined(separator: " ")) ended \(how): \(said.suffix(600))")
     }
     return (usage, (try? String(contentsOfFile: output, encoding: .utf8)) ?? "")
 }

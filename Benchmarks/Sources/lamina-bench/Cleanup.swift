@@ -7,11 +7,32 @@ enum Cleanup {
         var processes: Set<pid_t> = []
         var mounts: [String] = []
         var directories: Set<String> = []
+        var isEnding = false
     }
 
     private static let held = Mutex(Held())
 
-    static func hold(process: pid_t) { held.withLock { _ = $0.processes.insert(process) } }
+    /// Returns only while the benchmark goes on: a part whose process was ended must not begin anything new.
+    static func hold(process: pid_t) {
+        let isEnding = held.withLock { held in
+            if !held.isEnding { held.processes.insert(process) }
+            return held.isEnding
+        }
+        if isEnding {
+            kill(process, SIGKILL)
+            stayHere()
+        }
+    }
+
+    /// Stops this thread for good where the benchmark is being ended by another one.
+    static func stopWhenEnding() {
+        if held.withLock({ $0.isEnding }) { stayHere() }
+    }
+
+    private static func stayHere() -> Never {
+        while true { pause() }
+    }
+
     static func release(process: pid_t) { held.withLock { _ = $0.processes.remove(process) } }
     static func hold(mount: String) { held.withLock { $0.mounts.append(mount) } }
     static func release(mount: String) { held.withLock { $0.mounts.removeAll { $0 == mount } } }
@@ -37,7 +58,7 @@ enum Cleanup {
     /// Unmounts first, so that no process is left waiting for a file system without a server.
     static func all() {
         let last = held.withLock { held in
-            defer { held = Held() }
+            defer { held = Held(isEnding: true) }
             return held
         }
         for mount in last.mounts.reversed() { umount2(mount, Int32(MNT_DETACH)) }
