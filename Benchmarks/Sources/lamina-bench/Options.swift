@@ -7,7 +7,7 @@ struct Options {
 
           --lamina PATH   the release binary to be measured
           --dir DIR       where inputs are kept and stores are made (default: LAMINA_BENCH_DIR, else .bench)
-          --quick         fewer rounds, and not the slowest parts
+          --quick         fewer rounds; without the 4 GiB file and the part formats
           --write FILE    write the page of figures as well as print the table
           --part NAME     only this part: \(Bench.parts.map(\.name).joined(separator: ", "))
         """
