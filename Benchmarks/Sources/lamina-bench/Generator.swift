@@ -42,16 +42,30 @@ struct Generator {
         }
     }
 
-    /// Like text: words of a vocabulary, the frequent ones short. gzip -6 makes about 4:1 of it.
+    /// Like text: words of a vocabulary, the frequent ones short, and phrases that were there before. gzip -6 makes about 4:1
+    /// of it.
     mutating func fillText(_ bytes: UnsafeMutableRawBufferPointer, _ words: [[UInt8]]) {
         var at = 0
         while at < bytes.count {
-            // The square makes low numbers frequent.
-            let chance = Double(next() >> 11) / Double(1 << 53)
-            let word = words[Int(chance * chance * chance * chance * Double(words.count))]
-            let size = min(word.count, bytes.count - at)
-            word.withUnsafeBytes { (bytes.baseAddress! + at).copyMemory(from: $0.baseAddress!, byteCount: size) }
-            at += size
+            for _ in 0..<10 {
+                // A power makes low numbers frequent.
+                let chance = Double(next() >> 11) / Double(1 << 53)
+                let word = words[Int(chance * chance * chance * chance * Double(words.count))]
+                let size = min(word.count, bytes.count - at)
+                word.withUnsafeBytes {
+                    UnsafeMutableRawBufferPointer(rebasing: bytes[at..<at + size])
+                        .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[..<size]))
+                }
+                at += size
+            }
+            let copied = min(40 + next(below: 70), bytes.count - at)
+            let reach = min(at, 30_000)
+            if copied > 0, reach > copied {
+                let from = at - copied - next(below: reach - copied)
+                UnsafeMutableRawBufferPointer(rebasing: bytes[at..<at + copied])
+                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[from..<from + copied]))
+                at += copied
+            }
         }
     }
 

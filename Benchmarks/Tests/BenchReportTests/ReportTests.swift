@@ -7,7 +7,7 @@ struct ReportTests {
 
     @Test(
         "the median of an even number of samples is the mean of the middle two",
-        arguments: [([3.0, 1, 2], 2.0), ([4, 1, 3, 2], 2.5), ([7], 7)])
+        arguments: [([3.0, 1, 2], 2.0), ([4, 1, 3, 2], 2.5), ([7], 7)] as [([Double], Double)])
     func median(values: [Double], median: Double) {
         #expect(Samples(values).median == median)
     }
@@ -22,7 +22,7 @@ struct ReportTests {
         "a verdict compares the median with both bounds",
         arguments: [
             ([0.7], "aim"), ([0.71], "met"), ([0.9], "met"), ([0.91], "NOT met"), ([0.1, 0.95, 0.96], "NOT met"),
-        ])
+        ] as [([Double], String)])
     func verdict(values: [Double], verdict: String) {
         #expect(figure.verdict(of: Samples(values))?.rawValue == verdict)
     }
@@ -41,7 +41,7 @@ struct ReportTests {
             (Figure.Unit.ratio, 0.8765, "0.877 ×"), (.perSecond, 1_234_567, "1,234,567 /s"),
             (.seconds, 11.999, "12.00 s"),
             (.mebibytes, 0.04, "0.0 MiB"), (.milliseconds, 1.005, "1.00 ms"), (.bytes, 999.6, "1,000 B"),
-        ])
+        ] as [(Figure.Unit, Double, String)])
     func numbers(unit: Figure.Unit, value: Double, text: String) {
         #expect(unit.text(value) == text)
     }
