@@ -13,8 +13,17 @@ extension CountingProxy {
                 return
             }
             let blob = Self.blob(in: words[1])
-            let place = log(
-                Request(method: words[0], path: words[1], range: head["Range"], blob: blob, connection: connection))
+            var request = Request(
+                method: words[0], path: words[1], range: head["Range"], blob: blob, connection: connection)
+            request.authorization = head["Authorization"]
+            for field in head.fields { request.fields[field.name.lowercased()] = field.value }
+            let place = log(request)
+            if let challenge = tokens?.challenge(to: head["Authorization"]) {
+                update(place) { $0.status = 401 }
+                let answer = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: \(challenge)\r\nContent-Length: 0\r\n\r\n"
+                guard client.send(answer) else { return }
+                continue
+            }
             let isManifest = words[1].contains("/manifests/")
             let faults = self.faults
             let applies =
@@ -78,11 +87,25 @@ extension CountingProxy {
         var request = request
         request["Connection"] = "close"
         request["Host"] = "127.0.0.1:\(upstream)"
+        // Ours, not the registry's.
+        if tokens != nil { request["Authorization"] = nil }
         if faults.ignoresRange { request["Range"] = nil }
+        if let shift = faults.shiftsRange,
+            let range = request["Range"]?.split(separator: "=").last?.split(separator: "-"),
+            range.count == 2, let first = Int64(range[0]), let last = Int64(range[1])
+        {
+            request["Range"] = "bytes=\(first + shift)-\(last + shift)"
+        }
         guard let server = try? LoopbackSocket.connected(to: upstream), server.send(request.text),
             var response = server.receiveHead()
         else { return false }
         response["Connection"] = nil
+        if let body = faults.body {
+            response["Content-Length"] = "\(body.count)"
+            for field in faults.fields { response[field.key] = field.value }
+            update(place) { $0.status = response.status }
+            return client.send(response.text) && body.withUnsafeBytes { client.send($0) }
+        }
         for field in faults.fields { response[field.key] = field.value }
         let length = method == "HEAD" || response.status == 304 ? 0 : response["Content-Length"].flatMap { Int64($0) }
         let isChunked = faults.isChunked && length != nil && method == "GET"

@@ -12,6 +12,10 @@ public final class CountingProxy: Sendable {
         public var path: String
         /// The Range field as it came.
         public var range: String?
+        /// The Authorization field as it came.
+        public var authorization: String?
+        /// All fields as they came, names in lower case.
+        public var fields: [String: String] = [:]
         /// Of a request for a blob: which.
         public var blob: Digest?
         public var status = 0
@@ -31,6 +35,7 @@ public final class CountingProxy: Sendable {
         var open: [Int: LoopbackSocket] = [:]
         var threads: [Thread] = []
         var isStopped = false
+        var tokens: TokenServer?
     }
 
     public let port: UInt16
@@ -91,6 +96,12 @@ public final class CountingProxy: Sendable {
     public var faults: Faults {
         get { state.withLock { $0.faults } }
         set { state.withLock(notify: true) { $0.faults = newValue } }
+    }
+
+    /// Lets only those pass who show a token of this server; nil lets everybody.
+    public var tokens: TokenServer? {
+        get { state.withLock { $0.tokens } }
+        set { state.withLock { $0.tokens = newValue } }
     }
 
     /// Everything that passed since the last reset.

@@ -39,6 +39,10 @@ public struct Faults: Sendable {
     public var retryAfter: Int?
     /// `Range` does not reach the registry, which sends the whole with 200.
     public var ignoresRange = false
+    /// The registry is asked for a range that many bytes further on, and its answer says so.
+    public var shiftsRange: Int64?
+    /// Goes out in place of each body.
+    public var body: [UInt8]?
     public var corruptions: [Corruption] = []
     /// Answers 307 to this base URL (of another proxy) instead of passing on: `http://127.0.0.1:PORT`.
     public var redirect: String?

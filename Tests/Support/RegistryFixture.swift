@@ -16,6 +16,19 @@ public final class RegistryFixture: @unchecked Sendable {
     /// What references begin with: `127.0.0.1:PORT`.
     public var host: String { "127.0.0.1:\(port)" }
 
+    /// How a registry answers, beyond anonymous HTTP.
+    public struct Guard {
+        /// Files of a certificate and its key: TLS, and HTTP/2 with it.
+        public var certificate: TestAuthority.Certificate?
+        /// A line of htpasswd(1) with bcrypt, as docker-registry takes it.
+        public var htpasswd: String?
+
+        public init(certificate: TestAuthority.Certificate? = nil, htpasswd: String? = nil) {
+            self.certificate = certificate
+            self.htpasswd = htpasswd
+        }
+    }
+
     /// What a test says when it cannot run.
     public struct Unavailable: Error, CustomStringConvertible {
         public var description: String
@@ -23,21 +36,32 @@ public final class RegistryFixture: @unchecked Sendable {
 
     /// Starts a registry and waits until it answers.
     ///
+    /// - Parameter other: a registry whose images this one serves too.
     /// - Throws: ``Unavailable`` without docker-registry.
-    public init() throws {
+    public init(guarded: Guard = Guard(), serving other: RegistryFixture? = nil) throws {
         guard access("/usr/bin/docker-registry", X_OK) == 0 else {
             throw Unavailable(
                 description: "the registry tests need /usr/bin/docker-registry (apt install docker-registry)")
         }
         directory = try temporaryDirectory("registry")
         port = try LoopbackSocket.listening().port
+        var http = "addr: 127.0.0.1:\(port), relativeurls: true"
+        if let certificate = guarded.certificate {
+            http += ", tls: {certificate: \(certificate.path), key: \(certificate.key)}"
+        }
+        var auth = ""
+        if let line = guarded.htpasswd {
+            try File(directory + "/htpasswd", O_WRONLY | O_CREAT).write(Array((line + "\n").utf8))
+            auth = "auth: {htpasswd: {realm: lamina, path: \(directory)/htpasswd}}"
+        }
         let configuration = """
             version: 0.1
             log: {level: error, accesslog: {disabled: true}}
             storage:
-              filesystem: {rootdirectory: \(directory)/data}
+              filesystem: {rootdirectory: \(other?.directory ?? directory)/data}
               maintenance: {uploadpurging: {enabled: false}}
-            http: {addr: 127.0.0.1:\(port), relativeurls: true}
+            http: {\(http)}
+            \(auth)
 
             """
         try File(directory + "/config.yml", O_WRONLY | O_CREAT).write(Array(configuration.utf8))

@@ -134,7 +134,8 @@ struct HostAttempt {
             let failure = try exchange.transientFailure(
                 ending, at: Origin.withoutQuery(url), resource.subject, isRedirected: url != own)
             let wait = try patience.wait(
-                after: failure, retryAfter: exchange.retryAfter, progressed: receiver.progress > before)
+                after: failure, retryAfter: exchange.retryAfter,
+                progressed: receiver.progress - before >= settings.progressByteCount)
             settings.onRetry(failure, wait)
             guard pause(wait, shouldStop: shouldStop) else { throw interrupted }
         }

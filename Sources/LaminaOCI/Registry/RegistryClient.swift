@@ -33,8 +33,10 @@ public struct RegistryClient: Sendable {
         public var stallLimit: Duration = .seconds(30)
         /// How long making a connection may take.
         public var connectLimit: Duration = .seconds(15)
-        /// How often in a row an attempt may end without a single new byte.
+        /// How often in a row an attempt may end without new bytes.
         public var tryLimit = 5
+        /// So many new bytes let an attempt count as one that brought something.
+        var progressByteCount: Int64 = 1
         /// The wait before the second try; it doubles with each one, by chance up to half of it is left out.
         public var backoff: Duration = .milliseconds(200)
         /// The longest such wait.
@@ -61,6 +63,8 @@ public struct RegistryClient: Sendable {
             settings.stallLimit = min(stallLimit, .seconds(10))
             settings.connectLimit = min(connectLimit, .seconds(5))
             settings.retryAfterLimit = min(retryAfterLimit, .seconds(5))
+            // One that breaks again and again, and brings little in between, would be worse than the registry itself.
+            settings.progressByteCount = 1 << 20
             return settings
         }
     }
