@@ -15,6 +15,8 @@ DESTDIR ?=
 RELEASE := -c release --static-swift-stdlib --product lamina
 # Where the release build puts the binary; not asked for before it is needed, as it takes a second.
 BINARY = $(shell $(SWIFT) build $(RELEASE) --show-bin-path)/lamina
+# How long `make fuzz` takes for each of its targets. The shell has a SECONDS of its own: only what make was given counts.
+SECONDS_EACH = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)
 # Warnings of our own code are errors where it counts.
 STRICT := $(if $(CI),-Xswiftc -warnings-as-errors,)
 
@@ -24,7 +26,7 @@ LAMINA_BENCH_DIR ?= $(CURDIR)/.bench
 PART ?=
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test fuzz lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -63,6 +65,9 @@ bench-quick: bench-build ## The same with fewer rounds, printed only; PART=NAME 
 
 bench-test: ## Test what makes figures of measurements.
 	$(SWIFT) test --package-path Benchmarks
+
+fuzz: setup ## Fuzz each parser of bytes from outside: SECONDS (60) each, TARGETS (all).
+	@scripts/fuzz.sh $(SECONDS_EACH) $(TARGETS)
 
 lint: ## Check the format of all Swift files.
 	@scripts/lint.sh

@@ -23,7 +23,9 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Reso
 let package = Package(
     name: "lamina",
     products: [
-        .executable(name: "lamina", targets: ["lamina"])
+        .executable(name: "lamina", targets: ["lamina"]),
+        // For the package in Tests/Fuzz.
+        .library(name: "LaminaFuzzTargets", targets: ["LaminaFuzzTargets"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
@@ -87,10 +89,15 @@ let package = Package(
         .target(
             name: "LaminaTestSupport", dependencies: ["LaminaOCI", "LaminaDigest", "LaminaSystem", "CCurl"],
             path: "Tests/Support", swiftSettings: swift),
+        .target(
+            name: "LaminaFuzzTargets", dependencies: ["LaminaFormats"], path: "Tests/Fuzz/Targets", swiftSettings: swift
+        ),
         tests("LaminaTOML", ["LaminaTOML"]),
         tests("LaminaSQLite", ["LaminaSQLite"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
-        tests("LaminaFormats", ["LaminaFormats", "LaminaDigest", "LaminaSystem", "CZlib", "CZstd"]),
+        tests(
+            "LaminaFormats",
+            ["LaminaFormats", "LaminaDigest", "LaminaSystem", "LaminaFuzzTargets", "CZlib", "CZstd"]),
         tests("LaminaConvert", ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),

@@ -136,14 +136,14 @@ final class Conversion {
 extension Conversion {
     /// Writes one layer's blob, which gets its name only in `finish`.
     func write(
-        to layout: OCILayoutWriter, of input: (any LayerInput)? = nil, _ body: (EStargzWriter) throws -> Void
+        to layout: OCILayoutWriter, of input: (any LayerInput)? = nil, _ body: (LayerWriter) throws -> Void
     ) throws -> WrittenLayer {
         try checkStop()
         let blob = try layout.beginBlob()
         // The writer hashes the blob already: the bytes go straight to its file.
         let file = UnownedFile(descriptor: blob.descriptor, path: destination.directory)
         var offset: Int64 = 0
-        let writer = try EStargzWriter(options: options.layer) { bytes in
+        let writer = try LayerWriter(options: options.layer) { bytes in
             try self.checkStop()
             try file.write(bytes, at: offset)
             offset += Int64(bytes.count)
@@ -192,7 +192,7 @@ extension Conversion {
 /// A layer whose blob is complete but has no name yet; it goes when this goes.
 struct WrittenLayer {
     let blob: BlobWriter
-    let result: EStargzWriter.Result
+    let result: LayerWriter.Result
     let source: Descriptor?
 
     /// Without the annotations that told of the old blob's own format.
@@ -201,11 +201,22 @@ struct WrittenLayer {
         for key in annotations.keys where Self.formatPrefixes.contains(where: { key.hasPrefix($0) }) {
             annotations[key] = nil
         }
-        annotations["containerd.io/snapshot/stargz/toc.digest"] = result.tocDigest.description
-        annotations["io.containers.estargz.uncompressed-size"] = "\(result.uncompressedSize)"
+        var mediaType = MediaType.ociLayerGzip
+        if let chunked = result.chunked {
+            // https://github.com/containers/storage/blob/main/pkg/chunked/internal/minimal/compression.go
+            let prefix = "io.github.containers.zstd-chunked."
+            let (toc, tarSplit) = (chunked.toc, chunked.tarSplit)
+            annotations[prefix + "manifest-checksum"] = chunked.tocChecksum.description
+            annotations[prefix + "manifest-position"] = "\(toc.offset):\(toc.compressedSize):\(toc.size):1"
+            annotations[prefix + "tarsplit-position"] =
+                "\(tarSplit.offset):\(tarSplit.compressedSize):\(tarSplit.size)"
+            mediaType = MediaType.ociLayerZstd
+        } else {
+            annotations["containerd.io/snapshot/stargz/toc.digest"] = result.tocDigest.description
+            annotations["io.containers.estargz.uncompressed-size"] = "\(result.uncompressedSize)"
+        }
         return Descriptor(
-            mediaType: MediaType.ociLayerGzip, digest: result.blobDigest, size: result.blobSize,
-            annotations: annotations)
+            mediaType: mediaType, digest: result.blobDigest, size: result.blobSize, annotations: annotations)
     }
 
     var converted: ConvertedImage.Layer {

@@ -12,7 +12,7 @@ public enum Converter {
     /// How to convert.
     public struct Options: Sendable {
         /// Chunk size, compression level, threads and memory.
-        public var layer = EStargzWriter.Options()
+        public var layer = LayerWriter.Options()
         /// Paths of files that are to come first, in this order: what a container reads at its start. Each goes to the front
         /// of the last layer that holds it, its parent directories before it.
         public var prioritizedFiles: [[UInt8]] = []

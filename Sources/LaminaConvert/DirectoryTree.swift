@@ -31,13 +31,13 @@ final class DirectoryTree {
     }
 
     /// Writes the whole tree, the prioritized files first.
-    func write(to writer: EStargzWriter, for conversion: Conversion) throws {
+    func write(to writer: LayerWriter, for conversion: Conversion) throws {
         var status = stat()
         if stat(conversion.destination.directory, &status) == 0 { destination = FileID(status) }
         let run = Run(tree: self, writer: writer, conversion: conversion)
         let prioritized = PrioritizedConversion.paths(conversion.options.prioritizedFiles)
         for path in prioritized { try run.writeAhead(path) }
-        try writer.append(prioritized.isEmpty ? EStargzWriter.Landmark.noPrefetch : .prefetch)
+        try writer.append(prioritized.isEmpty ? LayerWriter.Landmark.noPrefetch : .prefetch)
         try run.writeRoot()
         try run.writeChildren(of: root, name: [])
     }
@@ -45,7 +45,7 @@ final class DirectoryTree {
     /// One walk: what its functions share.
     struct Run {
         let tree: DirectoryTree
-        let writer: EStargzWriter
+        let writer: LayerWriter
         let conversion: Conversion
     }
 }

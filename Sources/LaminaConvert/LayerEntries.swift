@@ -22,8 +22,8 @@ enum LayerEntries {
 
     /// Whether a cleaned name is one of those that eStargz keeps for itself.
     static func isReserved(_ name: [UInt8]) -> Bool {
-        name.elementsEqual(EStargzWriter.tocName.utf8)
-            || EStargzWriter.Landmark.allCases.contains { name.elementsEqual($0.rawValue.utf8) }
+        name.elementsEqual(LayerWriter.tocName.utf8)
+            || LayerWriter.Landmark.allCases.contains { name.elementsEqual($0.rawValue.utf8) }
     }
 }
 
@@ -34,8 +34,8 @@ enum LayerEntries {
 struct StreamedLayer {
     let input: any LayerInput
 
-    func write(to writer: EStargzWriter, for conversion: Conversion) throws {
-        try writer.append(EStargzWriter.Landmark.noPrefetch)
+    func write(to writer: LayerWriter, for conversion: Conversion) throws {
+        try writer.append(LayerWriter.Landmark.noPrefetch)
         var reader = TarReader()
         var isKept = false
         try input.readTar(for: conversion) { bytes in

@@ -90,10 +90,10 @@ final class SpooledLayer {
     }
 
     /// Writes the layer: the prioritized entries with what they need first, then the landmark, then the rest as it comes.
-    func write(to writer: EStargzWriter, prioritized: [Int], for conversion: Conversion) throws {
+    func write(to writer: LayerWriter, prioritized: [Int], for conversion: Conversion) throws {
         let first = order(prioritized)
         for entry in first { try write(entry, to: writer, for: conversion) }
-        try writer.append(prioritized.isEmpty ? EStargzWriter.Landmark.noPrefetch : .prefetch)
+        try writer.append(prioritized.isEmpty ? LayerWriter.Landmark.noPrefetch : .prefetch)
         let isWritten = Set(first)
         for entry in entries.indices where fate(entry) != .replaced && !isWritten.contains(entry) {
             try write(entry, to: writer, for: conversion)
@@ -147,7 +147,7 @@ final class SpooledLayer {
         }
     }
 
-    private func write(_ number: Int, to writer: EStargzWriter, for conversion: Conversion) throws {
+    private func write(_ number: Int, to writer: LayerWriter, for conversion: Conversion) throws {
         var entry = entries[number]
         switch fate(number) {
         case .linksTo(let target): entry.header.linkName = entries[target].header.name

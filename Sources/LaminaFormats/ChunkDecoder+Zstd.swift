@@ -1,21 +1,27 @@
 import CZstd
 
 extension ChunkDecoder {
-    /// Decompresses frames (RFC 8878) into `output` until `needed` bytes are there, and on as far as there is room.
+    /// Decompresses frames (RFC 8878) into the buffer until `needed` bytes are there, and on as far as there is room; with
+    /// `whole` to the end of the input.
     ///
     /// Most writers do not say a frame's size (they stream), so nothing is allocated by what a frame says of itself.
     func decompress(
-        _ frames: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer, needing needed: Int
+        _ frames: UnsafeRawBufferPointer, needing needed: Int, whole: Bool
     ) throws(FormatError) -> Int {
         if zstd == nil { zstd = try ZstdStream() }
         guard let zstd else { return 0 }
         zstd.reset()
+        isWhole = false
         var input = frames
         var written = 0
-        while written < output.count {
+        while true {
+            if written == buffer.count {
+                // What is left in the decompressor, if anything, is nothing that is needed.
+                guard whole, written - needed < Self.wholeLimit else { break }
+                grow(keeping: written, to: buffer.count * 2)
+            }
             let before = (input.count, written)
-            let step = zstd.step(&input, UnsafeMutableRawBufferPointer(rebasing: output[written...]))
-            switch step {
+            switch zstd.step(&input, UnsafeMutableRawBufferPointer(rebasing: buffer[written...])) {
             case .more(let count), .frameEnd(let count): written += count
             case .corrupt(let reason):
                 // What is needed was right; behind it may be anything.
@@ -24,7 +30,10 @@ extension ChunkDecoder {
                     .corruptMember, "the zstd frame is damaged: \(reason)", offset: Int64(frames.count - input.count),
                     expected: "\(needed) bytes", actual: "\(written)")
             }
-            if (input.count, written) == before { break }
+            if (input.count, written) == before || (input.isEmpty && written < buffer.count) {
+                isWhole = input.isEmpty
+                break
+            }
         }
         guard written >= needed else {
             throw FormatError(

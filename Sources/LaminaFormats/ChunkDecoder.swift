@@ -20,11 +20,16 @@ public final class ChunkDecoder {
     /// A buffer larger than this is given back after its use.
     private static let keptCapacity = 32 << 20
 
+    /// What a frame may hold behind what is needed, where all of it is wanted.
+    static let wholeLimit = 64 << 20
+
     private let decompressor: OpaquePointer
     private let inflater: Inflater
+    /// Whether the last member of zstd was decompressed to its end.
+    public internal(set) var isWhole = false
     /// Set up when the first frame comes: most stores never see one.
     var zstd: ZstdStream?
-    private var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    private(set) var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
 
     /// A decoder with no buffer yet. Throws ``FormatError`` `tooLarge` when memory is short.
     public init() throws(FormatError) {
@@ -43,10 +48,11 @@ public final class ChunkDecoder {
     /// Decompresses `member` and gives its payload, at least the first `needed` bytes, to `body`; valid during the call.
     ///
     /// For gzip as ``inflate(_:needing:_:)``; a member of zstd is a frame, perhaps followed by more; one that is not
-    /// compressed is its own payload.
+    /// compressed is its own payload. With `whole`, a member of zstd is decompressed to its end where that is not far (64 MiB);
+    /// ``isWhole`` says whether it was.
     public func decode<Result>(
         _ member: UnsafeRawBufferPointer, as compression: StreamDecompressor.Compression, needing needed: Int,
-        _ body: (UnsafeRawBufferPointer) throws -> Result
+        whole: Bool = false, _ body: (UnsafeRawBufferPointer) throws -> Result
     ) throws -> Result {
         switch compression {
         case .gzip: return try inflate(member, needing: needed, body)
@@ -54,7 +60,7 @@ public final class ChunkDecoder {
             guard needed >= 0, needed <= Int.max / 2 else { throw Self.impossible(needed) }
             reserve(needed + Self.smallSlack)
             defer { if buffer.count > Self.keptCapacity { release() } }
-            let count = try decompress(member, into: buffer, needing: needed)
+            let count = try decompress(member, needing: needed, whole: whole)
             return try body(UnsafeRawBufferPointer(rebasing: buffer.prefix(count)))
         case .identity:
             guard needed >= 0, needed <= member.count else {
@@ -149,6 +155,14 @@ public final class ChunkDecoder {
         // Whole 64 KiB, so that sizes that differ a little do not allocate again.
         // At a page, so that what is inflated can be written past the page cache.
         buffer = .allocate(byteCount: (count + 0xffff) & ~0xffff, alignment: 4096)
+    }
+
+    /// Makes room for as much again, with the bytes in use where they are.
+    func grow(keeping used: Int, to count: Int) {
+        let grown = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 64)
+        grown.copyMemory(from: UnsafeRawBufferPointer(rebasing: buffer[..<used]))
+        release()
+        buffer = grown
     }
 
     private func release() {

@@ -55,7 +55,8 @@ public final class ImagePull {
         progress.layers = image.layers.count
         report(progress)
         let indexer = LayerIndexer(
-            store: engine.store, source: source, tag: reference.tag, shouldStop: shouldStop
+            store: engine.store, source: source, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
+            refusesUnproven: engine.options.refusesUnproven, shouldStop: shouldStop
         ) { [self] count in progress.fetchedBytes += Int64(count) }
         var layers: [LayerID] = []
         for (number, descriptor) in image.layers.enumerated() {
@@ -133,6 +134,11 @@ public final class ImagePull {
             throw failure ?? MergeError(.index, "what has landed cannot be recorded", cause: error)
         }
         if let failure { throw failure }
+        // The image is whole without it: what cannot be told now, the ledger says so.
+        do { try engine.proveDiffIDs(image) } catch {
+            if shouldStop() { throw MergeError.stopped }
+            engine.recorder.report(error)
+        }
         update()
         // What was copied from other contents did not pass the pulls.
         progress.landedBytes = try engine.store.index.totals(of: image.id).landedBytes

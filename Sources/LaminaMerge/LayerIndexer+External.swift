@@ -25,7 +25,8 @@ extension LayerIndexer {
             bytes = try source.manifest(.tag(other), shouldStop: shouldStop)
         } catch {
             throw MergeError(
-                .badImage, "layer \(descriptor.digest) has its table of contents in the image '\(other)', which cannot be had",
+                .badImage,
+                "layer \(descriptor.digest) has its table of contents in the image '\(other)', which cannot be had",
                 cause: error)
         }
         let document = try ImageDocument(parsing: bytes.bytes, mediaType: bytes.mediaType, name: other)

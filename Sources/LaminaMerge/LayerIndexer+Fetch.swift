@@ -105,8 +105,10 @@ extension LayerIndexer {
     /// digest, so the whole blob is read and hashed before its TOC is believed: with the TOC that was read before, as a
     /// source may give other bytes to each request.
     ///
-    /// - Returns: what vouches for it.
-    func verify(_ toc: FetchedTOC, _ claims: TOCClaims, _ descriptor: Descriptor) throws -> TOCProof {
+    /// The pass over the whole blob tells its diff ID, too.
+    func verify(
+        _ toc: FetchedTOC, _ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?
+    ) throws -> LayerProof {
         let pairs = [(claims.tocDigest, Optional(toc.digest)), (claims.checksum, toc.checksum)]
         var isProven = false
         for (expected, actual) in pairs {
@@ -119,37 +121,77 @@ extension LayerIndexer {
             }
             isProven = true
         }
-        if isProven { return .manifest }
-        guard let tail = toc.tail else {
+        if isProven, !requiresDiffID { return LayerProof(toc: .manifest) }
+        guard isProven || toc.tail != nil else {
             throw MergeError(
                 .badImage,
                 "layer \(descriptor.digest): its table of contents is in another image, and its manifest vouches for none: "
                     + "push the image again with the annotation containerd.io/snapshot/stargz/toc.digest")
         }
+        let pass = try readWhole(descriptor, diffID, toc.format.compression, tail: toc.tail)
+        guard pass.tail == toc.tail?.digest else {
+            throw MergeError(
+                .badImage, "layer \(descriptor.digest): its table of contents was another when it was read again")
+        }
+        return LayerProof(toc: isProven ? .manifest : .blob, diffID: pass.diffID, computedDiffID: pass.computed)
+    }
+
+    /// Finds out the diff ID of a layer that is in the store, where an operator wants it known.
+    func provingDiffID(of layer: LayerID, _ descriptor: Descriptor, _ diffID: Digest?) throws -> LayerID {
+        guard requiresDiffID else { return layer }
+        let ledger = try store.index.ledger(of: layer)
+        guard ledger.diffIDState == .unknown || ledger.diffIDState == .notProvable,
+            let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
+        else { return layer }
+        let pass = try readWhole(descriptor, ledger.diffID ?? diffID, format.compression, tail: nil)
+        try store.recordDiffID(pass.diffID, computed: pass.computed, of: layer)
+        return layer
+    }
+
+    /// Reads a blob from end to end: its digest must be right; tells its tar's, and that of a part of it.
+    private func readWhole(
+        _ descriptor: Descriptor, _ diffID: Digest?, _ compression: StreamDecompressor.Compression,
+        tail: (offset: Int64, size: Int64, digest: Digest)?
+    ) throws -> (tail: Digest?, diffID: DiffIDState, computed: Digest?) {
         var hash = SHA256()
         var tailHash = SHA256()
+        // What cannot be decompressed has no diff ID; whether it can be served, its chunks tell.
+        var tar: (stream: StreamDecompressor, hash: SHA256)? = try (StreamDecompressor(compression), SHA256())
         var position: Int64 = 0
-        let tailRange = tail.offset..<(tail.offset + tail.size)
+        let tailRange = tail.map { $0.offset..<($0.offset + $0.size) } ?? 0..<0
         try source.read(
             descriptor.digest, size: descriptor.size, range: 0..<descriptor.size, shouldStop: shouldStop
-        ) {
-            hash.update($0)
-            let part = tailRange.clamped(to: position..<(position + Int64($0.count)))
+        ) { bytes in
+            hash.update(bytes)
+            let part = tailRange.clamped(to: position..<(position + Int64(bytes.count)))
             if !part.isEmpty {
                 let range = Int(part.lowerBound - position)..<Int(part.upperBound - position)
-                tailHash.update(UnsafeRawBufferPointer(rebasing: $0[range]))
+                tailHash.update(UnsafeRawBufferPointer(rebasing: bytes[range]))
             }
-            position += Int64($0.count)
-            didFetch($0.count)
+            if let stream = tar?.stream {
+                do { try stream.push(bytes) { tar?.hash.update($0) } } catch { tar = nil }
+            }
+            position += Int64(bytes.count)
+            didFetch(bytes.count)
         }
         let actual = hash.digest()
         guard actual == descriptor.digest else {
             throw MergeError(.badImage, "layer \(descriptor.digest): the blob has another digest: \(actual)")
         }
-        guard tailHash.digest() == tail.digest else {
-            throw MergeError(
-                .badImage, "layer \(descriptor.digest): its table of contents was another when it was read again")
-        }
-        return .blob
+        let computed = tar?.hash.digest()
+        let state: DiffIDState =
+            switch (diffID, computed) {
+            case (nil, _): .unknown
+            case (_, nil): .notProvable
+            case (let diffID, let computed): diffID == computed ? .proven : .mismatch
+            }
+        return (tail.map { _ in tailHash.digest() }, state, state == .mismatch ? computed : nil)
     }
+}
+
+/// What is known of a layer when it is indexed.
+struct LayerProof {
+    var toc: TOCProof
+    var diffID = DiffIDState.unknown
+    var computedDiffID: Digest?
 }

@@ -16,6 +16,10 @@ struct LayerIndexer {
     let source: any BlobSource
     /// Of the image: an external table of contents is in the one of this tag and `-esgztoc`.
     var tag: String?
+    /// Whether a layer is wanted only once its diff ID is known.
+    var requiresDiffID = false
+    /// Whether a layer without digests of chunks is refused.
+    var refusesUnproven = false
     let shouldStop: @Sendable () -> Bool
     /// Told the number of compressed bytes that were fetched.
     let didFetch: (Int) -> Void
@@ -24,14 +28,21 @@ struct LayerIndexer {
     func index(_ descriptor: Descriptor, diffID: Digest?) throws -> LayerID {
         let known = try store.layer(descriptor.digest)
         let claims = try TOCClaims(descriptor)
-        if let known, let layer = try reuse(known, claims, descriptor) { return layer }
+        if let known, let layer = try reuse(known, claims, descriptor) {
+            return try provingDiffID(of: layer, descriptor, diffID)
+        }
         do {
             let toc: FetchedTOC
             switch try fetchTOC(descriptor, claims) {
             case .withTOC(let fetched): toc = fetched
+            case .plain(.stargz) where refusesUnproven:
+                throw MergeError(
+                    .unsupportedLayer,
+                    "layer \(descriptor.digest) is in the old stargz format, which has no digests of chunks, and [store] "
+                        + "verification is \"strict\"; 'lamina convert' makes an eStargz image of it")
             case .plain(let format): return try indexPlain(descriptor, diffID: diffID, format: format)
             }
-            let proof = try verify(toc, claims, descriptor)
+            let proof = try verify(toc, claims, descriptor, diffID)
             if let known {
                 let claims = TOCClaims(tocDigest: toc.digest)
                 if let layer = try reuse(known, claims, descriptor) { return layer }
@@ -39,10 +50,13 @@ struct LayerIndexer {
             let tree = try toc.json.withUnsafeBytes {
                 try LayerTree.parse(toc: $0, tocOffset: toc.membersEnd, format: toc.format)
             }
-            let record = LayerRecord(
+            var record = LayerRecord(
                 digest: descriptor.digest, diffID: diffID, tocDigest: toc.digest, tocChecksum: toc.checksum,
-                tocProof: proof, format: Int(toc.format.rawValue), size: descriptor.size,
+                tocProof: proof.toc, format: Int(toc.format.rawValue), size: descriptor.size,
                 prioritizedEnd: tree.prioritizedEnd, location: source.location)
+            (record.diffIDState, record.computedDiffID) = (proof.diffID, proof.computedDiffID)
+            record.membersEnd = toc.membersEnd
+            record.tarSplit = toc.tarSplit.flatMap { tree.isPlausible($0) ? $0.range : nil }
             return try store.importLayer(record, inodeCount: tree.nodes.count) { try $0.add(tree) }
         } catch let error as FormatError {
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
@@ -62,7 +76,9 @@ struct LayerIndexer {
             return known
         }
         let pairs = [(claims.tocDigest, stored.tocDigest), (claims.checksum, stored.tocChecksum)]
-        guard let (claimed, found) = pairs.first(where: { $0.0 != nil && $0.1 != nil }) ?? pairs.first(where: { $0.0 != nil }),
+        guard
+            let (claimed, found) = pairs.first(where: { $0.0 != nil && $0.1 != nil })
+                ?? pairs.first(where: { $0.0 != nil }),
             let claimed
         else { return nil }
         // Of a layer that came without the compressed TOC's digest only the JSON's is known.
@@ -131,6 +147,11 @@ extension LayerImporter {
 }
 
 extension LayerTree {
+    /// Whether a tar-split can tell of every file: each has a line with four fields at least.
+    fileprivate func isPlausible(_ tarSplit: ZstdChunked.Place) -> Bool {
+        tarSplit.size / 40 >= Int64(nodes.lazy.count { $0.content >= 0 })
+    }
+
     /// A directory's path without a leading slash; `entries` has each node's index in `dirents`.
     fileprivate func path(of node: Int, _ entries: [Int]) -> [UInt8] {
         var components: [ArraySlice<UInt8>] = []

@@ -164,7 +164,8 @@ public final class LayerPull: Producer, @unchecked Sendable {
 
     /// A content of one small chunk needs no preparation.
     private func activate(_ row: UnmergedContent, _ state: inout EngineState) -> ActiveContent? {
-        guard !isWaiting, row.content.name.claim == nil, !row.hasTwin, !row.firstChunk.isHole, row.content.size <= MergeEngine.smallSize,
+        guard !isWaiting, row.content.name.claim == nil, !row.hasTwin, !row.firstChunk.isHole,
+            row.content.size <= MergeEngine.smallSize,
             row.content.proof != .disproven, !state.recentlyMerged.contains(row.content.id, since: rowsTime)
         else { return nil }
         let active = ActiveContent(single: row)

@@ -61,13 +61,15 @@ extension MergeEngine {
     private func decode(_ piece: Piece, with decoder: ChunkDecoder) {
         var landed: [Part] = []
         var offset = 0
-        let compression = sources.compression(of: piece.layer)
+        let (compression, keepsTarParts) = sources.decoding(of: piece.layer)
+        var landing = Landing()
         for member in piece.members {
             let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])
             offset += member.blobSize
             var wrong: [(part: Part, error: MergeError)] = []
             do {
-                try decoder.decode(bytes, as: compression, needing: member.neededBytes) { decompressed in
+                try decoder.decode(bytes, as: compression, needing: member.neededBytes, whole: keepsTarParts) {
+                    decompressed in
                     for part in member.parts {
                         do throws(VerificationFailure) {
                             let chunk = try VerifiedChunk(part, of: decompressed)
@@ -76,6 +78,9 @@ extension MergeEngine {
                             wrong.append((part, .mismatch(part, error.actual, layer: layerName(piece.layer))))
                         }
                     }
+                    if keepsTarParts, decoder.isWhole, wrong.isEmpty {
+                        landing.keepRest(of: member, decompressed, piece.layer)
+                    }
                 }
             } catch {
                 let layer = layerName(piece.layer)
@@ -83,7 +88,7 @@ extension MergeEngine {
             }
             if !wrong.isEmpty { mistrust(member, wrong, piece.layer) }
         }
-        finish(landed)
+        finish(landed, landing)
     }
 
     /// Writes a verified chunk at its own offset in its backing file.
@@ -113,11 +118,13 @@ extension MergeEngine {
     }
 
     /// Says that parts have landed: to the recorder, and to those who waited for them.
-    private func finish(_ parts: [Part]) {
-        guard !parts.isEmpty else { return }
+    ///
+    /// - Parameter landing: what else is to be recorded with them.
+    private func finish(_ parts: [Part], _ landing: Landing) {
+        guard !parts.isEmpty || !landing.isEmpty else { return }
         var completions: [MergeCompletion] = []
         state.withLock { state in
-            var landing = Landing()
+            var landing = landing
             var bytes = 0
             for part in parts {
                 let content = part.content
@@ -209,6 +216,15 @@ extension MergeEngine {
 
     func layerName(_ layer: LayerID) -> String {
         (try? sources.sources(of: layer).blob.digest.description) ?? layer.description
+    }
+}
+
+extension Landing {
+    /// Keeps what a verified member holds beside the files that were taken out of it.
+    fileprivate mutating func keepRest(of member: Member, _ payload: UnsafeRawBufferPointer, _ layer: LayerID) {
+        let cuts = member.parts.map { TarPart.Cut(offset: $0.innerOffset, size: $0.size) }
+        tarParts.append(
+            (layer, member.blobOffset, Int64(member.blobSize), TarPart.encode(payload, cutting: cuts)))
     }
 }
 

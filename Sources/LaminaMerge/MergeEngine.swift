@@ -21,6 +21,12 @@ public final class MergeEngine: Sendable {
         public var registries = Registries()
         /// Threads that decode: one a core.
         public var decoderCount = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+        /// Seconds after a merge that layers are proven; nil: only what a pull proves.
+        public var provingDelay: Double?
+        /// Whether a layer is only indexed once its diff ID is known: its whole blob is read for it, if need be.
+        public var requiresDiffID = false
+        /// Whether a layer is refused whose table of contents has no digests of chunks.
+        public var refusesUnproven = false
 
         public init() {}
     }
@@ -40,6 +46,9 @@ public final class MergeEngine: Sendable {
     let recorder: Recorder
     let state: Monitor<EngineState>
     let decodeQueue = Monitor(DecodeQueue())
+    let proofs = Monitor(ProofQueue(isWanted: true))
+    /// Held while a layer is proven.
+    let proving = Monitor(())
     let ticketCount = Atomic<UInt64>(0)
     let fetchedBytes = Atomic<UInt64>(0)
     let isStopping = Atomic<Bool>(false)
@@ -78,6 +87,9 @@ public final class MergeEngine: Sendable {
                 }
                 threads.recorders.append(try Thread("record") { self.recorder.loop() })
                 threads.recorders.append(try Thread("sync") { self.recorder.syncLoop() })
+                if let delay = options.provingDelay {
+                    threads.recorders.append(try Thread("prove") { self.proveLoop(delay: delay) })
+                }
             }
         } catch {
             stop()
@@ -195,6 +207,7 @@ public final class MergeEngine: Sendable {
             decodeQueue.withLock(notify: true) { $0.isStopping = true }
             for thread in threads.decoders { thread.join() }
             recorder.stop()
+            proofs.withLock(notify: true) { $0.isStopping = true }
             for thread in threads.recorders { thread.join() }
             threads = Threads()
         }
@@ -216,7 +229,7 @@ public final class MergeEngine: Sendable {
 
     /// Forgets contents that the index has recorded, as merged or as far as anybody wanted.
     private func forgetRecorded(_ landing: Landing) {
-        state.withLock { state in
+        let isIdle = state.withLock { state in
             for (content, _) in landing.merged {
                 state.active[content] = nil
                 state.recentlyMerged.insert(content)
@@ -226,7 +239,9 @@ public final class MergeEngine: Sendable {
                 active.unrecorded -= 1
                 state.forgetIfIdle(active)
             }
+            return state.active.isEmpty
         }
+        if isIdle { proofs.withLock(notify: true) { $0.isWanted = true } }
     }
 
     /// Gives the buffers back when nothing was merged for a while; sooner, each pause of a reader would cost their pages anew.

@@ -42,6 +42,7 @@ final class Recorder: Sendable {
         state.withLock(notify: true) { state in
             state.landing.chunks += landing.chunks
             state.landing.merged += landing.merged
+            state.landing.tarParts += landing.tarParts
             state.bytes += bytes
         }
     }
@@ -88,6 +89,7 @@ final class Recorder: Sendable {
                 state.withLock { state in
                     state.landing.chunks = landing.chunks + state.landing.chunks
                     state.landing.merged = landing.merged + state.landing.merged
+                    state.landing.tarParts = landing.tarParts + state.landing.tarParts
                     state.bytes += bytes
                 }
                 throw error

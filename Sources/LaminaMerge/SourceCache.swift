@@ -43,10 +43,12 @@ final class SourceCache: Sendable {
         return (blob, sources)
     }
 
-    /// How the members of a layer's blob are compressed. The layer was fetched from, so it is known.
-    func compression(of layer: LayerID) -> StreamDecompressor.Compression {
-        let format = state.withLock { $0.blobs[layer]?.format } ?? (try? index.blob(of: layer))?.format
-        return format.flatMap { LayerFormat(rawValue: Int32(clamping: $0)) }?.compression ?? .gzip
+    /// How the members of a layer's blob are compressed, and whether what they hold beside files is kept. The layer was
+    /// fetched from, so it is known.
+    func decoding(of layer: LayerID) -> (compression: StreamDecompressor.Compression, keepsTarParts: Bool) {
+        let blob = state.withLock { $0.blobs[layer] } ?? (try? index.blob(of: layer))
+        let format = blob.flatMap { LayerFormat(rawValue: Int32(clamping: $0.format)) }
+        return (format?.compression ?? .gzip, blob?.keepsTarParts ?? false)
     }
 
     /// Uses an open source for its location from now on, and looks up the layers' locations anew.

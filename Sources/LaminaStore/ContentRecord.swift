@@ -85,6 +85,9 @@ public struct LayerBlob: Sendable {
     public var prioritizedEnd: Int64?
     /// Where it can be had, newest first.
     public var locations: [String]
+    /// Whether what its members hold beside files is kept, so that its diff ID can be told: of zstd:chunked without a
+    /// tar-split, until it has been told.
+    public var keepsTarParts: Bool
 }
 
 extension Index {
@@ -179,15 +182,21 @@ extension Index {
             let locations = try database.cached("SELECT location FROM layer_source WHERE layer = ? ORDER BY added DESC")
                 .bind(1, layer.row)
                 .map { $0.text(0) }
-            return try database.cached("SELECT digest, size, format, prioritized_end FROM layer WHERE id = ?")
-                .bind(1, layer.row)
+            return try database.cached(
+                """
+                SELECT digest, size, format, prioritized_end,
+                       format = 2 AND diff_id IS NOT NULL AND diff_id_state = 0 AND tar_split_offset IS NULL
+                FROM layer WHERE id = ?
+                """
+            ).bind(1, layer.row)
                 .first { row in
                     guard let digest = row.digest(0) else {
                         throw StoreError(.damaged, "\(layer) of the index has no digest")
                     }
                     return LayerBlob(
                         id: layer, digest: digest, size: row.integer(1), format: Int(row.integer(2)),
-                        prioritizedEnd: row.optionalInteger(3), locations: locations)
+                        prioritizedEnd: row.optionalInteger(3), locations: locations,
+                        keepsTarParts: row.integer(4) != 0)
                 }
         }
     }

@@ -7,10 +7,12 @@ public struct Landing: Sendable {
     public var chunks: [(content: ContentID, offset: Int64)] = []
     /// Contents whose every chunk has landed, with what is known of the whole-file digest.
     public var merged: [(content: ContentID, proof: ContentRecord.Proof)] = []
+    /// What the members of these chunks hold beside files, as `TarPart` says it.
+    public var tarParts: [(layer: LayerID, blobOffset: Int64, blobSize: Int64, bytes: [UInt8])] = []
 
     public init() {}
 
-    public var isEmpty: Bool { chunks.isEmpty && merged.isEmpty }
+    public var isEmpty: Bool { chunks.isEmpty && merged.isEmpty && tarParts.isEmpty }
 }
 
 extension Store {
@@ -29,6 +31,14 @@ extension Store {
                     try partial.bind(1, content.row).run()
                     writer.landedSinceSync.insert(content)
                     previous = content
+                }
+            }
+            if !landing.tarParts.isEmpty {
+                let keep = try database.cached(
+                    "INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes) VALUES (?, ?, ?, ?)")
+                for part in landing.tarParts {
+                    try keep.bind(1, part.layer.row).bind(2, part.blobOffset).bind(3, part.blobSize)
+                        .bind(4, blob: part.bytes).run()
                 }
             }
             let merged = try database.cached("UPDATE content SET state = 2, proof = ?, durable = 0 WHERE id = ?")
@@ -91,8 +101,10 @@ extension Store {
 extension Writer {
     func forget(_ content: ContentID) throws {
         try connection.cached("UPDATE chunk SET landed = 0 WHERE content = ?").bind(1, content.row).run()
-        try connection.cached("UPDATE content SET state = 0, proof = 0, durable = 0, holes = 0 WHERE id = ?").bind(1, content.row)
-            .run()
+        try connection.cached("UPDATE content SET state = 0, proof = 0, durable = 0, holes = 0 WHERE id = ?").bind(
+            1, content.row
+        )
+        .run()
     }
 }
 

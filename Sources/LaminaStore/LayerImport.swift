@@ -19,6 +19,13 @@ public struct LayerRecord: Sendable {
     public var prioritizedEnd: Int64?
     /// Where the blob can be had.
     public var location: String
+    /// What was found of the diff ID while indexing, and the tar's digest where that is another.
+    public var diffIDState = DiffIDState.unknown
+    public var computedDiffID: Digest?
+    /// Where in the blob the last member ends.
+    public var membersEnd: Int64?
+    /// Where in the blob the layer's tar-split is.
+    public var tarSplit: Range<Int64>?
 
     public init(
         digest: Digest, diffID: Digest?, tocDigest: Digest?, tocChecksum: Digest? = nil, tocProof: TOCProof = .manifest,
@@ -96,13 +103,19 @@ extension Store {
             try database.cached(
                 """
                 INSERT INTO layer (digest, diff_id, toc_digest, format, size, root, first_inode, last_inode,
-                                   prioritized_end, indexed_at, toc_checksum, toc_proof, blob_proven_at)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 THEN ?10 END)
+                                   prioritized_end, indexed_at, toc_checksum, toc_proof, blob_proven_at,
+                                   diff_id_state, diff_id_at, computed_diff_id, members_end, tar_split_offset,
+                                   tar_split_size)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 THEN ?10 END,
+                        ?13, CASE WHEN ?13 > 0 THEN ?10 END, ?14, ?15, ?16, ?17)
                 """
             ).bind(1, digest: record.digest).bind(2, digest: record.diffID).bind(3, digest: record.tocDigest)
                 .bind(4, Int64(record.format)).bind(5, record.size).bind(6, first).bind(7, first)
                 .bind(8, first + Int64(inodeCount) - 1).bind(9, record.prioritizedEnd).bind(10, Int64(time(nil)))
-                .bind(11, digest: record.tocChecksum).bind(12, record.tocProof.rawValue).run()
+                .bind(11, digest: record.tocChecksum).bind(12, record.tocProof.rawValue)
+                .bind(13, record.diffIDState.rawValue).bind(14, digest: record.computedDiffID)
+                .bind(15, record.membersEnd).bind(16, record.tarSplit?.lowerBound)
+                .bind(17, record.tarSplit.map { Int64($0.count) }).run()
             let layer = LayerID(database.lastInsertedRow)
             try writer.addSource(record.location, to: layer)
             let importer = try LayerImporter(database, layer: layer, firstInode: first)

@@ -65,3 +65,164 @@ extension Index {
         return ledger
     }
 }
+
+/// What a layer's diff ID is told from, besides its files.
+public struct TarSource: Sendable {
+    /// Where in the blob the last member ends; `nil` where it was not noted.
+    public var membersEnd: Int64?
+    /// Where the layer's own tar-split is.
+    public var tarSplit: Range<Int64>?
+}
+
+/// What is kept of a member beside files.
+public struct KeptTarPart: Sendable {
+    public var blobOffset: Int64
+    public var blobSize: Int64
+    public var bytes: [UInt8]
+}
+
+extension Index {
+    /// Layers whose every file is merged, and of which not everything has been proven that can be.
+    public func layersToProve() throws -> [LayerID] {
+        try read { database in
+            try database.cached(
+                """
+                SELECT l.id FROM layer l
+                WHERE l.chunks_proven_at IS NULL
+                  AND NOT EXISTS (SELECT 1 FROM chunk_source s JOIN content c ON c.id = s.content
+                                  WHERE s.layer = l.id AND c.state < 2)
+                ORDER BY l.id
+                """
+            ).map { LayerID($0.integer(0)) }
+        }
+    }
+
+    /// The files of a layer whose whole-file digest is only claimed.
+    public func claimedContents(of layer: LayerID) throws -> [ContentRecord] {
+        try read { database in
+            try database.cached(
+                """
+                SELECT \(Self.contentColumns) FROM content c
+                WHERE c.proof = 0 AND c.id IN (SELECT s.content FROM chunk_source s WHERE s.layer = ?)
+                """
+            ).bind(1, layer.row).map { try Self.content($0) }
+        }
+    }
+
+    public func tarSource(of layer: LayerID) throws -> TarSource? {
+        try read { database in
+            try database.cached("SELECT members_end, tar_split_offset, tar_split_size FROM layer WHERE id = ?")
+                .bind(1, layer.row)
+                .first { row in
+                    var source = TarSource(membersEnd: row.optionalInteger(0))
+                    if let offset = row.optionalInteger(1), let size = row.optionalInteger(2), size >= 0 {
+                        source.tarSplit = offset..<(offset + size)
+                    }
+                    return source
+                }
+        }
+    }
+
+    /// The places in a blob of which something is kept, in order.
+    public func tarPartPlaces(of layer: LayerID) throws -> [Range<Int64>] {
+        try read { database in
+            try database.cached("SELECT blob_offset, blob_size FROM tar_part WHERE layer = ? ORDER BY blob_offset")
+                .bind(1, layer.row).map { $0.integer(0)..<($0.integer(0) + $0.integer(1)) }
+        }
+    }
+
+    public func tarPart(of layer: LayerID, at blobOffset: Int64) throws -> [UInt8]? {
+        try read { database in
+            try database.cached("SELECT bytes FROM tar_part WHERE layer = ? AND blob_offset = ?").bind(1, layer.row)
+                .bind(2, blobOffset).first { Array($0.blob(0)) }
+        }
+    }
+
+    /// A merged content whose bytes stand at a place of a layer's blob, and where in the file they do.
+    public func content(
+        in layer: LayerID, at blobOffset: Int64, innerOffset: Int64
+    ) throws -> (record: ContentRecord, offset: Int64)? {
+        try read { database in
+            try database.cached(
+                """
+                SELECT \(Self.contentColumns), s.offset FROM chunk_source s JOIN content c ON c.id = s.content
+                WHERE s.layer = ? AND s.blob_offset = ? AND s.inner_offset = ? AND c.state = 2
+                ORDER BY c.proof = 1 DESC LIMIT 1
+                """
+            ).bind(1, layer.row).bind(2, blobOffset).bind(3, innerOffset)
+                .first { (try Self.content($0), $0.integer(6)) }
+        }
+    }
+
+    /// The file that a layer has at a path, by its components: its inode and its bytes; `nil` if it has none there.
+    public func content(
+        in layer: LayerID, at path: [[UInt8]]
+    ) throws -> (inode: Int64, record: ContentRecord)? {
+        try read { database in
+            var inode = try database.cached("SELECT root FROM layer WHERE id = ?").bind(1, layer.row)
+                .first { $0.integer(0) }
+            for name in path {
+                guard let parent = inode else { return nil }
+                inode = try database.cached("SELECT inode FROM dirent WHERE parent = ? AND name = ?").bind(1, parent)
+                    .bind(2, blob: name).first { $0.integer(0) }
+            }
+            guard let inode else { return nil }
+            return try database.cached(
+                """
+                SELECT \(Self.contentColumns) FROM inode i JOIN content c ON c.id = i.content
+                WHERE i.id = ? AND c.state = 2
+                """
+            ).bind(1, inode).first { (inode, try Self.content($0)) }
+        }
+    }
+
+    /// How many files of a layer have bytes.
+    public func fileCount(of layer: LayerID) throws -> Int {
+        try read { database in
+            try database.cached(
+                """
+                SELECT count(*) FROM inode i JOIN layer l ON i.id BETWEEN l.first_inode AND l.last_inode
+                WHERE l.id = ? AND i.content IS NOT NULL
+                """
+            ).bind(1, layer.row).first { Int($0.integer(0)) } ?? 0
+        }
+    }
+}
+
+extension Store {
+    /// Writes into the ledger of a layer whose every chunk has landed; what was kept to tell the diff ID goes, once it was
+    /// told.
+    ///
+    /// - Parameter computed: the digest of the tar, where it is not the diff ID.
+    public func recordProofs(
+        of layer: LayerID, areFilesProven: Bool, diffID: DiffIDState, computed: Digest?
+    ) throws {
+        try write { writer in
+            let database = writer.connection
+            try database.cached(
+                """
+                UPDATE layer SET chunks_proven_at = coalesce(chunks_proven_at, ?2),
+                    files_proven_at = CASE WHEN ?3 THEN coalesce(files_proven_at, ?2) END
+                WHERE id = ?1
+                """
+            ).bind(1, layer.row).bind(2, Int64(time(nil))).bind(3, areFilesProven ? 1 : 0).run()
+            guard diffID != .unknown else { return }
+            try database.cached(
+                """
+                UPDATE layer SET diff_id_state = ?2, diff_id_at = ?3, computed_diff_id = ?4
+                WHERE id = ?1 AND diff_id_state NOT IN (1, 2)
+                """
+            ).bind(1, layer.row).bind(2, diffID.rawValue).bind(3, Int64(time(nil))).bind(4, digest: computed).run()
+            try database.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
+        }
+    }
+
+    /// Writes into the ledger what a pass over a layer's whole blob has shown of its diff ID.
+    public func recordDiffID(_ state: DiffIDState, computed: Digest?, of layer: LayerID) throws {
+        try write { writer in
+            try writer.connection.cached(
+                "UPDATE layer SET diff_id_state = ?2, diff_id_at = ?3, computed_diff_id = ?4, blob_proven_at = ?3 WHERE id = ?1"
+            ).bind(1, layer.row).bind(2, state.rawValue).bind(3, Int64(time(nil))).bind(4, digest: computed).run()
+        }
+    }
+}

@@ -3,11 +3,12 @@ import LaminaDaemon
 
 struct Convert: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Make an eStargz image of an image, a tar or a directory.",
+        abstract: "Make an eStargz or zstd:chunked image of an image, a tar or a directory.",
         discussion: """
             SOURCE is a registry's reference, oci:DIR[:TAG], tar:FILE (plain, gzip or zstd) or dir:PATH; DESTINATION is \
             oci:DIR:TAG. The same source and options give the same bytes, whatever machine and number of threads. An \
-            eStargz layer is an ordinary tar.gz as well: every container runtime can use the image.
+            eStargz layer is an ordinary tar.gz as well, and one of zstd:chunked an ordinary tar.zst: every container \
+            runtime can use the image, or every one that reads zstd.
 
               lamina convert dir:/usr/share oci:/srv/images:share
               lamina convert --prioritized-file usr/bin/app localhost:5000/debian:12 oci:/srv/images:debian
@@ -16,10 +17,13 @@ struct Convert: ParsableCommand {
     @Argument(help: "What to convert.") var source: String
     @Argument(help: "Where to write: oci:DIR:TAG.") var destination: String
 
+    @Option(help: ArgumentHelp("estargz or zstd-chunked, as podman reads it (default: estargz).", valueName: "format"))
+    var format: String?
+
     @Option(help: ArgumentHelp("The size of chunks in bytes, 4096 to 67108864 (default: 4194304).", valueName: "bytes"))
     var chunkSize: Int?
 
-    @Option(help: ArgumentHelp("How hard to compress, 0 to 12 (default: 6).", valueName: "level"))
+    @Option(help: ArgumentHelp("How hard to compress, 0 to 12 (default: 6; zstd-chunked: 3).", valueName: "level"))
     var level: Int?
 
     @Option(
@@ -39,6 +43,9 @@ struct Convert: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func validate() throws {
+        if let format, !["estargz", "zstd-chunked"].contains(format) {
+            throw ValidationError("--format must be estargz or zstd-chunked, is '\(format)'")
+        }
         if let chunkSize, !(4096...67_108_864).contains(chunkSize) {
             throw ValidationError("--chunk-size must be 4096 to 67108864, is \(chunkSize)")
         }
@@ -51,7 +58,7 @@ struct Convert: ParsableCommand {
     func run() throws {
         try reporting {
             try ConvertCommand(
-                source: source, destination: destination, chunkSize: chunkSize, level: level,
+                source: source, destination: destination, format: format, chunkSize: chunkSize, level: level,
                 prioritizedList: prioritize,
                 prioritizedFiles: prioritizedFiles, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP,
                 threads: threads, credentialsFile: imageOptions.credentialsFile

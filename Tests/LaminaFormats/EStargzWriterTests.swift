@@ -7,14 +7,14 @@ import Testing
 struct EStargzWriterTests {
     static func write(
         _ files: [TarFile], chunkSize: Int = 64 << 10, level: Int = 6, threads: Int = 2, pieceSize: Int = 10_000
-    ) throws -> (blob: [UInt8], result: EStargzWriter.Result) {
-        var options = EStargzWriter.Options()
+    ) throws -> (blob: [UInt8], result: LayerWriter.Result) {
+        var options = LayerWriter.Options()
         options.chunkSize = chunkSize
         options.level = level
         options.threads = threads
         var blob: [UInt8] = []
-        let writer = try EStargzWriter(options: options) { blob.append(contentsOf: $0) }
-        try writer.append(EStargzWriter.Landmark.noPrefetch)
+        let writer = try LayerWriter(options: options) { blob.append(contentsOf: $0) }
+        try writer.append(LayerWriter.Landmark.noPrefetch)
         for file in files {
             try writer.append(file.header)
             try file.payload.withUnsafeBytes { bytes in
@@ -160,29 +160,29 @@ struct EStargzWriterTests {
 
     @Test("a wrong payload, a reserved name and options out of range are errors")
     func refuses() throws {
-        let writer = try EStargzWriter { _ in }
+        let writer = try LayerWriter { _ in }
         try writer.append(TarFile.file("short", [1, 2]).header)
         let missing = #expect(throws: FormatError.self) { try writer.append(TarFile.file("next", []).header) }
         #expect(missing?.entry == "short")
         #expect(throws: FormatError.self) { try writer.finish() }
 
-        let other = try EStargzWriter { _ in }
+        let other = try LayerWriter { _ in }
         try other.append(TarFile.file("long", []).header)
         #expect(throws: FormatError.self) { try withUnsafeBytes(of: 1) { try other.write($0) } }
-        let reserved = try EStargzWriter { _ in }
+        let reserved = try LayerWriter { _ in }
         #expect(throws: FormatError.self) { try reserved.append(TarFile.file("./stargz.index.json", []).header) }
 
         struct Full: Error {}
-        let full = try EStargzWriter { _ in throw Full() }
-        try full.append(EStargzWriter.Landmark.prefetch)
+        let full = try LayerWriter { _ in throw Full() }
+        try full.append(LayerWriter.Landmark.prefetch)
         #expect(throws: Full.self) { try full.finish() }
 
-        var options = EStargzWriter.Options()
+        var options = LayerWriter.Options()
         options.chunkSize = 100
-        #expect(throws: FormatError.self) { try EStargzWriter(options: options) { _ in } }
+        #expect(throws: FormatError.self) { try LayerWriter(options: options) { _ in } }
         options.chunkSize = 4096
         options.level = 13
-        #expect(throws: FormatError.self) { try EStargzWriter(options: options) { _ in } }
+        #expect(throws: FormatError.self) { try LayerWriter(options: options) { _ in } }
     }
 }
 

@@ -46,4 +46,101 @@ struct FormatTests {
             #expect(files.count > 1500 && files.values.allSatisfy { $0.count == 1 })
         }
     }
+
+    /// What the layers of an image have in their ledgers, after a pull.
+    private func ledgers(_ layout: String, _ fixture: Fixture) throws -> [LayerLedger] {
+        try fixture.withEngine { engine in
+            let image = try index(engine, layout)
+            try engine.merge(image)
+            return try image.layers.map { try engine.store.index.ledger(of: $0) }
+        }
+    }
+
+    @Test("zstd-chunked-skopeo-1.9 has in its ledger that its diff IDs are wrong, and is served all the same")
+    func mismatch() throws {
+        let fixture = try Fixture()
+        let ledgers = try ledgers("zstd-chunked-skopeo-1.9", fixture)
+        #expect(ledgers.map(\.diffIDState) == [.mismatch, .mismatch, .mismatch])
+        #expect(ledgers.allSatisfy { $0.computedDiffID != nil && $0.computedDiffID != $0.diffID })
+        #expect(ledgers.allSatisfy { $0.areChunksProven && $0.areFilesProven && $0.tocProof == .manifest })
+        #expect(fixture.reports.withLock { $0 }.count { $0.contains("its tar has the digest") } == 3)
+    }
+
+    @Test(
+        "of zstd:chunked has its diff ID proven when the last chunk has landed",
+        arguments: ["zstd-chunked-stargz", "zstd-chunked-podman-5"])
+    func proven(layout: String) throws {
+        let ledgers = try ledgers(layout, try Fixture())
+        #expect(ledgers.map(\.diffIDState) == [.proven, .proven, .proven])
+        #expect(ledgers.allSatisfy { $0.areChunksProven && $0.areFilesProven && $0.computedDiffID == nil })
+    }
+
+    @Test("of eStargz has its diff ID proven before the first mount where that is required", arguments: [true, false])
+    func required(wasKnown: Bool) throws {
+        let fixture = try Fixture()
+        let store = try fixture.openStore()
+        if wasKnown {
+            let engine = try MergeEngine(store: store, options: .init())
+            defer { engine.stop() }
+            let image = try index(engine, "estargz")
+            #expect(try image.layers.allSatisfy { try store.index.ledger(of: $0).diffIDState == .unknown })
+        }
+        var options = MergeEngine.Options()
+        options.requiresDiffID = true
+        let engine = try MergeEngine(store: store, options: options)
+        defer { engine.stop() }
+        let image = try index(engine, "estargz")
+        #expect(try image.layers.allSatisfy { try store.index.ledger(of: $0).diffIDState == .proven })
+    }
+
+    /// Writes an image whose layer has its table of contents in another one, `a-esgztoc`.
+    private func writeExternal(_ layer: ForgedLayer, annotated: Bool, to layout: String) throws -> Descriptor {
+        let footer: [UInt8] =
+            [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 21, 0] + Array("SG".utf8) + [17, 0] + Array("STARGZEXTERNALTOC".utf8)
+            + [1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]
+        let members = Array(layer.blob[..<Int(layer.tocOffset)])
+        let toc = Array(layer.blob[Int(layer.tocOffset)..<(layer.blob.count - 51)])
+        let descriptors = try writeImage(
+            [ImageLayer(blob: members + footer, tocDigest: annotated ? layer.tocDigest : nil)], tag: "a", layout: layout
+        )
+        let writer = try OCILayoutWriter(directory: layout, durable: false)
+        var blob = try writer.addBlob(toc, mediaType: MediaType.ociLayerGzip)
+        blob.annotations["containerd.io/snapshot/stargz/layer.digest"] = descriptors[0].digest.description
+        let config = try writer.addBlob(Array("{}".utf8), mediaType: MediaType.ociConfig)
+        let manifest = ImageManifest(config: config, layers: [blob])
+        try writer.setManifest(
+            try writer.addBlob(manifest.serialized(), mediaType: MediaType.ociManifest), tag: "a-esgztoc")
+        return descriptors[0]
+    }
+
+    private func externalLayer() -> ForgedLayer {
+        var layer = ForgedLayer()
+        layer.file("file", noise(150_000, seed: 3))
+        layer.file("other", noise(10, seed: 4))
+        layer.finish()
+        return layer
+    }
+
+    @Test("of eStargz with an external table of contents are found in the image beside")
+    func external() throws {
+        let fixture = try Fixture()
+        _ = try writeExternal(externalLayer(), annotated: true, to: fixture.layout)
+        try fixture.withEngine { engine in
+            let image = try fixture.index(engine)
+            try engine.merge(image)
+            #expect(try engine.store.isWholeAndRight())
+            #expect(try engine.store.contents().count == 2)
+            #expect(try engine.store.index.blob(of: image.layers[0])?.format == 4)
+        }
+    }
+
+    @Test("of eStargz with an external table of contents that no manifest vouches for are refused")
+    func externalWithoutVoucher() throws {
+        let fixture = try Fixture()
+        _ = try writeExternal(externalLayer(), annotated: false, to: fixture.layout)
+        try fixture.withEngine { engine in
+            let error = #expect(throws: MergeError.self) { try fixture.index(engine) }
+            #expect(error?.code == .badImage)
+        }
+    }
 }

@@ -15,9 +15,9 @@ struct PullTests {
     /// A layer by the writer that `lamina convert` uses.
     private static func layer(_ files: [(String, [UInt8])], chunkSize: Int) throws -> ImageLayer {
         var blob: [UInt8] = []
-        var options = EStargzWriter.Options()
+        var options = LayerWriter.Options()
         options.chunkSize = chunkSize
-        let writer = try EStargzWriter(options: options) { blob += $0 }
+        let writer = try LayerWriter(options: options) { blob += $0 }
         for (name, bytes) in files {
             try writer.append(
                 TarHeader(kind: .regular, name: Array(name.utf8), mode: 0o644, size: Int64(bytes.count)))

@@ -42,7 +42,11 @@ CREATE TABLE layer (
     -- 0 not known yet, 1 proven, 2 the tar has another digest: computed_diff_id, 3 cannot be told without fetching again
     diff_id_state INTEGER NOT NULL DEFAULT 0 CHECK (diff_id_state IN (0, 1, 2, 3)),
     diff_id_at INTEGER,
-    computed_diff_id BLOB CHECK (length(computed_diff_id) = 32)
+    computed_diff_id BLOB CHECK (length(computed_diff_id) = 32),
+    -- For telling the diff ID later: where the members end, and where the layer's own tar-split stands.
+    members_end INTEGER,
+    tar_split_offset INTEGER,
+    tar_split_size INTEGER              -- compressed
 ) STRICT;
 
 -- Parts of a layer's tar that are in no file (headers, padding), kept from the fetched members until the diff ID has been

@@ -5,10 +5,13 @@ import LaminaFormats
 import LaminaOCI
 import LaminaSystem
 
-/// `lamina convert`: an image, a tar or a directory becomes an eStargz image in an OCI layout. Needs no store.
+/// `lamina convert`: an image, a tar or a directory becomes an image of eStargz or zstd:chunked in an OCI
+/// layout. Needs no store.
 public struct ConvertCommand: Sendable {
     public var source: String
     public var destination: String
+    /// `estargz` (nil) or `zstd-chunked`.
+    public var format: String?
     /// Bytes; nil for the format's default.
     public var chunkSize: Int?
     public var level: Int?
@@ -22,13 +25,14 @@ public struct ConvertCommand: Sendable {
     public var threads: Int?
 
     public init(
-        source: String, destination: String, chunkSize: Int? = nil, level: Int? = nil, prioritizedList: String? = nil,
-        prioritizedFiles: [String] = [], platform: String? = nil, plainHTTP: Bool = false, threads: Int? = nil,
-        credentialsFile: String? = nil
+        source: String, destination: String, format: String? = nil, chunkSize: Int? = nil, level: Int? = nil,
+        prioritizedList: String? = nil, prioritizedFiles: [String] = [], platform: String? = nil,
+        plainHTTP: Bool = false, threads: Int? = nil, credentialsFile: String? = nil
     ) {
         self.credentialsFile = credentialsFile
         self.source = source
         self.destination = destination
+        self.format = format
         self.chunkSize = chunkSize
         self.level = level
         self.prioritizedList = prioritizedList
@@ -89,6 +93,14 @@ public struct ConvertCommand: Sendable {
     func makeOptions(_ context: CommandContext) throws -> Converter.Options {
         var options = Converter.Options()
         if let chunkSize { options.layer.chunkSize = chunkSize }
+        if let format {
+            guard let format = LayerWriter.Options.Format(rawValue: format) else {
+                throw DaemonError(.usage, "--format must be estargz or zstd-chunked, is '\(format)'")
+            }
+            options.layer.format = format
+            // Each library's own default.
+            if format == .zstdChunked { options.layer.level = 3 }
+        }
         if let level { options.layer.level = level }
         if let threads { options.layer.threads = threads }
         options.platform = try platform.map { try Platform(parsing: $0) }

@@ -27,6 +27,25 @@ public struct Configuration: Sendable, Equatable {
     public struct StoreSection: Sendable, Equatable {
         /// The directory of the store, where neither `--root` nor `LAMINA_ROOT` names one.
         public var root: String?
+        /// What must be proven of an image's layers before it is mounted.
+        public var require = Level.chunks
+        /// Whether layers are taken whose table of contents has no digests of chunks.
+        public var verification = Verification.normal
+
+        /// How much must be proven.
+        public enum Level: String, Sendable, Equatable, CaseIterable {
+            /// Every byte that is served: each chunk is verified when it lands. Always so.
+            case chunks
+            /// That the layer's tar is the one that the image's configuration names, before anything is mounted.
+            case diffID = "diffid"
+        }
+
+        public enum Verification: String, Sendable, Equatable, CaseIterable {
+            /// A layer without digests of chunks is read and verified as a whole.
+            case normal
+            /// It is refused.
+            case strict
+        }
     }
 
     /// `[log]`

@@ -58,6 +58,12 @@ public struct ConfigurationFile: Sendable, Equatable {
                 guard root.hasPrefix("/") else { throw store.wrong("root", "must be an absolute path, is '\(root)'") }
                 configuration.store.root = root
             }
+            if let level = try choice(of: Configuration.StoreSection.Level.self, "require", in: store) {
+                configuration.store.require = level
+            }
+            if let value = try choice(of: Configuration.StoreSection.Verification.self, "verification", in: store) {
+                configuration.store.verification = value
+            }
             ignoredKeys += try store.finish(ignoring: [])
         }
         if let log = try root.section("log") {
@@ -83,6 +89,18 @@ public struct ConfigurationFile: Sendable, Equatable {
             ignoredKeys += try configuration.resolver.hosts.read(resolver)
         }
         ignoredKeys += try root.finish(ignoring: StargzKeys.root)
+    }
+
+    /// A value that is one of a few words.
+    private func choice<Value: RawRepresentable & CaseIterable>(
+        of type: Value.Type, _ key: String, in section: TOMLSection
+    ) throws(TOMLError) -> Value? where Value.RawValue == String {
+        guard let text = try section.string(key) else { return nil }
+        guard let value = Value(rawValue: text) else {
+            let words = Value.allCases.map(\.rawValue).joined(separator: ", ")
+            throw section.wrong(key, "must be one of \(words), is '\(text)'")
+        }
+        return value
     }
 
     private mutating func readFUSE(_ fuse: TOMLSection) throws(TOMLError) {

@@ -1,4 +1,5 @@
 import Glibc
+import LaminaDigest
 import LaminaFilesystem
 import LaminaMerge
 import LaminaOCI
@@ -33,6 +34,7 @@ extension Engine {
                 parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
             viewsChanged()
         }
+        try requireProofs(of: image)
         let target = try realPath(target)
         return try mounting.withLock { _ in
             if try activeTargets().contains(target) {
@@ -50,6 +52,29 @@ extension Engine {
             log.info("an image is mounted", metadata: ["image": "\(image.reference)", "target": "\(target)"])
             return MountResult(
                 target: target, reference: image.reference, writable: upper, layers: image.layers.count)
+        }
+    }
+
+    /// Refuses an image of which less is proven than `[store] require` wants.
+    func requireProofs(of image: ImageRecord) throws {
+        guard configuration.store.require == .diffID else { return }
+        for layer in image.layers {
+            let ledger = try store.index.ledger(of: layer)
+            switch ledger.diffIDState {
+            case .proven: continue
+            case .mismatch:
+                throw MergeError(
+                    .badImage,
+                    "layer \(ledger.digest) of \(image.reference) is not the layer that the image's configuration names: its "
+                        + "tar has the digest \(ledger.computedDiffID?.description ?? "?"), not "
+                        + "\(ledger.diffID?.description ?? "?"). Have the image built anew, or set [store] require = \"chunks\""
+                )
+            case .unknown, .notProvable:
+                throw StoreError(
+                    .conflict,
+                    "the diff ID of layer \(ledger.digest) of \(image.reference) is not proven, and [store] require is "
+                        + "\"diffid\": 'lamina pull --lazy \(image.reference)' reads the layer and proves it")
+            }
         }
     }
 
@@ -98,6 +123,7 @@ extension Engine {
                 guard let image = try store.index.image(mount.image) else {
                     throw StoreError(.notFound, "image \(mount.reference) is not in the store any more")
                 }
+                try requireProofs(of: image)
                 try ImageMount.mount(image.views, root: root, at: mount.target, upper: mount.upper)
                 log.info(
                     "an image is mounted again",

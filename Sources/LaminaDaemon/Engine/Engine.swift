@@ -17,12 +17,15 @@ public final class Engine: Sendable {
     /// The version of this lamina.
     public static let version = "0.1.0"
 
+    /// How long after a merge its layers are proven, in seconds: when whoever waited for bytes has them.
+    private static let provingDelay = 5.0
+
     /// The store's directory, absolute.
     public let root: String
     let store: Store
     let merge: MergeEngine
     let log: Logger
-    private let configuration: Configuration
+    let configuration: Configuration
     private let startedAt = Date()
     private let registries: Registries
     private let filesystem = Mutex<LayerFilesystem?>(nil)
@@ -44,6 +47,9 @@ public final class Engine: Sendable {
         options.workerCount = configuration.fuse.mergeWorkerCount
         options.registries = configuration.registries(spoolDirectory: root, log: log)
         registries = options.registries
+        options.provingDelay = Self.provingDelay
+        options.requiresDiffID = configuration.store.require == .diffID
+        options.refusesUnproven = configuration.store.verification == .strict
         merge = try MergeEngine(store: store, options: options)
         merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
         if store.openReport.rechecked > 0 {

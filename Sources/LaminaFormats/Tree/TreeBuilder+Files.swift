@@ -99,7 +99,9 @@ extension TreeBuilder {
         }
         let size = entry.chunkSize == 0 ? file.size - entry.chunkOffset : entry.chunkSize
         // A hole is never decompressed.
-        guard entry.isZeros || size <= limits.chunkBytes, entry.isZeros || 0...limits.chunkBytes - size ~= entry.innerOffset else {
+        guard entry.isZeros || size <= limits.chunkBytes,
+            entry.isZeros || 0...limits.chunkBytes - size ~= entry.innerOffset
+        else {
             throw FormatError(
                 .tooLarge, "the chunk needs too much to be decompressed",
                 expected: "at most \(limits.chunkBytes) bytes",
@@ -142,7 +144,9 @@ extension TreeBuilder {
             chunks.append(
                 LayerTree.Chunk(
                     offset: chunk.offset, size: chunk.size, digest: chunkDigest, blobOffset: chunk.blobOffset,
-                    blobSize: chunk.isZeros ? 0 : -1, innerOffset: chunk.innerOffset))
+                    blobSize: chunk.isZeros ? 0 : -1,
+                    // What follows a hole stands at the same offset: each has a place of its own in the order of the blob.
+                    innerOffset: chunk.isZeros ? Int64(chunks.count) + 1 : chunk.innerOffset))
         }
         let content = LayerTree.Content(digest: digest, size: file.size, chunks: start..<Int32(chunks.count))
         return share(content)

@@ -42,8 +42,8 @@ enum JSONText {
     private static let base64Alphabet = Array(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
 
-    /// Appends a quoted time in UTC, RFC 3339, whole seconds; times outside the years 1 to 9999 are moved to their ends.
-    static func append(time seconds: Int64, to output: inout [UInt8]) {
+    /// Appends a quoted time in UTC, RFC 3339, with nanoseconds where there are any; times outside the years 1 to 9999 are moved to their ends.
+    static func append(time seconds: Int64, nanoseconds: Int = 0, to output: inout [UInt8]) {
         let bounded = min(max(seconds, -62_135_596_800), 253_402_300_799)
         var day = bounded / 86_400
         var second = bounded % 86_400
@@ -82,6 +82,10 @@ enum JSONText {
         digits(second / 60 % 60, 2)
         output.append(UInt8(ascii: ":"))
         digits(second % 60, 2)
+        if nanoseconds > 0, bounded == seconds {
+            output.append(UInt8(ascii: "."))
+            digits(Int64(nanoseconds), 9)
+        }
         output += "Z\"".utf8
     }
 }

@@ -1,14 +1,73 @@
 import CDeflate
+import CZstd
 import Glibc
 import LaminaDigest
 import LaminaSystem
 
-/// Compresses gzip members on several threads and gives them back in order.
+/// Compresses gzip members or zstd frames on several threads and gives them back in order.
 ///
 /// One thread feeds: it fills the batch at hand, submits it, and takes back finished ones, oldest first. The number of
 /// batches bounds the memory; their buffers are used again. What a member holds is decided by the feeder alone, so the
 /// output does not depend on the number of threads.
 final class MemberPipeline {
+    /// What members are compressed to.
+    enum Codec: Sendable {
+        case gzip(level: Int)
+        case zstd(level: Int)
+    }
+
+    /// One thread's compressor.
+    final class Compressor {
+        private enum Library {
+            case deflate(OpaquePointer)
+            case zstd(OpaquePointer, level: Int32)
+        }
+
+        private let library: Library
+
+        init(_ codec: Codec) {
+            // nil only for a level that the options refuse, or without memory.
+            switch codec {
+            case .gzip(let level):
+                guard let compressor = libdeflate_alloc_compressor(Int32(level)) else {
+                    fatalError("no memory to compress")
+                }
+                library = .deflate(compressor)
+            case .zstd(let level):
+                guard let context = ZSTD_createCCtx() else { fatalError("no memory to compress") }
+                library = .zstd(context, level: Int32(level))
+            }
+        }
+
+        deinit {
+            switch library {
+            case .deflate(let compressor): libdeflate_free_compressor(compressor)
+            case .zstd(let context, _): ZSTD_freeCCtx(context)
+            }
+        }
+
+        /// The most bytes that `size` bytes can become.
+        func bound(_ size: Int) -> Int {
+            switch library {
+            case .deflate(let compressor): libdeflate_gzip_compress_bound(compressor, size)
+            case .zstd: ZSTD_compressBound(size)
+            }
+        }
+
+        /// Makes one member of `input`; 0 where `output` is smaller than the bound.
+        func compress(_ input: UnsafeRawBufferPointer, to output: UnsafeMutableRawBufferPointer) -> Int {
+            switch library {
+            case .deflate(let compressor):
+                return libdeflate_gzip_compress(
+                    compressor, input.baseAddress, input.count, output.baseAddress, output.count)
+            case .zstd(let context, let level):
+                let count = ZSTD_compressCCtx(
+                    context, output.baseAddress, output.count, input.baseAddress, input.count, level)
+                return ZSTD_isError(count) == 0 ? count : 0
+            }
+        }
+    }
+
     /// Some members one after the other, so that small files do not cost a wake-up each.
     ///
     /// @unchecked: a batch belongs to one thread at a time. The feeder has it until `submit`, a worker from the moment it
@@ -34,21 +93,23 @@ final class MemberPipeline {
         /// Makes room for `extra` bytes behind the ones in use.
         func reserve(_ extra: Int) { input.reserve(count + extra, keeping: count) }
 
-        fileprivate func compress(with compressor: OpaquePointer) {
+        fileprivate func compress(with compressor: Compressor) {
             var start = 0
             var written = 0
             for index in members.indices {
                 let size = members[index].end - start
-                output.reserve(written + libdeflate_gzip_compress_bound(compressor, size), keeping: written)
+                output.reserve(written + compressor.bound(size), keeping: written)
                 let base = input.base + start
                 if members[index].chunkSize > 0 {
                     members[index].chunkDigest = SHA256.hash(
                         UnsafeRawBufferPointer(start: base, count: members[index].chunkSize))
                 }
-                let count = libdeflate_gzip_compress(
-                    compressor, base, size, output.base + written, output.capacity - written)
-                // Cannot be: libdeflate fails only when the output is smaller than its own bound.
-                precondition(count > 0, "libdeflate's bound is too small")
+                let count = compressor.compress(
+                    UnsafeRawBufferPointer(start: base, count: size),
+                    to: UnsafeMutableRawBufferPointer(
+                        start: output.base + written, count: output.capacity - written))
+                // Cannot be: a compressor fails only when the output is smaller than its own bound.
+                precondition(count > 0, "the compressor's bound is too small")
                 written += count
                 members[index].compressedEnd = written
                 start = members[index].end
@@ -70,16 +131,16 @@ final class MemberPipeline {
     private var retired = 0
 
     /// - Parameters:
-    ///   - level: libdeflate's, 0 to 12.
+    ///   - codec: with a level that its library has.
     ///   - batchCount: how many batches may be under way, at least 2.
-    init(threadCount: Int, batchCount: Int, level: Int) throws(SystemError) {
+    init(threadCount: Int, batchCount: Int, codec: Codec) throws(SystemError) {
         state = Monitor(State(isDone: Array(repeating: false, count: batchCount)))
         batches = (0..<batchCount).map { _ in Batch() }
         for number in 0..<threadCount {
             let (state, batches) = (state, batches)
             do throws(SystemError) {
                 threads.append(
-                    try Thread("deflate-\(number)") { Self.work(state, batches, level) })
+                    try Thread("deflate-\(number)") { Self.work(state, batches, codec) })
             } catch {
                 stop()
                 throw error
@@ -95,10 +156,8 @@ final class MemberPipeline {
         threads = []
     }
 
-    private static func work(_ state: Monitor<State>, _ batches: [Batch], _ level: Int) {
-        // nil only for a level that the options refuse, or without memory.
-        guard let compressor = libdeflate_alloc_compressor(Int32(level)) else { fatalError("no memory to compress") }
-        defer { libdeflate_free_compressor(compressor) }
+    private static func work(_ state: Monitor<State>, _ batches: [Batch], _ codec: Codec) {
+        let compressor = Compressor(codec)
         while true {
             let number: Int? = state.wait { state -> Int?? in
                 if state.isStopping { return .some(nil) }

@@ -1,12 +1,13 @@
 import LaminaDigest
 
-/// Collects the table of contents of an eStargz layer as JSON, one line an entry, while the layer is written.
+/// Collects the table of contents of a layer as JSON, one line an entry, while the layer is written.
 ///
 /// https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md#toc. An entry is turned into text as soon
 /// as its chunks' offsets and digests are known, so that an entry costs its text (about 250 bytes) and no more.
 ///
 /// Choices where the specification is silent:
-/// - times are cut to whole seconds (not rounded): what compares whole seconds, such as Python's caches, stays right;
+/// - times are cut to whole seconds (not rounded) in eStargz: what compares whole seconds, such as Python's caches, stays
+///   right; zstd:chunked has nanoseconds;
 /// - names that are not UTF-8 stand as they are, although JSON should be UTF-8: lamina reads them back exactly, Go's
 ///   readers see U+FFFD for each wrong byte, which is what the reference writer would have written;
 /// - an entry that a later one of the same archive replaces is left out.
@@ -14,6 +15,7 @@ struct TOCBuilder {
     /// A regular file's part that is a gzip member's start.
     private struct Chunk {
         var offset: Int64
+        var end: Int64
         var digest: Digest
     }
 
@@ -41,10 +43,12 @@ struct TOCBuilder {
     private var userNames: [UInt32: [UInt8]] = [:]
     private var groupNames: [UInt32: [UInt8]] = [:]
 
+    private let format: LayerWriter.Options.Format
     private static let head = Array("{\"version\":1,\"entries\":[".utf8)
     private static let emptyDigest = SHA256().digest()
 
-    init(chunkSize: Int) {
+    init(chunkSize: Int, format: LayerWriter.Options.Format = .estargz) {
+        self.format = format
         self.chunkSize = Int64(chunkSize)
         text = Self.head
     }
@@ -62,9 +66,9 @@ struct TOCBuilder {
     mutating func setDigest(_ digest: Digest) { open[open.count - 1].fileDigest = digest }
 
     /// Says where the next chunk, in the order of the tar, starts in the blob.
-    mutating func addChunk(offset: Int64, digest: Digest) {
+    mutating func addChunk(offset: Int64, end: Int64, digest: Digest) {
         while open[nextToFill].chunks.count == open[nextToFill].chunkCount { nextToFill += 1 }
-        open[nextToFill].chunks.append(Chunk(offset: offset, digest: digest))
+        open[nextToFill].chunks.append(Chunk(offset: offset, end: end, digest: digest))
         if open[nextToFill].chunkCount == 1 { open[nextToFill].fileDigest = digest }
         writeComplete()
     }
@@ -84,12 +88,16 @@ struct TOCBuilder {
     }
 
     /// The JSON; every entry must be complete.
-    mutating func finish() -> [UInt8] {
+    ///
+    /// - Parameter tarSplitDigest: of zstd:chunked.
+    mutating func finish(tarSplitDigest: Digest? = nil) -> [UInt8] {
         writeComplete()
         precondition(open.isEmpty, "every member has been given back")
         if let fates = names.fates() { rewrite(fates) }
         if text.last == UInt8(ascii: ",") { text.removeLast() }
-        text += "\n]}".utf8
+        text += "\n]".utf8
+        if let tarSplitDigest { text += ",\"tarSplitDigest\":\"\(tarSplitDigest)\"".utf8 }
+        text += "}".utf8
         return text
     }
 }
@@ -101,7 +109,9 @@ extension TOCBuilder {
         begin(header, type: Self.type(of: header.kind))
         if header.kind == .regular, header.size > 0 { field("size", header.size) }
         key("modtime")
-        JSONText.append(time: header.modificationTime.seconds, to: &text)
+        let time = header.modificationTime
+        JSONText.append(
+            time: time.seconds, nanoseconds: format == .zstdChunked ? Int(time.nanoseconds) : 0, to: &text)
         if header.kind == .hardLink || header.kind == .symbolicLink {
             key("linkName")
             JSONText.append(string: header.linkName, to: &text)
@@ -120,6 +130,7 @@ extension TOCBuilder {
             JSONText.append(string: header.groupName, to: &text)
         }
         if let first = entry.chunks.first { field("offset", first.offset) }
+        if format == .zstdChunked, let last = entry.chunks.last { field("endOffset", last.end) }
         if header.deviceMajor != 0 { field("devMajor", Int64(header.deviceMajor)) }
         if header.deviceMinor != 0 { field("devMinor", Int64(header.deviceMinor)) }
         attributes(header)
@@ -132,8 +143,14 @@ extension TOCBuilder {
                 field("offset", chunk.offset)
                 field("chunkOffset", offset)
             }
-            // A last chunk that is short says nothing: "to the end of the file".
-            if header.size - offset >= chunkSize { field("chunkSize", chunkSize) }
+            if format == .zstdChunked {
+                // A file of one chunk says nothing of it, as containers/storage has it.
+                if entry.chunks.count == 1 { break }
+                field("chunkSize", min(chunkSize, header.size - offset))
+            } else if header.size - offset >= chunkSize {
+                // A last chunk that is short says nothing: "to the end of the file".
+                field("chunkSize", chunkSize)
+            }
             field("chunkDigest", chunk.digest)
         }
         end()

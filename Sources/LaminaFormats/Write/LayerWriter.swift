@@ -2,23 +2,29 @@ import Glibc
 public import LaminaDigest
 import LaminaSystem
 
-/// Writes an eStargz layer: a tar whose files can be fetched one by one, and still an ordinary tar.gz.
+/// Writes a layer with a table of contents: a tar whose files can be fetched one by one, and still an ordinary tar.gz or
+/// tar.zst.
 ///
-/// https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md. A gzip member starts at the payload of each
-/// regular file that is not empty and at each of its chunks; behind the payload it holds the tar's padding and the headers
-/// of the entries that follow. The table of contents is a member of its own, then comes the footer.
+/// eStargz, https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md: a gzip member starts at the payload
+/// of each regular file that is not empty and at each of its chunks; behind the payload it holds the tar's padding and the
+/// headers of the entries that follow. The table of contents is a member of its own, then comes the footer.
+///
+/// zstd:chunked as containers/storage reads it: a chunk is a zstd frame, and so is what stands between two files. Table of
+/// contents, tar-split and footer follow in skippable frames (`LayerWriter+Zstd.swift`).
 ///
 /// Deterministic: the same entries and options give the same bytes with any number of threads (another version of
-/// libdeflate may compress otherwise). Compression and chunk digests run on `threads` threads; hashing the tar and the
+/// libdeflate or libzstd may compress otherwise). Compression and chunk digests run on `threads` threads; hashing the tar and the
 /// calls of `output` are the caller's thread's work. Not `Sendable`: one thread calls.
 ///
 /// Memory: the batches under way (`Options.memoryLimit`) and about 250 bytes an entry, twice that in `finish`.
-public final class EStargzWriter {
+public final class LayerWriter {
     /// How to write.
     public struct Options: Sendable, Equatable {
+        /// What to write.
+        public var format = Format.estargz
         /// The size of a file's chunks in bytes, 4 KiB to 64 MiB.
         public var chunkSize = 4 << 20
-        /// libdeflate's level: 0 (stored), 1 (fast) … 12 (small).
+        /// libdeflate's level: 0 (stored), 1 (fast) … 12 (small); or libzstd's, where 0 is its default, 3.
         public var level = 6
         /// How many threads compress; 0 is one for each processor.
         public var threads = 0
@@ -26,6 +32,12 @@ public final class EStargzWriter {
         public var memoryLimit = 96 << 20
 
         public init() {}
+
+        /// The formats that are written.
+        public enum Format: String, Sendable, CaseIterable {
+            case estargz
+            case zstdChunked = "zstd-chunked"
+        }
 
         public static let chunkSizes = 4 << 10...64 << 20
         public static let levels = 0...12
@@ -43,6 +55,16 @@ public final class EStargzWriter {
         public var tocDigest: Digest
         /// Of the uncompressed tar, in bytes.
         public var uncompressedSize: Int64
+        /// Of zstd:chunked: what its manifest says beside the digest.
+        public var chunked: ChunkedResult? = nil
+    }
+
+    /// Where the parts of a zstd:chunked blob are.
+    public struct ChunkedResult: Sendable, Equatable {
+        public var toc: ZstdChunked.Place
+        /// SHA-256 of the table of contents as it is compressed.
+        public var tocChecksum: Digest
+        public var tarSplit: ZstdChunked.Place
     }
 
     /// Which file marks the end of the prioritized files.
@@ -65,11 +87,13 @@ public final class EStargzWriter {
     private let options: Options
     private let pipeline: MemberPipeline
     private let output: (UnsafeRawBufferPointer) throws -> Void
-    private var toc: TOCBuilder
+    var toc: TOCBuilder
+    /// Of zstd:chunked.
+    var tarSplit: TarSplitBuilder?
     private var tarHash = SHA256()
     private var tarSize: Int64 = 0
     private var blobHash = SHA256()
-    private var blobSize: Int64 = 0
+    private(set) var blobSize: Int64 = 0
     /// The current member: where it starts in the current batch, and how much of it is a chunk.
     private var memberStart = 0
     private var memberChunk = 0
@@ -97,13 +121,15 @@ public final class EStargzWriter {
         }
         self.options = options
         self.output = output
-        toc = TOCBuilder(chunkSize: options.chunkSize)
+        toc = TOCBuilder(chunkSize: options.chunkSize, format: options.format)
+        if options.format == .zstdChunked { tarSplit = try TarSplitBuilder() }
         let wanted = options.threads > 0 ? options.threads : max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         let batchBytes = 2 * (options.chunkSize + Self.batchSize + Self.headerRunLimit)
         // One being filled, one waiting to be written, beside those being compressed.
         let batches = min(wanted + 2, max(2, options.memoryLimit / batchBytes))
         pipeline = try MemberPipeline(
-            threadCount: min(wanted, max(1, batches - 1)), batchCount: batches, level: options.level)
+            threadCount: min(wanted, max(1, batches - 1)), batchCount: batches,
+            codec: options.format == .estargz ? .gzip(level: options.level) : .zstd(level: options.level))
     }
 
     /// Writes an entry's header. A regular file's payload follows by `write` or `fill`, exactly `header.size` bytes.
@@ -126,6 +152,7 @@ public final class EStargzWriter {
             if pipeline.current.count - memberStart - memberChunk > Self.headerRunLimit { try endMember() }
             try headerBytes.withUnsafeBytes { try appendTar($0) }
             toc.add(header)
+            tarSplit?.beginFile(header.name, size: header.size)
             fileName = header.name
             fileSize = header.size
             fileLeft = header.size
@@ -134,8 +161,9 @@ public final class EStargzWriter {
         }
     }
 
-    /// Writes an entry and the file of one byte that it is.
+    /// Writes an entry and the file of one byte that it is; nothing in zstd:chunked, whose readers would show it.
     public func append(_ landmark: Landmark) throws {
+        guard options.format == .estargz else { return }
         try append(TarHeader(kind: .regular, name: Array(landmark.rawValue.utf8), size: 1))
         try withUnsafeBytes(of: UInt8(0x0f)) { try write($0) }
     }
@@ -172,8 +200,11 @@ public final class EStargzWriter {
             tarHash.update(bytes)
             tarSize += Int64(count)
             fileHash?.update(bytes)
+            tarSplit?.update(bytes)
             chunkLeft -= count
             fileLeft -= Int64(count)
+            // A frame of zstd:chunked holds its chunk and nothing else.
+            if chunkLeft == 0, options.format == .zstdChunked { try endMember() }
             if fileLeft == 0 { try endFile() }
         }
     }
@@ -182,9 +213,16 @@ public final class EStargzWriter {
     public func finish() throws -> Result {
         try guarded {
             try requireComplete()
+            if options.format == .zstdChunked { try appendEnd() }
             try endMember()
             if pipeline.current.count > 0 { submit() }
             while !pipeline.isIdle { try retire() }
+            if options.format == .zstdChunked {
+                let (chunked, tocDigest) = try writeChunkedEnd()
+                return Result(
+                    blobDigest: blobHash.digest(), blobSize: blobSize, diffID: tarHash.digest(), tocDigest: tocDigest,
+                    uncompressedSize: tarSize, chunked: chunked)
+            }
             let tocOffset = blobSize
             let json = toc.finish()
             let tocDigest = SHA256.hash(json)
@@ -197,7 +235,7 @@ public final class EStargzWriter {
     }
 }
 
-extension EStargzWriter {
+extension LayerWriter {
     /// After any error the state is no one's to go on from.
     private func guarded<T>(_ body: () throws -> T) throws -> T {
         guard !isBroken else { throw FormatError(.unsupported, "the layer's writer has failed before") }
@@ -226,6 +264,7 @@ extension EStargzWriter {
     private func endFile() throws {
         if let digest = fileHash?.digest() { toc.setDigest(digest) }
         fileHash = nil
+        try tarSplit?.endFile()
         let zeros = [UInt8](repeating: 0, count: Tar.padding(fileSize))
         try zeros.withUnsafeBytes { try appendTar($0) }
     }
@@ -239,6 +278,13 @@ extension EStargzWriter {
         batch.count += bytes.count
         tarHash.update(bytes)
         tarSize += Int64(bytes.count)
+        tarSplit?.append(bytes)
+    }
+
+    /// Ends the tar: two blocks of zeros.
+    private func appendEnd() throws {
+        let zeros = [UInt8](repeating: 0, count: Tar.endSize)
+        try zeros.withUnsafeBytes { try appendTar($0) }
     }
 
     /// Ends the current member, and hands its batch over when it is large enough.
@@ -267,7 +313,8 @@ extension EStargzWriter {
             var start = 0
             for member in batch.members {
                 if let digest = member.chunkDigest {
-                    toc.addChunk(offset: blobSize + Int64(start), digest: digest)
+                    toc.addChunk(
+                        offset: blobSize + Int64(start), end: blobSize + Int64(member.compressedEnd), digest: digest)
                 }
                 start = member.compressedEnd
             }
@@ -275,13 +322,13 @@ extension EStargzWriter {
         }
     }
 
-    private func emit(_ bytes: UnsafeRawBufferPointer) throws {
+    func emit(_ bytes: UnsafeRawBufferPointer) throws {
         blobHash.update(bytes)
         blobSize += Int64(bytes.count)
         try output(bytes)
     }
 
-    private func emit(_ bytes: [UInt8]) throws { try bytes.withUnsafeBytes { try emit($0) } }
+    func emit(_ bytes: [UInt8]) throws { try bytes.withUnsafeBytes { try emit($0) } }
 
     private func writeTOC(_ json: [UInt8]) throws {
         headerBytes.removeAll(keepingCapacity: true)

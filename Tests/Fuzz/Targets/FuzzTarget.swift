@@ -1,0 +1,162 @@
+import LaminaFormats
+
+/// A parser of bytes from outside, as a fuzzer calls it: any bytes in, nothing out; what must never be is a crash, a hang, an
+/// allocation over the bounds, or an error that is no ``FormatError``.
+public enum FuzzTarget: String, Sendable, CaseIterable {
+    /// The end of a blob: which format it is.
+    case footer
+    /// The JSON of a table of contents, as eStargz has it and with the containers dialect's fields.
+    case toc
+    /// The gzip member that a table of contents is in.
+    case tocMember = "toc-member"
+    /// The frame that a table of contents of zstd:chunked is in, behind its annotation.
+    case manifest
+    /// A tar, in pieces.
+    case tar
+    /// A member of gzip, and what follows it.
+    case gzip
+    /// A frame of zstd, and what follows it.
+    case zstd
+    /// A tar-split, compressed or not.
+    case tarSplit = "tar-split"
+    /// What the index keeps of a tar's headers.
+    case tarPart = "tar-part"
+
+    /// Runs the parser on `bytes`; traps when it breaks a promise.
+    public func run(_ bytes: UnsafeRawBufferPointer) {
+        do {
+            try parse(bytes)
+        } catch let error as FormatError {
+            // Errors are shown to people: that must work, too.
+            precondition(!error.description.isEmpty)
+        } catch {
+            fatalError("an error that is no FormatError: \(error)")
+        }
+    }
+
+    /// Small, so that a fuzzer meets them.
+    private static var limits: FormatLimits {
+        var limits = FormatLimits()
+        limits.tocBytes = 1 << 20
+        limits.entries = 2000
+        limits.chunkBytes = 1 << 20
+        limits.zeroBytes = 8 << 20
+        return limits
+    }
+
+    private func parse(_ bytes: UnsafeRawBufferPointer) throws {
+        switch self {
+        case .footer: try Self.footer(bytes)
+        case .toc: try Self.toc(bytes)
+        case .tocMember:
+            let json = try EStargz.extractTOC(fromMember: bytes, limits: Self.limits)
+            precondition(json.count <= Self.limits.tocBytes)
+            try json.withUnsafeBytes { try Self.toc($0) }
+        case .manifest: try Self.manifest(bytes)
+        case .tar: try Self.tar(bytes)
+        case .gzip: try Self.member(bytes, .gzip)
+        case .zstd: try Self.member(bytes, .zstd)
+        case .tarSplit:
+            var total = 0
+            try TarSplit.read(bytes) { item in
+                guard case .bytes(let part) = item else { return }
+                total += part.count
+                // A kilobyte of zstd can say gigabytes: within the limits, but not while fuzzing.
+                if total > 16 << 20 { throw FormatError(.tooLarge, "enough of it") }
+            }
+        case .tarPart:
+            // The frame says its size, and that is allocated: at most half a gigabyte, of which a fuzzer would say that it hangs.
+            guard bytes.count < 1 << 16 else { return }
+            let part = try TarPart(bytes)
+            precondition(part.cuts.allSatisfy { $0.size >= 0 && $0.offset >= 0 })
+        }
+    }
+
+    private static func footer(_ bytes: UnsafeRawBufferPointer) throws {
+        for size in [Int64(bytes.count), 1 << 40] {
+            switch try LayerFooter.find(in: bytes, blobSize: size) {
+            case .estargz(let offset), .stargz(let offset): precondition(0..<size ~= offset)
+            case .estargzExternal(let end): precondition(0..<size ~= end)
+            case .zstdChunked(let toc, let tarSplit):
+                for place in [toc, tarSplit ?? toc] {
+                    precondition(place.offset >= 8 && place.compressedSize > 0 && place.range.upperBound <= size)
+                }
+            case nil: break
+            }
+        }
+        _ = ZstdChunked.parsePosition(String(decoding: bytes, as: UTF8.self), hasType: bytes.count % 2 == 0)
+    }
+
+    private static func toc(_ bytes: UnsafeRawBufferPointer) throws {
+        let end: Int64 = 1 << 20
+        let tree = try LayerTree.parse(toc: bytes, tocOffset: end, format: .zstdChunked, limits: limits)
+        precondition(!tree.nodes.isEmpty && tree.nodes.count <= limits.entries + 1)
+        for dirent in tree.dirents {
+            let name = tree.name(of: dirent)
+            precondition(!name.isEmpty && !name.contains(0) && !name.contains(UInt8(ascii: "/")))
+            precondition(!name.elementsEqual(".".utf8) && !name.elementsEqual("..".utf8))
+            precondition(tree.nodes.indices.contains(Int(dirent.node)) && dirent.node != 0)
+        }
+        for content in tree.contents {
+            var position: Int64 = 0
+            for chunk in tree.chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)] {
+                precondition(chunk.offset == position && chunk.size > 0)
+                precondition(chunk.blobSize == 0 || (chunk.blobOffset >= 0 && chunk.blobOffset + chunk.blobSize <= end))
+                position += chunk.size
+            }
+            precondition(position == content.size)
+        }
+        for node in tree.nodes.indices { _ = tree.target(of: Int32(node)) }
+    }
+
+    /// The first eight bytes are the size that the annotation says.
+    private static func manifest(_ bytes: UnsafeRawBufferPointer) throws {
+        guard bytes.count > 8 else { return }
+        let size = Int64(littleEndian: bytes.loadUnaligned(as: Int64.self))
+        let frame = UnsafeRawBufferPointer(rebasing: bytes[8...])
+        guard size > 0 else { return }
+        let place = ZstdChunked.Place(offset: 8, compressedSize: Int64(frame.count), size: size)
+        let json = try ZstdChunked.extractTOC(frame, place: place, limits: limits)
+        precondition(json.count == Int(size))
+        try json.withUnsafeBytes { try toc($0) }
+    }
+
+    /// The first byte says how large the pieces are in which the rest comes.
+    private static func tar(_ bytes: UnsafeRawBufferPointer) throws {
+        guard let first = bytes.first else { return }
+        var reader = TarReader()
+        var rest = UnsafeRawBufferPointer(rebasing: bytes.dropFirst())
+        while !rest.isEmpty {
+            var piece = UnsafeRawBufferPointer(rebasing: rest.prefix(Int(first) * 16 + 1))
+            rest = UnsafeRawBufferPointer(rebasing: rest.dropFirst(piece.count))
+            pieces: while true {
+                switch try reader.next(&piece) {
+                case .more: break pieces
+                case .entry(let entry): precondition(entry.header.size >= 0)
+                case .payload(let payload): precondition(!payload.isEmpty)
+                }
+            }
+        }
+        try reader.finish()
+    }
+
+    /// The first two bytes say how much is needed of it, in units of sixteen bytes.
+    private static func member(
+        _ bytes: UnsafeRawBufferPointer, _ compression: StreamDecompressor.Compression
+    ) throws {
+        guard bytes.count > 2 else { return }
+        let needed = (Int(bytes[0]) | Int(bytes[1]) << 8) * 16
+        let member = UnsafeRawBufferPointer(rebasing: bytes[2...])
+        let decoder = try ChunkDecoder()
+        do {
+            try decoder.decode(member, as: compression, needing: needed) { precondition($0.count >= needed) }
+        } catch is FormatError {}
+        let stream = try StreamDecompressor(compression)
+        var total = 0
+        try stream.push(member) { piece in
+            total += piece.count
+            if total > 16 << 20 { throw FormatError(.tooLarge, "enough of it") }
+        }
+        try stream.finish()
+    }
+}
