@@ -47,7 +47,7 @@ struct Generator {
     mutating func fillText(_ bytes: UnsafeMutableRawBufferPointer, _ words: [[UInt8]]) {
         var at = 0
         while at < bytes.count {
-            for _ in 0..<10 {
+            for _ in 0..<8 {
                 // A power makes low numbers frequent.
                 let chance = Double(next() >> 11) / Double(1 << 53)
                 let word = words[Int(chance * chance * chance * chance * Double(words.count))]
@@ -58,7 +58,7 @@ struct Generator {
                 }
                 at += size
             }
-            let copied = min(40 + next(below: 70), bytes.count - at)
+            let copied = min(52 + next(below: 90), bytes.count - at)
             let reach = min(at, 30_000)
             if copied > 0, reach > copied {
                 let from = at - copied - next(below: reach - copied)
