@@ -29,7 +29,7 @@ enum Machine {
             ("docker-registry", first("docker-registry", "--version")),
             ("erofs", first("bash", "-c", "mkfs.erofs -V 2>&1 || dpkg-query -W erofs-utils")),
             ("squashfs", first("bash", "-c", "mksquashfs -version || true")),
-            ("load at the end", load),
+            ("load at the end", load), ("rounds", options.quick ? "few (--quick)" : "all"),
             ("the run took", "\(Int(seconds.rounded())) s, inputs included where they were not there yet"),
         ]
     }
