@@ -27,7 +27,7 @@ enum Machine {
             ("gzip, tar", "\(first("gzip", "--version")); \(first("tar", "--version"))"),
             ("pigz", first("bash", "-c", "pigz --version 2>&1")),
             ("docker-registry", first("docker-registry", "--version")),
-            ("erofs", first("bash", "-c", "mkfs.erofs -V 2>&1 || dpkg-query -W erofs-utils")),
+            ("erofs", first("dpkg-query", "-W", "erofs-utils")),
             ("squashfs", first("bash", "-c", "mksquashfs -version || true")),
             ("load at the end", load), ("rounds", options.quick ? "few (--quick)" : "all"),
             ("the run took", "\(Int(seconds.rounded())) s, inputs included where they were not there yet"),
