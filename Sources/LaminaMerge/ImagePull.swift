@@ -49,7 +49,9 @@ public final class ImagePull {
     public func index(_ reference: ImageReference, platform: Platform?, plainHTTP: Bool) throws -> ImageRecord {
         report(progress)
         let source = try reference.openSource(plainHTTP: plainHTTP, registries: engine.options.registries)
-        let image = try ImageResolver.resolve(reference, platform: platform, source: source, shouldStop: shouldStop)
+        let image = try ImageResolver.resolve(
+            reference, platform: platform, source: source, shouldStop: shouldStop,
+            knownConfig: { try? self.engine.store.index.configuration(ofManifest: $0) })
         engine.sources.add(source)
         progress.stage = .indexing
         progress.layers = image.layers.count

@@ -25,21 +25,44 @@ public enum ImageResolver {
     ///   - platform: what the image must run on. Without it, this machine decides among the manifests of an index, and an image that
     ///     is no index is taken as it is.
     ///   - source: ``ImageReference/openSource(plainHTTP:registries:)``, or another one that has the same repository.
+    ///   - knownConfig: a configuration of an image with this manifest, where it is at hand; verified like a fetched one.
     /// - Throws: `noPlatform` with a list of what there is, `badManifest`, `unsupported` for what is no image, and what the source throws.
     public static func resolve(
         _ reference: ImageReference, platform: Platform? = nil, source: any BlobSource,
-        shouldStop: @Sendable () -> Bool = { false }
+        shouldStop: @Sendable () -> Bool = { false }, knownConfig: (Digest) -> [UInt8]? = { _ in nil }
     ) throws -> ResolvedImage {
+        try withoutActuallyEscaping(knownConfig) {
+            try resolve(reference, platform, KnownConfigs(source: source, config: $0), shouldStop)
+        }
+    }
+
+    /// A source, and the configurations that need not be fetched from it.
+    private struct KnownConfigs {
+        let source: any BlobSource
+        let config: (Digest) -> [UInt8]?
+
+        func config(_ descriptor: Descriptor, of manifest: Digest, _ shouldStop: @Sendable () -> Bool) throws -> [UInt8]
+        {
+            if let known = config(manifest), (try? descriptor.verify(known, from: "the store")) != nil { return known }
+            return try source.blob(descriptor, shouldStop: shouldStop)
+        }
+    }
+
+    private static func resolve(
+        _ reference: ImageReference, _ platform: Platform?, _ documents: KnownConfigs,
+        _ shouldStop: @Sendable () -> Bool
+    ) throws -> ResolvedImage {
+        let source = documents.source
         let found = try source.manifest(reference.target, shouldStop: shouldStop)
         switch try ImageDocument(parsing: found.bytes, mediaType: found.mediaType, name: found.digest.description) {
         case .manifest(let manifest):
-            let image = try complete(manifest, found, reference, source, shouldStop)
+            let image = try complete(manifest, found, reference, documents, shouldStop)
             if let platform, platform.rank(of: image.platform) == nil {
                 throw noPlatform(platform, reference, [image.platform])
             }
             return image
         case .index(let index):
-            let choice = Choice(reference: reference, platform: platform ?? .host, source: source)
+            let choice = Choice(reference: reference, platform: platform ?? .host, documents: documents)
             var there: [Platform] = []
             if let image = try choice.image(in: index, depth: 1, seen: &there, shouldStop) { return image }
             throw noPlatform(choice.platform, reference, there)
@@ -49,7 +72,7 @@ public enum ImageResolver {
     private struct Choice {
         let reference: ImageReference
         let platform: Platform
-        let source: any BlobSource
+        let documents: KnownConfigs
         /// Manifests whose platform only their config tells: few in practice, and each costs two requests.
         static let unnamedLimit = 16
 
@@ -74,7 +97,7 @@ public enum ImageResolver {
         private func image(
             _ descriptor: Descriptor, depth: Int, seen: inout [Platform], _ shouldStop: @Sendable () -> Bool
         ) throws -> ResolvedImage? {
-            let found = try source.manifest(.digest(descriptor.digest), shouldStop: shouldStop)
+            let found = try documents.source.manifest(.digest(descriptor.digest), shouldStop: shouldStop)
             guard found.bytes.count == descriptor.size else {
                 throw OCIError(
                     .sizeMismatch,
@@ -99,7 +122,7 @@ public enum ImageResolver {
                 return try image(in: index, depth: depth + 1, seen: &seen, shouldStop)
             case .manifest(let manifest):
                 if descriptor.platform == nil, !MediaType.isConfig(manifest.config.mediaType) { return nil }
-                let image = try complete(manifest, found, reference, source, shouldStop)
+                let image = try complete(manifest, found, reference, documents, shouldStop)
                 // Where the index names a platform it is believed: configs of other writers often lack the variant.
                 if descriptor.platform != nil || platform.rank(of: image.platform) != nil { return image }
                 if !seen.contains(image.platform) { seen.append(image.platform) }
@@ -109,7 +132,7 @@ public enum ImageResolver {
     }
 
     private static func complete(
-        _ manifest: ImageManifest, _ found: ManifestBytes, _ reference: ImageReference, _ source: any BlobSource,
+        _ manifest: ImageManifest, _ found: ManifestBytes, _ reference: ImageReference, _ documents: KnownConfigs,
         _ shouldStop: @Sendable () -> Bool
     ) throws -> ResolvedImage {
         let name = found.digest.description
@@ -126,7 +149,7 @@ public enum ImageResolver {
                 "layer \(position) (\(layer.digest)) of \(reference) is of type '\(layer.mediaType.prefix(100))', which lamina does not read"
             )
         }
-        let bytes = try source.blob(manifest.config, shouldStop: shouldStop)
+        let bytes = try documents.config(manifest.config, of: found.digest, shouldStop)
         let config = try ImageConfig(parsing: bytes, name: manifest.config.digest.description)
         guard config.diffIDs.count == manifest.layers.count else {
             throw OCIError(

@@ -85,6 +85,14 @@ extension Index {
         try images().first { $0.reference == reference }
     }
 
+    /// The configuration of an image that has this manifest; nil when there is none.
+    public func configuration(ofManifest digest: Digest) throws -> [UInt8]? {
+        try read { database in
+            try database.cached("SELECT config FROM image WHERE manifest_digest = ? LIMIT 1").bind(1, digest: digest)
+                .first { Array($0.blob(0)) }
+        }
+    }
+
     /// How much of an image's distinct contents the store has: what the view image_status says of every image, in a
     /// fraction of its time.
     public func totals(of image: ImageID) throws -> ImageTotals {

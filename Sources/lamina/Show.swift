@@ -54,15 +54,26 @@ struct Doctor: ParsableCommand {
             Looks at the kernel, /dev/fuse, rights, the store's file system and limits, and tries passthrough on a \
             scratch mount in the store's directory, of which nothing stays. Exit code 1 when lamina cannot work at all.
 
+            With IMAGE it walks the way to that image instead: servers and mirrors, connection, credentials, manifest, and \
+            the format of each layer, lazy or not and why. Exit code 1 when it cannot be pulled.
+
               sudo lamina doctor
+              lamina doctor registry.example.org/app:1
             """)
+
+    @Argument(help: "An image; the machine without it.") var image: String?
+
+    @OptionGroup var imageOptions: ImageOptions
 
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
 
     func run() throws {
         try reporting {
-            let status = try DoctorCommand().run(common.context(json: facts.json))
+            let status = try DoctorCommand(
+                reference: image, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP,
+                credentialsFile: imageOptions.credentialsFile
+            ).run(common.context(json: facts.json))
             guard status == .success else { throw ExitCode(status.rawValue) }
         }
     }

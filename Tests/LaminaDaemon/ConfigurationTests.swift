@@ -82,9 +82,49 @@ struct ConfigurationTests {
             entry_timeout = 1
             [blob]
             chunk_size = 50000
-            [resolver.host."a".mirrors]
+            [[resolver.host."a".mirrors]]
+            host = "m:1"
+            insecure = true
+            request_timeout_sec = 5
             """)
-        #expect(file.ignoredKeys == ["fuse.entry_timeout", "blob", "http_cache_type", "max_concurrency", "resolver"])
+        #expect(
+            file.ignoredKeys == [
+                "fuse.entry_timeout", "resolver.host.a.mirrors.request_timeout_sec", "blob", "http_cache_type",
+                "max_concurrency",
+            ])
+        // Mirrors have a meaning: they are asked first.
+        #expect(file.configuration.resolver.hosts.mirrors["a"]?.map(\.url) == ["http://m:1"])
+    }
+
+    @Test("registries are reached as [resolver] says")
+    func resolver() throws {
+        let configuration = try parse(
+            """
+            [resolver]
+            config_path = "/a:/b/c"
+            creds_file = "/etc/creds.json"
+            request_timeout_sec = 7
+            [[resolver.host."docker.io".mirrors]]
+            host = "one.example"
+            [resolver.host."docker.io".mirrors.header]
+            X-Key = ["a", "b"]
+            [[resolver.host."docker.io".mirrors]]
+            host = "localhost:5000"
+            """
+        ).configuration
+        #expect(configuration.resolver.hosts.directories == ["/a", "/b/c"])
+        #expect(configuration.resolver.credentialsFile == "/etc/creds.json")
+        #expect(configuration.resolver.requestTimeoutSeconds == 7)
+        let mirrors = configuration.resolver.hosts.mirrors["docker.io"] ?? []
+        #expect(mirrors.map(\.url) == ["https://one.example", "http://localhost:5000"])
+        #expect(mirrors.first?.headers.map(\.name) == ["X-Key", "X-Key"])
+        for text in [
+            "config_path = \"x\"", "creds_file = \"x\"", "request_timeout_sec = -1", "host = 1", "config_pth = \"/x\"",
+            "[[resolver.host.\"a\".mirrors]]\nhost = \"no host\"", "[[resolver.host.\"a\".mirrors]]\ninsecure = true",
+        ] {
+            let error = #expect(throws: DaemonError.self, "\(text)") { try parse("[resolver]\n" + text) }
+            #expect(error?.message.contains("resolver") == true, "\(text): \(error?.message ?? "")")
+        }
     }
 
     @Test(

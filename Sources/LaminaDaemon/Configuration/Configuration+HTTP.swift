@@ -8,6 +8,7 @@ extension Configuration {
     public func registries(spoolDirectory: String? = nil, log: Logger) -> Registries {
         var settings = RegistryClient.Settings()
         settings.spoolDirectory = spoolDirectory
+        settings.stallLimit = .seconds(resolver.requestTimeoutSeconds)
         settings.onRetry = { failure, wait in
             log.info("a registry is asked again", metadata: ["failure": "\(failure)", "wait": "\(wait)"])
         }

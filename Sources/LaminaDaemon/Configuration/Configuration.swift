@@ -65,6 +65,8 @@ public struct Configuration: Sendable, Equatable {
         public var hosts = HostsConfiguration()
         /// `creds_file`: credentials in docker's format, looked through before docker's own file.
         public var credentialsFile: String?
+        /// `request_timeout_sec`: how long a registry may send nothing before it is asked again.
+        public var requestTimeoutSeconds = 30
     }
 
     public var fuse = FUSE()

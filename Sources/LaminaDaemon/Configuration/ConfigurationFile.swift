@@ -86,6 +86,9 @@ public struct ConfigurationFile: Sendable, Equatable {
                 }
                 configuration.resolver.credentialsFile = path
             }
+            if let seconds = try resolver.integer("request_timeout_sec", minimum: 0), seconds > 0 {
+                configuration.resolver.requestTimeoutSeconds = seconds
+            }
             ignoredKeys += try configuration.resolver.hosts.read(resolver)
         }
         ignoredKeys += try root.finish(ignoring: StargzKeys.root)

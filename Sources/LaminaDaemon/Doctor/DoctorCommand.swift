@@ -1,20 +1,58 @@
+import LaminaOCI
+
 /// `lamina doctor`: prints the findings.
 public struct DoctorCommand: Sendable {
-    public init() {}
+    /// The image whose way is to be walked; without one the machine is looked at.
+    public var reference: String?
+    public var platform: String?
+    public var plainHTTP = false
+    public var credentialsFile: String?
+
+    public init(
+        reference: String? = nil, platform: String? = nil, plainHTTP: Bool = false, credentialsFile: String? = nil
+    ) {
+        self.reference = reference
+        self.platform = platform
+        self.plainHTTP = plainHTTP
+        self.credentialsFile = credentialsFile
+    }
+
+    /// What `lamina doctor IMAGE --json` shows.
+    public struct ImageReport: Sendable, Codable, Equatable {
+        public var reference: String
+        /// Whether the image can be pulled.
+        public var works: Bool
+        public var findings: [Finding]
+    }
+
+    private func examine(_ reference: String, _ context: CommandContext) throws -> ExitStatus {
+        let image = try ImageReference(parsing: reference)
+        let registries = context.configuration.registries(log: context.log)
+        if let credentialsFile { registries.use(credentialsFile: absolutePath(credentialsFile), for: image) }
+        Interrupts.install()
+        let findings = ImageExamination(
+            reference: image, platform: try platform.map { try Platform(parsing: $0) },
+            plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference), registries: registries,
+            shouldStop: { Interrupts.requested }
+        ).examine()
+        let report = ImageReport(
+            reference: image.description, works: !findings.contains { $0.state == .fail }, findings: findings)
+        try context.output.show(report) {
+            Self.lines(findings, usesColor: context.output.usesColor).joined(separator: "\n") + "\n\n"
+                + (report.works ? "\(image) can be pulled." : "\(image) cannot be pulled.")
+        }
+        return report.works ? .success : .failure
+    }
 
     public func run(_ context: CommandContext) throws -> ExitStatus {
+        if let reference { return try examine(reference, context) }
         let report = Doctor(root: context.root).examine()
         try context.output.show(report) { Self.text(report, usesColor: context.output.usesColor) }
         return report.works ? .success : .failure
     }
 
     static func text(_ report: Doctor.Report, usesColor: Bool) -> String {
-        let width = report.findings.map(\.condition.count).max() ?? 0
-        var lines = report.findings.flatMap { finding -> [String] in
-            let space = String(repeating: " ", count: width - finding.condition.count)
-            let line = "\(mark(finding.state, usesColor))  \(finding.condition)\(space)  \(finding.found)"
-            return [line] + (finding.advice.map { [String(repeating: " ", count: width + 11) + "→ " + $0] } ?? [])
-        }
+        var lines = lines(report.findings, usesColor: usesColor)
         lines.append("")
         lines.append(
             !report.works
@@ -22,6 +60,15 @@ public struct DoctorCommand: Sendable {
                 : report.passthrough
                     ? "lamina works here, with passthrough." : "lamina works here, without passthrough.")
         return lines.joined(separator: "\n")
+    }
+
+    private static func lines(_ findings: [Finding], usesColor: Bool) -> [String] {
+        let width = findings.map(\.condition.count).max() ?? 0
+        return findings.flatMap { finding -> [String] in
+            let space = String(repeating: " ", count: width - finding.condition.count)
+            let line = "\(mark(finding.state, usesColor))  \(finding.condition)\(space)  \(finding.found)"
+            return [line] + (finding.advice.map { [String(repeating: " ", count: width + 11) + "→ " + $0] } ?? [])
+        }
     }
 
     private static func mark(_ state: Finding.State, _ usesColor: Bool) -> String {

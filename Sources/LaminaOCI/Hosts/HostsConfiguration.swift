@@ -118,7 +118,7 @@ public struct HostsConfiguration: Sendable, Hashable {
                 ignored += try section.finish(ignoring: [])
             }
         }
-        return try ignored + resolver.finish(ignoring: ["request_timeout_sec"])
+        return try ignored + resolver.finish(ignoring: [])
     }
 
     private static func mirror(_ section: TOMLSection, _ ignored: inout [String]) throws(TOMLError) -> RegistryHost {

@@ -102,7 +102,7 @@ struct HostAttempt {
             observe(exchange, url)
             if receiver.isComplete == true { return exchange.head }
             if case .finished = ending, exchange.isAccepted, receiver.isComplete == nil { return exchange.head }
-            if case .thrown(let error) = ending { throw error }
+            if case .thrown(let error) = ending { throw named(error, url) }
             if case .interrupted = ending { throw interrupted }
             if exchange.isAccepted { (redirects, grants) = (0, 0) }
             if exchange.head.isRedirect {
@@ -139,6 +139,13 @@ struct HostAttempt {
             settings.onRetry(failure, wait)
             guard pause(wait, shouldStop: shouldStop) else { throw interrupted }
         }
+    }
+
+    /// What is wrong with an answer, with who gave it.
+    private func named(_ error: any Error, _ url: String) -> any Error {
+        guard var error = error as? OCIError else { return error }
+        error.message += " (from \(Origin.withoutQuery(url)))"
+        return error
     }
 
     private var interrupted: OCIError { OCIError(.interrupted, "reading \(resource.subject) was interrupted") }
