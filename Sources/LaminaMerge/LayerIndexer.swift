@@ -108,17 +108,12 @@ struct LayerIndexer {
 extension LayerImporter {
     /// Adds a whole tree: contents, inodes, names, attributes.
     fileprivate func add(_ tree: LayerTree) throws {
-        // One array for all, as there are as many lists of chunks as files.
-        var chunks: [ImportedChunk] = []
-        let contents = try tree.contents.map { content in
-            chunks.removeAll(keepingCapacity: true)
-            for chunk in tree.chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)] {
-                chunks.append(
-                    ImportedChunk(
-                        offset: chunk.offset, size: chunk.size, digest: chunk.digest, blobOffset: chunk.blobOffset,
-                        blobSize: chunk.blobSize, innerOffset: chunk.innerOffset))
-            }
-            return try addContent(digest: content.digest, size: content.size, chunks: chunks)
+        var contents: [ContentID] = []
+        contents.reserveCapacity(tree.contents.count)
+        // Not all at once: a layer may have millions.
+        while contents.count < tree.contents.count {
+            let next = tree.contents[contents.count...].prefix(1024)
+            contents += try addContents(next.map { ImportedContent($0, of: tree) })
         }
         try tree.withArena { arena in
             func bytes(_ range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: arena[range]) }
@@ -143,6 +138,18 @@ extension LayerImporter {
                     value: bytes(tree.valueRange(of: xattr)))
             }
         }
+    }
+}
+
+extension ImportedContent {
+    fileprivate init(_ content: LayerTree.Content, of tree: LayerTree) {
+        self.init(
+            digest: content.digest, size: content.size,
+            chunks: tree.chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)].map {
+                ImportedChunk(
+                    offset: $0.offset, size: $0.size, digest: $0.digest, blobOffset: $0.blobOffset,
+                    blobSize: $0.blobSize, innerOffset: $0.innerOffset)
+            })
     }
 }
 

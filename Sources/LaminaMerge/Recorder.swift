@@ -13,9 +13,10 @@ final class Recorder: Sendable {
     }
 
     /// How long a batch is gathered, in seconds.
-    private static let gathering = 0.02
-    /// Landed bytes that end the gathering: what a kill may cost.
-    private static let batchBytes = 4 << 20
+    private static let gathering = 0.03
+    /// Landed bytes that end the gathering: what a kill may cost, beside what is in flight. Each transaction writes the pages
+    /// that it touches to the log anew, so that smaller batches write more.
+    private static let batchBytes = 8 << 20
     /// How often what has landed is made durable, in seconds.
     private static let syncInterval = 5.0
     /// How long after an error of the index what it refused is tried again, in seconds.

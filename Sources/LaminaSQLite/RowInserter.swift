@@ -8,14 +8,14 @@ public final class RowInserter {
     private var rows: Int32 = 0
 
     /// More bring nothing.
-    private static let rowLimit: Int32 = 32
+    public static let rowLimit = 32
 
     /// - Parameters:
     ///   - insert: `INSERT INTO table (columns)`.
     ///   - columnCount: how many columns that names; all of them have to be bound for each row.
     public init(_ connection: Connection, _ insert: String, columnCount: Int) throws(SQLiteError) {
         let row = "(" + Array(repeating: "?", count: columnCount).joined(separator: ", ") + ")"
-        let rows = Array(repeating: row, count: Int(Self.rowLimit)).joined(separator: ", ")
+        let rows = Array(repeating: row, count: Self.rowLimit).joined(separator: ", ")
         // The limit lets one statement insert the last few rows too, without binding them again.
         statement = try connection.cached("\(insert) SELECT * FROM (VALUES \(rows)) LIMIT ?")
         self.columnCount = Int32(columnCount)
@@ -25,7 +25,7 @@ public final class RowInserter {
     ///
     /// - Returns: the number of the parameter of its first column.
     public func next() throws(SQLiteError) -> Int32 {
-        if rows == Self.rowLimit { try finish() }
+        if rows == Int32(Self.rowLimit) { try finish() }
         rows += 1
         return (rows - 1) * columnCount + 1
     }
@@ -33,7 +33,7 @@ public final class RowInserter {
     /// Inserts what was added.
     public func finish() throws(SQLiteError) {
         guard rows > 0 else { return }
-        statement.bind(columnCount * Self.rowLimit + 1, Int64(rows))
+        statement.bind(columnCount * Int32(Self.rowLimit) + 1, Int64(rows))
         rows = 0
         try statement.run()
     }

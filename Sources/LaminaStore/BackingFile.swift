@@ -32,7 +32,8 @@ public final class BackingFile: Sendable {
         if !keepsCached, bytes.count >= Self.directSize, let base = bytes.baseAddress,
             Int(bitPattern: base) % Self.alignment == 0, offset % Int64(Self.alignment) == 0
         {
-            written = writeDirect(UnsafeRawBufferPointer(rebasing: bytes[..<(bytes.count & ~(Self.alignment - 1))]), offset)
+            written = writeDirect(
+                UnsafeRawBufferPointer(rebasing: bytes[..<(bytes.count & ~(Self.alignment - 1))]), offset)
         }
         // The last part of a page, or all of it.
         try file.write(UnsafeRawBufferPointer(rebasing: bytes[written...]), at: offset + Int64(written))

@@ -155,20 +155,23 @@ extension Writer {
 
 /// Adds one layer's tree to the index, within the transaction of `Store.importLayer`.
 public final class LayerImporter {
-    private let layer: LayerID
+    let layer: LayerID
     /// The number of the layer's first inode, its root.
     public let firstInode: Int64
     fileprivate var nextInode: Int64
 
     private let inodes: RowInserter
     private let dirents: RowInserter
-    private let sources: RowInserter
+    let sources: RowInserter
+    let newContents: RowInserter
+    /// A number that no content has, nor any above it; nil before it was asked for.
+    var nextContent: Int64?
     private let insertXattr: Statement
     private let insertImplicit: Statement
-    private let findContent: Statement
-    private let insertContent: Statement
-    private let insertChunk: Statement
-    private let database: Connection
+    let findContent: Statement
+    let insertContent: Statement
+    let insertChunk: Statement
+    let database: Connection
 
     fileprivate init(_ database: Connection, layer: LayerID, firstInode: Int64) throws {
         self.database = database
@@ -186,6 +189,8 @@ public final class LayerImporter {
             columnCount: 6)
         insertXattr = try database.cached("INSERT INTO xattr (inode, name, value) VALUES (?, ?, ?)")
         insertImplicit = try database.cached("INSERT INTO implicit_directory (inode, path) VALUES (?, ?)")
+        newContents = try RowInserter(
+            database, "INSERT OR IGNORE INTO content (id, digest, size)", columnCount: 3)
         findContent = try database.cached("SELECT id, size FROM content WHERE digest = ? AND claim = ?")
         insertContent = try database.cached(
             "INSERT INTO content (digest, claim, size) VALUES (?, ?, ?) ON CONFLICT (digest, claim) DO NOTHING")
@@ -226,65 +231,5 @@ public final class LayerImporter {
     /// Says that the layer does not list this directory, whose path within the layer has no leading slash.
     public func markImplicit(inode: Int64, path: [UInt8]) throws {
         try insertImplicit.bind(1, inode).bind(2, blob: path).run()
-    }
-
-    /// Adds a file's bytes, or finds them: the content with the same digest and, for several chunks, the same chunk list.
-    ///
-    /// - Parameter chunks: in file order, tiling the file.
-    public func addContent(digest: Digest, size: Int64, chunks: [ImportedChunk]) throws -> ContentID {
-        var claim = chunks.count > 1 ? Self.claim(chunks) : nil
-        var (content, isNew) = try insertOrFind(digest, claim, size)
-        if claim == nil, content.size != size {
-            // Some layer lies about the size of these bytes. Nobody knows yet which one, so they are kept apart.
-            claim = Self.claim(chunks)
-            (content, isNew) = try insertOrFind(digest, claim, size)
-        }
-        if isNew, claim != nil {
-            for chunk in chunks {
-                try insertChunk.bind(1, content.id.row).bind(2, chunk.offset).bind(3, chunk.size)
-                    .bind(4, digest: chunk.digest).run()
-            }
-        }
-        for chunk in chunks {
-            let first = try sources.next()
-            sources.statement.bind(first, layer.row).bind(first + 1, chunk.blobOffset)
-                .bind(first + 2, chunk.innerOffset).bind(first + 3, content.id.row).bind(first + 4, chunk.offset)
-                .bind(first + 5, chunk.blobSize)
-        }
-        return content.id
-    }
-
-    /// Most contents are new: it is looked for only what could not be inserted.
-    private func insertOrFind(
-        _ digest: Digest, _ claim: Digest?, _ size: Int64
-    ) throws -> (content: (id: ContentID, size: Int64), isNew: Bool) {
-        insertContent.bind(1, digest: digest)
-        bindClaim(claim, to: insertContent)
-        try insertContent.bind(3, size).run()
-        if database.changes > 0 { return ((ContentID(database.lastInsertedRow), size), true) }
-        guard let known = try find(digest, claim) else {
-            throw StoreError(.damaged, "the index has and has not the content \(digest)")
-        }
-        return (known, false)
-    }
-
-    private func find(_ digest: Digest, _ claim: Digest?) throws -> (id: ContentID, size: Int64)? {
-        findContent.bind(1, digest: digest)
-        bindClaim(claim, to: findContent)
-        return try findContent.first { (ContentID($0.integer(0)), $0.integer(1)) }
-    }
-
-    private func bindClaim(_ claim: Digest?, to statement: Statement) {
-        if let claim { statement.bind(2, digest: claim) } else { statement.bind(2, blob: []) }
-    }
-
-    /// SHA-256 of the chunk list: two layers that claim one digest share its bytes unproven only when they agree on it.
-    private static func claim(_ chunks: [ImportedChunk]) -> Digest {
-        var hash = SHA256()
-        for chunk in chunks {
-            withUnsafeBytes(of: (chunk.offset.littleEndian, chunk.size.littleEndian)) { hash.update($0) }
-            chunk.digest.withUnsafeBytes { hash.update($0) }
-        }
-        return hash.digest()
     }
 }

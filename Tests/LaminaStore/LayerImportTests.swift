@@ -7,6 +7,65 @@ struct LayerImportTests {
     let scratch = Scratch()
     let file = FileBytes(pattern(100))
 
+    @Test("contents that are added many at a time are what they are one by one, whatever of them is there already")
+    func manyContents() throws {
+        func contents(_ bytes: [FileBytes], from start: Int64) -> [ImportedContent] {
+            var blobOffset = start
+            return bytes.map { bytes in
+                var offset: Int64 = 0
+                let chunks = bytes.chunks.map { chunk in
+                    defer {
+                        offset += Int64(chunk.count)
+                        blobOffset += 100
+                    }
+                    return ImportedChunk(
+                        offset: offset, size: Int64(chunk.count), digest: SHA256.hash(chunk), blobOffset: blobOffset,
+                        blobSize: 100, innerOffset: 0)
+                }
+                return ImportedContent(digest: bytes.digest, size: offset, chunks: chunks)
+            }
+        }
+        func add(_ name: String, _ store: Store, _ body: @escaping (LayerImporter) throws -> [ContentID]) throws
+            -> [ContentID]
+        {
+            var ids: [ContentID] = []
+            let record = LayerRecord(
+                digest: digest(name), diffID: nil, tocDigest: nil, format: 1, size: 1 << 20, prioritizedEnd: nil,
+                location: "oci:/x")
+            _ = try store.importLayer(record, inodeCount: 0) { ids = try body($0) }
+            return ids
+        }
+        // Some that come twice, some of several chunks, and one that lies about its size.
+        var bytes = (0..<100).map { FileBytes(pattern(50 + $0, seed: $0)) }
+        bytes[40] = bytes[7]
+        bytes[41] = FileBytes(chunks: [pattern(10), pattern(20, seed: 3)])
+        bytes[99] = FileBytes(chunks: [pattern(10), pattern(20, seed: 3)])
+        var listed = contents(bytes, from: 0)
+        listed[70].digest = listed[3].digest
+        let store = try scratch.open()
+        let known = try add("before", store) { importer in
+            try listed[20..<24].map { try importer.addContent(digest: $0.digest, size: $0.size, chunks: $0.chunks) }
+        }
+        let many = try add("many", store) { try $0.addContents(listed) }
+        let single = try add("single", store) { importer in
+            try listed.map { try importer.addContent(digest: $0.digest, size: $0.size, chunks: $0.chunks) }
+        }
+        #expect(many == single)
+        #expect(Array(many[20..<24]) == known)
+        #expect(many[40] == many[7] && many[99] == many[41] && many[70] != many[3])
+        #expect(Set(many).count == 98)
+        #expect(try scratch.integer("SELECT count(*) FROM content") == 98)
+        #expect(
+            try scratch.integer(
+                "SELECT count(*) FROM chunk_source s JOIN layer l ON l.id = s.layer WHERE l.digest = x'\(digest("many").hex)'"
+            )
+                == 102)
+        for (content, id) in zip(listed, many) {
+            let record = try #require(try store.index.content(id))
+            #expect(record.name.digest == content.digest && record.size == content.size)
+        }
+    }
+
     @Test("a layer whose import fails leaves nothing")
     func allOrNothing() throws {
         let store = try scratch.open()
