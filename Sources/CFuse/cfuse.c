@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 _Thread_local struct lamina_fuse_worker *lamina_fuse_current;
@@ -207,31 +206,6 @@ void lamina_fuse_share(void) {
     if (lamina_fuse_current != NULL) give_turn(lamina_fuse_current);
 }
 
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
-static inline void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-/// Looks for a request without sleeping. Falling asleep and being woken cost both sides more than most answers do; where
-/// requests come in quick succession, the next one is there before that would be done. After one that was long in
-/// coming nobody looks out: an idle session costs nothing.
-static void look_out(int device, uint64_t deadline) {
-    struct pollfd readable = {.fd = device, .events = POLLIN};
-    while (poll(&readable, 1, 0) == 0 && now() < deadline) {
-        // Not too often: each look takes the lock that requests are queued with.
-        for (int i = 0; i < 8; i++) relax();
-    }
-}
-
 /// Reads a request: one thread at a time. Waking a second thread for a request costs more than most answers, so whoever
 /// has the turn keeps it while it answers, and gives it to the next one only where there is more to do already, or the
 /// answer may take long (lamina_fuse_share).
@@ -242,11 +216,7 @@ static int receive(struct lamina_fuse_worker *worker) {
         worker->has_turn = true;
     }
     if (fuse_session_exited(fuse->session)) return 0;
-    uint64_t start = now();
-    if (worker->pause < SHORT_PAUSE) look_out(fuse->device, start + SHORT_PAUSE);
-    int received = fuse_session_receive_buf(fuse->session, &worker->buffer);
-    worker->pause = now() - start;
-    return received;
+    return fuse_session_receive_buf(fuse->session, &worker->buffer);
 }
 
 static void share_if_busy(struct lamina_fuse_worker *worker, uint32_t opcode) {

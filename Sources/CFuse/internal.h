@@ -58,8 +58,6 @@ enum {
     OPEN_KEEP_CACHE = 1 << 1,
     OPEN_NOFLUSH = 1 << 5,
     OPEN_PASSTHROUGH = 1 << 7,
-    // Nanoseconds: more than a process takes from the answer to an open to its close and the next open.
-    SHORT_PAUSE = 20000,
     NOTIFY_RESEND = 7,
     // libfuse reads with 1 MiB (what a WRITE may have) and a page; what comes here has a name at most, and the forgotten
     // nodes of a batch, which need no care.
@@ -102,8 +100,6 @@ struct lamina_fuse_worker {
     struct fuse_buf buffer;
     uint64_t unique;
     bool has_turn;
-    // How long the last request was waited for, in nanoseconds.
-    uint64_t pause;
 };
 
 /// The worker whose request this thread processes now. libfuse hands its callbacks the session only.
