@@ -127,6 +127,31 @@ extension EndToEnd {
         /// `htpasswd -nbBC 4 tester pass:word`
         static let htpasswd = "tester:$2y$04$1R50DTm1OftS06QFNHu.TO.SNKHZ/u/xvrQNwq.qUN6ijlUwY5xK6"
 
+        @Test("the proxy that the environment names is asked for registries elsewhere, unless no_proxy has them")
+        func proxies() throws {
+            try Sandbox.with { sandbox in
+                _ = try Shared.small.get()
+                let proxy = try sandbox.proxy()
+                // No such machine: whoever reaches it went by way of the proxy.
+                let arguments = [
+                    Requirements.lamina, "pull", "--lazy", "--plain-http", "registry.invalid:5000/small:latest",
+                    "--root",
+                    sandbox.root,
+                ]
+                for variables in [["http_proxy=http://\(proxy.host)"], ["HTTP_PROXY=http://\(proxy.host)"]] {
+                    proxy.reset()
+                    try sandbox.startProgram(["env", "-u", "no_proxy", "-u", "NO_PROXY"] + variables + arguments)
+                        .wait(seconds: 60).orThrow()
+                    #expect(
+                        proxy.requests.first?.path.hasPrefix("http://registry.invalid:5000/v2/small/manifests/") == true
+                    )
+                }
+                let without = ["env", "http_proxy=http://\(proxy.host)", "no_proxy=registry.invalid"] + arguments
+                let refused = try sandbox.startProgram(without).wait(seconds: 60)
+                #expect(refused.exitCode == 75 && refused.errors.contains("registry.invalid"), "\(refused)")
+            }
+        }
+
         // MARK: Throughput
 
         @Test(

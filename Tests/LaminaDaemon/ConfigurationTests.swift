@@ -1,4 +1,5 @@
 import Glibc
+import LaminaOCI
 import LaminaSystem
 import Logging
 import Testing

@@ -18,7 +18,8 @@ struct Patience {
         if progressed { lastProgress = now }
         failures = progressed ? 0 : failures + 1
         if failures >= settings.tryLimit {
-            throw OCIError(failure.code, "\(failure.message) (tried \(failures) times)", cause: failure.cause)
+            let count = failures > 1 ? " (tried \(failures) times)" : ""
+            throw OCIError(failure.code, failure.message + count, cause: failure.cause)
         }
         var wait: Duration
         if retryAfter > 0 {
