@@ -35,7 +35,8 @@ struct ZstdChunkedWriterTests {
             try writer.append(header)
             try bytes.withUnsafeBytes { try writer.write($0) }
         }
-        return (blob, try writer.finish())
+        let result = try writer.finish()
+        return (blob, result)
     }
 
     private func place(_ blob: [UInt8]) throws -> (toc: ZstdChunked.Place, tarSplit: ZstdChunked.Place) {

@@ -28,7 +28,8 @@ struct FormatTests {
             let size = try image.layers.reduce(0) { try $0 + (engine.store.index.blob(of: $1)?.size ?? 0) }
             #expect(engine.totalFetchedBytes <= UInt64(size))
         }
-        #expect(fixture.reports.withLock { $0 } == [])
+        // Of skopeo 1.9's wrong diff IDs the operator is told.
+        #expect(fixture.reports.withLock { $0 }.allSatisfy { $0.contains("its tar has the digest") })
     }
 
     @Test("in one store hold each distinct file once")
