@@ -22,15 +22,25 @@ extension MergeEngine {
             let goesOn = proofs.wait { $0.isStopping ? false : $0.isWanted ? true : nil }
             guard goesOn else { return }
             if proofs.wait(seconds: delay, { $0.isStopping ? true : nil }) == true { return }
+            // A pull wants the cores for itself.
+            guard isQuiet else { continue }
             proofs.withLock { $0.isWanted = false }
             do {
-                for layer in try store.index.layersToProve() { try prove(layer) }
+                for layer in try store.index.layersToProve() {
+                    guard isQuiet else {
+                        proofs.withLock { $0.isWanted = true }
+                        break
+                    }
+                    try prove(layer)
+                }
             } catch {
                 if isStopping.load(ordering: .relaxed) { return }
                 recorder.report(error)
             }
         }
     }
+
+    private var isQuiet: Bool { state.withLock { $0.active.isEmpty && $0.producers.isEmpty } }
 
     /// Proves a layer whose every chunk has landed: the digests of its files, and its diff ID where what was fetched tells it.
     ///

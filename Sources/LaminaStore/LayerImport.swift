@@ -106,7 +106,7 @@ extension Store {
                                    prioritized_end, indexed_at, toc_checksum, toc_proof, blob_proven_at,
                                    diff_id_state, diff_id_at, computed_diff_id, members_end, tar_split_offset,
                                    tar_split_size)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 THEN ?10 END,
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 OR ?13 > 0 THEN ?10 END,
                         ?13, CASE WHEN ?13 > 0 THEN ?10 END, ?14, ?15, ?16, ?17)
                 """
             ).bind(1, digest: record.digest).bind(2, digest: record.diffID).bind(3, digest: record.tocDigest)

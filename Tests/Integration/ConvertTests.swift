@@ -30,13 +30,15 @@ extension EndToEnd {
             }
         }
 
-        @Test("what /usr/share may lack comes through as well: every type, xattrs, hard links, odd modes and names")
-        func everyType() throws {
+        @Test(
+            "what /usr/share may lack comes through as well: every type, xattrs, hard links, odd modes and names",
+            arguments: ["estargz", "zstd-chunked"])
+        func everyType(format: String) throws {
             try Sandbox.with { sandbox in
                 let tree = try sandbox.mountPoint("tree")
                 try run(["/bin/sh", "-c", Self.makeEverything, "sh", tree]).orThrow()
                 let image = "oci:\(sandbox.directory)/image:all"
-                try sandbox.lamina("convert", "--chunk-size", "65536", "dir:\(tree)", image)
+                try sandbox.lamina("convert", "--format", format, "--chunk-size", "65536", "dir:\(tree)", image)
                 let mount = try sandbox.mount(image)
                 try TreeOracle.expectSame(tree, at: mount, in: sandbox)
             }
