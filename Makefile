@@ -26,7 +26,7 @@ LAMINA_BENCH_DIR ?= $(CURDIR)/.bench
 PART ?=
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test fuzz lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test chaos takeover fuzz lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -68,6 +68,21 @@ bench-test: ## Test what makes figures of measurements.
 
 fuzz: setup ## Fuzz each parser of bytes from outside: SECONDS (60) each, TARGETS (all).
 	@scripts/fuzz.sh $(SECONDS_EACH) $(TARGETS)
+CHAOS_SECONDS ?= 660
+CHAOS_KILLS ?= 1000
+
+chaos: setup-test ## Kill the server 1,000 times under readers (CHAOS_SECONDS, CHAOS_KILLS); as root.
+	$(SWIFT) build $(RELEASE)
+	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-chaos-XXXXXX"); status=0; \
+	python3 Tests/Chaos/chaos.py --lamina "$(BINARY)" --directory "$$directory" --seconds $(CHAOS_SECONDS) \
+	    --minimum-kills $(CHAOS_KILLS) || status=$$?; \
+	rm -rf --one-file-system "$$directory"; exit $$status
+
+takeover: setup-test ## Measure how long it takes from a server's death to the next one's first answer; as root.
+	$(SWIFT) build $(RELEASE)
+	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-takeover-XXXXXX"); status=0; \
+	python3 Tests/Chaos/takeover.py --lamina "$(BINARY)" --directory "$$directory" || status=$$?; \
+	rm -rf --one-file-system "$$directory"; exit $$status
 
 lint: ## Check the format of all Swift files.
 	@scripts/lint.sh

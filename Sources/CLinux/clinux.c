@@ -94,8 +94,6 @@ int lamina_punch_hole(int fd, int64_t offset, int64_t count) {
 
 int lamina_syncfs(int fd) { return syncfs(fd); }
 
-int lamina_enter_directory(const char *path) { return unshare(CLONE_FS) == 0 ? chdir(path) : -1; }
-
 int lamina_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }
 
 int lamina_has_capability(int capability) {

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -199,23 +200,64 @@ int32_t lamina_next_signal(int descriptor) {
     return (int32_t)information.ssi_signo;
 }
 
-// MARK: The prober
+// MARK: Processes that wait for the mount
+//
+// The other threads of the parent are not in them, and may have held any lock: system calls only.
 
-int32_t lamina_start_prober(const char *path, int32_t commands, int32_t answers) {
-    pid_t child = fork();
-    if (child != 0) return child;
-    // The other threads of the parent are not here, and may have held any lock: system calls only.
+/// Closes what the parent has open, the store's lock among it, which would outlive the parent in the child; `kept`
+/// becomes 0 and up.
+static void keep_only(const int *kept, int count) {
+    int moved[2];
+    for (int i = 0; i < count; i++) moved[i] = fcntl(kept[i], F_DUPFD_CLOEXEC, 8);
+    for (int i = 0; i < count; i++)
+        if (moved[i] < 0 || dup2(moved[i], i) < 0) _exit(1);
+    close_range((unsigned)count, ~0U, 0);
     for (int number = 1; number < 32; number++) signal(number, SIG_DFL);
-    int kept[2] = {fcntl(commands, F_DUPFD_CLOEXEC, 3), fcntl(answers, F_DUPFD_CLOEXEC, 3)};
-    if (kept[0] < 0 || kept[1] < 0 || dup2(kept[0], 0) < 0 || dup2(kept[1], 1) < 0) _exit(1);
-    // The store's lock among them, which would outlive the parent here.
-    close_range(3, ~0U, 0);
-    close(2);
+    signal(SIGPIPE, SIG_IGN);
     // Neither Ctrl-C at the parent's terminal nor the end of it is for this process.
     setsid();
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+int lamina_mount_apart(
+    const char *base, const char *source, const char *target, const char *type, unsigned long flags, const char *data) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return -1;
+    pid_t child = fork();
+    if (child < 0) {
+        int error = errno;
+        close(ends[0]);
+        close(ends[1]);
+        errno = error;
+        return -1;
+    }
+    if (child == 0) {
+        keep_only(&ends[1], 1);
+        int error = chdir(base) == 0 && mount(source, target, type, flags, data) == 0 ? 0 : errno;
+        ssize_t told;
+        do told = write(0, &error, sizeof error);
+        while (told < 0 && errno == EINTR);
+        // Nobody knows of this mount any more.
+        if (told < 0 && error == 0) umount2(target, MNT_DETACH);
+        _exit(0);
+    }
+    close(ends[1]);
+    int error = EIO;
+    ssize_t told;
+    do told = read(ends[0], &error, sizeof error);
+    while (told < 0 && errno == EINTR);
+    close(ends[0]);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+    errno = told == sizeof error ? error : EIO;
+    return errno == 0 ? 0 : -1;
+}
+
+int32_t lamina_start_prober(const char *path, int32_t commands, int32_t answers) {
+    pid_t child = fork();
+    if (child != 0) return child;
+    keep_only((int[]){commands, answers}, 2);
     unsigned char byte;
     while (true) {
         ssize_t size = read(0, &byte, 1);

@@ -34,6 +34,12 @@ public final class SessionRecord: @unchecked Sendable {
         public var node: UInt64
         /// The backing ID of a passthrough open; nil for a cached one.
         public var backing: Int32?
+
+        public init(handle: UInt64, node: UInt64, backing: Int32?) {
+            self.handle = handle
+            self.node = node
+            self.backing = backing
+        }
     }
 
     /// A registered backing file.
@@ -43,6 +49,13 @@ public final class SessionRecord: @unchecked Sendable {
         public var value: Int32
         /// It was being given up when its process ended, and may or may not be registered.
         public var isClosing: Bool
+
+        public init(slot: Int, node: UInt64, value: Int32, isClosing: Bool) {
+            self.slot = slot
+            self.node = node
+            self.value = value
+            self.isClosing = isClosing
+        }
     }
 
     private let memory: SharedMemory

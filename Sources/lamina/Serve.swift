@@ -21,9 +21,14 @@ struct Serve: ParsableCommand {
     @Flag(help: "End the mounts at SIGTERM, even where they could be left to the next server.")
     var unmountOnExit = false
 
-    @Option(help: ArgumentHelp("With --supervise: seconds without a sign of life after which the server is killed.",
+    @Option(
+        help: ArgumentHelp(
+            "With --supervise: seconds without a sign of life after which the server is killed.",
             valueName: "seconds", visibility: .hidden))
     var watchdogSeconds = 30.0
+
+    @Option(help: ArgumentHelp("With --supervise: start this as the server.", valueName: "path", visibility: .hidden))
+    var program: String?
 
     @Flag(help: ArgumentHelp("Say whether this program could go on with the store, and end.", visibility: .hidden))
     var checkTakeover = false
@@ -50,7 +55,8 @@ struct Serve: ParsableCommand {
             let context = try common.context(serving: true)
             if checkTakeover { return try TakeoverCheck.run(root: context.root) }
             if supervise {
-                let command = SuperviseCommand(readyDescriptor: readyFd, watchdogSeconds: watchdogSeconds)
+                let command = SuperviseCommand(
+                    readyDescriptor: readyFd, watchdogSeconds: watchdogSeconds, program: program)
                 throw ExitCode(try command.run(CommandLine.arguments, context))
             }
             try ServeCommand(exitWhenIdle: exitWhenIdle, unmountOnExit: unmountOnExit, readyDescriptor: readyFd).run(

@@ -89,6 +89,9 @@ struct DoctorTests {
         #expect(Doctor.libfuse("3.17.0").state == .ok && Doctor.libfuse("?").state == .unknown)
         #expect(Doctor.fileLimit(soft: 1024, hard: 1 << 20).state == .ok)
         #expect(Doctor.trial(nil).state == .unknown)
+        #expect(Doctor.resend(true).state == .ok)
+        #expect(Doctor.resend(false).state == .warn && Doctor.resend(false).advice?.contains("6.9") == true)
+        #expect(Doctor.resend(nil).state == .unknown)
     }
 
     @Test("the trial of passthrough leaves nothing behind")

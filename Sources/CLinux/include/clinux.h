@@ -35,9 +35,6 @@ int lamina_punch_hole(int fd, int64_t offset, int64_t count);
 /// syncfs(2), which glibc declares for _GNU_SOURCE only.
 int lamina_syncfs(int fd);
 
-/// Gives the calling thread a working directory of its own (unshare CLONE_FS, chdir). 0, or -1 with errno.
-int lamina_enter_directory(const char *path);
-
 int lamina_set_thread_name(const char *name);
 
 /// Whether a capability is in the effective set of this thread: 1, 0, or -1 with errno.

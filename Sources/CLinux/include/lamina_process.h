@@ -48,6 +48,11 @@ int lamina_signal_descriptor(const int32_t *signals, int32_t count);
 /// The next signal that it reports; 0 when there is none, -1 with errno.
 int32_t lamina_next_signal(int descriptor);
 
+/// mount(2) by a process of its own, with the working directory `base`. 0, or -1 with errno. Should this process be killed
+/// meanwhile, nothing stays mounted.
+int lamina_mount_apart(
+    const char *base, const char *source, const char *target, const char *type, unsigned long flags, const char *data);
+
 /// Starts a process that looks `path` up (lstat) each time it reads a byte from `commands`, and writes one to `answers`:
 /// 0, or the errno value. It ends when `commands` does. It shares nothing with this process but a copy of its memory.
 /// The process ID, or -1 with errno.

@@ -33,26 +33,40 @@ public struct SuperviseCommand: Sendable {
     public var readyDescriptor: Int32?
     public var watchdogSeconds: Double
 
-    public init(readyDescriptor: Int32?, watchdogSeconds: Double) {
+    /// What is started in place of this program.
+    public var program: String?
+
+    public init(readyDescriptor: Int32?, watchdogSeconds: Double, program: String? = nil) {
         self.readyDescriptor = readyDescriptor
         self.watchdogSeconds = watchdogSeconds
+        self.program = program
     }
 
     /// - Parameter words: the command line, of which all but what makes it a supervisor is for the server.
     /// - Returns: the code to exit with.
     public func run(_ words: [String], _ context: CommandContext) throws -> Int32 {
+        do {
+            return try supervise(words, context)
+        } catch {
+            ReadySignal(descriptor: readyDescriptor).failed(error)
+            throw error
+        }
+    }
+
+    private func supervise(_ words: [String], _ context: CommandContext) throws -> Int32 {
         try context.requireRoot(for: "serving a store")
-        let program = realPath("/proc/self/exe") ?? words[0]
+        let own = realPath("/proc/self/exe") ?? words[0]
         let supervisor = try Supervisor(
             options: Supervisor.Options(
-                program: program, words: Self.serverWords(words), readyDescriptor: readyDescriptor,
+                program: program ?? own, running: program ?? "/proc/self/exe", words: Self.serverWords(words),
+                readyDescriptor: readyDescriptor,
                 watchdogSeconds: watchdogSeconds),
             log: context.log)
         return try supervisor.run()
     }
 
     /// The options that are the supervisor's own, and whether a value follows.
-    private static let own = ["--supervise": false, "--ready-fd": true, "--watchdog-seconds": true]
+    private static let own = ["--supervise": false, "--ready-fd": true, "--watchdog-seconds": true, "--program": true]
 
     static func serverWords(_ words: [String]) -> [String] {
         var result: [String] = []

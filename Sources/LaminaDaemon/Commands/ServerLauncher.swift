@@ -2,7 +2,7 @@ import Glibc
 import LaminaSystem
 import Logging
 
-/// Leaves a server behind: `lamina serve --exit-when-idle` as a process of its own session, whose output goes to
+/// Leaves a server behind: `lamina serve --supervise --exit-when-idle` as a process of its own session, whose output goes to
 /// `<root>/server.log`.
 struct ServerLauncher {
     let context: CommandContext
@@ -51,7 +51,8 @@ struct ServerLauncher {
     /// The reading end of the pipe; the writing end is the server's alone when this returns.
     private func start(log: File) throws(SystemError) -> File {
         var words = [
-            "lamina", "serve", "--exit-when-idle", "--ready-fd", "\(Self.readyDescriptor)", "--root", context.root,
+            "lamina", "serve", "--supervise", "--exit-when-idle", "--ready-fd", "\(Self.readyDescriptor)", "--root",
+            context.root,
         ]
         if let path = context.configurationPath { words += ["--config", path] }
         if context.log.logLevel <= .debug { words.append("--verbose") }

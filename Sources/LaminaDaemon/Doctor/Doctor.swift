@@ -27,8 +27,10 @@ public struct Doctor: Sendable {
         findings.append(freeSpace())
         findings.append(Self.libfuse(VersionCommand.loadedVersion("fuse_pkgversion")))
         findings.append(Self.fileLimit())
-        let trial = Self.trial(capability ? PassthroughTrial(directory: existing).run() : nil)
+        let attempt = PassthroughTrial(directory: existing)
+        let trial = Self.trial(capability ? attempt.run() : nil)
         findings.append(trial)
+        findings.append(Self.resend(attempt.canResend))
         return Report(
             root: root, works: !findings.contains { $0.state == .fail }, passthrough: trial.state == .ok,
             findings: findings)
@@ -168,6 +170,20 @@ public struct Doctor: Sendable {
             : Finding(
                 "open files", .warn, found,
                 advice: "raise the limit: 'ulimit -Hn 65536', or LimitNOFILE=65536 in the unit")
+    }
+
+    /// What a server that is killed leaves unanswered is answered by the next one, if the kernel sends it again.
+    static func resend(_ canResend: Bool?) -> Finding {
+        let name = "restarts"
+        return switch canResend {
+        case nil: Finding(name, .unknown, "not tried, as no mount could be made")
+        case true?: Finding(name, .ok, "the kernel sends again what a dead server left unanswered")
+        case false?:
+            Finding(
+                name, .warn, "the kernel sends nothing again",
+                advice: "open files survive a restart of the server, but calls that wait for it at that moment fail "
+                    + "(Linux 6.9 mends that)")
+        }
     }
 
     static func trial(_ outcome: PassthroughTrial.Outcome?) -> Finding {

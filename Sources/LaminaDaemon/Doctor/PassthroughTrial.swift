@@ -15,6 +15,12 @@ struct PassthroughTrial {
 
     /// The directory for the scratch mount and its backing file: that of the store, as passthrough depends on its file system.
     let directory: String
+    private let resend = Monitor<Bool?>(nil)
+
+    init(directory: String) { self.directory = directory }
+
+    /// Whether the kernel sends requests again that a dead server had read; nil where no mount could be made.
+    var canResend: Bool? { resend.withLock { $0 } }
 
     /// What is read must be this and nothing else.
     private static let text = Array("lamina\n".utf8)
@@ -48,6 +54,7 @@ struct PassthroughTrial {
         configuration.allowsOtherUsers = false
         let session = try FUSESession(configuration: configuration, handler: handler)
         try session.start(at: mountPoint)
+        resend.withLock { $0 = session.canResend }
         let outcome = attempt(session, handler, mountPoint, backing)
         handler.backing.withLock { $0 = nil }
         do {

@@ -28,7 +28,8 @@ extension Engine {
         } catch {
             throw DaemonError(
                 .configuration,
-                "the mounts of \(root) belong to another version of lamina: start that one, or unmount them", cause: error)
+                "the mounts of \(root) belong to another version of lamina: start that one, or unmount them",
+                cause: error)
         }
         let started = monotonicSeconds()
         let filesystem = try makeFilesystem(record)
@@ -85,7 +86,8 @@ extension Engine {
             throw error
         }
         if notifier.holds {
-            let isHeld = notifier.hold(filesystem.record.file, as: .record)
+            let isHeld =
+                notifier.hold(filesystem.record.file, as: .record)
                 && notifier.hold(session.device, as: .connection)
             if !isHeld { log.error("the service manager does not keep the mount: it ends with this process") }
         }

@@ -11,6 +11,8 @@ public final class Supervisor {
     public struct Options: Sendable {
         /// The program as it is found on disk: what an upgrade starts.
         public var program: String
+        /// The program that runs already, whatever has its place on disk now: what is started otherwise.
+        public var running: String
         /// The server's name and arguments.
         public var words: [String]
         /// A descriptor that only the first server gets, and its option.
@@ -18,8 +20,12 @@ public final class Supervisor {
         /// Seconds without a sign of life after which the server is killed.
         public var watchdogSeconds: Double
 
-        public init(program: String, words: [String], readyDescriptor: Int32?, watchdogSeconds: Double) {
+        public init(
+            program: String, running: String = "/proc/self/exe", words: [String], readyDescriptor: Int32?,
+            watchdogSeconds: Double
+        ) {
             self.program = program
+            self.running = running
             self.words = words
             self.readyDescriptor = readyDescriptor
             self.watchdogSeconds = watchdogSeconds
@@ -35,6 +41,7 @@ public final class Supervisor {
     /// When to start the next server, while none runs.
     private var startsAt: Double?
     private var failures = 0
+    private var wasEverReady = false
     private var previousEnd: Double?
     /// What to exit with once the server has ended, if that is wanted.
     var isEnding = false
@@ -94,10 +101,9 @@ public final class Supervisor {
             "WATCHDOG_USEC=\(UInt64(options.watchdogSeconds * 1e6))",
         ]
         if let previousEnd { environment.append("LAMINA_PREDECESSOR_ENDED=\(previousEnd)") }
-        // The program that runs here can be started though another has its place on disk now.
-        let program = first || usesDisk ? options.program : "/proc/self/exe"
         let pid = try ServiceProtocol.start(
-            program, words, environment: environment, held.files.map(\.descriptor), names: held.names,
+            usesDisk ? options.program : options.running, words, environment: environment, held.files.map(\.descriptor),
+            names: held.names,
             keeping: first ? options.readyDescriptor : nil)
         if first, let descriptor = options.readyDescriptor { close(descriptor) }
         server = ServerProcess(pid: pid, deadline: monotonicSeconds() + Self.startLimit)
@@ -118,10 +124,13 @@ public final class Supervisor {
         // What it said last is in the socket still, descriptors to keep among it.
         while let message = try? socket.receive() { handle(message, from: ended.pid) }
         if isEnding { return ended.exitCode }
+        wasEverReady = wasEverReady || ended.wasReady
         if let code = ended.exitStatus, held.files.isEmpty, code == 0 || !ended.wasReady {
             // It ended by itself and left nothing, or never came to be: trying again would change nothing.
             return code
         }
+        // Whoever waits for the first one's word has learnt that it is dead.
+        if options.readyDescriptor != nil, !wasEverReady { return ended.exitCode }
         failures = ended.wasReady ? 0 : failures + 1
         if usesDisk, !ended.wasReady {
             log.error("the new program cannot go on with the mounts; the one before it does")
@@ -129,7 +138,8 @@ public final class Supervisor {
         }
         let pause = failures == 0 ? 0 : min(Self.longestPause, 0.05 * Double(1 << min(failures - 1, 10)))
         startsAt = monotonicSeconds() + pause
-        log.warning("the server has ended; another takes over", metadata: ["how": "\(ended.how)", "pause": "\(pause) s"])
+        log.warning(
+            "the server has ended; another takes over", metadata: ["how": "\(ended.how)", "pause": "\(pause) s"])
         return nil
     }
 

@@ -81,6 +81,18 @@ final class Sandbox {
         return server
     }
 
+    /// Starts `lamina serve --supervise`, and waits until a server answers.
+    func supervise(_ options: String..., program: String? = nil) throws -> Supervised {
+        let words = ["serve", "--supervise"] + options
+        let child = program == nil ? try start(words) : try startProgram([program!] + words + ["--root", root])
+        let supervised = Supervised(child: child, sandbox: self)
+        guard try eventually(seconds: 20, { try !child.isRunning || supervised.isReady() }), child.isRunning else {
+            child.send(SIGKILL)
+            throw Outcome.Failed(description: "lamina serve --supervise is not ready\n\(child.wait())")
+        }
+        return supervised
+    }
+
     /// Makes a directory to mount at.
     func mountPoint(_ name: String = "mnt") throws -> String {
         let path = "\(directory)/\(name)"

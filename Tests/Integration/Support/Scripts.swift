@@ -121,4 +121,186 @@ enum Scripts {
             if "no-directory-times" in sys.argv[2:] and entry["type"] == "dir": del entry["mtime"]
             print(json.dumps(entry, sort_keys=True))
         """
+
+    /// A service that says things to its manager, three times started; writes what it finds to `told` beside it.
+    static let service = #"""
+        #!/usr/bin/env python3
+        import array, os, signal, socket, sys, time
+        told = open(os.path.dirname(os.path.abspath(__file__)) + "/told", "a+", buffering=1)
+        told.seek(0)
+        turn = 1 + len({line[0] for line in told})
+        def tell(text): told.write(f"{turn}: {text}\n")
+        address = os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1)
+        def notify(text, *descriptors):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+                sender.sendmsg([text.encode()], rights, 0, address)
+        def barrier():
+            reading, writing = os.pipe()
+            notify("BARRIER=1", writing)
+            os.close(writing)
+            if os.read(reading, 1): sys.exit("the barrier says something")
+        def file(text):
+            descriptor = os.memfd_create("test")
+            os.write(descriptor, text.encode())
+            return descriptor
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+        if count and int(os.environ["LISTEN_PID"]) != os.getpid(): sys.exit("LISTEN_PID is another's")
+        tell(f"held {os.environ['LISTEN_FDNAMES']}" if count else "nothing held")
+        if int(os.environ["WATCHDOG_USEC"]) != 2_000_000: sys.exit("another WATCHDOG_USEC")
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP, signal.SIGINT])
+        if turn == 1:
+            # Nobody else may speak for the service.
+            if os.fork() == 0:
+                notify("FDSTORE=1\nFDNAME=foreign", file("x"))
+                os._exit(0)
+            os.wait()
+            notify("FDSTORE=1\nFDNAME=a\nFDPOLL=0", file("a"))
+            notify("FDSTORE=1\nFDNAME=b", file("b"))
+            notify("FDSTORE=1\nFDNAME=twice", file("twice"))
+            notify("FDSTORE=1\nFDNAME=twice", file("twice2"))
+            notify("FDSTOREREMOVE=1\nFDNAME=a")
+            notify("READY=1\nSTATUS=here\nMAINPID=1")
+            barrier()
+            tell("the barrier is passed")
+            os.kill(os.getppid(), signal.SIGHUP)
+            if signal.sigtimedwait([signal.SIGHUP], 10): tell("SIGHUP came")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if turn == 2:
+            tell("contents " + " ".join(os.pread(3 + number, 100, 0).decode() for number in range(count)))
+            if 0 < time.clock_gettime(time.CLOCK_MONOTONIC) - float(os.environ["LAMINA_PREDECESSOR_ENDED"]) < 30:
+                tell("predecessor's end is told")
+            notify("FDSTOREREMOVE=1\nFDNAME=twice")
+            notify("READY=1")
+            # Signs of life for longer than the watchdog waits, then none.
+            for _ in range(10):
+                time.sleep(0.3)
+                notify("WATCHDOG=1")
+            open(told.name + ".silent", "w").write(str(time.monotonic()))
+            time.sleep(60)
+        if turn == 3:
+            silence = time.monotonic() - float(open(told.name + ".silent").read())
+            if 1 < silence < 20: tell("was killed by the watchdog before")
+            notify("READY=1")
+            barrier()
+            os.kill(os.getppid(), signal.SIGTERM)
+            if signal.sigtimedwait([signal.SIGINT], 10): tell("SIGINT came")
+            notify("STOPPING=1")
+            time.sleep(1.5)
+            sys.exit(7)
+        """#
+
+    /// `LAMINA ROOT MOUNT IMAGE`: a manager of the server, as systemd is one.
+    static let manager = #"""
+        import os, select, signal, socket, struct, subprocess, sys, time
+        lamina, root, mount, image = sys.argv[1:]
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        name = f"lamina-test-manager-{os.getpid()}"
+        listener.bind("\0" + name)
+        held, server = {}, None
+
+        def start(extra=()):
+            global server
+            pid = os.fork()
+            if pid == 0:
+                # As systemd does it: descriptors from 3 on, LISTEN_PID the process's own.
+                import fcntl
+                copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in held.values()]
+                for number, copy in enumerate(copies): os.dup2(copy, 3 + number)
+                for number in range(3 + len(copies), 200):
+                    try: os.close(number)
+                    except OSError: pass
+                environment = dict(os.environ, NOTIFY_SOCKET="@" + name, FDSTORE="8", WATCHDOG_USEC="900000", WATCHDOG_PID=str(os.getpid()))
+                if held:
+                    environment.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(held)), LISTEN_FDNAMES=":".join(held))
+                os.execve(lamina, [lamina, "serve", "--root", root, *extra], environment)
+            server = pid
+
+        def messages(until, seconds=30):
+            """Takes messages until one has an assignment; all of them."""
+            seen, end = [], time.monotonic() + seconds
+            while time.monotonic() < end:
+                if not select.select([listener], [], [], 0.1)[0]: continue
+                data, rights, _, _ = receive()
+                fields = dict(line.split("=", 1) for line in data.decode().split("\n"))
+                seen.append(fields)
+                if fields.get("FDSTOREREMOVE") == "1":
+                    held.pop(fields["FDNAME"], None)
+                if fields.get("FDSTORE") == "1":
+                    assert len(rights) == 1 and fields["FDPOLL"] == "0", fields
+                    held[fields["FDNAME"]] = rights[0]
+                else:
+                    for descriptor in rights: os.close(descriptor)
+                if any(f"{key}={value}" == until for key, value in fields.items()): return seen
+            sys.exit(f"no {until} after {seconds} s; there was {seen}")
+
+        def receive():
+            data, ancillary, flags, _ = listener.recvmsg(4096, 1024)
+            rights = []
+            for level, kind, content in ancillary:
+                if kind == socket.SCM_RIGHTS: rights = list(struct.unpack(f"{len(content) // 4}i", content))
+                if kind == socket.SCM_CREDENTIALS:
+                    assert struct.unpack("3i", content)[0] == server, "a message of another process"
+            return data, rights, flags, None
+
+        def ended(seconds=20):
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                pid, status = os.waitpid(server, os.WNOHANG)
+                if pid: return os.waitstatus_to_exitcode(status)
+                time.sleep(0.01)
+            sys.exit("the server does not end")
+
+        try:
+            start()
+            first = messages("READY=1")
+            assert [m["STATUS"] for m in first if "STATUS" in m][0] == "opening the store", first
+            assert first[-1]["MAINPID"] == str(server), first
+            assert sorted(held) == ["lamina-control", "lamina-fuse", "lamina-opens"], held
+            assert os.readlink(f"/proc/self/fd/{held['lamina-fuse']}") == "/dev/fuse"
+            assert any("BARRIER" in m for m in first), "nobody waited until the descriptors were here"
+            subprocess.run([lamina, "mount", image, mount, "--root", root], check=True, stdout=subprocess.DEVNULL)
+            want = open(f"{mount}/etc/hello", "rb").read()
+            for _ in range(4): messages("WATCHDOG=1", 5)
+            # A restart leaves the mounts.
+            kept = open(f"{mount}/etc/hello", "rb")
+            os.kill(server, signal.SIGTERM)
+            stopping = messages("STOPPING=1")
+            assert not any("FDSTOREREMOVE" in m for m in stopping), stopping
+            assert ended() == 0
+            assert os.path.ismount(mount)
+            # Who asks now waits for the next server.
+            waiting = subprocess.Popen([lamina, "status", "--json", "--root", root], stdout=subprocess.PIPE)
+            looking = subprocess.Popen(["cat", f"{mount}/etc/hello"], stdout=subprocess.PIPE)
+            time.sleep(0.5)
+            start()
+            assert not any("FDSTORE" in m for m in messages("READY=1")), "what is held need not be given again"
+            assert waiting.communicate(timeout=20)[0] and waiting.returncode == 0
+            assert looking.communicate(timeout=20)[0] == want
+            assert kept.read() == want
+            os.kill(server, signal.SIGKILL)
+            ended()
+            start()
+            messages("READY=1")
+            # One that hangs says nothing more.
+            messages("WATCHDOG=1", 5)
+            os.kill(server, signal.SIGSTOP)
+            while select.select([listener], [], [], 0.3)[0]: receive()
+            assert not select.select([listener], [], [], 1.5)[0], "a stopped server says that it is alive"
+            os.kill(server, signal.SIGKILL)
+            ended()
+            kept.close()
+            # The end of the mounts is asked for.
+            start(["--unmount-on-exit"])
+            messages("READY=1")
+            os.kill(server, signal.SIGTERM)
+            last = messages("FDNAME=lamina-control")
+            assert ended() == 0 and not held, held
+            assert not os.path.ismount(mount) and not os.path.ismount(f"{root}/fs")
+        finally:
+            if server:
+                try: os.kill(server, signal.SIGKILL)
+                except ProcessLookupError: pass
+        """#
 }
