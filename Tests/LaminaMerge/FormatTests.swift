@@ -76,6 +76,23 @@ struct FormatTests {
         #expect(ledgers.allSatisfy { $0.areChunksProven && $0.areFilesProven && $0.computedDiffID == nil })
     }
 
+    @Test("of eStargz has its files proven when nothing is merged any more, and its diff ID said to be not provable")
+    func background() throws {
+        var options = MergeEngine.Options()
+        options.provingDelay = 0.01
+        let fixture = try Fixture()
+        let engine = try MergeEngine(store: try fixture.openStore(), options: options)
+        defer { engine.stop() }
+        let image = try index(engine, "estargz-64k")
+        try engine.merge(image)
+        let ledgers = {
+            try image.layers.map { try engine.store.index.ledger(of: $0) }
+        }
+        for _ in 0..<3000 where try !ledgers().allSatisfy(\.areChunksProven) { usleep(10_000) }
+        #expect(try ledgers().allSatisfy { $0.areChunksProven && $0.areFilesProven })
+        #expect(try ledgers().allSatisfy { $0.diffIDState == .notProvable })
+    }
+
     @Test("of eStargz has its diff ID proven before the first mount where that is required", arguments: [true, false])
     func required(wasKnown: Bool) throws {
         let fixture = try Fixture()
