@@ -9,9 +9,24 @@ private let target: FuzzTarget = {
     return target
 }()
 
-/// What libFuzzer, which brings main(), calls with each input: https://llvm.org/docs/LibFuzzer.html#fuzz-target.
+/// What libFuzzer calls with each input: https://llvm.org/docs/LibFuzzer.html#fuzz-target.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func testOneInput(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
     target.run(UnsafeRawBufferPointer(start: start, count: count))
     return 0
+}
+
+@_silgen_name("LLVMFuzzerRunDriver")
+private func runDriver(
+    _ count: UnsafeMutablePointer<CInt>,
+    _ arguments: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?>,
+    _ test: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
+) -> CInt
+
+/// libFuzzer brings a main of its own, but SwiftPM links an executable to a main of this name.
+@_cdecl("lamina_fuzz_main")
+public func start(_ count: CInt, _ arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?) -> CInt {
+    var count = count
+    var arguments = arguments
+    return runDriver(&count, &arguments, { testOneInput($0, $1) })
 }

@@ -15,13 +15,16 @@ enum TreeOracle {
 
     /// The differences between two descriptions, as tree.py prints them; nil when there are none.
     ///
-    /// - Parameter ignoringDirectoryTimes: as Tests/Fixtures/README.md allows for the fixtures. In the expected tree all times
-    ///   are cut to whole seconds, which is what eStargz keeps; the tree under test must have exactly those.
+    /// - Parameters:
+    ///   - ignoringDirectoryTimes: as Tests/Fixtures/README.md allows for the fixtures.
+    ///   - keepsFractions: otherwise all times of the expected tree are cut to whole seconds, which is what eStargz keeps; the
+    ///     tree under test must have exactly those.
     static func differences(
-        expected: String, actual: String, in sandbox: Sandbox, ignoringDirectoryTimes: Bool
+        expected: String, actual: String, in sandbox: Sandbox, ignoringDirectoryTimes: Bool,
+        keepsFractions: Bool = false
     ) throws -> String? {
         let directory = ignoringDirectoryTimes ? ["no-directory-times"] : []
-        let left = try normalized(expected, "expected", ["seconds"] + directory, sandbox)
+        let left = try normalized(expected, "expected", (keepsFractions ? [] : ["seconds"]) + directory, sandbox)
         let right = try normalized(actual, "actual", directory, sandbox)
         let outcome = try run(["python3", program, "--diff", left, right])
         if outcome.exitCode == 0 { return nil }
@@ -39,23 +42,28 @@ enum TreeOracle {
 
     /// Expects that a mount shows the tree of the fixtures.
     static func expectFixture(
-        at mount: String, in sandbox: Sandbox, _ comment: String, _ location: SourceLocation = #_sourceLocation
+        at mount: String, in sandbox: Sandbox, _ comment: String, keepsFractions: Bool = false,
+        _ location: SourceLocation = #_sourceLocation
     ) throws {
         let actual = sandbox.directory + "/actual.jsonl"
         try describe(mount, to: actual)
         let found = try differences(
-            expected: Fixtures.directory + "/tree.jsonl", actual: actual, in: sandbox, ignoringDirectoryTimes: true)
+            expected: Fixtures.directory + "/tree.jsonl", actual: actual, in: sandbox, ignoringDirectoryTimes: true,
+            keepsFractions: keepsFractions)
         #expect(found == nil, "\(comment): \(found ?? "")", sourceLocation: location)
     }
 
     /// Expects that a mount shows what a directory has.
     static func expectSame(
-        _ directory: String, at mount: String, in sandbox: Sandbox, _ location: SourceLocation = #_sourceLocation
+        _ directory: String, at mount: String, in sandbox: Sandbox, keepsFractions: Bool = false,
+        _ location: SourceLocation = #_sourceLocation
     ) throws {
         let (expected, actual) = (sandbox.directory + "/expected.jsonl", sandbox.directory + "/actual.jsonl")
         try describe(directory, to: expected)
         try describe(mount, to: actual)
-        let found = try differences(expected: expected, actual: actual, in: sandbox, ignoringDirectoryTimes: false)
+        let found = try differences(
+            expected: expected, actual: actual, in: sandbox, ignoringDirectoryTimes: false,
+            keepsFractions: keepsFractions)
         #expect(found == nil, "\(found ?? "")", sourceLocation: location)
     }
 
