@@ -40,19 +40,33 @@ struct ControlServer: Service {
                 http.channel.setup(channel: child, logger: log)
             }
         ready()
-        try await withGracefulShutdownHandler {
-            try await accepted.executeThenClose { inbound in
-                try await withThrowingDiscardingTaskGroup { group in
-                    for try await connection in inbound {
-                        group.addTask { await http.channel.handle(value: connection, logger: log) }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask {
+                try await withGracefulShutdownHandler {
+                    try await accepted.executeThenClose { inbound in
+                        try await withThrowingDiscardingTaskGroup { connections in
+                            for try await connection in inbound {
+                                connections.addTask { await http.channel.handle(value: connection, logger: log) }
+                            }
+                        }
                     }
+                } onGracefulShutdown: {
+                    accepted.channel.close(promise: nil)
                 }
             }
-        } onGracefulShutdown: {
-            accepted.channel.close(promise: nil)
+            group.addTask {
+                try? await gracefulShutdown()
+                try? await Task.sleep(for: Self.patience)
+            }
+            // Whichever is first: the last client has its answer, or has had time enough.
+            try await group.next()
+            group.cancelAll()
         }
         withExtendedLifetime(listening) {}
     }
+
+    /// How long clients have to take their last answer when the server ends. One that says nothing would keep it for ever.
+    private static let patience = Duration.seconds(5)
 
     /// What answers one connection.
     private func channel() -> (channel: HTTP1Channel, log: Logger) {

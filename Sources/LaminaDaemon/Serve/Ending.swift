@@ -20,11 +20,13 @@ final class Ending: Sendable {
 /// Ends the server at SIGTERM and SIGINT. SIGINT is for the mounts too: it comes from a terminal, or from the supervisor
 /// that holds them and is to end itself.
 struct SignalWatch: Service {
+    /// Trapped before anybody is told that the server is ready.
+    let signals: UnixSignalsSequence
     let ending: Ending
     let log: Logger
 
     func run() async throws {
-        for await signal in await UnixSignalsSequence(trapping: .sigterm, .sigint).cancelOnGracefulShutdown() {
+        for await signal in signals.cancelOnGracefulShutdown() {
             if signal == .sigint { ending.unmount() }
             log.debug("a signal asks the server to end", metadata: ["signal": "\(signal)"])
             return

@@ -3,6 +3,7 @@ import LaminaStore
 import LaminaSystem
 public import Logging
 import ServiceLifecycle
+import UnixSignals
 
 /// `lamina serve`: the engine, the file system and the control server in one process, until it is told to end.
 public struct Server: Sendable {
@@ -94,6 +95,9 @@ public struct Server: Sendable {
         _ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal, _ held: HeldDescriptors,
         _ ending: Ending
     ) async throws {
+        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+        // One that came before they were trapped.
+        if Interrupts.requested { throw DaemonError(.interrupted, "interrupted while starting") }
         let activity = Activity()
         let (requests, request) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let (log, root) = (log, root)
@@ -127,7 +131,7 @@ public struct Server: Sendable {
                     .init(service: control),
                     .init(service: watch, successTerminationBehavior: .gracefullyShutdownGroup),
                     .init(
-                        service: SignalWatch(ending: ending, log: log),
+                        service: SignalWatch(signals: signals, ending: ending, log: log),
                         successTerminationBehavior: .gracefullyShutdownGroup),
                 ], logger: quiet))
         try await group.run()
