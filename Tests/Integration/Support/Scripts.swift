@@ -248,7 +248,11 @@ enum Scripts {
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 pid, status = os.waitpid(server, os.WNOHANG)
-                if pid: return os.waitstatus_to_exitcode(status)
+                if pid:
+                    # What it said last is no word of the next one.
+                    while select.select([listener], [], [], 0)[0]:
+                        for descriptor in receive()[1]: os.close(descriptor)
+                    return os.waitstatus_to_exitcode(status)
                 time.sleep(0.01)
             sys.exit("the server does not end")
 
@@ -295,7 +299,7 @@ enum Scripts {
             start(["--unmount-on-exit"])
             messages("READY=1")
             os.kill(server, signal.SIGTERM)
-            last = messages("FDNAME=lamina-control")
+            messages("FDNAME=lamina-control")
             assert ended() == 0 and not held, held
             assert not os.path.ismount(mount) and not os.path.ismount(f"{root}/fs")
         finally:
