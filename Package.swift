@@ -113,7 +113,7 @@ let package = Package(
             "LaminaMerge",
             [
                 "LaminaMerge", "LaminaStore", "LaminaSQLite", "LaminaFormats", "LaminaOCI", "LaminaSystem",
-                "LaminaDigest", "LaminaTestSupport",
+                "LaminaDigest", "LaminaTestSupport", "CZlib", "CZstd",
             ]),
         tests(
             "LaminaFilesystem",

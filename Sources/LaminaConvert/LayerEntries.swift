@@ -48,6 +48,8 @@ struct StreamedLayer {
                     if isKept { try writer.append(entry.header) }
                 case .payload(let payload):
                     if isKept { try writer.write(payload) }
+                case .zeros(let count):
+                    if isKept { try [UInt8](repeating: 0, count: count).withUnsafeBytes { try writer.write($0) } }
                 }
             }
         }

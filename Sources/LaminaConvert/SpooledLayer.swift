@@ -35,8 +35,13 @@ final class SpooledLayer {
             while true {
                 switch try reader.next(&piece) {
                 case .more: return
-                case .payload: continue
+                case .payload, .zeros: continue
                 case .entry(let entry):
+                    guard !entry.isSparse else {
+                        throw FormatError(
+                            .unsupported, "it is a sparse file, which cannot be moved to the front of its layer",
+                            entry: entry.header.displayName, offset: entry.offset)
+                    }
                     guard try LayerEntries.isKept(entry) else { continue }
                     entries.append(entry)
                     names.add(entry.header)

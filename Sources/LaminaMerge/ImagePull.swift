@@ -1,4 +1,5 @@
 import LaminaDigest
+import LaminaFormats
 public import LaminaOCI
 public import LaminaStore
 import LaminaSystem
@@ -7,7 +8,10 @@ import Synchronization
 /// Pulls an image: resolve, index every layer, record the image; then merge what the store does not have.
 public final class ImagePull {
     public enum Stage: String, Sendable, Codable {
-        case resolving, indexing, merging, done
+        case resolving, indexing
+        /// A layer without a table of contents is read as a whole: it has to be before the image can be mounted.
+        case streaming
+        case merging, done
     }
 
     /// How far a pull is.
@@ -15,7 +19,8 @@ public final class ImagePull {
         public var stage = Stage.resolving
         public var layers = 0
         public var indexedLayers = 0
-        /// Uncompressed bytes of the image's distinct contents; known once it is indexed.
+        /// Uncompressed bytes of the image's distinct contents, known once it is indexed; while streaming, the compressed ones
+        /// of the layer at hand.
         public var bytes: Int64 = 0
         /// Those of them that the store has.
         public var landedBytes: Int64 = 0
@@ -58,8 +63,9 @@ public final class ImagePull {
         report(progress)
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
-            refusesUnproven: engine.options.refusesUnproven, shouldStop: shouldStop
-        ) { [self] count in progress.fetchedBytes += Int64(count) }
+            refusesUnproven: engine.options.refusesUnproven, shouldStop: shouldStop,
+            stream: { [self] in try stream($0, from: source, diffID: $1, format: $2) },
+            didFetch: { [self] in progress.fetchedBytes += Int64($0) })
         var layers: [LayerID] = []
         for (number, descriptor) in image.layers.enumerated() {
             if shouldStop() { throw MergeError.stopped }
@@ -93,6 +99,33 @@ public final class ImagePull {
                 engine.recorder.report(MergeError(error.code, "asking another server", cause: error))
             }
         }
+    }
+
+    /// Reads a layer without a table of contents, or what is left of it.
+    private func stream(
+        _ descriptor: Descriptor, from source: any BlobSource, diffID: Digest?, format: LayerFormat?
+    ) throws -> LayerID {
+        guard let diffID else {
+            throw MergeError(
+                .badImage,
+                "the image's configuration has no diff ID for layer \(descriptor.digest), which nothing else can prove")
+        }
+        let fetchedBefore = progress.fetchedBytes
+        var reported = ContinuousClock.now
+        (progress.stage, progress.bytes, progress.landedBytes) = (.streaming, descriptor.size, 0)
+        defer { (progress.stage, progress.bytes, progress.landedBytes) = (.indexing, 0, 0) }
+        report(progress)
+        let stream = LayerStream(
+            engine: engine, source: source, descriptor: descriptor, diffID: diffID, format: format,
+            shouldStop: shouldStop
+        ) { [self] fetched, placed in
+            progress.fetchedBytes = fetchedBefore + fetched
+            progress.landedBytes = placed
+            guard ContinuousClock.now - reported >= .seconds(Self.interval) else { return }
+            reported = ContinuousClock.now
+            report(progress)
+        }
+        return try stream.run()
     }
 
     /// Merges everything of an image that the store does not have, and makes it durable.

@@ -21,6 +21,10 @@ struct LayerIndexer {
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
     let shouldStop: @Sendable () -> Bool
+    /// Reads a layer without a table of contents as a whole; the format is known where a footer says it.
+    var stream: (Descriptor, _ diffID: Digest?, LayerFormat?) throws -> LayerID = { descriptor, _, _ in
+        throw MergeError(.unsupportedLayer, "layer \(descriptor.digest) has no table of contents")
+    }
     /// Told the number of compressed bytes that were fetched.
     let didFetch: (Int) -> Void
 
@@ -40,7 +44,7 @@ struct LayerIndexer {
                     .unsupportedLayer,
                     "layer \(descriptor.digest) is in the old stargz format, which has no digests of chunks, and [store] "
                         + "verification is \"strict\"; 'lamina convert' makes an eStargz image of it")
-            case .plain(let format): return try indexPlain(descriptor, diffID: diffID, format: format)
+            case .plain(let format): return try stream(descriptor, diffID, format)
             }
             let proof = try verify(toc, claims, descriptor, diffID)
             if let known {
@@ -93,21 +97,11 @@ struct LayerIndexer {
         try store.addSource(source.location, to: known)
         return known
     }
-
-    /// Reads a layer without a table of contents that could be believed: as a whole, once, into index and backing files.
-    ///
-    /// - Parameter format: `stargz` where the footer said so.
-    func indexPlain(_ descriptor: Descriptor, diffID: Digest?, format: LayerFormat?) throws -> LayerID {
-        throw MergeError(
-            .unsupportedLayer,
-            "layer \(descriptor.digest) (\(descriptor.mediaType)) has no table of contents, and lamina reads only such layers "
-                + "so far; 'lamina convert' makes an eStargz image of it")
-    }
 }
 
 extension LayerImporter {
     /// Adds a whole tree: contents, inodes, names, attributes.
-    fileprivate func add(_ tree: LayerTree) throws {
+    func add(_ tree: LayerTree) throws {
         var contents: [ContentID] = []
         contents.reserveCapacity(tree.contents.count)
         // Not all at once: a layer may have millions.

@@ -120,7 +120,7 @@ extension MergeEngine {
     /// Says that parts have landed: to the recorder, and to those who waited for them.
     ///
     /// - Parameter landing: what else is to be recorded with them.
-    private func finish(_ parts: [Part], _ landing: Landing) {
+    func finish(_ parts: [Part], _ landing: Landing = Landing()) {
         guard !parts.isEmpty || !landing.isEmpty else { return }
         var completions: [MergeCompletion] = []
         state.withLock { state in
@@ -157,7 +157,7 @@ extension MergeEngine {
     }
 
     /// Bytes of a member are not what the TOC says: they are fetched once more from scratch, then it is an error.
-    private func mistrust(_ member: Member, _ wrong: [(part: Part, error: MergeError)], _ layer: LayerID) {
+    func mistrust(_ member: Member, _ wrong: [(part: Part, error: MergeError)], _ layer: LayerID) {
         var final: [(part: Part, error: MergeError)] = []
         state.withLock(notify: true) { state in
             var again = Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [])
@@ -229,11 +229,11 @@ extension Landing {
 }
 
 extension MergeError {
-    fileprivate static func mismatch(_ part: Part, _ actual: Digest, layer: String) -> MergeError {
+    static func mismatch(_ part: Part, _ actual: Digest, layer: String) -> MergeError {
         MergeError(.digestMismatch, "\(name(part, layer)): expected \(part.digest), got \(actual)")
     }
 
-    fileprivate static func corrupt(
+    static func corrupt(
         _ part: Part, at blobOffset: Int64, layer: String, cause: any Error
     ) -> MergeError {
         MergeError(

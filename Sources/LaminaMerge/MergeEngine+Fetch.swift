@@ -1,3 +1,4 @@
+import LaminaFormats
 import LaminaOCI
 import LaminaStore
 import LaminaSystem
@@ -44,6 +45,7 @@ extension MergeEngine {
     }
 
     private func run(_ job: FetchJob) {
+        if let format = sources.format(of: job.layer), !format.hasTOC { return restream(job, format) }
         let cutter = PieceCutter(job, pool: pool) { piece in
             self.decodeQueue.withLockWakingOne { $0.append(piece) }
         }
@@ -57,7 +59,7 @@ extension MergeEngine {
             guard job.range.upperBound <= blob.size else {
                 throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
             }
-            try read(blob, from: sources, job.range, into: cutter)
+            try read(blob, from: sources, job.range, isClosed: { cutter.isClosed }) { try cutter.feed($0) }
             let missing = cutter.abandon()
             guard missing.isEmpty else {
                 return fail(
@@ -69,8 +71,9 @@ extension MergeEngine {
     }
 
     /// Reads a range from the first source that gives it; where one fails, the next goes on behind the last byte.
-    private func read(
-        _ blob: LayerBlob, from sources: [any BlobSource], _ range: Range<Int64>, into cutter: PieceCutter
+    func read(
+        _ blob: LayerBlob, from sources: [any BlobSource], _ range: Range<Int64>, isClosed: () -> Bool,
+        _ sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
         var position = range.lowerBound
         var failure: any Error = MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
@@ -82,12 +85,12 @@ extension MergeEngine {
                 ) { bytes in
                     position += Int64(bytes.count)
                     fetchedBytes.add(UInt64(bytes.count), ordering: .relaxed)
-                    try cutter.feed(bytes)
+                    try sink(bytes)
                 }
                 return
             } catch {
                 failure = error
-                if isStopping.load(ordering: .relaxed) || cutter.isClosed { break }
+                if isStopping.load(ordering: .relaxed) || isClosed() { break }
             }
         }
         throw failure

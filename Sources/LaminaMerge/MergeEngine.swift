@@ -1,4 +1,5 @@
 import Glibc
+import LaminaDigest
 public import LaminaOCI
 public import LaminaStore
 import LaminaSystem
@@ -49,6 +50,8 @@ public final class MergeEngine: Sendable {
     let proofs = Monitor(ProofQueue(isWanted: true))
     /// Held while a layer is proven.
     let proving = Monitor(())
+    /// The layers that are being streamed.
+    let streaming = Monitor<Set<Digest>>([])
     let ticketCount = Atomic<UInt64>(0)
     let fetchedBytes = Atomic<UInt64>(0)
     let isStopping = Atomic<Bool>(false)
@@ -167,6 +170,9 @@ public final class MergeEngine: Sendable {
 
     /// Compressed bytes fetched since the start.
     public var totalFetchedBytes: UInt64 { fetchedBytes.load(ordering: .relaxed) }
+
+    /// Counts bytes that were fetched past the fetchers.
+    func countFetched(_ bytes: Int64) { fetchedBytes.add(UInt64(bytes), ordering: .relaxed) }
 
     /// Bytes in flight now.
     public var inFlightBytes: Int { pool.used }

@@ -125,5 +125,8 @@ final class Recorder: Sendable {
         }
     }
 
+    /// Says that something has landed past this recorder.
+    func noteVolatile() { state.withLock { $0.hasVolatile = true } }
+
     func stop() { state.withLock(notify: true) { $0.isStopping = true } }
 }

@@ -51,6 +51,12 @@ final class SourceCache: Sendable {
         return (format?.compression ?? .gzip, blob?.keepsTarParts ?? false)
     }
 
+    /// How a layer's blob is built; nil for one that the index does not have.
+    func format(of layer: LayerID) -> LayerFormat? {
+        let known = state.withLock { $0.blobs[layer]?.format } ?? (try? index.blob(of: layer))?.format
+        return known.flatMap { LayerFormat(rawValue: Int32(clamping: $0)) }
+    }
+
     /// Uses an open source for its location from now on, and looks up the layers' locations anew.
     func add(_ source: any BlobSource) {
         state.withLock { state in

@@ -25,11 +25,15 @@ public struct BackingName: Hashable, Sendable {
 /// The files below `content/`: sparse at full size until merged, each named by its digest.
 public final class BackingFiles: Sendable {
     private let directory: File
+    /// Held while a file is evicted, from before the index says so until it has no name: who makes a file with that name
+    /// meanwhile would see it vanish.
+    private let evicting = Monitor(())
 
     init(root: String) throws {
         let path = root + "/content"
         do {
             try createDirectories(path)
+            try createDirectories(path + "/" + Self.temporaryDirectory)
             directory = try File(path, O_RDONLY | O_DIRECTORY)
             for byte in 0..<256 {
                 let digits = Array("0123456789abcdef")
@@ -50,7 +54,9 @@ public final class BackingFiles: Sendable {
 
     /// Opens a backing file for writing chunks, making it sparse at its full size where it is not there.
     public func create(_ name: BackingName, size: Int64) throws(SystemError) -> File {
-        var file = try File(name.path, O_RDWR | O_CREAT, mode: 0o644, in: directory)
+        var file = try evicting.withLock { _ throws(SystemError) in
+            try File(name.path, O_RDWR | O_CREAT, mode: 0o644, in: directory)
+        }
         // Another content has the same file: nobody writes to it again, least of all for a layer that claims other chunks.
         if try file.status().st_nlink > 1 { file = try privateCopy(of: file, name) }
         // Also mends a file of another size, left by something else: its landed chunks are on record, the size is not.
@@ -104,6 +110,15 @@ public final class BackingFiles: Sendable {
         }
         // rename does nothing when both names are one file already.
         unlinkat(directory.descriptor, temporary, 0)
+    }
+
+    /// Runs `body`, which says that the store has the file no more, and takes its name away. Whoever has it open or mapped
+    /// keeps it.
+    func evict(_ name: BackingName, _ body: () throws -> Void) throws {
+        try evicting.withLock { _ in
+            try body()
+            unlinkat(directory.descriptor, name.path, 0)
+        }
     }
 
     /// Waits until all writes have reached the disk; see `File.syncFilesystem`.

@@ -215,6 +215,15 @@ extension Index {
         }
     }
 
+    /// The merged contents with this digest and size, whatever chunks their layers list.
+    public func merged(_ digest: Digest, size: Int64) throws -> [ContentRecord] {
+        try read { database in
+            try database.cached(
+                "SELECT \(Self.contentColumns) FROM content c WHERE c.digest = ? AND c.size = ? AND c.state = 2 AND c.proof < 2"
+            ).bind(1, digest: digest).bind(2, size).map { try Self.content($0) }
+        }
+    }
+
     /// A landed chunk with these bytes in some other content: its backing file and offset.
     public func landedChunk(
         _ digest: Digest, size: Int64, notIn content: ContentID

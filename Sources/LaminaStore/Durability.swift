@@ -1,7 +1,7 @@
 import Glibc
-import LaminaDigest
+public import LaminaDigest
 import LaminaSQLite
-import LaminaSystem
+public import LaminaSystem
 import Synchronization
 
 // Durability without an fsync per file. What has landed is recorded at once: within one boot the page cache outlives
@@ -139,7 +139,7 @@ extension Store {
 
 extension File {
     /// SHA-256 of a range as it is on disk: pages that are clean are dropped from the cache first.
-    func digest(of range: Range<Int64>) throws -> Digest? {
+    public func digest(of range: Range<Int64>) throws -> Digest? {
         posix_fadvise(descriptor, off_t(range.lowerBound), off_t(range.count), POSIX_FADV_DONTNEED)
         var hash = SHA256()
         var offset = range.lowerBound

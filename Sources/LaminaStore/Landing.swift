@@ -1,5 +1,6 @@
 import LaminaSQLite
 import LaminaSystem
+import Synchronization
 
 /// What a merge has done since the last transaction.
 public struct Landing: Sendable {
@@ -89,6 +90,23 @@ extension Store {
         try write { writer in
             try writer.connection.cached("UPDATE content SET holes = max(holes, ?) WHERE id = ?").bind(1, bytes)
                 .bind(2, content.row).run()
+        }
+    }
+
+    /// Gives up a content's bytes: it is fetched again when it is asked for. Files that are open or mapped keep theirs.
+    ///
+    /// Whoever calls this sees to it that nobody merges the content just now (`MergeEngine.evict`).
+    public func evict(_ content: ContentRecord) throws {
+        // First the index, then the file: a kill in between leaves a file that nobody knows of, not a gap.
+        do {
+            try writer.withLock { writer in
+                try files.evict(content.name) {
+                    try writer.connection.transaction { try writer.forget(content.id) }
+                    index.version.add(1, ordering: .releasing)
+                }
+            }
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: index.path)
         }
     }
 

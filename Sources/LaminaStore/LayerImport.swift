@@ -85,10 +85,11 @@ extension Store {
     ///
     /// - Parameters:
     ///   - inodeCount: how many inodes `body` will add; they are numbered without a gap.
+    ///   - stream: what the tree was made of, and is at its end now.
     ///   - body: adds the tree. The inode that it adds first is the root.
     /// - Returns: the layer; the one that is there already when its digest is known.
     public func importLayer(
-        _ record: LayerRecord, inodeCount: Int, _ body: (LayerImporter) throws -> Void
+        _ record: LayerRecord, inodeCount: Int, stream: StreamID? = nil, _ body: (LayerImporter) throws -> Void
     ) throws -> LayerID {
         try write { writer in
             let database = writer.connection
@@ -105,9 +106,10 @@ extension Store {
                 INSERT INTO layer (digest, diff_id, toc_digest, format, size, root, first_inode, last_inode,
                                    prioritized_end, indexed_at, toc_checksum, toc_proof, blob_proven_at,
                                    diff_id_state, diff_id_at, computed_diff_id, members_end, tar_split_offset,
-                                   tar_split_size)
+                                   tar_split_size, chunks_proven_at, files_proven_at)
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 OR ?13 > 0 THEN ?10 END,
-                        ?13, CASE WHEN ?13 > 0 THEN ?10 END, ?14, ?15, ?16, ?17)
+                        ?13, CASE WHEN ?13 > 0 THEN ?10 END, ?14, ?15, ?16, ?17, iif(?12 = 3, ?10, NULL),
+                        iif(?12 = 3, ?10, NULL))
                 """
             ).bind(1, digest: record.digest).bind(2, digest: record.diffID).bind(3, digest: record.tocDigest)
                 .bind(4, Int64(record.format)).bind(5, record.size).bind(6, first).bind(7, first)
@@ -126,6 +128,10 @@ extension Store {
                     .conflict,
                     "layer \(record.digest) has \(importer.nextInode - first) inodes where \(inodeCount) were announced"
                 )
+            }
+            if let stream {
+                try database.cached("DELETE FROM stream_entry WHERE stream = ?").bind(1, stream.row).run()
+                try database.cached("UPDATE stream SET state = NULL WHERE id = ?").bind(1, stream.row).run()
             }
             return layer
         }

@@ -125,7 +125,7 @@ func names(_ blob: [UInt8]) throws -> [String] {
             while true {
                 switch try reader.next(&piece) {
                 case .more: return
-                case .payload: continue
+                case .payload, .zeros: continue
                 case .entry(let entry): names.append(String(decoding: entry.header.name, as: UTF8.self))
                 }
             }

@@ -65,6 +65,7 @@ func readTar(_ bytes: [UInt8], pieceSize: Int = 1 << 20) throws -> [TarFile] {
                     files.append(TarFile(entry.header))
                     files[files.count - 1].header = entry.header
                 case .payload(let payload): files[files.count - 1].payload += payload
+                case .zeros(let count): files[files.count - 1].payload += [UInt8](repeating: 0, count: count)
                 }
             }
         }

@@ -155,10 +155,13 @@ public struct ImageLayer: Sendable {
     public var blob: [UInt8]
     /// nil: the manifest does not say.
     public var tocDigest: Digest?
+    /// nil: made up, as nobody unpacks the layer.
+    public var diffID: Digest?
 
-    public init(blob: [UInt8], tocDigest: Digest?) {
+    public init(blob: [UInt8], tocDigest: Digest?, diffID: Digest? = nil) {
         self.blob = blob
         self.tocDigest = tocDigest
+        self.diffID = diffID
     }
 
     /// A finished layer.
@@ -180,8 +183,7 @@ public func writeImage(_ layers: [ImageLayer], tag: String, layout: String) thro
         }
         descriptors.append(descriptor)
     }
-    // The diff IDs are made up: nobody unpacks these layers.
-    let diffIDs = descriptors.map { "\"\($0.digest)\"" }.joined(separator: ",")
+    let diffIDs = zip(layers, descriptors).map { "\"\($0.diffID ?? $1.digest)\"" }.joined(separator: ",")
     let config = #"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[\#(diffIDs)]}}"#
     let manifest = ImageManifest(
         config: try writer.addBlob(Array(config.utf8), mediaType: MediaType.ociConfig), layers: descriptors)

@@ -161,6 +161,7 @@ CREATE TABLE chunk (
 CREATE INDEX chunk_by_digest ON chunk (digest);
 
 -- Where a chunk's bytes are: a compressed range (member) of a layer's blob, and the offset within what it decompresses to.
+-- In a layer without a table of contents: where in its tar the file's first header is, and how far it is to the next file's.
 CREATE TABLE chunk_source (
     layer INTEGER NOT NULL REFERENCES layer (id) ON DELETE CASCADE,
     blob_offset INTEGER NOT NULL,
@@ -171,6 +172,36 @@ CREATE TABLE chunk_source (
     PRIMARY KEY (layer, blob_offset, inner_offset, content, offset)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX chunk_source_by_content ON chunk_source (content, offset);
+
+-- A layer without a table of contents, read as one stream. While it is under way, what goes on after a kill; afterwards the
+-- owner of its checkpoints. By digest, as the layer has no row before its last byte was verified.
+CREATE TABLE stream (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    boot TEXT NOT NULL,                 -- in which the state was recorded: what was written outside the index may be lost in another
+    state BLOB                          -- where the reader stands: lamina's own; NULL when the layer is indexed
+) STRICT;
+CREATE TRIGGER layer_stream AFTER DELETE ON layer BEGIN
+    DELETE FROM stream WHERE digest = OLD.digest;
+END;
+
+-- What a stream's tar said of its entries so far, in order; gone when the layer is indexed.
+CREATE TABLE stream_entry (
+    stream INTEGER NOT NULL REFERENCES stream (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    lines BLOB NOT NULL,                -- lines of a table of contents, compressed by zstd
+    PRIMARY KEY (stream, number)
+) STRICT, WITHOUT ROWID;
+
+-- Places in a blob from which it can be decompressed without what is before them: what a stream goes on from, and what a file
+-- that was evicted is fetched again from.
+CREATE TABLE checkpoint (
+    stream INTEGER NOT NULL REFERENCES stream (id) ON DELETE CASCADE,
+    output INTEGER NOT NULL,            -- offset in the tar of the first byte that comes out
+    blob_offset INTEGER NOT NULL,       -- offset in the blob of the first byte that goes in
+    decoder BLOB NOT NULL,              -- bit position, CRC and window of a gzip member; empty where one begins
+    PRIMARY KEY (stream, output)
+) STRICT, WITHOUT ROWID;
 
 -- Images mounted by name, so that a server that starts again finds them.
 CREATE TABLE mount (

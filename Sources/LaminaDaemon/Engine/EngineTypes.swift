@@ -3,7 +3,7 @@ public import LaminaFilesystem
 /// How far a pull is.
 public struct PullProgress: Sendable, Codable, Equatable {
     public enum Stage: String, Sendable, Codable {
-        case resolving, indexing, merging, done
+        case resolving, indexing, streaming, merging, done
     }
 
     public var stage: Stage

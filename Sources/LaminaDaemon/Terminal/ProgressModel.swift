@@ -5,6 +5,8 @@ struct ProgressModel {
     private var samples: [(time: Double, landed: Int64)] = []
     private var announced = Announced.nothing
     private var announcedTenth = 0
+    /// The layers up to this one that are read as a whole, counted from one.
+    private var announcedLayer = 0
 
     private enum Announced: Int { case nothing, resolving, indexing, merging }
 
@@ -14,7 +16,9 @@ struct ProgressModel {
     private static let grain = 0.25
 
     mutating func update(_ progress: PullProgress, now: Double) {
-        if latest?.stage != .merging, progress.stage == .merging { samples = [] }
+        if latest?.stage != progress.stage || latest?.current != progress.current, progress.stage != .merging || latest?.stage != .merging {
+            samples = []
+        }
         latest = progress
         if let last = samples.last, samples.count > 1, now - last.time < Self.grain { return }
         samples.append((now, progress.landedBytes))
@@ -36,18 +40,19 @@ struct ProgressModel {
         switch latest.stage {
         case .resolving: parts = ["resolving", latest.reference]
         case .indexing: parts = ["indexing", "\(latest.indexedLayers) of \(counted(latest.layers, "layer"))"]
-        case .merging: parts = merging(latest)
+        case .streaming: parts = transfer("reading layer \(latest.indexedLayers + 1) of \(latest.layers)", latest)
+        case .merging: parts = transfer("merging", latest)
         case .done: parts = ["done"]
         }
-        if latest.stage == .indexing || latest.stage == .merging, let current = latest.current { parts.append(current) }
+        if latest.stage != .resolving, latest.stage != .done, let current = latest.current { parts.append(current) }
         let text = Self.cut(parts.joined(separator: "  "), to: width)
         guard usesColor else { return text }
         return "\u{1B}[1m\(text.prefix(parts[0].count))\u{1B}[0m\(text.dropFirst(parts[0].count))"
     }
 
-    private func merging(_ latest: PullProgress) -> [String] {
+    private func transfer(_ verb: String, _ latest: PullProgress) -> [String] {
         var parts = [
-            "merging", Units.percent(latest.landedBytes, of: latest.bytes),
+            verb, Units.percent(latest.landedBytes, of: latest.bytes),
             "\(Units.bytes(latest.landedBytes)) of \(Units.bytes(latest.bytes))",
         ]
         if let rate {
@@ -78,6 +83,11 @@ struct ProgressModel {
         if announced.rawValue < Announced.indexing.rawValue, latest.layers > 0 {
             lines.append("indexing \(counted(latest.layers, "layer"))")
             announced = .indexing
+        }
+        if latest.stage == .streaming, announcedLayer <= latest.indexedLayers {
+            announcedLayer = latest.indexedLayers + 1
+            lines.append(
+                "reading layer \(announcedLayer) of \(latest.layers), which has no table of contents: \(Units.bytes(latest.bytes))")
         }
         guard latest.stage == .merging else { return lines }
         if announced.rawValue < Announced.merging.rawValue {

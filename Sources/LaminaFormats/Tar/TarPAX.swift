@@ -14,6 +14,8 @@ struct TarPAX: Sendable, Equatable, Codable {
     var deviceMinor: Int64?
     /// In the order of the records; a later one with the same name wins.
     var attributes: [TarHeader.Attribute] = []
+    /// Of a sparse file.
+    var sparse: TarSparse?
     /// The bytes of the records that this was read from, to bound what many headers can pile up.
     var byteCount = 0
 
@@ -78,7 +80,9 @@ struct TarPAX: Sendable, Equatable, Codable {
         case "SCHILY.devminor": deviceMinor = try number(value, "SCHILY.devminor")
         case "mtime": modificationTime = try time(value, "mtime")
         case let name where name.hasPrefix("GNU.sparse."):
-            throw Problem(unsupported: true, text: "it is a sparse file (\(name)), which layers do not hold")
+            var read = sparse ?? TarSparse()
+            try read.take(name.dropFirst("GNU.sparse.".count), value)
+            sparse = read
         default: break
         }
     }

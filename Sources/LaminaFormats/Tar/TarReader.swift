@@ -13,8 +13,8 @@
 /// }
 /// ```
 ///
-/// What follows the archive's end (two blocks of zeros) is taken and ignored. Refused, as lamina has no way to represent
-/// it: sparse files, GNU's multi-volume and dump types, unknown types.
+/// What follows the archive's end (two blocks of zeros) is taken and ignored. Sparse files come as what they stand for.
+/// Refused, as lamina has no way to represent it: GNU's multi-volume and dump types, unknown types.
 public struct TarReader: Sendable, Codable {
     /// What a piece of the stream gave.
     public enum Event {
@@ -24,7 +24,14 @@ public struct TarReader: Sendable, Codable {
         case entry(TarEntry)
         /// The next bytes of the last entry's payload, never empty: a slice of the piece.
         case payload(UnsafeRawBufferPointer)
+        /// So many zeros (at least one, and at most 1 MiB) that come next in the last entry's payload: part of a hole.
+        case zeros(Int)
     }
+
+    /// The most zeros that one archive's holes may come to, in bytes: who hashes them needs ten seconds or so.
+    public static let holeLimit: Int64 = 16 << 30
+    /// The most zeros that one event says.
+    public static let zerosAtOnce = 1 << 20
 
     /// Limit on the extended headers of one entry, and on what global headers leave behind, in bytes.
     public static let extendedHeaderLimit = 1 << 20
@@ -32,7 +39,7 @@ public struct TarReader: Sendable, Codable {
     /// The bytes taken so far: the offset in the stream of the next one.
     public private(set) var offset: Int64 = 0
 
-    private enum Phase: UInt8, Codable { case header, extended, payload, padding, ended }
+    private enum Phase: UInt8, Codable { case header, extended, payload, padding, ended, sparseExtension, sparseMap }
 
     private var phase = Phase.header
     /// An incomplete header block, or an incomplete extended header.
@@ -50,6 +57,13 @@ public struct TarReader: Sendable, Codable {
     private var longName: [UInt8]?
     private var longLink: [UInt8]?
     private var lastName: [UInt8] = []
+    /// Of a sparse file: what is left of its map, where in the file it stands, and how a map in its payload goes on.
+    private var sparse: TarSparse?
+    private var sparseEntry: TarEntry?
+    private var sparseMap = TarSparseMapReader()
+    private var sparsePart = 0
+    private var sparsePosition: Int64 = 0
+    private var holeBytes: Int64 = 0
 
     public init() {}
 
@@ -63,15 +77,24 @@ public struct TarReader: Sendable, Codable {
     ///
     /// - Throws: `FormatError` that names entry and offset; the reader is of no use then.
     public mutating func next(_ piece: inout UnsafeRawBufferPointer) throws(FormatError) -> Event {
-        while !piece.isEmpty {
+        while !piece.isEmpty || sparse != nil {
+            if sparse != nil, phase == .payload || phase == .padding || phase == .header {
+                if let zeros = takeHole() { return .zeros(zeros) }
+            }
+            if piece.isEmpty { break }
             switch phase {
+            case .sparseExtension:
+                if let entry = try takeSparseExtension(&piece) { return .entry(entry) }
+            case .sparseMap:
+                if let entry = try takeSparseMap(&piece) { return .entry(entry) }
             case .header:
                 if let entry = try takeHeader(&piece) { return .entry(entry) }
             case .extended:
                 try takeExtended(&piece)
             case .payload:
-                let bytes = take(Int(min(left, Int64(piece.count))), of: &piece)
+                let bytes = take(Int(min(left, partLeft, Int64(piece.count))), of: &piece)
                 left -= Int64(bytes.count)
+                sparsePosition += Int64(bytes.count)
                 if left == 0 {
                     left = Int64(paddingAfter)
                     phase = left > 0 ? .padding : .header
@@ -92,7 +115,7 @@ public struct TarReader: Sendable, Codable {
     /// - Throws: `FormatError` when the stream was cut.
     public func finish() throws(FormatError) {
         switch phase {
-        case .payload, .padding:
+        case .payload, .padding, .sparseExtension, .sparseMap:
             throw .tar("it is cut short: \(left) bytes of this entry are missing", entry: lastName, offset: offset)
         case .extended:
             throw .tar("it is cut short in an extended header", entry: lastName, offset: offset)
@@ -111,12 +134,18 @@ public struct TarReader: Sendable, Codable {
 }
 
 /// An entry and where it stands.
-public struct TarEntry: Sendable, Equatable {
+public struct TarEntry: Sendable, Equatable, Codable {
     public var header: TarHeader
     /// The stream's offset of its first header block, extended headers included.
     public var offset: Int64
     /// The stream's offset of its payload.
     public var payloadOffset: Int64
+    /// Of a sparse file: how many of its bytes are in holes, which the archive does not store.
+    public var holeSize: Int64 = 0
+    /// Whether the archive stores only parts of it: what stands at `payloadOffset` is not the file's bytes.
+    public var isSparse = false
+    /// Whether it is a sparse file of GNU's old format, whose map may go on behind its header.
+    var isOldSparse = false
 }
 
 extension TarReader {
@@ -260,14 +289,17 @@ extension TarReader {
             header.deviceMinor = try device(local.deviceMinor, TarField.deviceMinor, block, place)
         }
         header.attributes = attributes()
+        if let name = local.sparse?.name, header.kind == .regular { header.name = name }
         // Links, directories and devices have no payload, whatever their size says: what GNU tar and Go do.
         let size = try number(TarField.size, "size", block, unless: local.size ?? global.size)
         guard size >= 0, size <= Int64.max - offset - Int64(Tar.blockSize) else {
             throw .tar("its size \(size) is out of range", entry: name, offset: place)
         }
         if header.kind == .regular { header.size = size }
+        let found = try sparseFile(block, header, place)
 
-        let entry = TarEntry(header: header, offset: start, payloadOffset: offset)
+        var entry = TarEntry(header: header, offset: start, payloadOffset: offset)
+        entry.isOldSparse = block[TarField.type] == Self.oldSparseType
         start = -1
         local = TarPAX()
         longName = nil
@@ -277,6 +309,7 @@ extension TarReader {
             paddingAfter = Tar.padding(header.size)
             phase = .payload
         }
+        if let found { return try begin(found, entry, isExtended: block[TarSparse.oldIsExtended] != 0) }
         return entry
     }
 
@@ -305,15 +338,14 @@ extension TarReader {
         case UInt8(ascii: "4"): return .blockDevice
         case UInt8(ascii: "5"): return .directory
         case UInt8(ascii: "6"): return .fifo
-        case UInt8(ascii: "S"):
-            throw .tar(
-                "it is a sparse file in GNU's format, which layers do not hold", entry: name, offset: place,
-                unsupported: true)
+        case UInt8(ascii: "S"): return .regular
         default:
             let text = type >= 0x21 && type < 0x7f ? "'\(Unicode.Scalar(type))'" : "\(type)"
             throw .tar("it has the unknown type \(text)", entry: name, offset: place, unsupported: true)
         }
     }
+
+    private static let oldSparseType = UInt8(ascii: "S")
 
     private func isEmpty(_ block: UnsafeRawBufferPointer) -> Bool { TarField.number(TarField.size, of: block) == 0 }
 
@@ -343,5 +375,139 @@ extension TarReader {
         for attribute in global.attributes + local.attributes { last[attribute.name] = attribute.value }
         return last.map { TarHeader.Attribute(name: $0.key, value: $0.value) }
             .sorted { $0.name.lexicographicallyPrecedes($1.name) }
+    }
+}
+
+extension TarReader {
+    /// What the headers say of a sparse file; nil for any other.
+    private func sparseFile(
+        _ block: UnsafeRawBufferPointer, _ header: TarHeader, _ place: Int64
+    ) throws(FormatError) -> TarSparse? {
+        guard header.kind == .regular else { return nil }
+        if block[TarField.type] == Self.oldSparseType {
+            var sparse = TarSparse()
+            guard let size = TarField.number(TarSparse.oldSize, of: block), size >= 0 else {
+                throw .tar("its real size is not a number", entry: header.name, offset: place)
+            }
+            sparse.size = size
+            try complain(header.name, place) { () throws(TarPAX.Problem) in
+                try sparse.readOld(block, at: TarSparse.oldMap, count: 4)
+            }
+            return sparse
+        }
+        // Without a size and a map, or of a version that nobody knows, it is taken as it stands: what Go does.
+        guard let sparse = local.sparse, sparse.size >= 0, sparse.hasMapInPayload || !sparse.map.isEmpty,
+            sparse.major ?? 0 == 0 || sparse.hasMapInPayload
+        else { return nil }
+        return sparse
+    }
+
+    /// Begins a sparse file; gives its entry when its map is known.
+    private mutating func begin(
+        _ found: TarSparse, _ entry: TarEntry, isExtended: Bool
+    ) throws(FormatError) -> TarEntry? {
+        sparse = found
+        sparseEntry = entry
+        (sparsePart, sparsePosition, sparseMap) = (0, 0, TarSparseMapReader())
+        left = entry.header.size
+        if found.hasMapInPayload {
+            // Its payload has the map at least.
+            guard left > 0 else { throw .tar("its map of holes is missing", entry: lastName, offset: offset) }
+            phase = .sparseMap
+            return nil
+        }
+        if isExtended, entry.isOldSparse {
+            phase = .sparseExtension
+            return nil
+        }
+        return try beginParts()
+    }
+
+    /// The map is known: the stored parts follow.
+    private mutating func beginParts() throws(FormatError) -> TarEntry? {
+        guard let sparse, var entry = sparseEntry, let stored = sparse.storedSize, stored == left else {
+            throw .tar("its map of holes does not fit what is stored of it", entry: lastName, offset: offset)
+        }
+        holeBytes += sparse.size - stored
+        guard holeBytes <= Self.holeLimit else {
+            throw .tar("its holes are larger than the limit of \(Self.holeLimit) bytes", entry: lastName, offset: offset)
+        }
+        entry.header.size = sparse.size
+        entry.holeSize = sparse.size - stored
+        entry.isSparse = true
+        sparseEntry = nil
+        paddingAfter = Tar.padding(offset - entry.payloadOffset + left)
+        phase = left > 0 ? .payload : paddingAfter > 0 ? .padding : .header
+        if left == 0 { left = Int64(paddingAfter) }
+        if sparse.size == 0 { self.sparse = nil }
+        return entry
+    }
+
+    /// What is left of the part at hand; more than anything of a file that is not sparse.
+    private var partLeft: Int64 {
+        guard let sparse, sparsePart < sparse.map.count else { return .max }
+        return sparse.map[sparsePart] + sparse.map[sparsePart + 1] - sparsePosition
+    }
+
+    /// The zeros that come next, if a hole is next.
+    private mutating func takeHole() -> Int? {
+        guard let sparse, sparseEntry == nil else { return nil }
+        while sparsePart < sparse.map.count, partLeft == 0, sparse.map[sparsePart] <= sparsePosition { sparsePart += 2 }
+        let end = sparsePart < sparse.map.count ? sparse.map[sparsePart] : sparse.size
+        let count = min(end - sparsePosition, Int64(Self.zerosAtOnce))
+        if count > 0 {
+            sparsePosition += count
+            if sparsePosition == sparse.size { self.sparse = nil }
+            return Int(count)
+        }
+        if sparsePosition == sparse.size { self.sparse = nil }
+        return nil
+    }
+
+    private mutating func takeSparseExtension(
+        _ piece: inout UnsafeRawBufferPointer
+    ) throws(FormatError) -> TarEntry? {
+        pending += take(min(Tar.blockSize - pending.count, piece.count), of: &piece)
+        guard pending.count == Tar.blockSize, var found = sparse else { return nil }
+        let block = pending
+        pending.removeAll(keepingCapacity: true)
+        var problem: TarPAX.Problem?
+        block.withUnsafeBytes { bytes in
+            do throws(TarPAX.Problem) { try found.readOld(bytes, at: 0, count: 21) } catch { problem = error }
+        }
+        if let problem { throw .tar(problem.text, entry: lastName, offset: offset) }
+        sparse = found
+        if block[TarSparse.extensionIsExtended] != 0 { return nil }
+        // The extension is no part of the payload.
+        sparseEntry?.payloadOffset = offset
+        return try beginParts()
+    }
+
+    private mutating func takeSparseMap(_ piece: inout UnsafeRawBufferPointer) throws(FormatError) -> TarEntry? {
+        guard var found = sparse, let entry = sparseEntry else { return nil }
+        while !piece.isEmpty, left > 0 {
+            let byte = take(1, of: &piece)[0]
+            left -= 1
+            if !sparseMap.isDone {
+                let name = lastName
+                let place = offset
+                try complain(name, place) { () throws(TarPAX.Problem) in try sparseMap.take(byte, into: &found) }
+            }
+            // The map fills whole blocks.
+            guard sparseMap.isDone, (offset - entry.payloadOffset) % Int64(Tar.blockSize) == 0 else { continue }
+            sparse = found
+            return try beginParts()
+        }
+        sparse = found
+        if left == 0 { throw .tar("its map of holes is cut short", entry: lastName, offset: offset) }
+        return nil
+    }
+
+    private func complain(
+        _ name: [UInt8], _ place: Int64, _ body: () throws(TarPAX.Problem) -> Void
+    ) throws(FormatError) {
+        do throws(TarPAX.Problem) { try body() } catch {
+            throw .tar(error.text, entry: name, offset: place, unsupported: error.unsupported)
+        }
     }
 }

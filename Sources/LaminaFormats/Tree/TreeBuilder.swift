@@ -34,6 +34,8 @@ struct TreeBuilder: ~Copyable {
     var hasUnresolvedLinks = false
     var prioritizedEnd: Int64?
     var hasNoPrefetchMark = false
+    /// Whether landmarks and the table of contents are part of the format, and seen by nobody.
+    var hidesFormatNames = true
 
     // Files and their chunks: `TreeBuilder+Files.swift`.
     var file = PendingFile()
@@ -99,7 +101,7 @@ struct TreeBuilder: ~Copyable {
         for index in 0..<path.componentCount {
             let component = path.component(index)
             guard component[0] == UInt8(ascii: ".") else { continue }
-            if last == 0,
+            if last == 0, hidesFormatNames,
                 component.isEqual(to: Landmark.prefetch) || component.isEqual(to: Landmark.noPrefetch)
                     || component.isEqual(to: EStargz.tocName)
             {
@@ -116,7 +118,7 @@ struct TreeBuilder: ~Copyable {
             return .whiteout(name)
         }
         // The one hidden name that does not begin with a dot.
-        return last == 0 && path.component(0).isEqual(to: EStargz.tocName) ? .hidden : .plain
+        return hidesFormatNames && last == 0 && path.component(0).isEqual(to: EStargz.tocName) ? .hidden : .plain
     }
 
     private enum Landmark {

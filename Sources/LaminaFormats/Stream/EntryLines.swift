@@ -1,0 +1,87 @@
+public import LaminaDigest
+
+/// What a plain layer's tar says of its entries, as the lines of a table of contents: the layer's tree is made of them
+/// when all of it has been read, by the same rules as that of a layer which brought one.
+///
+/// In it, an entry's `offset` is that of its first header in the tar: from there a file can be read again alone.
+public enum EntryLines {
+    /// Appends one entry.
+    ///
+    /// - Parameter digest: of a regular file that is not empty.
+    public static func append(_ entry: TarEntry, digest: Digest?, to text: inout [UInt8]) {
+        let header = entry.header
+        text += "{\"name\":".utf8
+        JSONText.append(string: header.name, to: &text)
+        text += ",\"type\":\"\(name(of: header.kind))\",\"modtime\":".utf8
+        JSONText.append(
+            time: header.modificationTime.seconds, nanoseconds: Int(header.modificationTime.nanoseconds), to: &text)
+        if header.kind == .hardLink || header.kind == .symbolicLink {
+            text += ",\"linkName\":".utf8
+            JSONText.append(string: header.linkName, to: &text)
+        }
+        field("mode", Int64(header.mode), &text)
+        field("uid", Int64(header.userID), &text)
+        field("gid", Int64(header.groupID), &text)
+        field("devMajor", Int64(header.deviceMajor), &text)
+        field("devMinor", Int64(header.deviceMinor), &text)
+        if header.kind == .regular, header.size > 0 {
+            field("size", header.size, &text)
+            field("offset", entry.offset, &text)
+            if let digest { text += ",\"digest\":\"\(digest)\"".utf8 }
+        }
+        attributes(header, &text)
+        text += "},\n".utf8
+    }
+
+    /// Lines as the index keeps them.
+    public static func pack(_ lines: [UInt8]) -> [UInt8] { Zstd.compress(lines) }
+
+    /// The table of contents that packed lines make.
+    ///
+    /// Throws ``FormatError`` `badTOC` for what ``pack(_:)`` has not made, `tooLarge` for more than any layer may have.
+    public static func document(_ packed: [[UInt8]]) throws(FormatError) -> [UInt8] {
+        var text = Array("{\"version\":1,\"entries\":[\n".utf8)
+        let limit = FormatLimits().tocBytes
+        for part in packed {
+            guard let size = Zstd.contentSize(of: part), size <= limit - text.count else {
+                throw FormatError(.tooLarge, "the layer has too many entries", expected: "at most \(limit) bytes of them")
+            }
+            guard let lines = Zstd.decompress(part[...], limit: size) else {
+                throw FormatError(.badTOC, "the index's record of a layer's entries is damaged")
+            }
+            text += lines
+        }
+        // The last line's comma and newline.
+        if text.suffix(2).elementsEqual(",\n".utf8) { text.removeLast(2) }
+        return text + "]}".utf8
+    }
+
+    /// Zero is what the absence of a number means.
+    private static func field(_ name: StaticString, _ value: Int64, _ text: inout [UInt8]) {
+        if value != 0 { text += ",\"\(name)\":\(value)".utf8 }
+    }
+
+    private static func attributes(_ header: TarHeader, _ text: inout [UInt8]) {
+        guard !header.attributes.isEmpty else { return }
+        text += ",\"xattrs\":".utf8
+        for (index, attribute) in header.attributes.enumerated() {
+            text.append(index == 0 ? UInt8(ascii: "{") : UInt8(ascii: ","))
+            JSONText.append(string: attribute.name, to: &text)
+            text.append(UInt8(ascii: ":"))
+            JSONText.append(base64: attribute.value, to: &text)
+        }
+        text.append(UInt8(ascii: "}"))
+    }
+
+    private static func name(of kind: TarHeader.Kind) -> StaticString {
+        switch kind {
+        case .regular: "reg"
+        case .hardLink: "hardlink"
+        case .symbolicLink: "symlink"
+        case .characterDevice: "char"
+        case .blockDevice: "block"
+        case .directory: "dir"
+        case .fifo: "fifo"
+        }
+    }
+}

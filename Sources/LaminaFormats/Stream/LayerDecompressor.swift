@@ -1,0 +1,153 @@
+import CZstd
+
+/// Decompresses a plain layer's blob in order, from its start or from a ``StreamPosition``, and names such positions
+/// on its way: gzip with any number of members, zstd with any number of frames, or a tar as it is.
+///
+/// Memory: zlib's 40 KiB, or a zstd window of at most 128 MiB. One user at a time; not `Sendable`.
+public final class LayerDecompressor {
+    private enum Engine {
+        case identity
+        case gzip(GzipMemberInflater)
+        case zstd(ZstdFrames)
+    }
+
+    private let engine: Engine
+    /// The bytes taken: the offset in the blob of the next one.
+    public private(set) var blobOffset: Int64
+    /// The bytes given: the offset in the output of the next one.
+    public private(set) var outputOffset: Int64
+    /// The start of the zstd frame at hand.
+    private var frame: StreamPosition
+
+    /// Throws ``FormatError``: `unsupported` for a position of another version, `tooLarge` when memory is short.
+    public init(
+        _ compression: StreamDecompressor.Compression, from position: StreamPosition = .start
+    ) throws(FormatError) {
+        blobOffset = position.blobOffset
+        outputOffset = position.outputOffset
+        frame = position
+        switch compression {
+        case .identity: engine = .identity
+        case .gzip:
+            let state = position.decoder.isEmpty ? nil : try GzipMemberState(position.decoder)
+            engine = .gzip(try GzipMemberInflater(state, isFirst: position.blobOffset == 0))
+        case .zstd: engine = .zstd(try ZstdFrames())
+        }
+    }
+
+    /// Decompresses until the input is used up, the output is full, or, if asked, right behind a gzip block, a member
+    /// or a frame. Cuts what was used and what was written off their fronts.
+    ///
+    /// - Returns: whether it stopped at such a boundary.
+    /// - Throws: ``FormatError`` `corruptMember` with the offset in the blob; it is of no use then.
+    public func step(
+        _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer, stopsAtBoundary: Bool
+    ) throws(FormatError) -> Bool {
+        let before = (input.count, output.count)
+        defer {
+            blobOffset += Int64(before.0 - input.count)
+            outputOffset += Int64(before.1 - output.count)
+        }
+        switch engine {
+        case .identity:
+            let count = min(input.count, output.count)
+            output.copyMemory(from: UnsafeRawBufferPointer(rebasing: input[..<count]))
+            input = UnsafeRawBufferPointer(rebasing: input[count...])
+            output = UnsafeMutableRawBufferPointer(rebasing: output[count...])
+            return stopsAtBoundary && count > 0
+        case .gzip(let inflater):
+            do throws(StreamDamage) {
+                return try inflater.step(&input, &output, stopsAtBoundary: stopsAtBoundary)
+            } catch {
+                throw FormatError(
+                    .corruptMember, "the gzip stream is damaged: \(error.reason)",
+                    offset: blobOffset + Int64(before.0 - input.count))
+            }
+        case .zstd(let frames):
+            while !input.isEmpty || frames.hasMore, !output.isEmpty {
+                let hasEnded: Bool
+                do throws(StreamDamage) {
+                    hasEnded = try frames.step(&input, &output)
+                } catch {
+                    throw FormatError(
+                        .corruptMember, "the zstd stream is damaged: \(error.reason)",
+                        offset: blobOffset + Int64(before.0 - input.count))
+                }
+                guard hasEnded else { continue }
+                frame = StreamPosition(
+                    blobOffset: blobOffset + Int64(before.0 - input.count),
+                    outputOffset: outputOffset + Int64(before.1 - output.count), decoder: [])
+                if stopsAtBoundary { return true }
+            }
+            return false
+        }
+    }
+
+    /// The last place to go on from: at a boundary, right here; within a zstd frame, its start. Ask gzip at boundaries
+    /// only.
+    public var position: StreamPosition {
+        switch engine {
+        case .identity: StreamPosition(blobOffset: blobOffset, outputOffset: outputOffset, decoder: [])
+        case .gzip(let inflater):
+            StreamPosition(
+                blobOffset: blobOffset, outputOffset: outputOffset, decoder: inflater.state?.bytes ?? [])
+        case .zstd: frame
+        }
+    }
+
+    /// Whether ``position`` may be asked for anywhere, as nothing is gained by waiting for a boundary of this stream.
+    public var hasRareBoundaries: Bool { if case .gzip = engine { false } else { true } }
+
+    /// Says that the blob has ended. Throws ``FormatError`` `truncated` for a member or frame that has not.
+    public func finish() throws(FormatError) {
+        let mayEnd =
+            switch engine {
+            case .identity: true
+            case .gzip(let inflater): inflater.mayEnd
+            case .zstd(let frames): !frames.isWithin && (blobOffset > 0)
+            }
+        guard mayEnd else {
+            throw FormatError(
+                .truncated, blobOffset == 0 ? "the compressed stream is empty" : "the compressed stream is cut off",
+                offset: blobOffset)
+        }
+    }
+}
+
+/// libzstd's streaming decompressor (RFC 8878), frame after frame.
+private final class ZstdFrames {
+    private let context: OpaquePointer
+    /// Whether a frame has begun and not ended.
+    private(set) var isWithin = false
+    /// Whether output waits for room.
+    private(set) var hasMore = false
+
+    init() throws(FormatError) {
+        guard let context = ZSTD_createDCtx() else {
+            throw FormatError(.tooLarge, "zstd cannot be set up: out of memory")
+        }
+        self.context = context
+        // 128 MiB: what libzstd takes by default and `zstd --ultra` stays within; a larger window is an attack.
+        ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, 27)
+    }
+
+    deinit { ZSTD_freeDCtx(context) }
+
+    /// - Returns: whether a frame has ended.
+    func step(
+        _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer
+    ) throws(StreamDamage) -> Bool {
+        var source = ZSTD_inBuffer(src: input.baseAddress, size: input.count, pos: 0)
+        var target = ZSTD_outBuffer(dst: output.baseAddress, size: output.count, pos: 0)
+        let result = ZSTD_decompressStream(context, &target, &source)
+        if ZSTD_isError(result) != 0 {
+            throw StreamDamage(reason: String(cString: ZSTD_getErrorName(result)))
+        }
+        input = UnsafeRawBufferPointer(rebasing: input[source.pos...])
+        output = UnsafeMutableRawBufferPointer(rebasing: output[target.pos...])
+        isWithin = result != 0
+        // Asked again with no input only while a frame has more to give: between frames that would start a new one.
+        hasMore = isWithin && output.isEmpty
+        return result == 0
+    }
+}

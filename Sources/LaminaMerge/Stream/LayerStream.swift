@@ -1,0 +1,141 @@
+import LaminaDigest
+import LaminaFormats
+import LaminaOCI
+import LaminaStore
+import LaminaSystem
+
+/// Puts a layer without a table of contents into the store: fetch, decompress, take the tar apart, hash and place, in one
+/// pass whose state is recorded every few MiB. The layer is in the index only when the digests of its blob and its tar were
+/// right; until then nothing of it is served.
+struct LayerStream {
+    let engine: MergeEngine
+    let source: any BlobSource
+    let descriptor: Descriptor
+    let diffID: Digest
+    /// How the blob is built, where a footer said so; what its first bytes say otherwise.
+    var format: LayerFormat?
+    let shouldStop: @Sendable () -> Bool
+    /// Told how many compressed bytes were fetched in all, and up to where the blob has been placed.
+    let report: (_ fetched: Int64, _ placed: Int64) -> Void
+
+    /// Streams the layer, or what is left of it.
+    ///
+    /// - Throws: `MergeError`, `OCIError`, `StoreError`, `SystemError`. What was recorded stays for the next try, unless the
+    ///   layer is wrong.
+    func run() throws -> LayerID {
+        // One at a time: who comes second finds the layer in the index, or goes on where the first has failed.
+        while true {
+            let isOurs = engine.streaming.wait(seconds: 0.2) { streaming -> Bool? in
+                streaming.insert(descriptor.digest).inserted ? true : nil
+            }
+            if isOurs == true { break }
+            if shouldStop() { throw MergeError.stopped }
+        }
+        defer { engine.streaming.withLock(notify: true) { _ = $0.remove(descriptor.digest) } }
+        if let known = try engine.store.layer(descriptor.digest) {
+            try engine.store.addSource(source.location, to: known)
+            return known
+        }
+        let stream = try engine.store.stream(of: descriptor.digest)
+        do {
+            return try run(stream)
+        } catch let error as FormatError {
+            try engine.store.forget(stream.id, of: descriptor.digest)
+            throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
+        } catch let error as MergeError where error.code == .badImage {
+            // Nothing of this can be gone on from: the next try begins at the start.
+            try engine.store.forget(stream.id, of: descriptor.digest)
+            throw error
+        }
+    }
+
+    private func run(_ stream: StreamRecord) throws -> LayerID {
+        var stream = stream
+        var resumed: (state: StreamState, temporary: File?)?
+        if stream.state != nil || stream.checkpoint != nil {
+            resumed = try resume(stream)
+            if resumed == nil {
+                try engine.store.forget(stream.id, of: descriptor.digest)
+                stream = try engine.store.stream(of: descriptor.digest)
+            }
+        }
+        engine.store.files.removeTemporaries(
+            of: descriptor.digest,
+            except: resumed?.state.file.map { BackingFiles.temporaryName(descriptor.digest, offset: $0.entry.offset) })
+        var state = resumed?.state
+        if state?.isVerified != true {
+            let position = stream.checkpoint.map {
+                StreamPosition(blobOffset: $0.blobOffset, outputOffset: $0.output, decoder: $0.decoder)
+            }
+            state = try read(from: position ?? .start, stream, state, resumed?.temporary)
+        }
+        guard let state else { throw MergeError(.badImage, "layer \(descriptor.digest) is empty") }
+        return try addToIndex(stream.id, state)
+    }
+
+    /// What an earlier process has left; nil when it cannot be gone on from.
+    private func resume(_ stream: StreamRecord) throws -> (state: StreamState, temporary: File?)? {
+        guard let bytes = stream.state, let state = StreamState.decode(bytes), state.format != nil,
+            state.isVerified || stream.checkpoint != nil
+        else { return nil }
+        guard let open = state.file else { return (state, nil) }
+        let name = BackingFiles.temporaryName(descriptor.digest, offset: open.entry.offset)
+        let file = try engine.store.files.openTemporary(name)
+        guard try file.size() >= open.received else { return nil }
+        // Within one boot, what was written before the checkpoint is there.
+        if stream.isOfOtherBoot, try file.digest(of: 0..<open.received) != open.hash.digest() { return nil }
+        return (state, file)
+    }
+
+    private func read(
+        from position: StreamPosition, _ stream: StreamRecord, _ state: StreamState?, _ temporary: File?
+    ) throws -> StreamState {
+        let reader = StreamReader(source: source, descriptor: descriptor)
+        defer {
+            reader.stop()
+            engine.countFetched(reader.fetchedBytes)
+        }
+        try reader.start(
+            at: position, format: state?.format ?? format, tar: state?.tarOffset ?? 0, shouldStop: shouldStop)
+        func placer(_ state: StreamState) -> StreamPlacer {
+            StreamPlacer(
+                engine: engine, layer: descriptor.digest, stream: stream.id, state: state, temporary: temporary)
+        }
+        var current = (state ?? format.map { StreamState(format: $0) }).map(placer)
+        while let event = try reader.next() {
+            if shouldStop() { throw MergeError.stopped }
+            if case .format(let format) = event {
+                current = placer(StreamState(format: format))
+                continue
+            }
+            guard let current else { continue }
+            switch event {
+            case .format: break
+            case .blob(let buffer, let range, let offset): current.takeBlob(buffer[range], at: offset)
+            case .output(let buffer, let offset): try current.takeTar(buffer.bytes, at: offset)
+            case .checkpoint(let position, let tar):
+                // What a reader gives again on its way to where it goes on is on record already.
+                guard tar >= current.state.tarOffset else { continue }
+                try current.record(position)
+            }
+            report(reader.fetchedBytes, current.state.blobOffset)
+        }
+        guard let current else { throw MergeError(.badImage, "layer \(descriptor.digest) is empty") }
+        try current.finish(expecting: diffID)
+        report(reader.fetchedBytes, current.state.blobOffset)
+        return current.state
+    }
+
+    /// Makes the tree of everything that the tar said, and puts the layer into the index.
+    private func addToIndex(_ stream: StreamID, _ state: StreamState) throws -> LayerID {
+        try engine.recorder.sync()
+        guard let format = state.format else { throw MergeError(.badImage, "layer \(descriptor.digest) has no format") }
+        let lines = try EntryLines.document(try engine.store.index.lines(of: stream))
+        let tree = try lines.withUnsafeBytes { try LayerTree.parse(entries: $0, tarSize: state.tarOffset, format: format) }
+        var record = LayerRecord(
+            digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
+            size: descriptor.size, prioritizedEnd: nil, location: source.location)
+        record.diffIDState = .proven
+        return try engine.store.importLayer(record, inodeCount: tree.nodes.count, stream: stream) { try $0.add(tree) }
+    }
+}

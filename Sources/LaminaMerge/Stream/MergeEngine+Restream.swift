@@ -1,0 +1,178 @@
+import LaminaDigest
+import LaminaFormats
+import LaminaOCI
+public import LaminaStore
+import LaminaSystem
+
+// Files of a plain layer that were evicted: fetched again alone, from the checkpoint before them to the one behind them.
+
+extension MergeEngine {
+    /// Gives up a content's bytes, unless somebody merges it just now; it is fetched again when it is asked for.
+    ///
+    /// - Returns: whether it did.
+    public func evict(_ content: ContentRecord) throws -> Bool {
+        let placeholder = ActiveContent(id: content.id)
+        let isFree = state.withLock { state in
+            guard !state.isStopping, state.active[content.id] == nil else { return false }
+            // Whoever asks meanwhile waits in `early`.
+            state.active[content.id] = placeholder
+            return true
+        }
+        guard isFree else { return false }
+        defer {
+            state.withLock(notify: true) { state in
+                state.active[content.id] = nil
+                for request in placeholder.early { state.requests.append(request) }
+                placeholder.early = []
+            }
+        }
+        try store.evict(content)
+        return true
+    }
+
+    /// Reads the files of a job from a plain layer: places in its members are places in the layer's tar.
+    func restream(_ job: FetchJob, _ format: LayerFormat) {
+        var files = RestreamedFiles(job, engine: self)
+        do {
+            let range = job.range
+            var (blob, sources) = try sources.sources(of: job.layer)
+            if job.isRetry, sources.count > 1 { sources.append(sources.removeFirst()) }
+            let (first, end) = try store.index.checkpoints(around: range, in: job.layer)
+            let position =
+                first.map {
+                    StreamPosition(blobOffset: $0.blobOffset, outputOffset: $0.output, decoder: $0.decoder)
+                } ?? .start
+            let blobRange = position.blobOffset..<max(position.blobOffset, end?.blobOffset ?? blob.size)
+            let decompressor = try LayerDecompressor(format.compression, from: position)
+            let output = pool.take(StreamDecompressor.pieceSize)
+            defer { pool.give(output) }
+            do {
+                try read(blob, from: sources, blobRange, isClosed: { false }) { bytes in
+                    var input = bytes
+                    var wasFull = false
+                    while !input.isEmpty || wasFull {
+                        var room = output
+                        let start = decompressor.outputOffset
+                        _ = try decompressor.step(&input, &room, stopsAtBoundary: false)
+                        wasFull = room.isEmpty
+                        try files.take(
+                            UnsafeRawBufferPointer(rebasing: output[..<(output.count - room.count)]), at: start)
+                        // A zstd frame may go on for long.
+                        if files.isDone { throw RestreamedFiles.Enough() }
+                        guard decompressor.outputOffset > start || wasFull else { break }
+                    }
+                }
+            } catch is RestreamedFiles.Enough {}
+            files.finish(nil)
+        } catch {
+            files.finish(error)
+        }
+    }
+}
+
+/// The files of one job, as the tar of their layer comes by.
+private struct RestreamedFiles {
+    /// Everything has come.
+    struct Enough: Error {}
+
+    private static let zeros = [UInt8](repeating: 0, count: TarReader.zerosAtOnce)
+
+    private let engine: MergeEngine
+    private let layer: LayerID
+    private var members: ArraySlice<Member>
+    private var tar = TarReader()
+    private var file: File?
+    private var hash = SHA256()
+    private var received: Int64 = 0
+    /// Whether the member at the front has begun.
+    private var isWithin = false
+
+    init(_ job: FetchJob, engine: MergeEngine) {
+        self.engine = engine
+        layer = job.layer
+        members = job.members[...]
+    }
+
+    var isDone: Bool { members.isEmpty }
+
+    /// Takes bytes of the tar, which begin at `offset` in it.
+    mutating func take(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws {
+        var position = offset
+        let end = offset + Int64(bytes.count)
+        while let member = members.first, end > member.blobOffset {
+            if !isWithin {
+                isWithin = true
+                position = max(offset, member.blobOffset)
+                (tar, file, hash, received) = (TarReader(), nil, SHA256(), 0)
+            }
+            var piece = UnsafeRawBufferPointer(rebasing: bytes[Int(position - offset)...])
+            guard try read(&piece, member) else { return }
+            members.removeFirst()
+            isWithin = false
+            // What is left of the piece is looked at once more for the next file.
+            position = offset
+        }
+    }
+
+    /// - Returns: whether the member's file is whole, or cannot be.
+    private mutating func read(_ piece: inout UnsafeRawBufferPointer, _ member: Member) throws -> Bool {
+        guard let part = member.parts.first, let record = part.content.record else { return true }
+        while true {
+            switch try tar.next(&piece) {
+            case .more: return false
+            case .entry(let entry):
+                guard entry.header.kind == .regular, entry.header.size == Int64(part.size) else {
+                    throw MergeError(.index, "the tar of \(layer) has another file where the index has \(part.digest)")
+                }
+                file = try engine.store.files.create(record.name, size: record.size)
+                // First: as soon as it is merged, the file may be opened.
+                if entry.holeSize > 0 { try engine.store.recordHoles(entry.holeSize, of: record.id) }
+            case .zeros(let count):
+                // What an earlier try left there was not verified.
+                try file?.clear(received..<received + Int64(count))
+                Self.zeros.withUnsafeBytes { hash.update(UnsafeRawBufferPointer(rebasing: $0[..<count])) }
+                received += Int64(count)
+                if received == Int64(part.size) { return end(member, part) }
+            case .payload(let payload):
+                try file?.write(payload, at: received)
+                hash.update(payload)
+                received += Int64(payload.count)
+                if received == Int64(part.size) { return end(member, part) }
+            }
+        }
+    }
+
+    /// A file has come whole: it is right, or fetched once more, or an error.
+    private mutating func end(_ member: Member, _ part: Part) -> Bool {
+        file = nil
+        let digest = hash.digest()
+        if digest == part.digest {
+            engine.finish(member.parts)
+        } else {
+            let error = MergeError.mismatch(part, digest, layer: engine.layerName(layer))
+            engine.mistrust(member, member.parts.map { ($0, error) }, layer)
+        }
+        return true
+    }
+
+    /// Says of what has not come that it has not.
+    mutating func finish(_ error: (any Error)?) {
+        let missing = Array(members)
+        members = []
+        guard !missing.isEmpty else { return }
+        if let error = error as? FormatError {
+            // Damaged on its way, or the checkpoint does not fit: once more from scratch, then it is an error.
+            for member in missing {
+                let failures = member.parts.map {
+                    (part: $0, error: MergeError.corrupt($0, at: member.blobOffset, layer: engine.layerName(layer), cause: error))
+                }
+                engine.mistrust(member, failures, layer)
+            }
+            return
+        }
+        engine.fail(
+            missing,
+            error.map(MergeError.fetching)
+                ?? MergeError(.fetch, "layer \(engine.layerName(layer)): a source gave fewer bytes than asked for"))
+    }
+}

@@ -1,0 +1,175 @@
+import LaminaFormats
+import LaminaOCI
+import LaminaSystem
+import Synchronization
+
+/// What comes out of a blob that is read as a stream, in order.
+enum StreamEvent: Sendable {
+    /// How the blob is compressed, as its first bytes say. Comes once, before everything else.
+    case format(LayerFormat)
+    /// Bytes of the blob that were decompressed, and the offset of the first in the blob.
+    case blob(StreamBuffer, Range<Int>, at: Int64)
+    /// Bytes of the tar, and the offset of the first in the tar.
+    case output(StreamBuffer, at: Int64)
+    /// Everything before this place has come, and a reader can begin here or a little before.
+    case checkpoint(StreamPosition, tar: Int64)
+}
+
+/// Fetches a blob and decompresses it, each on a thread of its own.
+final class StreamReader: Sendable {
+    /// Output between two checkpoints, in bytes. What a kill costs, and what is read too much for a file that was evicted;
+    /// each checkpoint takes up to 32 KiB of the index.
+    static let spacing: Int64 = 4 << 20
+
+    /// What decompression may be behind fetching, and placing behind decompression, in bytes: little enough that a kill costs
+    /// about a checkpoint, enough that no thread waits for another's slowest moment.
+    private static let fetchedAhead = 2 << 20
+    private static let outputAhead = 4 << 20
+    private static let blobBufferSize = 256 << 10
+    private static let outputBufferSize = 512 << 10
+
+    private let source: any BlobSource
+    private let descriptor: Descriptor
+    private let fetched = StreamPipe<StreamBuffer>(limit: fetchedAhead)
+    private let events = StreamPipe<StreamEvent>(limit: outputAhead)
+    private let blobBuffers = StreamBufferPool(size: blobBufferSize)
+    private let outputBuffers = StreamBufferPool(size: outputBufferSize)
+    private let isClosed = Atomic<Bool>(false)
+    private let threads = Monitor<[Thread]>([])
+    private let counter = Atomic<Int64>(0)
+
+    /// Compressed bytes that have arrived so far.
+    var fetchedBytes: Int64 { counter.load(ordering: .relaxed) }
+
+    init(source: any BlobSource, descriptor: Descriptor) {
+        self.source = source
+        self.descriptor = descriptor
+    }
+
+    /// Starts to read.
+    ///
+    /// - Parameters:
+    ///   - position: where; with `format` nil, the start.
+    ///   - tar: the offset in the tar of the last checkpoint, at or behind the position.
+    func start(
+        at position: StreamPosition, format: LayerFormat?, tar: Int64, shouldStop: @escaping @Sendable () -> Bool
+    ) throws {
+        try threads.withLock { threads in
+            threads.append(
+                try Thread("stream-fetch") {
+                    self.finish(self.fetched) { try self.fetch(from: position.blobOffset, shouldStop) }
+                })
+            threads.append(
+                try Thread("stream-inflate") {
+                    self.finish(self.events) { try self.decompress(position, format, lastCheckpoint: tar) }
+                    self.fetched.close()
+                })
+        }
+    }
+
+    /// The next thing that has come out; nil at the end of the blob.
+    func next() throws -> StreamEvent? { try events.pop() }
+
+    /// Ends the threads.
+    func stop() {
+        isClosed.store(true, ordering: .relaxed)
+        fetched.close()
+        events.close()
+        threads.withLock { threads in
+            for thread in threads { thread.join() }
+            threads = []
+        }
+    }
+
+    private func finish<Element>(_ pipe: StreamPipe<Element>, _ body: () throws -> Void) {
+        do {
+            try body()
+            pipe.finish()
+        } catch {
+            pipe.finish(error)
+        }
+    }
+
+    private func fetch(from start: Int64, _ shouldStop: @escaping @Sendable () -> Bool) throws {
+        guard start < descriptor.size else { return }
+        var buffer = blobBuffers.take()
+        try source.read(
+            descriptor.digest, size: descriptor.size, range: start..<descriptor.size,
+            shouldStop: { self.isClosed.load(ordering: .relaxed) || shouldStop() }
+        ) { bytes in
+            counter.add(Int64(bytes.count), ordering: .relaxed)
+            var rest = bytes
+            while !rest.isEmpty {
+                let count = min(rest.count, Self.blobBufferSize - buffer.count)
+                UnsafeMutableRawBufferPointer(rebasing: buffer.memory[buffer.count...])
+                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: rest[..<count]))
+                buffer.count += count
+                rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+                if buffer.count == Self.blobBufferSize {
+                    try fetched.push(buffer, bytes: buffer.count)
+                    buffer = blobBuffers.take()
+                }
+            }
+        }
+        if buffer.count > 0 { try fetched.push(buffer, bytes: buffer.count) }
+    }
+
+    private func decompress(_ position: StreamPosition, _ format: LayerFormat?, lastCheckpoint: Int64) throws {
+        var decompressor: LayerDecompressor?
+        var lastCheckpoint = lastCheckpoint
+        var output = outputBuffers.take()
+        func flush() throws {
+            guard let decompressor, output.count > 0 else { return }
+            let start = decompressor.outputOffset - Int64(output.count)
+            try events.push(.output(output, at: start), bytes: output.count)
+            output = outputBuffers.take()
+        }
+        while let piece = try fetched.pop() {
+            let decoder = try decompressor ?? begin(position, format, piece.bytes)
+            decompressor = decoder
+            let pieceStart = decoder.blobOffset
+            var input = piece.bytes
+            var told = 0
+            var wasFull = false
+            while !input.isEmpty || wasFull {
+                var room = UnsafeMutableRawBufferPointer(rebasing: output.memory[output.count...])
+                let before = (input.count, room.count)
+                let done = decoder.outputOffset - lastCheckpoint
+                let isDue = done >= Self.spacing
+                let isBoundary = try decoder.step(&input, &room, stopsAtBoundary: isDue)
+                guard (input.count, room.count) != before || isBoundary || wasFull else {
+                    throw FormatError(.corruptMember, "the compressed stream gives nothing", offset: decoder.blobOffset)
+                }
+                output.count = Self.outputBufferSize - room.count
+                wasFull = room.isEmpty
+                let isCheckpoint = isDue && (isBoundary || (decoder.hasRareBoundaries && done >= 2 * Self.spacing))
+                if wasFull || isCheckpoint { try flush() }
+                guard isCheckpoint else { continue }
+                let used = Int(decoder.blobOffset - pieceStart)
+                try events.push(.blob(piece, told..<used, at: pieceStart + Int64(told)), bytes: 0)
+                told = used
+                try events.push(.checkpoint(decoder.position, tar: decoder.outputOffset), bytes: 0)
+                lastCheckpoint = decoder.outputOffset
+            }
+            // Counted as little as it takes: the output that it became is counted too.
+            try events.push(.blob(piece, told..<piece.count, at: pieceStart + Int64(told)), bytes: piece.count - told)
+        }
+        try flush()
+        let decoder = try decompressor ?? begin(position, format, UnsafeRawBufferPointer(start: nil, count: 0))
+        try decoder.finish()
+    }
+
+    private func begin(
+        _ position: StreamPosition, _ format: LayerFormat?, _ head: UnsafeRawBufferPointer
+    ) throws -> LayerDecompressor {
+        if let format { return try LayerDecompressor(format.compression, from: position) }
+        let detected: LayerFormat =
+            switch StreamDecompressor.detect(head) {
+            case .gzip: .plainGzip
+            case .zstd: .plainZstd
+            case .identity: .plainTar
+            }
+        try events.push(.format(detected), bytes: 0)
+        return try LayerDecompressor(detected.compression)
+    }
+}

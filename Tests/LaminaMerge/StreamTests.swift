@@ -1,0 +1,225 @@
+import Glibc
+import LaminaDigest
+import LaminaFormats
+import LaminaOCI
+import LaminaStore
+import LaminaSystem
+import LaminaTestSupport
+import Synchronization
+import Testing
+
+@testable import LaminaMerge
+
+@Suite("a layer without a table of contents")
+struct StreamTests {
+    @Test("is in the store whole and right after one pass over its blob", arguments: PlainLayer.Writer.allCases)
+    func whole(writer: PlainLayer.Writer) throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.mixed()
+        let descriptor = try fixture.write(layer, writer)
+        try fixture.withEngine { engine in
+            let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
+            source.behaviour.pieceSize = 100_000
+            let id = try fixture.stream(engine, descriptor, layer.diffID, from: source)
+            #expect(try engine.store.index.blob(of: id)?.format == Int(writer.format.rawValue))
+            #expect(try engine.store.isWholeAndRight())
+            #expect(source.sentByteCount == Int(descriptor.size) && source.repeatedByteCount == 0)
+            let image = try fixture.index(engine)
+            for file in try engine.store.index.files(of: image) where file.type == "file" {
+                let bytes = try #require(layer.files[String(file.path.dropFirst())])
+                #expect(file.bytes == bytes.count)
+                if !bytes.isEmpty { #expect(file.digest == SHA256.hash(bytes).description && file.state == "merged") }
+            }
+            #expect(try engine.store.index.files(of: image).count { $0.type == "file" } == layer.files.count)
+            #expect(try fixture.temporaries() == [])
+            // Nothing is left to merge.
+            try engine.merge(image)
+            #expect(try !engine.store.hasVolatileContent())
+        }
+        #expect(fixture.reports.withLock { $0 } == [])
+    }
+
+    @Test(
+        "goes on from its last checkpoint after a process was lost, without reading or hashing anything twice",
+        arguments: PlainLayer.Writer.allCases)
+    func resumes(writer: PlainLayer.Writer) throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.mixed(7)
+        let descriptor = try fixture.write(layer, writer)
+        var sent = 0
+        var losses = 0
+        while losses < 100 {
+            let store = try fixture.openStore()
+            let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
+            // Each process gets a little further, and ends wherever that is.
+            let step = 5_500_000 + 37_777 * losses
+            source.behaviour.allowance = writer == .zstd ? step * (losses + 1) : step
+            let done: Bool = try fixture.withEngine(store: store) { engine in
+                do {
+                    _ = try fixture.stream(engine, descriptor, layer.diffID, from: source) {
+                        if source.behaviour.allowance == 0 { source.behaviour.isDown = true }
+                        return false
+                    }
+                    return true
+                } catch {
+                    #expect(source.behaviour.isDown, "\(error)")
+                    return false
+                }
+            }
+            sent += source.sentByteCount
+            if done { break }
+            #expect(try store.layer(descriptor.digest) == nil)
+            losses += 1
+        }
+        #expect(losses > 1 && losses < 100)
+        // One frame of zstd is decompressed from its start each time: nothing in it can be gone on from.
+        if writer != .zstd {
+            #expect(sent <= Int(descriptor.size) + losses * (5 << 20), "\(sent) for \(descriptor.size) in \(losses)")
+        }
+        try fixture.withEngine { engine in
+            #expect(try engine.store.isWholeAndRight())
+            let resumed = try engine.store.fileLines(fixture.index(engine))
+            let other = try fixture.withEngine(store: fixture.openStore("other")) { other in
+                try other.store.fileLines(fixture.index(other))
+            }
+            #expect(resumed == other)
+            #expect(try fixture.temporaries() == [])
+        }
+    }
+
+    @Test("has an evicted file back by its own bytes and two checkpoints", arguments: PlainLayer.Writer.allCases)
+    func evicted(writer: PlainLayer.Writer) throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.mixed(3)
+        _ = try fixture.write(layer, writer)
+        try fixture.withEngine { engine in
+            _ = try fixture.index(engine)
+            let source = fixture.control(engine)
+            for name in ["small10", "large0", "large3", "zeros", "again"] {
+                let bytes = try #require(layer.files[name])
+                let content = try engine.content(SHA256.hash(bytes))
+                let open = try engine.store.files.open(content.name)
+                #expect(try engine.evict(content))
+                #expect(try engine.store.index.content(content.id)?.state == .absent)
+                #expect(throws: SystemError.self) { try engine.store.files.open(content.name) }
+                source.reset()
+                let answers = Answers()
+                engine.whole(content.id, answers.take())
+                #expect(answers.wait() && answers.allSucceededOnce, "\(name)")
+                #expect(try engine.store.bytes(content) == bytes, "\(name)")
+                // Who had it open has it still.
+                #expect(try open.read(bytes.count, at: 0) == bytes)
+                if writer != .zstd {
+                    #expect(source.sentByteCount <= bytes.count + 2 * Int(StreamReader.spacing), "\(name)")
+                }
+            }
+        }
+        #expect(fixture.reports.withLock { $0 } == [])
+    }
+
+    @Test("that was evicted as a whole is merged by a pull")
+    func evictedWhole() throws {
+        let fixture = try Fixture()
+        _ = try fixture.write(try PlainLayer.mixed(4), .gzip)
+        try fixture.withEngine { engine in
+            let image = try fixture.index(engine)
+            for content in try engine.store.contents() { #expect(try engine.evict(content)) }
+            #expect(try engine.store.landedByteCount() == 0)
+            try engine.merge(image)
+            #expect(try engine.store.isWholeAndRight())
+        }
+    }
+
+    @Test("is refused with expected and actual digest when its tar or its blob is another, and nothing of it is served")
+    func wrong() throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.mixed(5)
+        let wrong = SHA256.hash([1, 2, 3])
+        let descriptor = try fixture.write(layer, .gzip, diffID: wrong)
+        try fixture.withEngine { engine in
+            #expect {
+                try fixture.index(engine)
+            } throws: { error in
+                "\(error)".contains("expected diff ID \(wrong), got \(layer.diffID)")
+            }
+            #expect(try engine.store.layer(descriptor.digest) == nil)
+            #expect(try engine.store.index.images().isEmpty)
+            let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
+            // Behind the last member, where no CRC tells.
+            var other = layer.blob(.gzip)
+            other[4] ^= 1
+            source.behaviour.substitute = other
+            #expect {
+                try fixture.stream(engine, descriptor, layer.diffID, from: source)
+            } throws: { error in
+                "\(error)".contains("expected \(descriptor.digest), got \(SHA256.hash(other))")
+            }
+            // The next try begins anew, and is right.
+            _ = try fixture.stream(engine, descriptor, layer.diffID)
+            #expect(try engine.store.isWholeAndRight())
+        }
+    }
+
+    @Test("begins anew when what an earlier process has left cannot be used")
+    func damagedState() throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer([("large", halfNoise(30_000_000, seed: 1))])
+        let descriptor = try fixture.write(layer, .gzip)
+        let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
+        source.behaviour.allowance = 8_000_000
+        try fixture.withEngine { engine in
+            _ = #expect(throws: (any Error).self) {
+                try fixture.stream(engine, descriptor, layer.diffID, from: source) {
+                    if source.behaviour.allowance == 0 { source.behaviour.isDown = true }
+                    return false
+                }
+            }
+        }
+        let name = try #require(try fixture.temporaries().first)
+        #expect(truncate("\(fixture.directory)/store/content/stream/\(name)", 1000) == 0)
+        try fixture.withEngine { engine in
+            _ = try fixture.stream(engine, descriptor, layer.diffID)
+            #expect(try engine.store.isWholeAndRight())
+        }
+    }
+
+    @Test("shares its files with an eStargz layer of many chunks, whichever comes first", arguments: [true, false])
+    func shared(plainFirst: Bool) throws {
+        let fixture = try Fixture()
+        let bytes = noise(900_000, seed: 8)
+        var blob: [UInt8] = []
+        var options = EStargzWriter.Options()
+        options.chunkSize = 65536
+        let writer = try EStargzWriter(options: options) { blob += $0 }
+        try writer.append(TarHeader(kind: .regular, name: Array("f".utf8), mode: 0o644, size: Int64(bytes.count)))
+        try bytes.withUnsafeBytes { try writer.write($0) }
+        let result = try writer.finish()
+        try writeImage([ImageLayer(blob: blob, tocDigest: result.tocDigest)], tag: "lazy", layout: fixture.layout)
+        _ = try fixture.write(try PlainLayer([("g", bytes)]), .gzip, tag: "plain")
+        try fixture.withEngine { engine in
+            for tag in plainFirst ? ["plain", "lazy"] : ["lazy", "plain"] {
+                try engine.merge(try fixture.index(engine, tag))
+            }
+            let files = try engine.store.contents().filter { $0.name.digest == SHA256.hash(bytes) }
+                .map { try engine.store.files.open($0.name).status().st_ino }
+            #expect(files.count == 2 && Set(files).count == 1)
+            #expect(try engine.store.isWholeAndRight())
+        }
+    }
+}
+
+extension Fixture {
+    /// The temporary files of streams.
+    func temporaries(_ store: String = "store") throws -> [String] {
+        guard let listing = opendir("\(directory)/\(store)/content/stream") else { return [] }
+        defer { closedir(listing) }
+        var names: [String] = []
+        while let entry = readdir(listing) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if !name.hasPrefix(".") { names.append(name) }
+        }
+        return names
+    }
+}
