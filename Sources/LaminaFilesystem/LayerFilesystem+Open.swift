@@ -119,7 +119,8 @@ extension LayerFilesystem {
         if let kept { return .passthrough(kept) }
         guard passthroughRefusal == nil else { return nil }
         guard let record = try spareReader.content(content) else { return nil }
-        let file = try store.files.open(record.name)
+        // Evicted a moment ago: its reads ask for it again.
+        guard let file = try backingFile(record.name) else { return nil }
         // The last line of defence: a mapping of a hole reads zeros that nobody verified, but for those that a layer lists.
         guard try file.size() == record.size,
             try file.firstHole() == record.size || file.holeBytes() <= store.index.holes(of: content)
@@ -135,6 +136,15 @@ extension LayerFilesystem {
             return nil
         }
         return try register(file).map { .passthrough($0) }
+    }
+
+    /// A content's file; nil where there is none.
+    private func backingFile(_ name: BackingName) throws -> File? {
+        do {
+            return try store.files.open(name)
+        } catch let error as SystemError where error.code == ENOENT {
+            return nil
+        }
     }
 
     static func errorNumber(of error: any Error) -> Int32 {

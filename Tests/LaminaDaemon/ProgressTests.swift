@@ -103,4 +103,24 @@ struct ProgressTests {
             ["A", "NUMBER", "LAST"], rightAligned: [1], [["long name", "1", "x"], ["b", "22", "longer"]])
         #expect(table.text == "A          NUMBER  LAST\nlong name       1  x\nb              22  longer")
     }
+
+    @Test("a layer that is read as a whole has its own percentage, and a line of its own where no terminal is")
+    func streaming() {
+        func reading(_ layer: Int, _ landed: Int64) -> PullProgress {
+            PullProgress(
+                stage: .streaming, reference: "r", layers: 2, indexedLayers: layer, bytes: 100 * Self.mebibyte,
+                landedBytes: landed * Self.mebibyte)
+        }
+        var model = ProgressModel()
+        for (time, progress) in [reading(0, 10), reading(0, 20), reading(0, 30)].enumerated() {
+            model.update(progress, now: Double(time))
+        }
+        #expect(
+            model.line(width: 120, usesColor: false) == "reading layer 1 of 2  30%  30 MiB of 100 MiB  10 MiB/s  ETA 7s"
+        )
+        #expect(model.steps().last == "reading layer 1 of 2, which has no table of contents: 100 MiB")
+        #expect(model.steps() == [])
+        model.update(reading(1, 1), now: 4)
+        #expect(model.steps() == ["reading layer 2 of 2, which has no table of contents: 100 MiB"])
+    }
 }

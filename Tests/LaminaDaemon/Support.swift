@@ -103,7 +103,7 @@ final class FakeEngine: ControlledEngine {
 
     func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        shouldStop: @escaping @Sendable () -> Bool
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult {
         state.withLock { $0.mounts.append(MountListing(target: target, reference: reference, writable: upper)) }
         return MountResult(target: target, reference: reference, writable: upper, layers: 2)

@@ -8,7 +8,8 @@ import Testing
 /// Compresses to one gzip member; level 0 stores.
 func gzipMember(_ bytes: [UInt8], level: Int32 = 6, header: gz_header? = nil) -> [UInt8] {
     var stream = z_stream()
-    deflateInit2_(&stream, level, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size))
+    deflateInit2_(
+        &stream, level, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size))
     defer { deflateEnd(&stream) }
     var header = header ?? gz_header()
     return withUnsafeMutablePointer(to: &header) { header in
@@ -82,7 +83,9 @@ struct LayerDecompressorTests {
     }
 
     /// Blobs of many kinds, and what they are.
-    private static func blobs() throws -> [(name: String, StreamDecompressor.Compression, blob: [UInt8], output: [UInt8])] {
+    private static func blobs() throws -> [(
+        name: String, StreamDecompressor.Compression, blob: [UInt8], output: [UInt8]
+    )] {
         let text = payload(300_000)
         let parts = stride(from: 0, to: text.count, by: 65_280).map { Array(text[$0..<min(text.count, $0 + 65_280)]) }
         var long = Array(repeating: UInt8(ascii: "n"), count: 3000) + [0]
@@ -118,7 +121,9 @@ struct LayerDecompressorTests {
                 if name != "one zstd frame" { #expect(whole.positions.count >= 2, "\(name)") }
                 for position in whole.positions {
                     let rest = try Self.run(blob, compression, from: position, inputSize: 5003)
-                    #expect(rest.output == Array(output[Int(position.outputOffset)...]), "\(name) from \(position.blobOffset)")
+                    #expect(
+                        rest.output == Array(output[Int(position.outputOffset)...]),
+                        "\(name) from \(position.blobOffset)")
                     if compression == .gzip { #expect(position.decoder.count < 34 << 10) }
                 }
             }

@@ -189,7 +189,8 @@ struct TarReaderTests {
             Hostile(name: "many pax headers", bytes: piled + plain, message: "larger than the limit"),
             Hostile(
                 name: "long name bomb", bytes: extended("L", [65], size: 1 << 40), message: "larger than the limit"),
-            Hostile(name: "GNU sparse without a map", bytes: with { $0[156] = UInt8(ascii: "S") }, message: "map of holes"),
+            Hostile(
+                name: "GNU sparse without a map", bytes: with { $0[156] = UInt8(ascii: "S") }, message: "map of holes"),
             Hostile(
                 name: "a hole in the wrong place",
                 bytes: extended("x", Array("22 GNU.sparse.offset=1\n25 GNU.sparse.offset=1234\n".utf8)) + plain,

@@ -9,7 +9,7 @@ struct TarSparseTests {
         var bytes = [UInt8](repeating: 0, count: 6_000_000)
         var numbers = SeededNumbers(state: 3)
         let path = scratch.path + "/sparse"
-        FileManager.default.createFile(atPath: path, contents: nil)
+        _ = try scratch.write([], to: "sparse")
         let file = try FileHandle(forWritingTo: URL(fileURLWithPath: path))
         for part in 0..<40 {
             let start = 65_536 + part * 131_072
@@ -31,11 +31,12 @@ struct TarSparseTests {
         let scratch = try ScratchDirectory()
         let bytes = try Self.makeFile(in: scratch)
         _ = try scratch.write(Array("behind".utf8), to: "z")
-        let empty = scratch.path + "/hole"
-        FileManager.default.createFile(atPath: empty, contents: nil)
+        let empty = try scratch.write([], to: "hole")
         try FileHandle(forWritingTo: URL(fileURLWithPath: empty)).truncate(atOffset: 1_500_000)
         let format = options[0].hasPrefix("--sparse") ? ["--format=posix"] + options : options
-        try run("tar", "-cSf", scratch.path + "/t.tar", format[0], format.last ?? "", "-C", scratch.path, "sparse", "hole", "z")
+        try run(
+            "tar", "-cSf", scratch.path + "/t.tar", format[0], format.last ?? "", "-C", scratch.path, "sparse", "hole",
+            "z")
         let tar = [UInt8](try Data(contentsOf: URL(fileURLWithPath: scratch.path + "/t.tar")))
         // Otherwise nothing is tested: the file system keeps no holes.
         try #require(tar.count < 2_000_000)

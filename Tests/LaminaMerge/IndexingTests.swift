@@ -138,18 +138,18 @@ struct IndexingTests {
         ) throws { try bytes[Int(range.lowerBound)..<Int(range.upperBound)].withUnsafeBytes { try sink($0) } }
     }
 
-    @Test("without a table of contents says what to do", arguments: ["plain-gzip"])
-    func otherFormat(layout: String) throws {
+    @Test("without a table of contents is read as a whole, and its ledger says that all of it is proven")
+    func plain() throws {
         let fixture = try Fixture()
         try fixture.withEngine { engine in
-            let error = #expect(throws: MergeError.self) {
-                try ImagePull(engine, shouldStop: { false }, report: { _ in }).index(
-                    try ImageReference(parsing: "oci:\(Fixtures.layout(layout))"), platform: nil, plainHTTP: true)
+            let image = try ImagePull(engine, shouldStop: { false }, report: { _ in }).index(
+                try ImageReference(parsing: "oci:\(Fixtures.layout("plain-gzip"))"), platform: nil, plainHTTP: true)
+            for layer in image.layers {
+                let ledger = try engine.store.index.ledger(of: layer)
+                #expect(ledger.tocProof == .whole && ledger.diffIDState == .proven)
+                #expect(ledger.areChunksProven && ledger.areFilesProven)
             }
-            #expect(error?.code == .unsupportedLayer)
-            #expect(error?.description.contains("lamina convert") == true)
-            let images = try engine.store.index.images()
-            #expect(images.isEmpty)
+            #expect(try engine.store.isWholeAndRight())
         }
     }
 

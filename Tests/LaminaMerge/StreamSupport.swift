@@ -32,7 +32,9 @@ struct PlainLayer {
     static func mixed(_ seed: UInt64 = 1) throws -> PlainLayer {
         var files: [(String, [UInt8])] = []
         for number in 0..<60 { files.append(("small\(number)", noise(4000 * number, seed: seed + UInt64(number)))) }
-        for number in 0..<4 { files.append(("large\(number)", halfNoise(2_800_000 + number, seed: seed &+ UInt64(900 + number)))) }
+        for number in 0..<4 {
+            files.append(("large\(number)", halfNoise(2_800_000 + number, seed: seed &+ UInt64(900 + number))))
+        }
         files.append(("again", noise(4000 * 50, seed: seed + 50)))
         files.append(("zeros", [UInt8](repeating: 0, count: 1_000_000)))
         files.append(("empty", []))
@@ -96,7 +98,9 @@ func halfNoise(_ count: Int, seed: UInt64) -> [UInt8] { noise(count, seed: seed)
 
 extension Fixture {
     /// Writes an image of one plain layer; its descriptor.
-    func write(_ layer: PlainLayer, _ writer: PlainLayer.Writer, tag: String = "a", diffID: Digest? = nil) throws -> Descriptor {
+    func write(_ layer: PlainLayer, _ writer: PlainLayer.Writer, tag: String = "a", diffID: Digest? = nil) throws
+        -> Descriptor
+    {
         try writeImage(
             [ImageLayer(blob: layer.blob(writer), tocDigest: nil, diffID: diffID ?? layer.diffID)], tag: tag,
             layout: layout)[0]

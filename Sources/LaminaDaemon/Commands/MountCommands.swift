@@ -27,7 +27,14 @@ public struct MountCommand: Sendable {
         let request = try makeRequest(context)
         try context.requireRoot(for: "mounting")
         Interrupts.install()
-        let result = try stoppable("mount") { try mount(request, context) }
+        let display = ProgressDisplay(output: context.output)
+        let result = try stoppable("mount") {
+            defer { display.end() }
+            return try mount(request, context) { progress in
+                // What takes no time needs no telling.
+                if progress.stage == .streaming { display.show(progress) }
+            }
+        }
         try context.output.show(result) {
             "\(result.target): \(result.reference), \(counted(result.layers, "layer"))"
                 + (result.writable.map { ", writes go to \($0)" } ?? ", read-only")
@@ -53,11 +60,13 @@ public struct MountCommand: Sendable {
         return real
     }
 
-    private func mount(_ request: MountRequest, _ context: CommandContext) throws -> MountResult {
+    private func mount(
+        _ request: MountRequest, _ context: CommandContext, progress: (PullProgress) -> Void
+    ) throws -> MountResult {
         let deadline = monotonicSeconds() + EngineAccess.patience
         while true {
             do {
-                return try context.client.mount(request)
+                return try context.client.mount(request, progress: progress)
             } catch let error as DaemonError where error.code == .noServer {
                 do {
                     try ServerLauncher(context: context).launch()

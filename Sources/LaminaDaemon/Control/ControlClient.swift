@@ -37,8 +37,10 @@ public struct ControlClient: Sendable {
         try askStreaming("POST", "/v1/pull", request, progress: progress)
     }
 
-    public func mount(_ request: MountRequest) throws -> MountResult {
-        try askStreaming("POST", "/v1/mounts", request) { _ in }
+    public func mount(
+        _ request: MountRequest, progress: (PullProgress) -> Void = { _ in }
+    ) throws -> MountResult {
+        try askStreaming("POST", "/v1/mounts", request, progress: progress)
     }
 
     public func unmount(_ request: UnmountRequest) throws -> MountListing {

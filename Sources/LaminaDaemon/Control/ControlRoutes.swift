@@ -63,7 +63,7 @@ struct ControlRoutes: Sendable {
             return try engine.mount(
                 request.reference, at: request.target, upper: request.upper, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference),
-                shouldStop: { operation.shouldStop })
+                progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
         }
     }
 

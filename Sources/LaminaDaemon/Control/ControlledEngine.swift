@@ -10,7 +10,7 @@ public protocol ControlledEngine: Sendable {
     ) throws -> PullResult
     func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        shouldStop: @escaping @Sendable () -> Bool
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult
     func use(credentialsFile: String, for reference: String) throws
     func unmount(_ target: String) throws

@@ -15,9 +15,10 @@ extension Engine {
     /// - Parameters:
     ///   - target: an existing directory, absolute.
     ///   - upper: takes the writes; without it the mount is read-only.
+    ///   - progress: told of each step of a pull; layers without a table of contents take their time.
     public func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        shouldStop: @escaping @Sendable () -> Bool
+        progress: @escaping @Sendable (PullProgress) -> Void = { _ in }, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult {
         guard isServing else { throw StoreError(.conflict, "the file system \(root)/fs is not mounted") }
         let parsed = try ImageReference(parsing: reference)
@@ -29,7 +30,8 @@ extension Engine {
         if let known {
             image = known
         } else {
-            let pull = ImagePull(merge, shouldStop: shouldStop) { _ in }
+            let name = parsed.description
+            let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
             image = try pull.index(
                 parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
             viewsChanged()

@@ -16,9 +16,10 @@ struct ProgressModel {
     private static let grain = 0.25
 
     mutating func update(_ progress: PullProgress, now: Double) {
-        if latest?.stage != progress.stage || latest?.current != progress.current, progress.stage != .merging || latest?.stage != .merging {
-            samples = []
-        }
+        // Each layer that is read as a whole is a transfer of its own; merging is one.
+        let isOther =
+            latest?.stage != progress.stage || (progress.stage == .streaming && latest?.current != progress.current)
+        if isOther, progress.stage == .merging || progress.stage == .streaming { samples = [] }
         latest = progress
         if let last = samples.last, samples.count > 1, now - last.time < Self.grain { return }
         samples.append((now, progress.landedBytes))
@@ -87,7 +88,8 @@ struct ProgressModel {
         if latest.stage == .streaming, announcedLayer <= latest.indexedLayers {
             announcedLayer = latest.indexedLayers + 1
             lines.append(
-                "reading layer \(announcedLayer) of \(latest.layers), which has no table of contents: \(Units.bytes(latest.bytes))")
+                "reading layer \(announcedLayer) of \(latest.layers), which has no table of contents: \(Units.bytes(latest.bytes))"
+            )
         }
         guard latest.stage == .merging else { return lines }
         if announced.rawValue < Announced.merging.rawValue {

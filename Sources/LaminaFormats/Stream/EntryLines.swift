@@ -44,7 +44,8 @@ public enum EntryLines {
         let limit = FormatLimits().tocBytes
         for part in packed {
             guard let size = Zstd.contentSize(of: part), size <= limit - text.count else {
-                throw FormatError(.tooLarge, "the layer has too many entries", expected: "at most \(limit) bytes of them")
+                throw FormatError(
+                    .tooLarge, "the layer has too many entries", expected: "at most \(limit) bytes of them")
             }
             guard let lines = Zstd.decompress(part[...], limit: size) else {
                 throw FormatError(.badTOC, "the index's record of a layer's entries is damaged")

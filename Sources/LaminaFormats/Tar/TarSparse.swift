@@ -29,7 +29,8 @@ struct TarSparse: Sendable, Equatable, Codable {
             try append(try Self.number(value, key))
         case "map":
             map = []
-            for part in value.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false) where !value.isEmpty {
+            for part in value.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false) where !value.isEmpty
+            {
                 try append(try Self.number(UnsafeRawBufferPointer(rebasing: part), key))
             }
         case "numblocks": break

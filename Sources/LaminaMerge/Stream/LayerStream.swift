@@ -131,7 +131,9 @@ struct LayerStream {
         try engine.recorder.sync()
         guard let format = state.format else { throw MergeError(.badImage, "layer \(descriptor.digest) has no format") }
         let lines = try EntryLines.document(try engine.store.index.lines(of: stream))
-        let tree = try lines.withUnsafeBytes { try LayerTree.parse(entries: $0, tarSize: state.tarOffset, format: format) }
+        let tree = try lines.withUnsafeBytes {
+            try LayerTree.parse(entries: $0, tarSize: state.tarOffset, format: format)
+        }
         var record = LayerRecord(
             digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
             size: descriptor.size, prioritizedEnd: nil, location: source.location)

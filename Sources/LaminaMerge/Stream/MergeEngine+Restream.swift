@@ -164,7 +164,11 @@ private struct RestreamedFiles {
             // Damaged on its way, or the checkpoint does not fit: once more from scratch, then it is an error.
             for member in missing {
                 let failures = member.parts.map {
-                    (part: $0, error: MergeError.corrupt($0, at: member.blobOffset, layer: engine.layerName(layer), cause: error))
+                    (
+                        part: $0,
+                        error: MergeError.corrupt(
+                            $0, at: member.blobOffset, layer: engine.layerName(layer), cause: error)
+                    )
                 }
                 engine.mistrust(member, failures, layer)
             }

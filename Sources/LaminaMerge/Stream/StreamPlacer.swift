@@ -87,7 +87,8 @@ final class StreamPlacer {
         let diff = state.diffHash.digest()
         guard diff == diffID else {
             throw MergeError(
-                .badImage, "layer \(layer): its tar is not the configuration's: expected diff ID \(diffID), got \(diff)")
+                .badImage, "layer \(layer): its tar is not the configuration's: expected diff ID \(diffID), got \(diff)"
+            )
         }
         state.isVerified = true
         try record(nil)

@@ -65,6 +65,14 @@ enum Requirements {
         return [wanted, "/tmp", "/var/tmp"].first(where: isOnDisk) ?? wanted
     }()
 
+    /// Needs these programs, each with its package where that has another name (`bgzip:tabix`); a test that is skipped says
+    /// which is missing.
+    static func tools(_ programs: String...) -> ConditionTrait {
+        let missing = programs.map { $0.split(separator: ":").map(String.init) }.first { !isInstalled($0[0]) }
+        let reason = missing.map { "\($0[0]) is missing (apt install \($0.last ?? $0[0]))" }
+        return .enabled(if: missing == nil, "\(reason ?? "")")
+    }
+
     private static func isInstalled(_ program: String) -> Bool {
         let path = getenv("PATH").map { String(cString: $0) } ?? "/usr/bin:/bin"
         let places = path.split(separator: ":").map(String.init) + ["/usr/sbin", "/sbin"]
