@@ -188,9 +188,9 @@ struct StreamTests {
         let fixture = try Fixture()
         let bytes = noise(900_000, seed: 8)
         var blob: [UInt8] = []
-        var options = EStargzWriter.Options()
+        var options = LayerWriter.Options()
         options.chunkSize = 65536
-        let writer = try EStargzWriter(options: options) { blob += $0 }
+        let writer = try LayerWriter(options: options) { blob += $0 }
         try writer.append(TarHeader(kind: .regular, name: Array("f".utf8), mode: 0o644, size: Int64(bytes.count)))
         try bytes.withUnsafeBytes { try writer.write($0) }
         let result = try writer.finish()

@@ -134,6 +134,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
                 case .more: break pieces
                 case .entry(let entry): precondition(entry.header.size >= 0)
                 case .payload(let payload): precondition(!payload.isEmpty)
+                case .zeros(let count): precondition(1...TarReader.zerosAtOnce ~= count)
                 }
             }
         }
