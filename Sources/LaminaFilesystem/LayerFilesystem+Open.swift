@@ -140,10 +140,11 @@ extension LayerFilesystem {
 
     /// A content's file; nil where there is none.
     private func backingFile(_ name: BackingName) throws -> File? {
-        do {
+        do throws(SystemError) {
             return try store.files.open(name)
-        } catch let error as SystemError where error.code == ENOENT {
-            return nil
+        } catch {
+            if error.code == ENOENT { return nil }
+            throw error
         }
     }
 
