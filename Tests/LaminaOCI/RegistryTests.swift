@@ -209,8 +209,8 @@ struct RegistryTests {
     @Test("nothing for as long as the limit is a stall; it is tried again, and goes on")
     func stalls() throws {
         let setting = try Setting {
+            // On a busy machine an answer may take as long once or twice.
             $0.stallLimit = .milliseconds(300)
-            $0.tryLimit = 2
         }
         defer { setting.proxy.stop() }
         setting.proxy.faults.stallAfter = 100_000
