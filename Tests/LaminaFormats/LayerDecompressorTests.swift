@@ -118,7 +118,7 @@ struct LayerDecompressorTests {
             for pieces in [(4099, 7001), (1, 300_001), (700_000, 100_000)] {
                 let whole = try Self.run(blob, compression, inputSize: pieces.0, outputSize: pieces.1)
                 #expect(whole.output == output, "\(name)")
-                if name != "one zstd frame" { #expect(whole.positions.count >= 2, "\(name)") }
+                if name != "one zstd frame" { #expect(!whole.positions.isEmpty, "\(name)") }
                 for position in whole.positions {
                     let rest = try Self.run(blob, compression, from: position, inputSize: 5003)
                     #expect(

@@ -193,11 +193,11 @@ struct TarReaderTests {
                 name: "GNU sparse without a map", bytes: with { $0[156] = UInt8(ascii: "S") }, message: "map of holes"),
             Hostile(
                 name: "a hole in the wrong place",
-                bytes: extended("x", Array("22 GNU.sparse.offset=1\n25 GNU.sparse.offset=1234\n".utf8)) + plain,
+                bytes: extended("x", Array("23 GNU.sparse.offset=1\n26 GNU.sparse.offset=1234\n".utf8)) + plain,
                 message: "makes no sense"),
             Hostile(
                 name: "a map of holes that does not fit",
-                bytes: extended("x", Array("20 GNU.sparse.size=9\n23 GNU.sparse.map=0,90\n".utf8)) + plain,
+                bytes: extended("x", Array("21 GNU.sparse.size=9\n23 GNU.sparse.map=0,90\n".utf8)) + plain,
                 message: "does not fit"),
             Hostile(name: "unknown type", bytes: with { $0[156] = UInt8(ascii: "M") }, message: "unknown type 'M'"),
             Hostile(name: "lone block of zeros", bytes: lone, message: "lone block"),
