@@ -152,10 +152,14 @@ final class Sandbox {
         // Whoever waits for the registry is let go.
         ownProxy?.stop()
         unmountAll()
-        let left = Set(processes(withArgumentContaining: directory) + children.filter(\.isRunning).map(\.pid))
-        for pid in left { kill(pid, SIGKILL) }
+        // Again until none is left: a supervisor may have started another server before it is killed itself.
+        let areGone = eventually(seconds: 10) {
+            let left = Set(processes(withArgumentContaining: directory) + children.filter(\.isRunning).map(\.pid))
+            for pid in left { kill(pid, SIGKILL) }
+            return left.isEmpty
+        }
         for child in children { child.wait(seconds: 10) }
-        if !eventually(seconds: 10, { processes(withArgumentContaining: directory).isEmpty }) {
+        if !areGone {
             Issue.record("processes of \(directory) do not end")
         }
         unmountAll()
