@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 _Thread_local struct lamina_fuse_worker *lamina_fuse_current;
@@ -95,6 +96,7 @@ struct lamina_fuse *lamina_fuse_new(
     if (fuse == NULL) return NULL;
     fuse->settings = *settings;
     sem_init(&fuse->turn, 0, 1);
+    fuse->awake = AWAKE_NOT;
     fuse->callbacks = *callbacks;
     char *name[] = {"lamina", NULL};
     struct fuse_args arguments = FUSE_ARGS_INIT(1, name);
@@ -120,7 +122,16 @@ struct lamina_fuse *lamina_fuse_new(
     return fuse;
 }
 
+/// With the turn, or at the end.
+static void let_sleep(struct lamina_fuse *fuse) {
+    if (fuse->awake < 0) return;
+    close(fuse->awake);
+    fuse->awake = AWAKE_NOT;
+    fuse->burst = 0;
+}
+
 void lamina_fuse_free(struct lamina_fuse *fuse) {
+    let_sleep(fuse);
     fuse_session_destroy(fuse->session);
     free(fuse->init_request);
     free(fuse);
@@ -206,6 +217,56 @@ void lamina_fuse_share(void) {
     if (lamina_fuse_current != NULL) give_turn(lamina_fuse_current);
 }
 
+static uint64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/// Looks for a request without sleeping. Falling asleep and being woken cost both sides more than most answers do; where
+/// requests come in quick succession, the next one is there before that would be done. After one that was long in
+/// coming nobody looks out: an idle session costs nothing.
+static void look_out(int device, uint64_t deadline) {
+    struct pollfd readable = {.fd = device, .events = POLLIN};
+    while (poll(&readable, 1, 0) == 0 && now() < deadline) {
+        // Not too often: each look takes the lock that requests are queued with.
+        for (int i = 0; i < 8; i++) relax();
+    }
+}
+
+/// Keeps the processors from falling asleep while requests come in quick succession, by the kernel's PM QoS. A call through
+/// FUSE sleeps twice, and on many machines, virtual ones above all, waking an idle processor takes longer than everything
+/// else that the call does. The kernel takes the wish back when the file is closed, at a kill too.
+static void stay_awake(struct lamina_fuse *fuse) {
+    if (fuse->awake != AWAKE_NOT) return;
+    int file = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
+    int32_t microseconds = 0;
+    if (file >= 0 && write(file, &microseconds, sizeof microseconds) != sizeof microseconds) {
+        close(file);
+        file = -1;
+    }
+    // Without the right to it nobody asks again.
+    fuse->awake = file >= 0 ? file : AWAKE_NEVER;
+}
+
+/// Waits for a request that may come soon; with the turn.
+static void await(struct lamina_fuse *fuse, uint64_t start) {
+    if (!fuse->settings.busy_wait || fuse->burst < BURST) return let_sleep(fuse);
+    stay_awake(fuse);
+    look_out(fuse->device, start + SHORT_PAUSE);
+    if (fuse->awake < 0) return;
+    struct pollfd readable = {.fd = fuse->device, .events = POLLIN};
+    if (poll(&readable, 1, BURST_END) == 0) let_sleep(fuse);
+}
+
 /// Reads a request: one thread at a time. Waking a second thread for a request costs more than most answers, so whoever
 /// has the turn keeps it while it answers, and gives it to the next one only where there is more to do already, or the
 /// answer may take long (lamina_fuse_share).
@@ -216,7 +277,12 @@ static int receive(struct lamina_fuse_worker *worker) {
         worker->has_turn = true;
     }
     if (fuse_session_exited(fuse->session)) return 0;
-    return fuse_session_receive_buf(fuse->session, &worker->buffer);
+    uint64_t start = now();
+    await(fuse, start);
+    int received = fuse_session_receive_buf(fuse->session, &worker->buffer);
+    if (now() - start > LONG_PAUSE) fuse->burst = 0;
+    else if (fuse->burst < BURST) fuse->burst++;
+    return received;
 }
 
 static void share_if_busy(struct lamina_fuse_worker *worker, uint32_t opcode) {

@@ -58,6 +58,15 @@ enum {
     OPEN_KEEP_CACHE = 1 << 1,
     OPEN_NOFLUSH = 1 << 5,
     OPEN_PASSTHROUGH = 1 << 7,
+    // Nanoseconds: more than a process takes from the answer to an open to its close and the next open.
+    SHORT_PAUSE = 20000,
+    // Nanoseconds: longer than two processors take to wake up.
+    LONG_PAUSE = 500000,
+    // Requests in quick succession after which more are expected, and the milliseconds without one after which they are not.
+    BURST = 16,
+    BURST_END = 2,
+    AWAKE_NOT = -1,
+    AWAKE_NEVER = -2,
     NOTIFY_RESEND = 7,
     // libfuse reads with 1 MiB (what a WRITE may have) and a page; what comes here has a name at most, and the forgotten
     // nodes of a batch, which need no care.
@@ -90,6 +99,10 @@ struct lamina_fuse {
     enum lamina_fuse_passthrough passthrough;
     // Who may wait for the next request; see lamina_fuse_step.
     sem_t turn;
+    // With the turn: how many requests in a row came without a long pause before them, up to BURST; and the open file that
+    // keeps the processors awake, or one of AWAKE_….
+    unsigned burst;
+    int awake;
     _Atomic uint64_t requests[OPCODE_COUNT];
     _Atomic uint64_t opens[2];
 };

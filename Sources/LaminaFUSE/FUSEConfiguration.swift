@@ -8,6 +8,10 @@ public struct FUSEConfiguration: Sendable {
     public var source = "lamina"
     /// Whether to ask the kernel for passthrough.
     public var wantsPassthrough = true
+    /// Whether, while requests come in quick succession, the processors are kept from falling asleep (PM QoS, by
+    /// /dev/cpu_dma_latency, where the process may) and the next request is looked out for. A call through FUSE sleeps twice;
+    /// where waking an idle processor takes 40 µs, as on virtual machines, that is most of what the call takes.
+    public var busyWait = true
     /// Threads that take requests. One a core: each idle one that is woken in vain costs every request.
     public var threadCount = max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
     /// Whether users other than the one who mounts may look in.

@@ -14,7 +14,7 @@ final class SessionCore: Sendable {
 
     init(device: File, configuration: FUSEConfiguration, handler: any FUSEHandler) throws(FUSEError) {
         var settings = lamina_fuse_settings(
-            wants_passthrough: configuration.wantsPassthrough,
+            wants_passthrough: configuration.wantsPassthrough, busy_wait: configuration.busyWait,
             max_background: configuration.backgroundRequestLimit,
             max_readahead: UInt32(clamping: configuration.readAhead))
         var callbacks = lamina_fuse_callbacks.dispatching

@@ -5,6 +5,8 @@ public struct FilesystemOptions: Sendable {
     /// Files up to this many bytes are merged before their open is answered; larger ones open at once and are served while
     /// they merge.
     public var lazyThreshold: Int64 = 8 << 20
+    /// See `FUSEConfiguration.busyWait`.
+    public var busyWait = true
 
     public init() {}
 }

@@ -39,6 +39,7 @@ extension LayerFilesystem {
         var configuration = FUSEConfiguration()
         configuration.source = "lamina"
         configuration.wantsPassthrough = passthrough
+        configuration.busyWait = options.busyWait
         configuration.threadCount = Self.threadCount
         return configuration
     }

@@ -94,7 +94,7 @@ extension Store {
     public func record(_ step: StreamStep, of stream: StreamID) throws {
         try write { writer in
             let database = writer.connection
-            for landed in step.landed { try land(landed, writer) }
+            for landed in step.landed { try land(landed, of: stream, writer) }
             if !step.lines.isEmpty {
                 try database.cached(
                     """
@@ -118,7 +118,7 @@ extension Store {
     }
 
     /// Puts one file's bytes where they belong and says so.
-    private func land(_ landed: StreamStep.Landed, _ writer: Writer) throws {
+    private func land(_ landed: StreamStep.Landed, of stream: StreamID, _ writer: Writer) throws {
         let database = writer.connection
         let known = try database.cached(
             "SELECT \(Index.contentColumns) FROM content c WHERE c.digest = ? AND c.claim = x''"
@@ -144,7 +144,10 @@ extension Store {
             ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, durable = 0, holes = max(holes, ?3) RETURNING id
             """
         ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes).first { ContentID($0.integer(0)) }
-        if let content { writer.landedSinceSync.insert(content) }
+        guard let content else { return }
+        writer.landedSinceSync.insert(content)
+        try database.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)").bind(1, stream.row)
+            .bind(2, content.row).run()
     }
 
     /// Whether the store has a file whole, and nothing need be written for it.
@@ -161,6 +164,35 @@ extension Store {
             try writer.connection.cached("DELETE FROM stream WHERE id = ?").bind(1, stream.row).run()
         }
         files.removeTemporaries(of: layer, except: nil)
+    }
+}
+
+extension Store {
+    /// Forgets the stream of a layer that is wrong, and gives up what it has brought, where no other layer wants it.
+    public func abandon(_ stream: StreamID, of layer: Digest) throws {
+        let contents = try index.read { database in
+            try database.cached(
+                """
+                SELECT \(Index.contentColumns) FROM stream_content s JOIN content c ON c.id = s.content
+                WHERE s.stream = ?1 AND NOT EXISTS (SELECT 1 FROM chunk_source WHERE content = c.id)
+                    AND NOT EXISTS (SELECT 1 FROM stream_content WHERE content = c.id AND stream <> ?1)
+                """
+            ).bind(1, stream.row).map { try Index.content($0) }
+        }
+        for content in contents { try evict(content) }
+        try forget(stream, of: layer)
+    }
+
+    /// Takes away files that were written under their names and of which the index knows nothing.
+    public func removeUnknown(_ digests: [Digest]) {
+        // What cannot be taken away costs space, no more.
+        try? write { writer in
+            for digest in digests {
+                let isKnown = try writer.connection.cached("SELECT 1 FROM content WHERE digest = ? AND claim = x''")
+                    .bind(1, digest: digest).first { _ in true }
+                if isKnown == nil { try files.evict(BackingName(digest: digest, claim: nil)) {} }
+            }
+        }
     }
 }
 

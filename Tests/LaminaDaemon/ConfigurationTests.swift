@@ -45,6 +45,7 @@ struct ConfigurationTests {
             merge_buffer_size = 1
             merge_worker_count = 2
             lazy_threshold = 0
+            busy_wait = false
             [directory_cache]
             direct = false
             [store]
@@ -57,7 +58,7 @@ struct ConfigurationTests {
         let configuration = file.configuration
         #expect(!configuration.fuse.passthrough)
         #expect(configuration.fuse.mergeBufferSize == 1 && configuration.fuse.mergeWorkerCount == 2)
-        #expect(configuration.fuse.lazyThreshold == 0)
+        #expect(configuration.fuse.lazyThreshold == 0 && !configuration.fuse.busyWait)
         #expect(!configuration.directoryCache.direct)
         #expect(configuration.store.root == "/srv/lamina")
         #expect(configuration.log.level == .debug)

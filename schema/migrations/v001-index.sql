@@ -193,6 +193,13 @@ CREATE TABLE stream_entry (
     PRIMARY KEY (stream, number)
 ) STRICT, WITHOUT ROWID;
 
+-- The contents that a stream has brought, until its layer is indexed: what goes with it when the layer turns out to be wrong.
+CREATE TABLE stream_content (
+    stream INTEGER NOT NULL REFERENCES stream (id) ON DELETE CASCADE,
+    content INTEGER NOT NULL,
+    PRIMARY KEY (stream, content)
+) STRICT, WITHOUT ROWID;
+
 -- Places in a blob from which it can be decompressed without what is before them: what a stream goes on from, and what a file
 -- that was evicted is fetched again from.
 CREATE TABLE checkpoint (

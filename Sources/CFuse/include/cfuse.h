@@ -42,6 +42,8 @@ struct lamina_fuse_statistics {
 
 struct lamina_fuse_settings {
     bool wants_passthrough;
+    /// While requests come in quick succession: the processors are kept awake, and the next request is looked out for.
+    bool busy_wait;
     /// Requests that nobody waits for (read-ahead) that may be in flight at once.
     uint16_t max_background;
     uint32_t max_readahead;

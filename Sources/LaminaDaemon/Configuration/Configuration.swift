@@ -15,6 +15,8 @@ public struct Configuration: Sendable, Equatable {
         public var mergeWorkerCount = 10
         /// Up to this size in bytes, opening a file that is not merged yet waits for the whole file.
         public var lazyThreshold: Int64 = 8 << 20
+        /// Whether the processors are kept awake while calls come in quick succession.
+        public var busyWait = true
     }
 
     /// `[directory_cache]`

@@ -108,6 +108,7 @@ public struct ConfigurationFile: Sendable, Equatable {
 
     private mutating func readFUSE(_ fuse: TOMLSection) throws(TOMLError) {
         if let value = try fuse.bool("passthrough") { configuration.fuse.passthrough = value }
+        if let value = try fuse.bool("busy_wait") { configuration.fuse.busyWait = value }
         if let value = try fuse.integer("merge_buffer_size", minimum: 1) { configuration.fuse.mergeBufferSize = value }
         if let value = try fuse.integer("merge_worker_count", minimum: 1) {
             configuration.fuse.mergeWorkerCount = value

@@ -115,6 +115,7 @@ public final class Engine: Sendable {
         var options = FilesystemOptions()
         options.passthrough = configuration.fuse.passthrough
         options.lazyThreshold = configuration.fuse.lazyThreshold
+        options.busyWait = configuration.fuse.busyWait
         let log = log
         return try LayerFilesystem(store: store, engine: merge, options: options, record: record) {
             log.warning("\($0)")

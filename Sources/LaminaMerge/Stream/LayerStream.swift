@@ -40,11 +40,11 @@ struct LayerStream {
         do {
             return try run(stream)
         } catch let error as FormatError {
-            try engine.store.forget(stream.id, of: descriptor.digest)
+            try engine.store.abandon(stream.id, of: descriptor.digest)
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
         } catch let error as MergeError where error.code == .badImage {
             // Nothing of this can be gone on from: the next try begins at the start.
-            try engine.store.forget(stream.id, of: descriptor.digest)
+            try engine.store.abandon(stream.id, of: descriptor.digest)
             throw error
         }
     }
@@ -102,6 +102,8 @@ struct LayerStream {
                 engine: engine, layer: descriptor.digest, stream: stream.id, state: state, temporary: temporary)
         }
         var current = (state ?? format.map { StreamState(format: $0) }).map(placer)
+        // Files that no checkpoint names are taken away, or nobody would ever know of them. At a good end there are none.
+        defer { if let current { engine.store.removeUnknown(current.unrecorded) } }
         while let event = try reader.next() {
             if shouldStop() { throw MergeError.stopped }
             if case .format(let format) = event {

@@ -59,6 +59,9 @@ final class StreamPlacer {
         }
     }
 
+    /// Digests of files that were written under their names since the last checkpoint.
+    var unrecorded: [Digest] { step.landed.filter { $0.temporary == nil }.map(\.digest) }
+
     /// Records everything that has come so far.
     ///
     /// - Parameter position: where a reader can begin to go on from here; nil at the end.
