@@ -234,12 +234,14 @@ static inline void relax(void) {
 /// Looks for a request without sleeping. Falling asleep and being woken cost both sides more than most answers do; where
 /// requests come in quick succession, the next one is there before that would be done. After one that was long in
 /// coming nobody looks out: an idle session costs nothing.
-static void look_out(int device, uint64_t deadline) {
+static bool look_out(int device, uint64_t deadline) {
     struct pollfd readable = {.fd = device, .events = POLLIN};
-    while (poll(&readable, 1, 0) == 0 && now() < deadline) {
+    while (poll(&readable, 1, 0) == 0) {
+        if (now() >= deadline) return false;
         // Not too often: each look takes the lock that requests are queued with.
         for (int i = 0; i < 8; i++) relax();
     }
+    return true;
 }
 
 /// Keeps the processors from falling asleep while requests come in quick succession, by the kernel's PM QoS. A call through
@@ -261,8 +263,7 @@ static void stay_awake(struct lamina_fuse *fuse) {
 static void await(struct lamina_fuse *fuse, uint64_t start) {
     if (!fuse->settings.busy_wait || fuse->burst < BURST) return let_sleep(fuse);
     stay_awake(fuse);
-    look_out(fuse->device, start + SHORT_PAUSE);
-    if (fuse->awake < 0) return;
+    if (look_out(fuse->device, start + SHORT_PAUSE) || fuse->awake < 0) return;
     struct pollfd readable = {.fd = fuse->device, .events = POLLIN};
     if (poll(&readable, 1, BURST_END) == 0) let_sleep(fuse);
 }

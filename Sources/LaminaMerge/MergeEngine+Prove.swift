@@ -18,6 +18,7 @@ extension MergeEngine {
     ///
     /// - Parameter delay: in seconds; more may come, and whoever waits for bytes goes first.
     func proveLoop(delay: Double) {
+        Thread.yieldToOthers()
         while true {
             let goesOn = proofs.wait { $0.isStopping ? false : $0.isWanted ? true : nil }
             guard goesOn else { return }

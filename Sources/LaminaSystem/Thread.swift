@@ -39,6 +39,9 @@ public final class Thread: Sendable {
         handle = created
     }
 
+    /// Lets the calling thread work only with what all others leave of the processors: nice 19, its own and not the process's.
+    public static func yieldToOthers() { setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 19) }
+
     /// Waits until the thread has ended. Call it once, and never from the thread itself.
     public func join() { pthread_join(handle, nil) }
 }
