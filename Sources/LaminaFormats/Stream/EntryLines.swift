@@ -12,7 +12,7 @@ public enum EntryLines {
         let header = entry.header
         text += "{\"name\":".utf8
         JSONText.append(string: header.name, to: &text)
-        text += ",\"type\":\"\(name(of: header.kind))\",\"modtime\":".utf8
+        text += ",\"type\":\"\(header.kind.tocName)\",\"modtime\":".utf8
         JSONText.append(
             time: header.modificationTime.seconds, nanoseconds: Int(header.modificationTime.nanoseconds), to: &text)
         if header.kind == .hardLink || header.kind == .symbolicLink {
@@ -29,7 +29,7 @@ public enum EntryLines {
             field("offset", entry.offset, &text)
             if let digest { text += ",\"digest\":\"\(digest)\"".utf8 }
         }
-        attributes(header, &text)
+        header.appendAttributes(to: &text)
         text += "},\n".utf8
     }
 
@@ -60,29 +60,5 @@ public enum EntryLines {
     /// Zero is what the absence of a number means.
     private static func field(_ name: StaticString, _ value: Int64, _ text: inout [UInt8]) {
         if value != 0 { text += ",\"\(name)\":\(value)".utf8 }
-    }
-
-    private static func attributes(_ header: TarHeader, _ text: inout [UInt8]) {
-        guard !header.attributes.isEmpty else { return }
-        text += ",\"xattrs\":".utf8
-        for (index, attribute) in header.attributes.enumerated() {
-            text.append(index == 0 ? UInt8(ascii: "{") : UInt8(ascii: ","))
-            JSONText.append(string: attribute.name, to: &text)
-            text.append(UInt8(ascii: ":"))
-            JSONText.append(base64: attribute.value, to: &text)
-        }
-        text.append(UInt8(ascii: "}"))
-    }
-
-    private static func name(of kind: TarHeader.Kind) -> StaticString {
-        switch kind {
-        case .regular: "reg"
-        case .hardLink: "hardlink"
-        case .symbolicLink: "symlink"
-        case .characterDevice: "char"
-        case .blockDevice: "block"
-        case .directory: "dir"
-        case .fifo: "fifo"
-        }
     }
 }

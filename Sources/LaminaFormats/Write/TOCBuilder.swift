@@ -106,7 +106,7 @@ extension TOCBuilder {
     private mutating func write(_ entry: Open) {
         let header = entry.header
         starts.append(text.count)
-        begin(header, type: Self.type(of: header.kind))
+        begin(header, type: header.kind.tocName)
         if header.kind == .regular, header.size > 0 { field("size", header.size) }
         key("modtime")
         let time = header.modificationTime
@@ -133,7 +133,7 @@ extension TOCBuilder {
         if format == .zstdChunked, let last = entry.chunks.last { field("endOffset", last.end) }
         if header.deviceMajor != 0 { field("devMajor", Int64(header.deviceMajor)) }
         if header.deviceMinor != 0 { field("devMinor", Int64(header.deviceMinor)) }
-        attributes(header)
+        header.appendAttributes(to: &text)
         if let digest = entry.fileDigest { field("digest", digest) }
         for (index, chunk) in entry.chunks.enumerated() {
             let offset = Int64(index) * chunkSize
@@ -181,30 +181,6 @@ extension TOCBuilder {
     private mutating func field(_ name: StaticString, _ digest: Digest) {
         key(name)
         text += "\"\(digest)\"".utf8
-    }
-
-    private mutating func attributes(_ header: TarHeader) {
-        guard !header.attributes.isEmpty else { return }
-        key("xattrs")
-        for (index, attribute) in header.attributes.enumerated() {
-            text.append(index == 0 ? UInt8(ascii: "{") : UInt8(ascii: ","))
-            JSONText.append(string: attribute.name, to: &text)
-            text.append(UInt8(ascii: ":"))
-            JSONText.append(base64: attribute.value, to: &text)
-        }
-        text.append(UInt8(ascii: "}"))
-    }
-
-    private static func type(of kind: TarHeader.Kind) -> StaticString {
-        switch kind {
-        case .regular: "reg"
-        case .hardLink: "hardlink"
-        case .symbolicLink: "symlink"
-        case .characterDevice: "char"
-        case .blockDevice: "block"
-        case .directory: "dir"
-        case .fifo: "fifo"
-        }
     }
 }
 
