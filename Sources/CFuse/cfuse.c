@@ -111,7 +111,10 @@ struct lamina_fuse *lamina_fuse_new(
     // clone.
     fuse->device = fcntl(device, F_DUPFD_CLOEXEC, 3);
     static const struct fuse_custom_io io = {.read = io_read, .writev = io_writev, .splice_send = io_splice_send};
-    int error = fuse->device < 0 ? -errno : fuse_session_custom_io(fuse->session, &io, fuse->device);
+    int flags = fuse->device < 0 ? -1 : fcntl(fuse->device, F_GETFL);
+    int error = flags < 0 || fcntl(fuse->device, F_SETFL, flags | O_NONBLOCK) < 0
+                    ? -errno
+                    : fuse_session_custom_io(fuse->session, &io, fuse->device);
     if (error != 0) {
         if (fuse->device >= 0) close(fuse->device);
         fuse_session_destroy(fuse->session);
@@ -231,19 +234,6 @@ static inline void relax(void) {
 #endif
 }
 
-/// Looks for a request without sleeping. Falling asleep and being woken cost both sides more than most answers do; where
-/// requests come in quick succession, the next one is there before that would be done. After one that was long in
-/// coming nobody looks out: an idle session costs nothing.
-static bool look_out(int device, uint64_t deadline) {
-    struct pollfd readable = {.fd = device, .events = POLLIN};
-    while (poll(&readable, 1, 0) == 0) {
-        if (now() >= deadline) return false;
-        // Not too often: each look takes the lock that requests are queued with.
-        for (int i = 0; i < 8; i++) relax();
-    }
-    return true;
-}
-
 /// Keeps the processors from falling asleep while requests come in quick succession, by the kernel's PM QoS. A call through
 /// FUSE sleeps twice, and on many machines, virtual ones above all, waking an idle processor takes longer than everything
 /// else that the call does. The kernel takes the wish back when the file is closed, at a kill too.
@@ -259,13 +249,33 @@ static void stay_awake(struct lamina_fuse *fuse) {
     fuse->awake = file >= 0 ? file : AWAKE_NEVER;
 }
 
-/// Waits for a request that may come soon; with the turn.
-static void await(struct lamina_fuse *fuse, uint64_t start) {
-    if (!fuse->settings.busy_wait || fuse->burst < BURST) return let_sleep(fuse);
-    stay_awake(fuse);
-    if (look_out(fuse->device, start + SHORT_PAUSE) || fuse->awake < 0) return;
+/// Takes a request without sleeping; -EAGAIN when none comes for SHORT_PAUSE. Falling asleep and being woken cost both sides
+/// more than most answers do; where requests come in quick succession, the next one is there before that would be done.
+/// After one that was long in coming nobody looks out: an idle session costs nothing.
+static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
+    while (true) {
+        int received = fuse_session_receive_buf(worker->fuse->session, &worker->buffer);
+        if (received != -EAGAIN || now() >= start + SHORT_PAUSE) return received;
+        // Not too often: each look takes the lock that requests are queued with.
+        for (int i = 0; i < 8; i++) relax();
+    }
+}
+
+/// Takes a request, and waits for it; with the turn.
+static int take(struct lamina_fuse_worker *worker, uint64_t start) {
+    struct lamina_fuse *fuse = worker->fuse;
     struct pollfd readable = {.fd = fuse->device, .events = POLLIN};
-    if (poll(&readable, 1, BURST_END) == 0) let_sleep(fuse);
+    if (fuse->settings.busy_wait && fuse->burst >= BURST) {
+        stay_awake(fuse);
+        int received = look_out(worker, start);
+        if (received != -EAGAIN) return received;
+        if (fuse->awake >= 0 && poll(&readable, 1, BURST_END) == 0) let_sleep(fuse);
+    } else {
+        let_sleep(fuse);
+    }
+    // The device does not block, so that looking and taking are one call.
+    poll(&readable, 1, -1);
+    return fuse_session_receive_buf(fuse->session, &worker->buffer);
 }
 
 /// Reads a request: one thread at a time. Waking a second thread for a request costs more than most answers, so whoever
@@ -279,8 +289,7 @@ static int receive(struct lamina_fuse_worker *worker) {
     }
     if (fuse_session_exited(fuse->session)) return 0;
     uint64_t start = now();
-    await(fuse, start);
-    int received = fuse_session_receive_buf(fuse->session, &worker->buffer);
+    int received = take(worker, start);
     if (now() - start > LONG_PAUSE) fuse->burst = 0;
     else if (fuse->burst < BURST) fuse->burst++;
     return received;
