@@ -92,6 +92,14 @@ int lamina_punch_hole(int fd, int64_t offset, int64_t count) {
     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, count);
 }
 
+int lamina_leave_no_access_times(int fd) {
+    int flags = 0;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0) return -1;
+    if (flags & FS_NOATIME_FL) return 0;
+    flags |= FS_NOATIME_FL;
+    return ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0 ? 1 : -1;
+}
+
 int lamina_syncfs(int fd) { return syncfs(fd); }
 
 int lamina_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }

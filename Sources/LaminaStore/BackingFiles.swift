@@ -33,14 +33,15 @@ public final class BackingFiles: Sendable {
         let path = root + "/content"
         do {
             try createDirectories(path)
-            try createDirectories(path + "/" + Self.temporaryDirectory)
             directory = try File(path, O_RDONLY | O_DIRECTORY)
-            for byte in 0..<256 {
-                let digits = Array("0123456789abcdef")
-                let name = String([digits[byte >> 4], digits[byte & 15]])
-                guard mkdirat(directory.descriptor, name, 0o755) == 0 || errno == EEXIST else {
-                    throw SystemError.last("make directory", "\(path)/\(name)")
-                }
+            // Nobody asks for a backing file's access time, and each read that goes through the kernel would look whether it
+            // is due: 6% of a read of 4 KiB.
+            let isNew = directory.leaveNoAccessTimes()
+            let digits = Array("0123456789abcdef")
+            for name in (0..<256).map({ String([digits[$0 >> 4], digits[$0 & 15]]) }) + [Self.temporaryDirectory] {
+                if mkdirat(directory.descriptor, name, 0o755) == 0 { continue }
+                guard errno == EEXIST else { throw SystemError.last("make directory", "\(path)/\(name)") }
+                if isNew { try File(name, O_RDONLY | O_DIRECTORY, in: directory).leaveNoAccessTimes() }
             }
         } catch let error as SystemError {
             throw StoreError(.system(error.code), "cannot make the store \(root)", cause: error)

@@ -130,6 +130,12 @@ public final class File: Sendable {
         }
     }
 
+    /// Has reads leave no access times on a file, or on what will be made in a directory (`chattr +A`).
+    ///
+    /// - Returns: whether that is new. False as well where the file system has no such attribute.
+    @discardableResult
+    public func leaveNoAccessTimes() -> Bool { lamina_leave_no_access_times(descriptor) > 0 }
+
     /// Waits until everything written to the whole file system of this file is on disk (syncfs). An error means that
     /// some write since the last call was lost, by whomever.
     public func syncFilesystem() throws(SystemError) {

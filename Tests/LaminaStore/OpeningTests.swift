@@ -20,6 +20,23 @@ struct OpeningTests {
         #expect(again.openReport.rechecked == 0, "the boot is the same")
     }
 
+    @Test("reads leave no access times on what the store makes, in an old store neither")
+    func accessTimes() throws {
+        func attributes(_ path: String) throws -> String {
+            try scratch.shell("lsattr -d '\(scratch.root)/\(path)' | cut -d ' ' -f 1")
+        }
+        try createDirectories(scratch.root + "/content/ab")
+        let knows =
+            try scratch.shell("cd '\(scratch.root)' && touch probe && chattr +A probe 2>/dev/null && echo yes || true")
+            == "yes\n"
+        let store = try scratch.open()
+        let name = BackingName(digest: digest("x"), claim: nil)
+        _ = try store.files.create(name, size: 10)
+        for path in ["content", "content/ab", "content/00", "content/stream", "content/" + name.path] {
+            #expect(try attributes(path).contains("A") == knows, "\(path)")
+        }
+    }
+
     @Test("a root that is let go of leaves no log behind and no lock")
     func closes() throws {
         try scratch.open().importLayer("a", [Entry("x", .file(FileBytes(pattern(10))))])

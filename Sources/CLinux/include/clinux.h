@@ -32,6 +32,10 @@ int64_t lamina_hole_bytes(int fd);
 /// Frees the blocks behind a range without changing the size (FALLOC_FL_PUNCH_HOLE).
 int lamina_punch_hole(int fd, int64_t offset, int64_t count);
 
+/// Gives a file or directory the attribute that reading leaves no access time (chattr +A); what is made in such a directory
+/// inherits it where the file system does that. 1: it has the attribute now, 0: it had it before, -1 with errno.
+int lamina_leave_no_access_times(int fd);
+
 /// syncfs(2), which glibc declares for _GNU_SOURCE only.
 int lamina_syncfs(int fd);
 
