@@ -69,7 +69,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
         case .badReference: usage
         case .unauthorized: permission
         case .badConfiguration: configuration
-        case .unavailable, .network, .stalled: tryAgain
+        case .unavailable, .network, .stalled, .slow: tryAgain
         case .interrupted: interrupted
         case .notFound, .badManifest, .badLayout, .unsupported, .noPlatform, .http, .sizeMismatch, .digestMismatch, .io:
             failure

@@ -26,6 +26,8 @@ public struct OCIError: Error, Sendable, CustomStringConvertible {
         case network
         /// Nothing arrived for as long as lamina waits.
         case stalled
+        /// Bytes came, but so few that another server was asked for the rest.
+        case slow
         /// There are more or fewer bytes than the descriptor says.
         case sizeMismatch
         /// The bytes are not those that the digest names.
@@ -52,7 +54,7 @@ public struct OCIError: Error, Sendable, CustomStringConvertible {
     /// Whether the same call may succeed later although nothing is changed here.
     public var isTransient: Bool {
         switch code {
-        case .unavailable, .network, .stalled: true
+        case .unavailable, .network, .stalled, .slow: true
         default: false
         }
     }

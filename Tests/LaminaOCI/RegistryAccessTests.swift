@@ -7,51 +7,9 @@ import Testing
 
 @testable import LaminaOCI
 
-/// What the tests of this file share; it ends with the process.
-enum Access {
-    static let registry: Result<RegistryFixture, any Error> = Result { try RegistryFixture() }
-    static let authority: Result<TestAuthority, any Error> = Result { try TestAuthority() }
-    static let password = "pass:word"
-    /// `htpasswd -nbBC 4 tester pass:word`
-    static let htpasswd = "tester:$2y$04$c3QK1lim/qBgbW2WkdV9N.3Un/dvi5E8Md6r7QGKETZBdXLvwRm3C"
-    static let content = noise(3_000_000, seed: 77)
-
-    /// A scratch directory with files in it.
-    static func directory(_ files: [String: String]) throws -> String {
-        let root = try temporaryDirectory("access")
-        for (name, text) in files {
-            let path = "\(root)/\(name)"
-            try createDirectories(String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]))
-            let bytes = Array(text.utf8)
-            try bytes.withUnsafeBytes { try File(path, O_WRONLY | O_CREAT).write($0, at: 0) }
-        }
-        return root
-    }
-
-    /// A docker configuration for one registry.
-    static func config(_ host: String, password: String = password) -> String {
-        #"{"auths": {"\#(host)": {"auth": "\#(Base64.encode("tester:\(password)".utf8))"}}}"#
-    }
-}
-
-/// What is told of retries and of servers that are given up.
-final class Tale: Sendable {
-    private let lines = Mutex<[String]>([])
-    var text: String { lines.withLock { $0.joined(separator: "\n") } }
-
-    func settings(_ change: (inout RegistryClient.Settings) -> Void = { _ in }) -> RegistryClient.Settings {
-        var settings = RegistryClient.Settings()
-        settings.backoff = .milliseconds(10)
-        settings.onRetry = { failure, _ in self.lines.withLock { $0.append("retry: \(failure)") } }
-        settings.onFallThrough = { failure in self.lines.withLock { $0.append("next: \(failure)") } }
-        change(&settings)
-        return settings
-    }
-}
-
 @Suite("Registries as they are", .serialized)
 struct RegistryAccessTests {
-    private func source(
+    func source(
         _ host: String, hosts: String? = nil, credentials: String? = nil, settings: RegistryClient.Settings
     ) throws -> RegistrySource {
         let registries = Registries(
@@ -60,14 +18,31 @@ struct RegistryAccessTests {
         return RegistrySource(client: try registries.client(for: host, plainHTTP: false), repository: "test/access")
     }
 
-    private func push() throws -> Digest { try Access.registry.get().pushBlob(Access.content, name: "test/access") }
+    func push() throws -> Digest { try Access.registry.get().pushBlob(Access.content, name: "test/access") }
 
-    private func read(_ source: RegistrySource, _ digest: Digest, _ range: Range<Int64>? = nil) throws -> Bool {
+    func read(_ source: RegistrySource, _ digest: Digest, _ range: Range<Int64>? = nil) throws -> Bool {
         let size = Int64(Access.content.count)
         let range = range ?? 0..<size
         var bytes: [UInt8] = []
         try source.read(digest, size: size, range: range, shouldStop: { false }) { bytes += $0 }
         return bytes == Array(Access.content[Int(range.lowerBound)..<Int(range.upperBound)])
+    }
+
+    /// A registry that wants tokens, and who gives them.
+    private struct Gate {
+        let proxy: CountingProxy
+        let tokens: TokenServer
+
+        init(_ wants: TokenServer.Wants = .nothing, lifetime: Int = 300) throws {
+            proxy = try CountingProxy(upstream: Access.registry.get().port)
+            tokens = try TokenServer(wants: wants, lifetime: lifetime)
+            proxy.tokens = tokens
+        }
+
+        func stop() {
+            proxy.stop()
+            tokens.stop()
+        }
     }
 
     // MARK: TLS
@@ -127,6 +102,52 @@ struct RegistryAccessTests {
         #expect(refused?.description.contains("hunter2") == false)
     }
 
+    @Test("a registry that demands a certificate gets the one of its configuration, and no other host does")
+    func clientCertificates() throws {
+        let digest = try push()
+        let authority = try Access.authority.get()
+        let registry = try RegistryFixture(
+            guarded: .init(certificate: authority.server, clientAuthority: authority.certificate),
+            serving: Access.registry.get())
+        defer { registry.stop() }
+        let both = try [authority.client.path, authority.client.key].map {
+            String(decoding: try readFile($0, limit: 1 << 16), as: UTF8.self)
+        }
+        let proxy = try CountingProxy(upstream: registry.port)
+        defer { proxy.stop() }
+        proxy.faults.redirect = "https://\(registry.host)"
+        let ca = "ca = \"\(authority.certificate)\"\n"
+        let pair = "client = [[\"\(authority.client.path)\", \"\(authority.client.key)\"]]\n"
+        let root = try Access.directory([
+            "pair/\(registry.host)/hosts.toml": ca + pair,
+            "one/\(registry.host)/hosts.toml": ca + "client = \"both.pem\"\n",
+            "one/\(registry.host)/both.pem": both.joined(),
+            "none/\(registry.host)/hosts.toml": ca,
+            "files/\(registry.host)/ca.crt": String(
+                decoding: try readFile(authority.certificate, limit: 1 << 16), as: UTF8.self),
+            "files/\(registry.host)/me.cert": both[0], "files/\(registry.host)/me.key": both[1],
+            "sent/\(proxy.host)/hosts.toml": "server = \"http://\(proxy.host)\"\n" + ca + pair,
+        ])
+        defer { removeTree(root) }
+        let settings = Tale().settings { $0.tryLimit = 1 }
+        for way in ["pair", "one", "files"] {
+            let source = try source(registry.host, hosts: "\(root)/\(way)", settings: settings)
+            #expect(try read(source, digest, 0..<100_000), "\(way)")
+        }
+        func failure(_ host: String, _ way: String) throws -> OCIError {
+            try #require(throws: OCIError.self) {
+                try read(self.source(host, hosts: "\(root)/\(way)", settings: settings), digest)
+            }
+        }
+        let refused = try failure(registry.host, "none")
+        #expect(refused.code == .network && refused.message.contains(registry.host), "\(refused)")
+        #expect(refused.message.contains("client") && refused.message.contains("hosts.toml"), "\(refused)")
+        // What the redirecting registry would be shown is not for the place that it sends us to.
+        let sent = try failure(proxy.host, "sent")
+        #expect(sent.message.contains("https://\(registry.host)") && sent.code == .network, "\(sent)")
+        #expect(proxy.requests.map(\.status).contains(307))
+    }
+
     // MARK: Tokens
 
     @Test(
@@ -134,14 +155,9 @@ struct RegistryAccessTests {
     )
     func tokens() throws {
         let digest = try push()
-        let proxy = try CountingProxy(upstream: Access.registry.get().port)
-        let tokens = try TokenServer(
-            wants: .basic(Base64.encode("tester:\(Access.password)".utf8)), lifetime: 5)
-        proxy.tokens = tokens
-        defer {
-            proxy.stop()
-            tokens.stop()
-        }
+        let gate = try Gate(.basic(Base64.encode("tester:\(Access.password)".utf8)), lifetime: 5)
+        defer { gate.stop() }
+        let (proxy, tokens) = (gate.proxy, gate.tokens)
         let root = try Access.directory(["creds.json": Access.config(proxy.host)])
         defer { removeTree(root) }
         let source = try source(proxy.host, credentials: root + "/creds.json", settings: Tale().settings())
@@ -170,13 +186,9 @@ struct RegistryAccessTests {
     @Test("an identity token is exchanged by POST, and many threads get one token")
     func identityToken() throws {
         let digest = try push()
-        let proxy = try CountingProxy(upstream: Access.registry.get().port)
-        let tokens = try TokenServer(wants: .refreshToken("identity"))
-        proxy.tokens = tokens
-        defer {
-            proxy.stop()
-            tokens.stop()
-        }
+        let gate = try Gate(.refreshToken("identity"))
+        defer { gate.stop() }
+        let (proxy, tokens) = (gate.proxy, gate.tokens)
         let root = try Access.directory(["creds.json": #"{"auths": {"\#(proxy.host)": {"identitytoken": "identity"}}}"#]
         )
         defer { removeTree(root) }
@@ -197,13 +209,9 @@ struct RegistryAccessTests {
     @Test("who may not have a token is told so once, by name and without the password")
     func refusedToken() throws {
         let digest = try push()
-        let proxy = try CountingProxy(upstream: Access.registry.get().port)
-        let tokens = try TokenServer(wants: .basic("nobody"))
-        proxy.tokens = tokens
-        defer {
-            proxy.stop()
-            tokens.stop()
-        }
+        let gate = try Gate(.basic("nobody"))
+        defer { gate.stop() }
+        let (proxy, tokens) = (gate.proxy, gate.tokens)
         let root = try Access.directory(["creds.json": Access.config(proxy.host, password: "hunter2")])
         defer { removeTree(root) }
         for credentials in [root + "/creds.json", nil] {
@@ -225,15 +233,11 @@ struct RegistryAccessTests {
     )
     func redirects() throws {
         let digest = try push()
-        let port = try Access.registry.get().port
-        let (proxy, store) = (try CountingProxy(upstream: port), try CountingProxy(upstream: port))
-        let tokens = try TokenServer()
-        proxy.tokens = tokens
-        defer {
-            proxy.stop()
-            store.stop()
-            tokens.stop()
-        }
+        let gate = try Gate()
+        defer { gate.stop() }
+        let proxy = gate.proxy
+        let store = try CountingProxy(upstream: Access.registry.get().port)
+        defer { store.stop() }
         proxy.faults.redirect = "http://\(store.host)"
         let root = try Access.directory([
             "certs/\(proxy.host)/hosts.toml": "server = \"http://\(proxy.host)\"\n[header]\nX-Key = \"hunter2\""
@@ -257,87 +261,6 @@ struct RegistryAccessTests {
         #expect(try read(source, digest, 0..<10))
         #expect(store.repeatedByteCount(of: digest) == 10)
         #expect(proxy.requests.map(\.status) == [401, 307, 307, 307])
-    }
-
-    // MARK: Mirrors
-
-    @Test(
-        "a mirror that is down, stalls, refuses, lacks it or lies about its size is passed over, each range once",
-        arguments: 0..<6)
-    func mirrors(kind: Int) throws {
-        let digest = try push()
-        let port = try Access.registry.get().port
-        let (mirror, registry) = (try CountingProxy(upstream: port), try CountingProxy(upstream: port))
-        defer {
-            mirror.stop()
-            registry.stop()
-        }
-        switch kind {
-        case 0: mirror.stop()
-        case 1: mirror.faults.stallAfter = 1000
-        case 2: mirror.faults.status = 403
-        case 3: mirror.faults.status = 404
-        case 4: mirror.faults.fields = ["Content-Range": "bytes 0-2999999/9999999"]
-        default: mirror.faults.status = 503
-        }
-        let root = try Access.directory([
-            "certs/\(registry.host)/hosts.toml":
-                "server = \"http://\(registry.host)\"\n[host.\"http://\(mirror.host)\"]"
-        ])
-        defer { removeTree(root) }
-        let tale = Tale()
-        let source = try source(
-            registry.host, hosts: root + "/certs", settings: tale.settings { $0.stallLimit = .milliseconds(500) })
-        #expect(source.location == "http://\(registry.host)/test/access")
-        #expect(try read(source, digest, 0..<500_000))
-        #expect(try read(source, digest, 500_000..<1_000_000))
-        #expect(tale.text.contains("next: ") && tale.text.contains(mirror.host))
-        #expect(registry.sentByteCount() + (kind == 1 ? 2000 : 0) >= 1_000_000 - 2000)
-        #expect(registry.repeatedByteCount(of: digest) == 0)
-        if kind != 0 {
-            #expect(mirror.requests.first?.path.hasSuffix("?ns=127.0.0.1%3A\(registry.port)") == true)
-            #expect(registry.requests.allSatisfy { !$0.path.contains("ns=") })
-            // After a failure it is asked last; that it lacks a blob is none.
-            if kind != 3 { #expect(mirror.requests.count <= 2) }
-        }
-        // With nobody left, the error tells of both.
-        registry.stop()
-        mirror.stop()
-        let error = #expect(throws: OCIError.self) { try read(source, digest) }
-        #expect(error?.message.contains(mirror.host) == true && error?.message.contains(registry.host) == true)
-    }
-
-    @Test("a mirror that gives wrong bytes is not asked for that blob again; manifests are checked at once")
-    func lies() throws {
-        let digest = try push()
-        let port = try Access.registry.get().port
-        let (mirror, registry) = (try CountingProxy(upstream: port), try CountingProxy(upstream: port))
-        defer {
-            mirror.stop()
-            registry.stop()
-        }
-        mirror.faults.corruptions = [.init(digest: digest, offset: 777)]
-        let root = try Access.directory([
-            "certs/\(registry.host)/hosts.toml":
-                "server = \"http://\(registry.host)\"\n[host.\"http://\(mirror.host)\"]"
-        ])
-        defer { removeTree(root) }
-        let source = try source(registry.host, hosts: root + "/certs", settings: Tale().settings())
-        let descriptor = Descriptor(mediaType: "", digest: digest, size: Int64(Access.content.count))
-        #expect(try source.blob(descriptor, limit: 1 << 24) == Access.content)
-        #expect(mirror.requests.count == 1 && registry.requests.count == 1)
-        #expect(try read(source, digest, 0..<1000))
-        #expect(mirror.requests.count == 1)
-        // Both lie: told, not tried for ever.
-        registry.faults.corruptions = mirror.faults.corruptions
-        let error = #expect(throws: OCIError.self) { try source.blob(descriptor, limit: 1 << 24) }
-        #expect(error?.code == .digestMismatch)
-        // A manifest of another digest: the next server has it.
-        let layout = try Access.registry.get().push(layout: Fixtures.layout("estargz"), name: "test/access", tag: "m")
-        mirror.faults = Faults()
-        mirror.faults.scope = .manifests
-        mirror.faults.body = Array("{}".utf8)
-        #expect(try SHA256.hash(source.manifest(.digest(layout)) { false }.bytes) == layout)
     }
 
     // MARK: Answers
@@ -391,24 +314,4 @@ struct RegistryAccessTests {
         #expect(proxy.requests.count <= 3)
         #expect(proxy.sentByteCount() < 3 * size)
     }
-}
-
-/// A gzip file of stored blocks (RFC 1952, RFC 1951 §3.2.4).
-func storedGzip(_ bytes: [UInt8]) -> [UInt8] {
-    var crc: UInt32 = ~0
-    for byte in bytes {
-        crc ^= UInt32(byte)
-        for _ in 0..<8 { crc = crc >> 1 ^ (crc & 1 == 1 ? 0xEDB8_8320 : 0) }
-    }
-    let little = { (value: UInt32, count: Int) in
-        (0..<count).map { UInt8(truncatingIfNeeded: value >> (8 * UInt32($0))) }
-    }
-    var file: [UInt8] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255]
-    var rest = bytes[...]
-    repeat {
-        let block = rest.prefix(60_000)
-        rest = rest.dropFirst(block.count)
-        file += [rest.isEmpty ? 1 : 0] + little(UInt32(block.count), 2) + little(~UInt32(block.count), 2) + block
-    } while !rest.isEmpty
-    return file + little(~crc, 4) + little(UInt32(bytes.count), 4)
 }

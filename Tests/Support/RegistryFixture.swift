@@ -22,10 +22,15 @@ public final class RegistryFixture: @unchecked Sendable {
         public var certificate: TestAuthority.Certificate?
         /// A line of htpasswd(1) with bcrypt, as docker-registry takes it.
         public var htpasswd: String?
+        /// A file with the authority of the certificates that clients have to show.
+        public var clientAuthority: String?
 
-        public init(certificate: TestAuthority.Certificate? = nil, htpasswd: String? = nil) {
+        public init(
+            certificate: TestAuthority.Certificate? = nil, htpasswd: String? = nil, clientAuthority: String? = nil
+        ) {
             self.certificate = certificate
             self.htpasswd = htpasswd
+            self.clientAuthority = clientAuthority
         }
     }
 
@@ -47,7 +52,8 @@ public final class RegistryFixture: @unchecked Sendable {
         port = try LoopbackSocket.listening().port
         var http = "addr: 127.0.0.1:\(port), relativeurls: true"
         if let certificate = guarded.certificate {
-            http += ", tls: {certificate: \(certificate.path), key: \(certificate.key)}"
+            let clients = guarded.clientAuthority.map { ", clientcas: [\($0)]" } ?? ""
+            http += ", tls: {certificate: \(certificate.path), key: \(certificate.key)\(clients)}"
         }
         var auth = ""
         if let line = guarded.htpasswd {

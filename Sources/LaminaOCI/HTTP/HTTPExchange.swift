@@ -42,6 +42,8 @@ final class HTTPExchange {
         case thrown(any Error)
         case failed(CURLcode, String)
         case stalled
+        /// So many bytes came within `slowLimit`.
+        case slow(Int64)
         case interrupted
     }
 
@@ -64,6 +66,7 @@ final class HTTPExchange {
     private let clock = ContinuousClock()
     private var lastProgress: ContinuousClock.Instant
     private var lastQuestion: ContinuousClock.Instant
+    private var meter = RateMeter()
     private var begun = false
     private var early: Ending?
 
@@ -93,6 +96,7 @@ final class HTTPExchange {
         // Of a transfer that is not at its end, this closes the connection.
         defer { curl_multi_remove_handle(handle.multi, handle.easy) }
         lastProgress = clock.now
+        meter.begin(at: lastProgress)
         let ending = wait(for: handle)
         readFacts(handle)
         _ = lamina_curl_get_offset(handle.easy, CURLINFO_RETRY_AFTER, &retryAfter)
@@ -120,6 +124,11 @@ final class HTTPExchange {
                 return result == CURLE_OK ? .finished : .failed(result, text(of: result, handle))
             }
             if isInterrupted() { return .interrupted }
+            if let least = settings.leastByteCount, receiver.isComplete != true,
+                let count = meter.bytes(within: settings.slowLimit, until: clock.now), count < least
+            {
+                return .slow(count)
+            }
             let isTail = receiver.isComplete == true || (head.isComplete && head.status >= 300)
             if clock.now - lastProgress > (isTail ? min(Self.tailLimit, settings.stallLimit) : settings.stallLimit) {
                 return isTail ? .enough : .stalled
@@ -154,8 +163,12 @@ final class HTTPExchange {
 
     /// A piece of a body; answers whether to go on.
     fileprivate func take(body bytes: UnsafeRawBufferPointer) -> Bool {
+        let arrival = clock.now
         // After the receiver, as its time is not the network's.
-        defer { lastProgress = clock.now }
+        defer {
+            lastProgress = clock.now
+            meter.note(Int64(bytes.count), receiverTime: lastProgress - arrival)
+        }
         guard isAccepted else {
             errorBody += bytes.prefix(Self.errorBodyByteCount - errorBody.count)
             guard errorBody.count >= Self.errorBodyByteCount else { return true }

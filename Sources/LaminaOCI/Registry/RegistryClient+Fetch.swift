@@ -25,19 +25,27 @@ extension RegistryClient {
     ) throws -> (head: HTTPHead, host: RegistryHost) {
         let order = session.order(hosts, resource.capability, of: resource.blob)
         var failures: [OCIError] = []
-        for (place, host) in order.enumerated() {
-            let isLast = place == order.count - 1
+        // Those who are slow come again behind all others, and may take their time then.
+        var turns = ArraySlice(order)
+        var isSecondTurn = false
+        var slow: [RegistryHost] = []
+        while let host = turns.popFirst() {
+            let isLast = turns.isEmpty && slow.isEmpty || isSecondTurn
             do {
                 let attempt = HostAttempt(
                     host: host, resource: resource, session: session, settings: isLast ? settings : settings.forMirror)
                 let head = try attempt.run(into: receiver, shouldStop: shouldStop)
-                session.worked(host, for: resource.blob)
+                session.worked(host, for: resource.blob, isSlow: isSecondTurn)
                 return (head, host)
             } catch let error as OCIError where error.code != .interrupted {
                 // A server that just does not have it is none that fails.
-                if error.code != .notFound { session.failed(host) }
+                if error.code != .notFound { session.failed(host, wasSlow: error.code == .slow) }
                 failures.append(error)
-                if !isLast { settings.onFallThrough(error) }
+                if error.code == .slow { slow.append(host) }
+                if turns.isEmpty {
+                    (turns, slow, isSecondTurn) = (slow[...], [], true)
+                }
+                if !turns.isEmpty { settings.onFallThrough(error) }
             }
         }
         guard var last = failures.popLast() else {
@@ -202,10 +210,20 @@ extension HTTPExchange {
             throw error
         }
         switch ending {
+        case .slow(let count):
+            // Another try here would be as slow.
+            throw OCIError(
+                .slow, "only \(count) bytes of \(subject) arrived from \(url) in \(settings.slowLimit)")
         case .stalled:
             return OCIError(.stalled, "nothing of \(subject) arrived from \(url) for \(settings.stallLimit)")
         case .failed(let code, let text):
             let error = OCIError(.network, "\(subject) did not arrive from \(url): \(text)")
+            // The alert comes in the handshake, or behind it with what is read first; the one or the other by the server.
+            if text.contains("alert certificate required") || text.contains("alert bad certificate") {
+                throw OCIError(
+                    .network,
+                    error.message + " (the server wants to see a certificate: 'client' in hosts.toml names one)")
+            }
             switch code {
             case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING:
                 throw OCIError(.http, error.message)

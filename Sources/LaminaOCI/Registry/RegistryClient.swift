@@ -31,6 +31,11 @@ public struct RegistryClient: Sendable {
         /// How long nothing may arrive. There is no limit on a transfer that goes on. The time that the receiver of
         /// the bytes takes does not count.
         public var stallLimit: Duration = .seconds(30)
+        /// How much has to come within `slowLimit`, time after time; nil: as little as it likes. Only for servers behind which
+        /// there is another one: a slow transfer is better than none.
+        var leastByteCount: Int64?
+        /// How long a mirror may bring less than 32 KiB a second before the next server is asked.
+        public var slowLimit: Duration = .seconds(10)
         /// How long making a connection may take.
         public var connectLimit: Duration = .seconds(15)
         /// How often in a row an attempt may end without new bytes.
@@ -54,6 +59,9 @@ public struct RegistryClient: Sendable {
         /// Told about each server that is given up for the next one; for a log.
         public var onFallThrough: @Sendable (_ failure: OCIError) -> Void = { _ in }
 
+        /// What a mirror has to bring each second, in bytes: slow lines bring several times that.
+        static let leastRate: Int64 = 32 << 10
+
         public init() {}
 
         /// For a server behind which there is another one.
@@ -63,6 +71,7 @@ public struct RegistryClient: Sendable {
             settings.stallLimit = min(stallLimit, .seconds(10))
             settings.connectLimit = min(connectLimit, .seconds(5))
             settings.retryAfterLimit = min(retryAfterLimit, .seconds(5))
+            settings.leastByteCount = Int64(Double(Self.leastRate) * (slowLimit / .seconds(1)))
             // One that breaks again and again, and brings little in between, would be worse than the registry itself.
             settings.progressByteCount = 1 << 20
             return settings

@@ -11,6 +11,7 @@ final class RegistrySession: Sendable {
 
     private struct State {
         var redirects: [Place: String] = [:]
+        /// Who is asked last, until when.
         var failures: [RegistryHost.Key: ContinuousClock.Instant] = [:]
         var withoutRanges: Set<RegistryHost.Key> = []
         /// Who gave a blob last, and who gave wrong bytes of it.
@@ -28,6 +29,8 @@ final class RegistrySession: Sendable {
     private static let entryLimit = 1024
     /// How long a server that failed is asked last.
     private static let failureMemory: Duration = .seconds(30)
+    /// And one that was slow: to find out again takes `slowLimit`.
+    private static let slowMemory: Duration = .seconds(300)
 
     init(credentials: CredentialStore) { authorizer = Authorizer(store: credentials) }
 
@@ -37,19 +40,21 @@ final class RegistrySession: Sendable {
         let (failures, liars) = state.withLock { state in (state.failures, blob.flatMap { state.liars[$0] } ?? []) }
         func rank(_ host: RegistryHost) -> Int {
             if liars.contains(host.key) { return 2 }
-            return failures[host.key].map { now - $0 < Self.failureMemory } == true ? 1 : 0
+            return failures[host.key].map { now < $0 } == true ? 1 : 0
         }
         return hosts.filter { $0.capabilities.contains(capability) }.enumerated()
             .sorted { (rank($0.element), $0.offset) < (rank($1.element), $1.offset) }.map(\.element)
     }
 
-    func failed(_ host: RegistryHost) {
-        state.withLock { $0.failures[host.key] = ContinuousClock().now }
+    func failed(_ host: RegistryHost, wasSlow: Bool) {
+        let until = ContinuousClock().now + (wasSlow ? Self.slowMemory : Self.failureMemory)
+        state.withLock { $0.failures[host.key] = until }
     }
 
-    func worked(_ host: RegistryHost, for blob: Digest?) {
+    /// - Parameter isSlow: whether it worked only because it was given all the time that it wanted.
+    func worked(_ host: RegistryHost, for blob: Digest?, isSlow: Bool) {
         state.withLock { state in
-            state.failures[host.key] = nil
+            if !isSlow { state.failures[host.key] = nil }
             guard let blob else { return }
             if state.givers.count >= Self.entryLimit { state.givers = [:] }
             state.givers[blob] = host.key

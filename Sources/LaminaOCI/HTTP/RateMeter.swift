@@ -1,0 +1,22 @@
+/// Counts what comes in a stretch of time, without the time that the receiver of the bytes takes.
+struct RateMeter {
+    private var start = ContinuousClock().now
+    private var byteCount: Int64 = 0
+
+    mutating func begin(at now: ContinuousClock.Instant) {
+        start = now
+        byteCount = 0
+    }
+
+    mutating func note(_ count: Int64, receiverTime: Duration) {
+        byteCount += count
+        start += receiverTime
+    }
+
+    /// What has come within a stretch that is over; the next one begins. `nil` while it lasts.
+    mutating func bytes(within limit: Duration, until now: ContinuousClock.Instant) -> Int64? {
+        guard now - start >= limit else { return nil }
+        defer { begin(at: now) }
+        return byteCount
+    }
+}
