@@ -132,6 +132,8 @@ struct FetchJob: Sendable {
     var isUrgent: Bool
     /// Whether its bytes came before and were wrong: where there is another place to get them from, that one is asked.
     var isRetry = false
+    /// How many bytes it may become.
+    var limit = MergeEngine.jobSize
 
     var range: Range<Int64> {
         guard let first = members.first, let last = members.last else { return 0..<0 }

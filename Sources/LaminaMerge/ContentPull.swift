@@ -10,7 +10,10 @@ final class ContentPull: Producer, @unchecked Sendable {
     init(_ content: ActiveContent) { self.content = content }
 
     func next(_ engine: MergeEngine) -> FetchJob? {
-        engine.state.withLock { _ in
+        // Those of one file are of one layer, but for what others have of it.
+        guard let layer = content.chunks.first?.source.layer else { return nil }
+        let limit = engine.rangeSize(of: layer)
+        return engine.state.withLock { _ in
             guard content.background === self else { return nil }
             let count = content.chunks.count
             let start = min(content.cursor, count)
@@ -21,7 +24,8 @@ final class ContentPull: Producer, @unchecked Sendable {
                 content.background = nil
                 return nil
             }
-            var job = FetchJob(layer: content.chunks[first].source.layer, members: [], isUrgent: false)
+            var job = FetchJob(
+                layer: content.chunks[first].source.layer, members: [], isUrgent: false, limit: limit)
             var index = first
             while index < count, content.states[index] == .absent, job.canTake(content, index) {
                 content.states[index] = .inFlight

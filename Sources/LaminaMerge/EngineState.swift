@@ -20,6 +20,9 @@ struct EngineState {
     var ahead = FIFO<LayerID>()
     var backgroundRunning = 0
     var backgroundLimit = 1
+    /// Fetches for readers that are running, and when the last of them ended.
+    var urgentRunning = 0
+    var lastUrgent: ContinuousClock.Instant?
     var isStopping = false
 
     /// What a fetcher is to do next; nil: nothing now.

@@ -62,7 +62,7 @@ public final class LayerPull: Producer, @unchecked Sendable {
     }
 
     func next(_ engine: MergeEngine) throws -> FetchJob? {
-        var job = FetchJob(layer: layer, members: [], isUrgent: false)
+        var job = FetchJob(layer: layer, members: [], isUrgent: false, limit: engine.rangeSize(of: layer))
         while true {
             if endsEarly { return job.members.isEmpty ? nil : job }
             if head == rows.count {

@@ -45,6 +45,15 @@ extension MergeEngine {
     }
 
     private func run(_ job: FetchJob) {
+        if job.isUrgent { state.withLock { $0.urgentRunning += 1 } }
+        defer {
+            if job.isUrgent {
+                state.withLock { state in
+                    state.urgentRunning -= 1
+                    state.lastUrgent = ContinuousClock().now
+                }
+            }
+        }
         if let format = sources.format(of: job.layer), !format.hasTOC { return restream(job, format) }
         let cutter = PieceCutter(job, pool: pool) { piece in
             self.decodeQueue.withLockWakingOne { $0.append(piece) }
@@ -59,7 +68,10 @@ extension MergeEngine {
             guard job.range.upperBound <= blob.size else {
                 throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
             }
-            try read(blob, from: sources, job.range, isClosed: { cutter.isClosed }) { try cutter.feed($0) }
+            let shouldStop = { @Sendable in self.isStopping.load(ordering: .relaxed) }
+            try read(blob, from: sources, job.range, shouldStop: shouldStop, isClosed: { cutter.isClosed }) {
+                try cutter.feed($0)
+            }
             let missing = cutter.abandon()
             guard missing.isEmpty else {
                 return fail(
@@ -72,22 +84,23 @@ extension MergeEngine {
 
     /// Reads a range from the first source that gives it; where one fails, the next goes on behind the last byte.
     func read(
-        _ blob: LayerBlob, from sources: [any BlobSource], _ range: Range<Int64>, isClosed: () -> Bool,
-        _ sink: (UnsafeRawBufferPointer) throws -> Void
+        _ blob: LayerBlob, from sources: [any BlobSource], _ range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        isClosed: () -> Bool, _ sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
         var position = range.lowerBound
         var failure: any Error = MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
         for source in sources {
             do {
-                try source.read(
-                    blob.digest, size: blob.size, range: position..<range.upperBound,
-                    shouldStop: { self.isStopping.load(ordering: .relaxed) }
-                ) { bytes in
-                    position += Int64(bytes.count)
-                    fetchedBytes.add(UInt64(bytes.count), ordering: .relaxed)
-                    try sink(bytes)
+                return try paces.measure(source.location) { note in
+                    try source.read(
+                        blob.digest, size: blob.size, range: position..<range.upperBound, shouldStop: shouldStop
+                    ) { bytes in
+                        note(bytes.count)
+                        position += Int64(bytes.count)
+                        fetchedBytes.add(UInt64(bytes.count), ordering: .relaxed)
+                        try sink(bytes)
+                    }
                 }
-                return
             } catch {
                 failure = error
                 if isStopping.load(ordering: .relaxed) || isClosed() { break }

@@ -139,7 +139,7 @@ extension FetchJob {
         guard let last = members.last else { return true }
         guard source.layer == layer else { return false }
         if source.blobOffset == last.blobOffset { return true }
-        return source.blobOffset == range.upperBound && range.count + Int(source.blobSize) <= MergeEngine.jobSize
+        return source.blobOffset == range.upperBound && range.count + Int(source.blobSize) <= limit
     }
 
     /// Adds a chunk that `canTake` said yes to. The first one says of which layer the job is: whoever prepared the content

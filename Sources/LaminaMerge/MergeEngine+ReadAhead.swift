@@ -22,7 +22,7 @@ struct ReadAhead {
 extension MergeEngine {
     /// Compressed bytes that a small file's fetch takes along from its neighbours.
     static let firstReadAhead = 1 << 20
-    /// How far it grows while readers go on: one job.
+    /// How far it grows while readers go on, where the connection is fast enough: one job.
     static let lastReadAhead = jobSize
     /// Every so many files of a window one is a mark, the first of them that is opened counts.
     private static let markDistance = 16
@@ -54,6 +54,7 @@ extension MergeEngine {
 
     private func extended(_ job: FetchJob, behind place: ChunkPlace, window: Int) -> FetchJob {
         let end = (job.members.isEmpty ? place.blobOffset + place.blobSize : job.range.lowerBound) + Int64(window)
+        let limit = pace(of: job.layer).readAheadSize(limit: Self.lastReadAhead)
         let time = state.withLock { $0.recentlyMerged.clock }
         guard
             let neighbours = try? store.index.unmerged(
@@ -61,7 +62,7 @@ extension MergeEngine {
         else { return job }
         return state.withLock { state in
             var job = job
-            var ahead = ReadAhead(window: min(2 * window, Self.lastReadAhead), last: place)
+            var ahead = ReadAhead(window: max(Self.firstReadAhead, min(2 * window, limit)), last: place)
             var count = 0
             for neighbour in neighbours {
                 guard neighbour.content.name.claim == nil, !neighbour.hasTwin, !neighbour.firstChunk.isHole,

@@ -35,8 +35,8 @@ public final class MergeEngine: Sendable {
     /// More bytes in flight than this bring nothing: decoders keep up with two chunks each waiting, and what is in flight
     /// when the process is killed has to be fetched again.
     static let inFlightLimit = 24 << 20
-    /// One background request's compressed bytes: long enough that its round trip does not count, short enough that a
-    /// reader who wants bytes within it does not wait long.
+    /// The compressed bytes of one request of a reader's: somebody waits for all of them. Background requests are as long as
+    /// `rangeSize(of:)` says.
     static let jobSize = 8 << 20
     /// Contents of one chunk up to this size are not searched for as parts of others.
     static let smallSize: Int64 = 64 << 10
@@ -45,6 +45,7 @@ public final class MergeEngine: Sendable {
     let pool: BufferPool
     let sources: SourceCache
     let recorder: Recorder
+    let paces = ConnectionPaces()
     let state: Monitor<EngineState>
     let decodeQueue = Monitor(DecodeQueue())
     let proofs = Monitor(ProofQueue(isWanted: true))

@@ -32,12 +32,20 @@ extension CountingProxy {
                 case .blobs: blob != nil
                 case .manifests: isManifest
                 }
+            if applies, let delay = faults.delay { _ = state.wait(seconds: delay) { $0.isStopped ? true : nil } }
             let goesOn =
                 applies && refuse(client, faults, target: words[1], place: place)
                 || pass(
                     head, method: words[0], blob: blob, faults: applies ? faults : Faults(), to: client, place: place)
             guard goesOn else { return }
         }
+    }
+
+    /// What a Range field asks for.
+    static func range(_ field: String) -> Range<Int64>? {
+        let ends = field.split(separator: "=").last?.split(separator: "-") ?? []
+        guard ends.count == 2, let first = Int64(ends[0]), let last = Int64(ends[1]), first <= last else { return nil }
+        return first..<last + 1
     }
 
     private static func blob(in path: String) -> Digest? {
@@ -90,11 +98,12 @@ extension CountingProxy {
         // Ours, not the registry's.
         if tokens != nil { request["Authorization"] = nil }
         if faults.ignoresRange { request["Range"] = nil }
-        if let shift = faults.shiftsRange,
-            let range = request["Range"]?.split(separator: "=").last?.split(separator: "-"),
-            range.count == 2, let first = Int64(range[0]), let last = Int64(range[1])
-        {
-            request["Range"] = "bytes=\(first + shift)-\(last + shift)"
+        if let range = request["Range"].flatMap(Self.range) {
+            let shift = faults.shiftsRange ?? 0
+            // What is left of it then comes at once.
+            let missing = faults.shortensRange.map { range.count > 2 * $0 ? $0 : 0 } ?? 0
+            let last = range.upperBound - 1 - missing
+            request["Range"] = "bytes=\(range.lowerBound + shift)-\(last + shift)"
         }
         guard let server = try? LoopbackSocket.connected(to: upstream), server.send(request.text),
             var response = server.receiveHead()

@@ -12,6 +12,8 @@ public final class CountingProxy: Sendable {
         public var path: String
         /// The Range field as it came.
         public var range: String?
+        /// How many bytes the Range field asks for.
+        public var rangeByteCount: Int? { range.flatMap(CountingProxy.range).map { $0.count } }
         /// The Authorization field as it came.
         public var authorization: String?
         /// All fields as they came, names in lower case.

@@ -23,6 +23,8 @@ public struct Faults: Sendable {
     }
 
     public var scope = Scope.blobs
+    /// How long each answer takes to come, in seconds.
+    public var delay: Double?
     /// How fast each response's body goes out.
     public var bytesPerSecond: Int?
     /// The connection is cut when that many bytes of a body have gone out; for the next `cutCount` responses that get that far.
@@ -41,6 +43,8 @@ public struct Faults: Sendable {
     public var ignoresRange = false
     /// The registry is asked for a range that many bytes further on, and its answer says so.
     public var shiftsRange: Int64?
+    /// Of a range that is at least twice as long, the registry is asked for so many bytes less, and its answer says so.
+    public var shortensRange: Int64?
     /// Goes out in place of each body.
     public var body: [UInt8]?
     public var corruptions: [Corruption] = []

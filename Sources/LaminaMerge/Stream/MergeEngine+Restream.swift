@@ -3,6 +3,7 @@ import LaminaFormats
 import LaminaOCI
 public import LaminaStore
 import LaminaSystem
+import Synchronization
 
 // Files of a plain layer that were evicted: fetched again alone, from the checkpoint before them to the one behind them.
 
@@ -47,7 +48,8 @@ extension MergeEngine {
             let output = pool.take(StreamDecompressor.pieceSize)
             defer { pool.give(output) }
             do {
-                try read(blob, from: sources, blobRange, isClosed: { false }) { bytes in
+                let shouldStop = { @Sendable in self.isStopping.load(ordering: .relaxed) }
+                try read(blob, from: sources, blobRange, shouldStop: shouldStop, isClosed: { false }) { bytes in
                     var input = bytes
                     var wasFull = false
                     while !input.isEmpty || wasFull {

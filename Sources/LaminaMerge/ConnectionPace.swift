@@ -1,0 +1,99 @@
+import Synchronization
+
+/// What a connection gives, and how much is asked of it at once therefore.
+///
+/// A range is to last so long that the wait for its answer hardly counts, and no longer: who wants bytes at its end waits for
+/// all of it, and it takes its share of the line from what readers ask for meanwhile. Memory has no say in it: bytes are
+/// decoded and placed as they come.
+struct ConnectionPace: Sendable, Equatable {
+    /// Seconds from a request to its first byte; nil before the first answer.
+    private(set) var latency: Double?
+    /// Of one request, as others run beside it; nil before enough has come to tell.
+    private(set) var bytesPerSecond: Double?
+
+    /// What is asked for at once of a connection that nothing is known of, in bytes: 8 MiB would be most of a minute on a
+    /// line of a quarter of a megabyte a second.
+    static let firstRange = 2 << 20
+    /// The bounds of what is asked for at once while nobody waits, in bytes. Less is more requests than bytes deserve; more
+    /// brings nothing, as two requests at a time hide each other's latency.
+    static let bounds = (1 << 20)...(32 << 20)
+    /// The bounds while readers wait.
+    static let boundsBesideReaders = (256 << 10)...(8 << 20)
+
+    /// How many times its latency a range is to last: what is lost in waiting is a sixteenth.
+    private static let latencyFactor = 16.0
+    /// The bounds of how long a range is to last, in seconds. While readers wait it lasts as short as it may: they would
+    /// notice more.
+    private static let duration = 0.1...1.0
+    /// Fewer bytes than this say nothing of a rate: they were on their way before anybody looked.
+    private static let leastSample = 128 << 10
+    /// The weight of the newest range.
+    private static let weight = 0.5
+
+    /// Takes what one range has shown.
+    ///
+    /// - Parameters:
+    ///   - bytes: how many came.
+    ///   - latency: seconds until the first of them.
+    ///   - seconds: from the first to the last.
+    mutating func note(bytes: Int, latency: Double, seconds: Double) {
+        guard bytes > 0 else { return }
+        self.latency = Self.blended(self.latency, latency)
+        guard bytes >= Self.leastSample else { return }
+        // Seconds for each byte are blended, not bytes for each second: one range out of a cache does not hide that the
+        // others are slow.
+        let cost = max(seconds, 1e-6) / Double(bytes)
+        bytesPerSecond = 1 / Self.blended(bytesPerSecond.map { 1 / $0 }, cost)
+    }
+
+    private static func blended(_ old: Double?, _ new: Double) -> Double {
+        old.map { $0 * (1 - weight) + new * weight } ?? new
+    }
+
+    /// The compressed bytes of one background request.
+    ///
+    /// - Parameter besideReaders: whether readers wait for other bytes, or did a moment ago.
+    func rangeSize(besideReaders: Bool) -> Int {
+        let bounds = besideReaders ? Self.boundsBesideReaders : Self.bounds
+        guard let bytesPerSecond, let latency else { return min(Self.firstRange, bounds.upperBound) }
+        let (shortest, longest) = (Self.duration.lowerBound, Self.duration.upperBound)
+        let duration = besideReaders ? shortest : min(max(Self.latencyFactor * latency, shortest), longest)
+        return Int(min(max(bytesPerSecond * duration, Double(bounds.lowerBound)), Double(bounds.upperBound)))
+    }
+
+    /// How much to fetch ahead of who reads small files in order: what comes in a second.
+    func readAheadSize(limit: Int) -> Int {
+        bytesPerSecond.map { Int(min($0, Double(limit))) } ?? limit
+    }
+}
+
+/// The paces of the places that layers come from.
+final class ConnectionPaces: Sendable {
+    // A layer has few places, and an engine few registries.
+    private static let limit = 256
+    private let paces = Mutex<[String: ConnectionPace]>([:])
+
+    subscript(location: String) -> ConnectionPace { paces.withLock { $0[location] ?? ConnectionPace() } }
+
+    /// Measures one read of `location`; `body` calls its argument with the size of each piece as it comes.
+    func measure<Result>(_ location: String, _ body: ((Int) -> Void) throws -> Result) rethrows -> Result {
+        let clock = ContinuousClock()
+        let start = clock.now
+        var first: ContinuousClock.Instant?
+        var bytes = 0
+        defer {
+            if let first {
+                let (latency, seconds) = ((first - start) / .seconds(1), (clock.now - first) / .seconds(1))
+                paces.withLock { paces in
+                    if paces.count >= Self.limit, paces[location] == nil { paces = [:] }
+                    paces[location, default: ConnectionPace()].note(
+                        bytes: bytes, latency: latency, seconds: seconds)
+                }
+            }
+        }
+        return try body { count in
+            if first == nil { first = clock.now }
+            bytes += count
+        }
+    }
+}
