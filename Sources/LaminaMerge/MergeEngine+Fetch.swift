@@ -58,6 +58,7 @@ extension MergeEngine {
         let cutter = PieceCutter(job, pool: pool) { piece in
             self.decodeQueue.withLockWakingOne { $0.append(piece) }
         }
+        let watch = ReadWatch()
         do {
             var (blob, sources) = try sources.sources(of: job.layer)
             if job.isRetry {
@@ -68,8 +69,15 @@ extension MergeEngine {
             guard job.range.upperBound <= blob.size else {
                 throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
             }
-            let shouldStop = { @Sendable in self.isStopping.load(ordering: .relaxed) }
-            try read(blob, from: sources, job.range, shouldStop: shouldStop, isClosed: { cutter.isClosed }) {
+            let shouldStop = { @Sendable in
+                self.isStopping.load(ordering: .relaxed) || job.isUrgent && watch.shouldGiveUp { self.isUnwanted(job) }
+            }
+            try read(
+                blob, from: sources, job.range, shouldStop: shouldStop,
+                isClosed: { cutter.isClosed || watch.hasGivenUp }
+            ) {
+                // Behind it: what waits for memory is no server that hangs.
+                defer { watch.progressed() }
                 try cutter.feed($0)
             }
             let missing = cutter.abandon()
@@ -78,6 +86,7 @@ extension MergeEngine {
                     missing, MergeError(.fetch, "layer \(blob.digest): a source gave fewer bytes than asked for"))
             }
         } catch {
+            if watch.hasGivenUp, !isStopping.load(ordering: .relaxed) { return withdraw(cutter.abandon(), of: job) }
             fail(cutter.abandon(), MergeError.fetching(error))
         }
     }

@@ -161,6 +161,78 @@ struct RequestTests {
         }
     }
 
+    @Test("that all have left are given up when their server hangs: what they asked for can be had by the next at once")
+    func hangingAlone() throws {
+        let bytes = noise(100_000, seed: 4)
+        try withFile(bytes, chunkSize: 9000) { engine, source, content, _ in
+            source.behaviour.allowance = 0
+            let ticket = engine.whole(content.id) { _ in Issue.record("a leaver was answered") }
+            #expect(source.waits())
+            #expect(engine.leave(ticket))
+            // The source still hangs: only a read that is given up leaves nothing behind.
+            #expect(engine.isIdle)
+            #expect(source.sentByteCount == 0)
+            source.behaviour.allowance = nil
+            let answers = Answers()
+            engine.whole(content.id, answers.take())
+            #expect(answers.wait())
+            #expect(answers.allSucceededOnce)
+            #expect(source.reads.count == 2)
+            #expect(source.repeatedByteCount == 0)
+        }
+    }
+
+    @Test("that hang go on for who comes later, as long as one of them is there, and cost no second fetch")
+    func hangingTogether() throws {
+        let bytes = noise(100_000, seed: 4)
+        try withFile(bytes, chunkSize: 9000) { engine, source, content, _ in
+            source.behaviour.allowance = 0
+            let answers = Answers()
+            let first = engine.whole(content.id) { _ in Issue.record("a leaver was answered") }
+            #expect(source.waits())
+            engine.range(0..<10, of: content.id, answers.take())
+            #expect(eventually { engine.state.withLock { $0.active[content.id]?.waiters.count == 2 } })
+            #expect(engine.leave(first))
+            usleep(1_500_000)
+            #expect(source.reads.count == 1 && answers.all.isEmpty)
+            source.behaviour.allowance = nil
+            #expect(answers.wait())
+            #expect(answers.allSucceededOnce)
+            #expect(engine.isIdle)
+            #expect(source.repeatedByteCount == 0 && source.reads.count == 1)
+        }
+    }
+
+    @Test("that come in the moment in which a hanging read is given up are fetched by another one")
+    func hangingMoment() throws {
+        let bytes = noise(100_000, seed: 4)
+        try withFile(bytes, chunkSize: 9000) { engine, source, content, _ in
+            source.behaviour.allowance = 0
+            let ticket = engine.whole(content.id) { _ in Issue.record("a leaver was answered") }
+            #expect(source.waits())
+            let chunks = try #require(engine.state.withLock { $0.active[content.id]?.chunks })
+            let active = try #require(engine.state.withLock { $0.active[content.id] })
+            let job = try #require(MergeEngine.jobs(of: active, Array(chunks.indices), urgent: true).first)
+            let answers = Answers()
+            engine.range(20_000..<20_001, of: content.id, answers.take())
+            // And nobody merges the rest behind the reader's back: all of it is on its way.
+            #expect(
+                eventually {
+                    engine.state.withLock { $0.active[content.id]?.waiters.count == 2 && $0.producers.isEmpty }
+                })
+            #expect(engine.leave(ticket))
+            // As the fetcher does when it has given up just before the second request.
+            engine.withdraw(job.members, of: job)
+            #expect(source.waits(for: 2))
+            let isAbsent = engine.state.withLock { _ in active.states.map { $0 == .absent } }
+            #expect(isAbsent.count { !$0 } == 1 && !isAbsent[2])
+            source.behaviour.allowance = nil
+            #expect(answers.wait())
+            #expect(answers.allSucceededOnce)
+            #expect(engine.isIdle)
+        }
+    }
+
     @Test("may be left while the engine still looks what the store has of the file")
     func leavingEarly() throws {
         let fixture = try Fixture()
