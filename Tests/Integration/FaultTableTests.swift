@@ -55,6 +55,16 @@ extension EndToEnd {
                 },
                 Row(name: "stall, always", end: .error("nothing of blob")) { _, _ in fault { $0.stallAfter = 0 } },
                 Row(name: "slow: 8 MB/s", end: .whole) { _, _ in fault { $0.bytesPerSecond = 8_000_000 } },
+                Row(name: "truncated: each answer 700000 bytes short, and says so", end: .whole) { _, _ in
+                    fault { $0.shortensRange = 700_000 }
+                },
+                Row(name: "truncated: fewer bytes than Content-Length says", end: .whole) { _, _ in
+                    fault { ($0.cutAfter, $0.cutCount) = (900_000, 4) }
+                },
+                Row(name: "a Content-Length of fewer bytes than come", end: .whole, repeated: 4 << 20) { _, _ in
+                    fault { $0.fields = ["Content-Length": "500000"] }
+                },
+                Row(name: "late: each answer after 0.3 s", end: .whole) { _, _ in fault { $0.delay = 0.3 } },
                 Row(name: "another range than asked for", end: .error("instead of")) { _, _ in
                     fault { $0.shiftsRange = -7 }
                 },
