@@ -35,13 +35,15 @@ final class StreamPlacer {
         self.temporary = temporary
     }
 
-    /// Takes bytes of the blob: hashes those that were not hashed before.
+    /// Takes bytes of the blob: hashes those that were not hashed before. A blob that is the tar itself is hashed as that.
     func takeBlob(_ bytes: UnsafeRawBufferPointer, at offset: Int64) {
         let known = Int(min(max(state.blobOffset - offset, 0), Int64(bytes.count)))
         let new = UnsafeRawBufferPointer(rebasing: bytes[known...])
-        state.blobHash.update(new)
+        if !isTar { state.blobHash.update(new) }
         state.blobOffset += Int64(new.count)
     }
+
+    private var isTar: Bool { state.format == .plainTar }
 
     /// Takes bytes of the tar: places those that were not placed before.
     func takeTar(_ bytes: UnsafeRawBufferPointer, at offset: Int64) throws {
@@ -83,11 +85,11 @@ final class StreamPlacer {
     /// Holds the digests of everything against what the manifest and the configuration say, and records that they are right.
     func finish(expecting diffID: Digest) throws {
         try state.tar.finish()
-        let blob = state.blobHash.digest()
+        let diff = state.diffHash.digest()
+        let blob = isTar ? diff : state.blobHash.digest()
         guard blob == layer else {
             throw MergeError(.badImage, "layer \(layer): the blob has another digest: expected \(layer), got \(blob)")
         }
-        let diff = state.diffHash.digest()
         guard diff == diffID else {
             throw MergeError(
                 .badImage, "layer \(layer): its tar is not the configuration's: expected diff ID \(diffID), got \(diff)"
