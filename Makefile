@@ -26,7 +26,7 @@ LAMINA_BENCH_DIR ?= $(CURDIR)/.bench
 PART ?=
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test chaos takeover fuzz lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test chaos hang takeover fuzz lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -76,6 +76,16 @@ chaos: setup-test ## Kill the server 1,000 times under readers (CHAOS_SECONDS, C
 	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-chaos-XXXXXX"); status=0; \
 	python3 Tests/Chaos/chaos.py --lamina "$(BINARY)" --directory "$$directory" --seconds $(CHAOS_SECONDS) \
 	    --minimum-kills $(CHAOS_KILLS) || status=$$?; \
+	rm -rf --one-file-system "$$directory"; exit $$status
+
+HANG_SECONDS ?= 240
+HANG_COUNT ?= 5
+
+hang: setup-test ## Stop the server (SIGSTOP) under readers until the watchdog, set to 30 s, replaces it; as root.
+	$(SWIFT) build $(RELEASE)
+	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-hang-XXXXXX"); status=0; \
+	python3 Tests/Chaos/chaos.py --lamina "$(BINARY)" --directory "$$directory" --hang --seconds $(HANG_SECONDS) \
+	    --minimum-kills $(HANG_COUNT) --round 30 || status=$$?; \
 	rm -rf --one-file-system "$$directory"; exit $$status
 
 takeover: setup-test ## Measure how long it takes from a server's death to the next one's first answer; as root.

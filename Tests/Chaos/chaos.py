@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Kills the server of a store again and again under readers, and compares every byte that they get.
 
-    chaos.py --lamina PATH --directory DIR --seconds N [--minimum-kills N] [--seed N]
+    chaos.py --lamina PATH --directory DIR --seconds N [--minimum-kills N] [--seed N] [--hang [--watchdog-seconds N]]
+
+With --hang the server is stopped (SIGSTOP) instead, and the supervisor's watchdog is what has to kill it.
 
 Images come from a docker-registry behind a proxy that is slow, so that merges are always under way; every few seconds another
 image is mounted and the one before the last unmounted, one of them writable. Prints what was done as JSON; ends with 0 when
@@ -266,8 +268,6 @@ def reader(number, kind, seed, mounts, stop, results):
     while not stop.is_set() and len(failures) < 5:
         with mounts.get_lock():
             pair = [text for text in mounts.value.decode().split("\n") if text]
-        turn = kind
-        if kind is list_directory or kind is look: pass
         mount, tree = chance.choice(pair).split("\t")
         if kind is copy_up:
             writable = [text for text in pair if text.split("\t")[0].endswith("-rw")]
@@ -279,7 +279,7 @@ def reader(number, kind, seed, mounts, stop, results):
         try:
             if kind is not copy_up and mount.endswith("-rw") and kind is list_directory:
                 continue  # others write there
-            turn(chance, known[mount], count)
+            kind(chance, known[mount], count)
             count["turns"] += 1
         except Exception as error:
             failures.append(f"{time.monotonic():.3f} {kind.__name__}: {error!r} {traceback.format_exc(limit=2) if not isinstance(error, Wrong) else ''}")
@@ -393,7 +393,11 @@ def main():
     parser.add_argument("--rate", type=float, default=12e6, help="bytes a second from the registry")
     parser.add_argument("--round", type=float, default=9, help="seconds between one mount and the next")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--hang", action="store_true", help="stop the server, for the watchdog to find, instead of killing it")
+    parser.add_argument("--watchdog-seconds", type=float, default=30)
     options = parser.parse_args()
+    # What a client may have to wait for longer than otherwise.
+    hang = options.watchdog_seconds if options.hang else 0
     lamina, directory = os.path.abspath(options.lamina), os.path.abspath(options.directory)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chance = random.Random(options.seed)
@@ -413,7 +417,7 @@ def main():
             shutil.rmtree(layout)
             return tree
 
-        server = Server(lamina, directory)
+        server = Server(lamina, directory, ["--watchdog-seconds", f"{options.watchdog_seconds}"])
 
         def mount(number, tree):
             writable = number % 2 == 0
@@ -461,7 +465,7 @@ def main():
                     while len(active) > 2:
                         old, old_tree = active.pop(0)
                         publish()
-                        deadline = time.monotonic() + 60
+                        deadline = time.monotonic() + 60 + 4 * hang
                         while True:
                             # Readers that chose it before end their turn first.
                             try:
@@ -480,23 +484,24 @@ def main():
         thread = threading.Thread(target=rounds, daemon=True)
         thread.start()
         while time.monotonic() < end and not trouble:
-            time.sleep(chance.choice([0.02, 0.1, 0.3, 0.5, 0.7]) * chance.random() * 2)
+            time.sleep(chance.choice([0.02, 0.1, 0.3, 0.5, 0.7]) * chance.random() * 2 + (2 if options.hang else 0))
             pid = server.pid
             if pid is None: continue
             server_memory.append(memory(pid, "RssAnon"))
             shared_memory.append(memory(pid, "RssShmem"))
             started = time.monotonic()
-            try: os.kill(pid, signal.SIGKILL)
+            try: os.kill(pid, signal.SIGSTOP if options.hang else signal.SIGKILL)
             except ProcessLookupError: continue
             kills += 1
+            if options.hang: wait_until(lambda: server.pid not in (pid, None), hang + 30, "another server than the one that hangs")
             try: os.lstat(f"{server.root}/fs/none")
             except FileNotFoundError: pass
             takeovers.append(time.monotonic() - started)
-        rounds_done.wait(120)
+        rounds_done.wait(120 + 4 * hang)
         stop.set()
         totals, failures = {}, list(trouble)
         for _ in readers:
-            kind, count, failed = results.get(timeout=120)
+            kind, count, failed = results.get(timeout=120 + 4 * hang)
             failures += failed
             for name, value in count.items(): totals[name] = totals.get(name, 0) + value
         for process in readers: process.join(60)
@@ -522,10 +527,13 @@ def main():
         code = server.process.wait(60)
         if code != 0: failures.append(f"the supervisor ended with {code}")
         if mounts_below(directory): failures.append(f"mounts are left: {mounts_below(directory)}")
+        if options.hang:
+            with open(server.log.name, "rb") as file: found_hanging = file.read().count(b"gives no sign of life")
+            if found_hanging < kills: failures.append(f"the watchdog found {found_hanging} servers that hang, {kills} were stopped")
         if kills < options.minimum_kills: failures.append(f"only {kills} kills, {options.minimum_kills} were wanted")
         milliseconds = lambda seconds: None if seconds is None else round(seconds * 1000, 1)
         print(json.dumps({
-            "seconds": options.seconds, "kills": kills, "images": len(active) + len(pending), **totals,
+            "seconds": options.seconds, "hangs" if options.hang else "kills": kills, "images": len(active) + len(pending), **totals,
             "fetched": proxy.bytes, "failures": len(failures),
             "takeover_ms": {"p50": milliseconds(percentile(takeovers, 0.5)), "p99": milliseconds(percentile(takeovers, 0.99)),
                             "max": milliseconds(max(takeovers, default=None))},

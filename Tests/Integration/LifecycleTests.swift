@@ -40,6 +40,46 @@ extension EndToEnd {
             }
         }
 
+        @Test(
+            "SIGTERM to the supervisor at any moment of its server's start ends the mounts",
+            arguments: [0, 10, 30, 60, 120])
+        func supervisorEndsWhileStarting(_ milliseconds: UInt32) throws {
+            try Sandbox.with { sandbox in
+                let supervised = try sandbox.supervise()
+                _ = try sandbox.mount(Self.image)
+                kill(try #require(supervised.server), SIGKILL)
+                usleep(milliseconds * 1000)
+                supervised.child.send(SIGTERM)
+                #expect(supervised.child.wait(seconds: 20).exitCode == 0)
+                #expect(try sandbox.mounts().isEmpty)
+                #expect(try sandbox.sql("SELECT * FROM session").isEmpty)
+            }
+        }
+
+        @Test("SIGTERM to the supervisor while no server runs has one more started, which ends the mounts")
+        func supervisorEndsBetween() throws {
+            try Sandbox.with { sandbox in
+                let (program, broken) = (sandbox.directory + "/program", sandbox.directory + "/broken")
+                let script = "#!/bin/sh\n[ -e '\(broken)' ] && exit 1\nexec '\(Requirements.lamina)' \"$@\"\n"
+                try write(script.utf8, to: program)
+                chmod(program, 0o755)
+                let supervised = try sandbox.supervise("--program", program)
+                _ = try sandbox.mount(Self.image)
+                try write([], to: broken)
+                kill(try #require(supervised.server), SIGKILL)
+                // The pauses are long enough then to do the rest within one.
+                let isPaused = eventually(seconds: 20) {
+                    supervised.child.errorsSoFar.split(separator: "\n").count { $0.contains("exit code 1") } >= 6
+                }
+                #expect(isPaused && supervised.server == nil)
+                unlink(broken)
+                supervised.child.send(SIGTERM)
+                #expect(supervised.child.wait(seconds: 20).exitCode == 0)
+                #expect(try sandbox.mounts().isEmpty)
+                #expect(try sandbox.sql("SELECT * FROM session").isEmpty)
+            }
+        }
+
         @Test("with --unmount-on-exit SIGTERM ends the mounts, and the next server mounts the images again")
         func unmountOnExit() throws {
             try Sandbox.with { sandbox in
@@ -51,6 +91,26 @@ extension EndToEnd {
                 #expect(try sandbox.mounts().isEmpty)
                 _ = try sandbox.supervise()
                 try run(["cat", "\(mount)/etc/hello"]).orThrow()
+            }
+        }
+
+        @Test("the holder dies alone: its server goes on, and ends the mounts when it ends, as nobody has them")
+        func holderDies() throws {
+            try Sandbox.with { sandbox in
+                let supervised = try sandbox.supervise()
+                let mount = try sandbox.mount(Self.image)
+                let open = try File("\(mount)/etc/hello", O_RDONLY)
+                let server = try #require(supervised.server)
+                supervised.child.send(SIGKILL)
+                supervised.child.wait()
+                try run(["cat", "\(mount)/etc/hello"]).orThrow()
+                #expect(try sandbox.status().server?.pid == server)
+                #expect(try open.size() > 0)
+                kill(server, SIGTERM)
+                #expect(eventually(seconds: 20) { !isAlive(server) })
+                #expect(try sandbox.mounts().isEmpty)
+                #expect(try sandbox.sql("SELECT * FROM session").isEmpty)
+                withExtendedLifetime(open) {}
             }
         }
 

@@ -64,5 +64,26 @@ extension EndToEnd {
                     ], "\(text)")
             }
         }
+
+        @Test(
+            "servers that die before they are ready are started further and further apart; the time that one took counts, and whether it answered"
+        )
+        func pauses() throws {
+            try Sandbox.with { sandbox in
+                let program = sandbox.directory + "/service"
+                try write(Scripts.dyingService.utf8, to: program)
+                chmod(program, 0o755)
+                let supervisor = try sandbox.start(["serve", "--supervise", "--program", program])
+                defer { supervisor.send(SIGKILL) }
+                let outcome = supervisor.wait(seconds: 60)
+                #expect(outcome.exitCode == 0, "\(outcome)")
+                let pauses = outcome.errors.split(separator: "\n").compactMap { line in
+                    line.firstRange(of: "pause=\"").flatMap { Double(line[$0.upperBound...].prefix { $0 != " " }) }
+                }
+                // One that was ready; four that took half a second each; one that died at once; one that had answered.
+                #expect(pauses.count == 7 && pauses.prefix(5).allSatisfy { $0 == 0 }, "\(pauses)")
+                #expect(pauses.count == 7 && (0.1...0.8).contains(pauses[5]) && pauses[6] == 0, "\(pauses)")
+            }
+        }
     }
 }

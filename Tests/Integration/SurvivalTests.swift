@@ -43,14 +43,21 @@ extension EndToEnd {
             }
         }
 
-        @Test("a running program whose text is mapped from the mount does not notice restarts")
-        func mappedProgram() throws {
+        /// Restarts in a row: as many as `make chaos` wants, where LAMINA_RESTARTS says so.
+        private static let restarts = getenv("LAMINA_RESTARTS").flatMap { Int(String(cString: $0)) } ?? 20
+
+        @Test(
+            "a running program whose text is mapped from the mount does not notice restarts, whether the kernel or the server reads it",
+            arguments: ["passthrough", "cached"])
+        func mappedProgram(_ mode: String) throws {
             try Sandbox.with { sandbox in
                 let tree = try sandbox.mountPoint("tree")
                 try run(["cp", "/bin/bash", tree]).orThrow()
                 let image = "oci:\(sandbox.directory)/program:latest"
                 try sandbox.lamina("convert", "--chunk-size", "65536", "dir:\(tree)", image)
-                let supervised = try sandbox.supervise()
+                let settings = sandbox.directory + "/config.toml"
+                try write("[fuse]\nlazy_threshold = \(mode == "cached" ? 0 : 1 << 30)\n".utf8, to: settings)
+                let supervised = try sandbox.supervise("--config", settings)
                 let mount = try sandbox.mount(image)
                 let (told, stop) = (sandbox.directory + "/told", sandbox.directory + "/stop")
                 // Arithmetic, expansion, redirection and subshells, for pages of the program of all sorts.
@@ -60,26 +67,36 @@ extension EndToEnd {
                     n=0
                     while [ ! -e "$2" ]; do
                         n=$((n + 1)); text=$(printf '%s-%s' "$n" "${n//[02468]/x}"); [[ $text == $n-* ]] || exit 1
-                        echo "$n" >"$1"
+                        echo "$n" >"$1.new"; mv "$1.new" "$1"
                     done
                     """, "bash", told, stop,
                 ])
-                func turns() -> Int {
-                    Int(String(decoding: (try? readFile(told)) ?? [], as: UTF8.self).filter(\.isNumber)) ?? 0
+                func turns() -> Int { (try? readFile(told)).map(numberOf) ?? 0 }
+                func numberOf(_ text: [UInt8]) -> Int {
+                    Int(String(decoding: text, as: UTF8.self).filter(\.isNumber)) ?? 0
                 }
-                var last = 0
-                let count = getenv("LAMINA_RESTARTS").flatMap { Int(String(cString: $0)) } ?? 20
-                for turn in 0..<count {
+                #expect(eventually(seconds: 20) { turns() > 0 })
+                let opens = try sandbox.opens()
+                #expect(mode == "cached" ? opens.cached > 0 : opens.passthrough > 0 && opens.cached == 0)
+                // Its pages are taken from it all the time, and are read anew through the mapping.
+                let taker = try sandbox.startProgram(["python3", "-c", Scripts.pageOut, "\(program.pid)", mount])
+                let faults = majorFaults(program.pid)
+                for turn in 0..<Self.restarts {
+                    let before = turns()
                     try supervised.killServer()
-                    // Its pages are read anew, through the mapping. All of the machine's are, so not each time.
-                    if turn % 10 == 0 { try run(["sh", "-c", "echo 1 > /proc/sys/vm/drop_caches"]).orThrow() }
-                    #expect(eventually(seconds: 20) { turns() > last || !program.isRunning })
-                    last = turns()
-                    try #require(program.isRunning)
+                    // A name that only the next server can know nothing of.
+                    let asked = try run(["stat", "\(sandbox.root)/fs/none-\(turn)"], seconds: 20)
+                    #expect(asked.errors.contains("No such file"), "\(asked)")
+                    #expect(eventually(seconds: 20) { turns() > before + 1 || !program.isRunning })
+                    try #require(program.isRunning, "\(program.wait())")
                 }
+                #expect(majorFaults(program.pid) >= faults + Self.restarts)
+                #expect(taker.isRunning)
                 try write([], to: stop)
                 #expect(program.wait(seconds: 20).exitCode == 0)
+                #expect(taker.wait(seconds: 20).exitCode == 0)
                 #expect(try eventually(seconds: 20) { try supervised.isReady() })
+                #expect(supervised.takeovers >= Self.restarts)
             }
         }
 

@@ -84,7 +84,9 @@ extension EndToEnd {
         func migrates() throws {
             try Sandbox.with { sandbox in
                 try sandbox.lamina("pull", Self.image)
-                try sandbox.change("DROP TABLE session; PRAGMA user_version = 1")
+                let first = Fixtures.directory + "/../../schema/migrations/v001-index.sql"
+                try run(["python3", "-c", Scripts.firstVersion, sandbox.root + "/index.db", first]).orThrow()
+                #expect(try sandbox.number("PRAGMA user_version") == 1)
                 _ = try sandbox.supervise()
                 let mount = try sandbox.mount(Self.image)
                 try run(["cat", "\(mount)/etc/hello"]).orThrow()
@@ -96,10 +98,9 @@ extension EndToEnd {
         @Test("an index of a newer lamina is refused with nothing touched: index, mounts and who waits for them")
         func newerIndex() throws {
             try Sandbox.with { sandbox in
-                let version = Int64(2)
                 let supervised = try sandbox.supervise()
                 let mount = try sandbox.mount(Self.image)
-                #expect(try sandbox.number("PRAGMA user_version") == version)
+                let version = try sandbox.number("PRAGMA user_version")
                 let before = try sandbox.mounts()
                 try sandbox.change("PRAGMA user_version = 99")
                 #expect(sandbox.attemptQuietly("serve", "--check-takeover") == 78)

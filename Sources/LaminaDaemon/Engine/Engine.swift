@@ -102,6 +102,8 @@ public final class Engine: Sendable {
         let takenOver = try takeOver(held)
         let filesystem = try takenOver ?? mountAfresh(notifier, held)
         self.filesystem.withLock { $0 = filesystem }
+        // Not ready, but whoever waits for the mounts waits no more.
+        notifier.alive()
         _ = try Thread("tidy") { [weak self] in
             while let self, !self.hasEnded.load(ordering: .relaxed) {
                 filesystem.tidy()

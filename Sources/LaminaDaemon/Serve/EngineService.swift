@@ -11,7 +11,10 @@ struct EngineService: Service {
     func run() async throws {
         // Cancelled when another service fails: the engine has to be ended then too.
         try? await gracefulShutdown()
-        notifier.stopping()
+        if !notifier.stopping(), !ending.unmounts {
+            log.warning("whoever held the mounts is gone, so they end with this server")
+            ending.unmount()
+        }
         let unmount = ending.unmounts
         log.info(unmount ? "the server ends" : "the server ends, and leaves its mounts to the next one")
         let engine = engine

@@ -26,7 +26,16 @@ struct Notifier: Sendable {
 
     func ready(_ status: String) { send("READY=1\nSTATUS=\(status)\nMAINPID=\(getpid())") }
     func status(_ status: String) { send("STATUS=\(status)") }
-    func stopping() { send("STOPPING=1\nSTATUS=ending") }
+    /// - Returns: false when the manager is gone: its socket goes with it, and so does everything that it kept.
+    func stopping() -> Bool {
+        guard let path else { return true }
+        do {
+            try ServiceProtocol.send("STOPPING=1\nSTATUS=ending", to: path)
+            return true
+        } catch {
+            return error.code != ECONNREFUSED && error.code != ENOENT
+        }
+    }
     func alive() { send("WATCHDOG=1") }
 
     /// Gives a descriptor to keep under a name, in place of what was kept under it, and waits until the manager has it.

@@ -43,7 +43,7 @@ public struct Server: Sendable {
             do {
                 notifier.status("mounting the file system")
                 try engine.startFilesystem(notifier, held)
-                if Interrupts.requested { throw DaemonError(.interrupted, "interrupted while starting") }
+                try stopIfInterrupted(ending)
                 try serve(engine, notifier, signal, held: held, ending: ending)
             } catch {
                 // Ending it twice does nothing. What was taken over from another process is left to the next one.
@@ -60,6 +60,13 @@ public struct Server: Sendable {
             signal.failed(error)
             throw error
         }
+    }
+
+    /// A signal that came before anybody waited for signals means what it means later (`SignalWatch`).
+    private func stopIfInterrupted(_ ending: Ending) throws {
+        guard let signal = Interrupts.signal else { return }
+        if signal == SIGINT { ending.unmount() }
+        throw DaemonError(.interrupted, "interrupted while starting")
     }
 
     private func open() throws -> Engine {
@@ -97,7 +104,7 @@ public struct Server: Sendable {
     ) async throws {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         // One that came before they were trapped.
-        if Interrupts.requested { throw DaemonError(.interrupted, "interrupted while starting") }
+        try stopIfInterrupted(ending)
         let activity = Activity()
         let (requests, request) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let (log, root) = (log, root)

@@ -36,8 +36,11 @@ extension Supervisor {
 /// A child of the supervisor.
 struct ServerProcess {
     let pid: Int32
+    let startedAt = monotonicSeconds()
     /// When it is killed, unless it says something before.
     var deadline: Double?
+    /// Whether it gave a sign of life, as it does before it is ready: once it answers for the mounts.
+    var wasAlive = false
     var wasReady = false
     var isStopping = false
     private var status: Int32 = 0
@@ -58,6 +61,9 @@ struct ServerProcess {
     /// The code that it exited with; nil when a signal ended it.
     var exitStatus: Int32? { status & 0x7f == 0 ? status >> 8 & 0xff : nil }
     var exitCode: Int32 { exitStatus ?? 128 + status & 0x7f }
+    /// Whether another one in its place may be expected to fail too: it never got ready. One that already answered and was
+    /// killed does not count.
+    var hadFailed: Bool { !wasReady && !(wasAlive && exitStatus == nil) }
     var how: String { exitStatus.map { "exit code \($0)" } ?? "signal \(status & 0x7f)" }
 }
 

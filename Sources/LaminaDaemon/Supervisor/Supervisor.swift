@@ -54,7 +54,8 @@ public final class Supervisor {
     /// TimeoutStopSec); hashing what a power cut left in doubt may take minutes.
     static let startLimit = 600.0
     static let endLimit = 90.0
-    /// The longest pause between attempts.
+    /// The shortest and the longest time from one start to the next, in seconds, while none gets ready.
+    private static let shortestPause = 0.05
     private static let longestPause = 10.0
 
     public init(options: Options, log: Logger) throws {
@@ -106,7 +107,8 @@ public final class Supervisor {
             names: held.names,
             keeping: first ? options.readyDescriptor : nil)
         if first, let descriptor = options.readyDescriptor { close(descriptor) }
-        server = ServerProcess(pid: pid, deadline: monotonicSeconds() + Self.startLimit)
+        let limit = isEnding ? Self.endLimit : Self.startLimit
+        server = ServerProcess(pid: pid, deadline: monotonicSeconds() + limit)
         log.debug("a server is started", metadata: ["pid": "\(pid)", "held": "\(held.files.count)"])
     }
 
@@ -123,7 +125,12 @@ public final class Supervisor {
         previousEnd = monotonicSeconds()
         // What it said last is in the socket still, descriptors to keep among it.
         while let message = try? socket.receive() { handle(message, from: ended.pid) }
-        if isEnding { return ended.exitCode }
+        if isEnding {
+            if !held.files.isEmpty, !ended.wasReady {
+                log.error("the mounts are left without anybody behind them; the next server takes them away")
+            }
+            return ended.exitCode
+        }
         wasEverReady = wasEverReady || ended.wasReady
         if let code = ended.exitStatus, held.files.isEmpty, code == 0 || !ended.wasReady {
             // It ended by itself and left nothing, or never came to be: trying again would change nothing.
@@ -131,26 +138,35 @@ public final class Supervisor {
         }
         // Whoever waits for the first one's word has learnt that it is dead.
         if options.readyDescriptor != nil, !wasEverReady { return ended.exitCode }
-        failures = ended.wasReady ? 0 : failures + 1
+        failures = ended.hadFailed ? failures + 1 : 0
         if usesDisk, !ended.wasReady {
             log.error("the new program cannot go on with the mounts; the one before it does")
             usesDisk = false
         }
-        let pause = failures == 0 ? 0 : min(Self.longestPause, 0.05 * Double(1 << min(failures - 1, 10)))
+        let pause = pauseAfter(ended)
         startsAt = monotonicSeconds() + pause
         log.warning(
             "the server has ended; another takes over", metadata: ["how": "\(ended.how)", "pause": "\(pause) s"])
         return nil
     }
 
+    /// How long nothing is started, in seconds. It is the starts that are kept apart: whoever waits for a server waits no
+    /// longer because the last one took its time.
+    private func pauseAfter(_ ended: ServerProcess) -> Double {
+        guard failures > 0 else { return 0 }
+        let interval = min(Self.longestPause, Self.shortestPause * Double(1 << min(failures - 1, 10)))
+        return max(0, ended.startedAt + interval - monotonicSeconds())
+    }
+
     private func act(_ now: Double) {
-        if let startsAt, startsAt <= now, !isEnding {
+        if let startsAt, startsAt <= now {
             do {
                 try start()
             } catch {
                 failures += 1
                 self.startsAt = now + Self.longestPause
                 log.error("the server cannot be started", metadata: ["error": "\(error)"])
+                if isEnding { exit(ExitStatus.code(of: error)) }
             }
         }
         if let server, let deadline = server.deadline, deadline <= now {
@@ -169,15 +185,23 @@ public final class Supervisor {
     private func handle(_ signal: Int32) {
         switch signal {
         case SIGCHLD: break
-        case SIGTERM, SIGINT:
-            // What it holds ends with this process, so the server is told to end its mounts.
-            isEnding = true
-            guard let server else { exit(0) }
-            kill(server.pid, SIGINT)
-            self.server?.deadline = monotonicSeconds() + Self.endLimit
+        case SIGTERM, SIGINT: beginEnd()
         case SIGUSR2: beginUpgrade()
         default: if let server { kill(server.pid, signal) }
         }
+    }
+
+    /// What this process holds ends with it, so a server is to end the mounts before: the one that runs, as soon as it is
+    /// able to, or one more.
+    private func beginEnd() {
+        isEnding = true
+        guard let server else {
+            if held.files.isEmpty { exit(0) }
+            startsAt = monotonicSeconds()
+            return
+        }
+        self.server?.deadline = monotonicSeconds() + Self.endLimit
+        if server.wasReady || held.files.isEmpty { kill(server.pid, SIGINT) }
     }
 
     private func handle(_ message: ServiceProtocol.Message, from ended: Int32? = nil) {
@@ -188,8 +212,13 @@ public final class Supervisor {
             case ("READY", "1"):
                 server?.wasReady = true
                 failures = 0
-                if !isEnding { server?.deadline = monotonicSeconds() + options.watchdogSeconds }
+                if !isEnding {
+                    server?.deadline = monotonicSeconds() + options.watchdogSeconds
+                } else if let server {
+                    kill(server.pid, SIGINT)
+                }
             case ("WATCHDOG", "1"):
+                server?.wasAlive = true
                 if server?.wasReady == true, !isEnding, server?.isStopping == false {
                     server?.deadline = monotonicSeconds() + options.watchdogSeconds
                 }

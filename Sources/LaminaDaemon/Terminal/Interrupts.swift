@@ -21,5 +21,11 @@ public enum Interrupts {
     }
 
     /// Whether the work should stop.
-    public static var requested: Bool { received.load(ordering: .relaxed) != 0 }
+    public static var requested: Bool { signal != nil }
+
+    /// The signal that came first.
+    public static var signal: Int32? {
+        let number = received.load(ordering: .relaxed)
+        return number == 0 ? nil : number
+    }
 }

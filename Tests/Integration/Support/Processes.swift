@@ -17,6 +17,16 @@ func isAlive(_ pid: pid_t) -> Bool {
     return stat[end + 2] != UInt8(ascii: "Z") && stat[end + 2] != UInt8(ascii: "X")
 }
 
+/// The page faults of a process for which something had to be read (majflt of proc_pid_stat(5)).
+func majorFaults(_ pid: pid_t) -> Int {
+    guard let stat = try? readFile("/proc/\(pid)/stat"), let end = stat.lastIndex(of: UInt8(ascii: ")")) else {
+        return 0
+    }
+    let fields = String(decoding: stat[(end + 1)...], as: UTF8.self).split(separator: " ")
+    // The state, the third of all fields, is the first of these; majflt is the twelfth.
+    return fields.count > 9 ? Int(fields[9]) ?? 0 : 0
+}
+
 /// The processes that have `text` in their command line, this one left out.
 func processes(withArgumentContaining text: String) -> [pid_t] {
     names(in: "/proc").compactMap { pid_t($0) }.filter { pid in

@@ -19,6 +19,50 @@ enum Scripts {
             with open(f"{parent}/{number:05}", "wb") as file: file.write(piece(random.randrange(1, 16384)))
         """
 
+    /// `INDEX MIGRATION`: makes an index what it was at its first version, of which MIGRATION is the SQL; its rows stay.
+    static let firstVersion = """
+        import os, sqlite3, sys
+        index, migration = sys.argv[1:]
+        database = sqlite3.connect(index + ".first")
+        database.executescript(open(migration).read())
+        database.execute("ATTACH ? AS latest", (index,))
+        names = [name for name, in database.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")]
+        for name in names:
+            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({name})"))
+            database.execute(f"INSERT OR REPLACE INTO main.{name} ({columns}) SELECT {columns} FROM latest.{name}")
+        database.execute("UPDATE main.store SET views = NULL")
+        application, = database.execute("PRAGMA latest.application_id").fetchone()
+        database.commit()
+        database.executescript(f"PRAGMA main.application_id = {application}; PRAGMA main.user_version = 1")
+        database.close()
+        for end in ("-wal", "-shm"):
+            if os.path.exists(index + end): os.unlink(index + end)
+        os.rename(index + ".first", index)
+        """
+
+    /// `PID PREFIX`: takes the pages of the files below PREFIX away from a process that has them mapped, until it ends.
+    static let pageOut = """
+        import ctypes, os, struct, sys, time
+        pid, prefix = int(sys.argv[1]), sys.argv[2]
+        process_madvise, MADV_PAGEOUT = 440, 21
+        handle, libc = os.pidfd_open(pid), ctypes.CDLL(None, use_errno=True)
+        def state():
+            try: return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]
+            except (FileNotFoundError, ProcessLookupError): return "X"
+        while state() not in "ZX":
+            try: lines = open(f"/proc/{pid}/maps").read().splitlines()
+            except (FileNotFoundError, ProcessLookupError): break
+            for line in lines:
+                words = line.split(maxsplit=5)
+                if len(words) < 6 or not words[5].startswith(prefix) or "w" in words[1]: continue
+                start, end = (int(word, 16) for word in words[0].split("-"))
+                place = struct.pack("QQ", start, end - start)
+                if libc.syscall(process_madvise, handle, place, ctypes.c_size_t(1), MADV_PAGEOUT, 0) < 0:
+                    error = ctypes.get_errno()
+                    if state() not in "ZX": sys.exit(f"process_madvise: {os.strerror(error)}")
+            time.sleep(0.02)
+        """
+
     /// `FILE`: milliseconds for the open, the first and the last 4 KiB, and the digest of both.
     static let firstAndLast = """
         import hashlib, json, os, sys, time
@@ -188,6 +232,31 @@ enum Scripts {
             notify("STOPPING=1")
             time.sleep(1.5)
             sys.exit(7)
+        """#
+
+    /// A service that is ready the first and the last time, and dies before that in between: late, at once, and with a sign of
+    /// life.
+    static let dyingService = #"""
+        #!/usr/bin/env python3
+        import array, os, signal, socket, sys, time
+        with open(os.path.dirname(os.path.abspath(__file__)) + "/turns", "a+") as turns:
+            turns.write(".")
+            turns.flush()
+            turn = os.fstat(turns.fileno()).st_size
+        def notify(text, *descriptors):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+                sender.sendmsg([text.encode()], rights, 0, os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
+        if turn == 1: notify("FDSTORE=1\nFDNAME=a\nREADY=1", os.memfd_create("test"))
+        if 2 <= turn <= 5: time.sleep(0.5)
+        if turn == 7: notify("WATCHDOG=1")
+        if turn == 8:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            notify("READY=1")
+            os.kill(os.getppid(), signal.SIGTERM)
+            signal.sigtimedwait([signal.SIGINT], 10)
+            sys.exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
         """#
 
     /// `LAMINA ROOT MOUNT IMAGE`: a manager of the server, as systemd is one.
