@@ -11,6 +11,8 @@ DROP VIEW IF EXISTS file;
 DROP VIEW IF EXISTS mount_status;
 DROP VIEW IF EXISTS layer_content;
 DROP VIEW IF EXISTS content_landed;
+DROP VIEW IF EXISTS layer_holder;
+DROP VIEW IF EXISTS content_use;
 
 -- How much of each content is in the store.
 CREATE VIEW content_landed AS
@@ -87,7 +89,8 @@ SELECT
     s.landed AS landed_bytes,
     CASE WHEN s.merged = s.contents THEN 'complete' WHEN s.landed = 0 THEN 'absent' ELSE 'partial' END AS state,
     (SELECT count(*) FROM mount AS mt WHERE mt.image = m.id) AS mounts,
-    strftime('%Y-%m-%dT%H:%M:%SZ', m.pulled_at, 'unixepoch') AS pulled_at
+    strftime('%Y-%m-%dT%H:%M:%SZ', m.pulled_at, 'unixepoch') AS pulled_at,
+    m.pinned AS pinned
 FROM image AS m
 JOIN (
     SELECT
@@ -219,3 +222,21 @@ SELECT
     strftime('%Y-%m-%dT%H:%M:%SZ', mt.mounted_at, 'unixepoch') AS mounted_at
 FROM mount AS mt
 JOIN image AS m ON m.id = mt.image;
+
+-- What keeps a layer, and a view of it: gc takes away what is not in here. Whoever has another reason to keep one adds a SELECT.
+CREATE VIEW layer_holder AS
+SELECT il.layer AS layer, il.view AS view, 'image' AS holder, m.reference AS name
+FROM image_layer AS il JOIN image AS m ON m.id = il.image
+UNION ALL
+SELECT v.layer, v.id, 'mount', mt.target
+FROM mount_view AS mv JOIN mount AS mt ON mt.id = mv.mount JOIN layer_view AS v ON v.id = mv.view;
+
+-- How often each content was opened, and when it was used last.
+CREATE VIEW content_use AS
+SELECT
+    'sha256:' || lower(hex(c.digest)) AS digest,
+    c.size AS bytes,
+    CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
+    c.opens AS opens,
+    CASE WHEN c.used_at = 0 THEN NULL ELSE strftime('%Y-%m-%dT%H:%M:%SZ', c.used_at / 1000, 'unixepoch') END AS used_at
+FROM content AS c;

@@ -19,6 +19,7 @@ extension LayerFilesystem {
             guard let content = inode.content else {
                 return answer(OpenTable.Open(mode: .cached, handle: 0), node, reply)
             }
+            store.uses.note(inode.id, content)
             let isMerged = try isMerged(content, reader(thread))
             let mayWait = !isMerged && inode.size <= options.lazyThreshold
             let request = OpenTable.Request(unique: reply.unique, isResent: reply.isResent)
@@ -60,7 +61,7 @@ extension LayerFilesystem {
                 }
             case .failure(let error):
                 log("a file cannot be opened: \(error)")
-                reply.error(EIO)
+                reply.error(Self.errorNumber(of: error))
             }
         }
         place.ticket.withLock { $0 = ticket }
@@ -72,7 +73,7 @@ extension LayerFilesystem {
     ) throws -> OpenTable.Open? {
         var isDamaged = false
         func decide() throws -> OpenTable.Open? {
-            try opens.open(node, request) { kept in
+            try opens.open(node, content, request) { kept in
                 if isMerged { return try passthroughMode(content, kept, isDamaged: &isDamaged) ?? .cached }
                 return mayWait ? nil : .cached
             }
@@ -148,10 +149,15 @@ extension LayerFilesystem {
         }
     }
 
+    /// What a caller can do something about: everything else is EIO to it.
+    private static let honestErrors: Set<Int32> = [EMFILE, ENFILE, ENOMEM, ENOSPC, EDQUOT]
+
     static func errorNumber(of error: any Error) -> Int32 {
         switch error {
-        case let error as SystemError where error.code == EMFILE || error.code == ENFILE || error.code == ENOMEM:
-            error.code
+        case let error as SystemError where honestErrors.contains(error.code): error.code
+        case let error as StoreError:
+            if case .system(let code) = error.code, honestErrors.contains(code) { code } else { EIO }
+        case let error as MergeError: error.cause.map(errorNumber) ?? EIO
         default: EIO
         }
     }

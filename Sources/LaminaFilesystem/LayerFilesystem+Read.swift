@@ -19,7 +19,9 @@ extension LayerFilesystem {
                 return reply.bytes(UnsafeRawBufferPointer(start: nil, count: 0))
             }
             let range = offset..<end
-            if try hasLanded(range, of: content, reader(thread)) { return answer(range, of: content, reply) }
+            if try hasLanded(range, of: content, reader(thread)), let file = try file(of: content) {
+                return answer(range, file, reply)
+            }
             wait(for: range, of: content, reply)
         } catch {
             report(error)
@@ -28,16 +30,27 @@ extension LayerFilesystem {
     }
 
     /// Parks a read until its chunks have landed, or cannot.
-    private func wait(for range: Range<Int64>, of content: ContentID, _ reply: consuming ReadReply) {
+    private func wait(
+        for range: Range<Int64>, of content: ContentID, isRetry: Bool = false, _ reply: consuming ReadReply
+    ) {
         let parked = reply.park()
         engine.range(range, of: content) { [self] result in
             if isLeft(parked, result) { return }
             guard let reply = parked.take() else { return }
             switch result {
-            case .success: answer(range, of: content, reply)
+            case .success:
+                do {
+                    if let file = try file(of: content) { return answer(range, file, reply) }
+                    // Evicted since.
+                    if !isRetry { return wait(for: range, of: content, isRetry: true, reply) }
+                    log("the file of \(content) is missing")
+                } catch {
+                    report(error)
+                }
+                reply.error(EIO)
             case .failure(let error):
                 log("bytes \(range) of a file cannot be read: \(error)")
-                reply.error(EIO)
+                reply.error(Self.errorNumber(of: error))
             }
         }
     }
@@ -50,20 +63,23 @@ extension LayerFilesystem {
         }
     }
 
-    /// Sends landed bytes from the backing file.
-    private func answer(_ range: Range<Int64>, of content: ContentID, _ reply: consuming ReadReply) {
+    /// The backing file of what has landed; nil where it was taken away a moment ago.
+    private func file(of content: ContentID) throws -> File? {
         do {
-            let file = try files.file(of: content) {
+            return try files.file(of: content) {
                 guard let record = try spareReader.content(content) else {
                     throw StoreError(.notFound, "\(content) is not in the index")
                 }
                 return record.name
             }
-            counters.readBytes.add(UInt64(range.count), ordering: .relaxed)
-            reply.file(file.descriptor, offset: range.lowerBound, count: range.count)
-        } catch {
-            report(error)
-            reply.error(EIO)
+        } catch let error as SystemError where error.code == ENOENT {
+            return nil
         }
+    }
+
+    /// Sends landed bytes from the backing file.
+    private func answer(_ range: Range<Int64>, _ file: File, _ reply: consuming ReadReply) {
+        counters.readBytes.add(UInt64(range.count), ordering: .relaxed)
+        reply.file(file.descriptor, offset: range.lowerBound, count: range.count)
     }
 }

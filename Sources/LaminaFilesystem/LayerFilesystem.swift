@@ -52,6 +52,7 @@ public final class LayerFilesystem: Sendable {
         files = OpenFileCache(files: store.files)
         self.record = try record ?? SessionRecord()
         opens = OpenTable(record: self.record)
+        engine.setHolders(.init { [weak self] contents in self?.release(contents) ?? [] })
     }
 
     /// Where the file system is mounted.

@@ -49,6 +49,13 @@ final class OpenFileCache: Sendable {
         }
     }
 
+    /// Lets go of files whose names are taken away.
+    func forget(_ contents: Set<ContentID>) {
+        state.withLock { state in for content in contents { state.files[content] = nil } }
+    }
+
+    func forgetAll() { state.withLock { $0.files = [:] } }
+
     /// Whether the file's name is still its own; about 1 µs. An open file's inode number is not used again.
     private func hasName(_ entry: Entry) -> Bool {
         var status = stat()

@@ -33,17 +33,17 @@ extension OpenTable {
                         known.insert(backing.value)
                         shard.clock += 1
                         shard.idle[backing.node] = Idle(
-                            backing: Backing(id: id, slot: backing.slot), released: shard.clock)
+                            backing: Backing(id: id, slot: backing.slot, content: nil), released: shard.clock)
                     }
                 }
                 for open in record.opens(index) {
                     result.opens += 1
                     if let entry = shard.open[open.node] {
-                        shard.open[open.node] = Entry(backing: entry.backing, count: entry.count + 1)
+                        shard.open[open.node] = Entry(backing: entry.backing, count: entry.count + 1, content: nil)
                     } else {
                         let backing = open.backing == nil ? nil : shard.idle.removeValue(forKey: open.node)?.backing
                         if open.backing == nil { result.cached.append(open.node) }
-                        shard.open[open.node] = Entry(backing: backing, count: 1)
+                        shard.open[open.node] = Entry(backing: backing, count: 1, content: nil)
                     }
                 }
             }

@@ -1,5 +1,6 @@
 import Glibc
 import LaminaFUSE
+import LaminaStore
 import LaminaSystem
 import Synchronization
 
@@ -38,12 +39,16 @@ final class OpenTable: Sendable {
     struct Backing {
         var id: BackingID
         var slot: Int
+        /// Whose file it is; nil where another process registered it.
+        var content: ContentID?
     }
 
     struct Entry {
         /// nil: cached.
         var backing: Backing?
         var count: Int
+        /// What is open; nil where another process opened it.
+        var content: ContentID?
 
         var mode: Mode { backing.map { .passthrough($0.id) } ?? .cached }
     }
@@ -72,7 +77,9 @@ final class OpenTable: Sendable {
     ///   gets the backing ID that is still registered, if there is one. nil: the open is not to be counted now.
     /// - Returns: how this open is served, or nil.
     /// - Throws: what `decide` throws; ENFILE when more is open than can be recorded.
-    func open(_ node: UInt64, _ request: Request, decide: (BackingID?) throws -> Mode?) throws -> Open? {
+    func open(
+        _ node: UInt64, _ content: ContentID, _ request: Request, decide: (BackingID?) throws -> Mode?
+    ) throws -> Open? {
         let index = index(node)
         var evicted: [Backing] = []
         defer { giveUp(evicted, index) }
@@ -82,7 +89,7 @@ final class OpenTable: Sendable {
                 if request.isResent, let handle = record.findOpen(index, unique: request.unique) {
                     return Open(mode: entry.mode, handle: handle)
                 }
-                return try add(&shard, index, node, request, entry.backing)
+                return try add(&shard, index, node, content, request, entry.backing)
             }
             let idle = shard.idle[node]?.backing
             switch try decide(idle?.id) {
@@ -93,14 +100,15 @@ final class OpenTable: Sendable {
                     shard.idle[node] = nil
                     evicted = [idle]
                 }
-                return try add(&shard, index, node, request, nil)
+                return try add(&shard, index, node, content, request, nil)
             case .passthrough(let id)?:
                 if let idle, idle.id === id {
                     shard.idle[node] = nil
-                    return try add(&shard, index, node, request, idle)
+                    return try add(&shard, index, node, content, request, idle)
                 }
                 guard let slot = record.addBacking(index, node: node, value: id.value) else { throw Self.isFull }
-                return try add(&shard, index, node, request, Backing(id: id, slot: slot))
+                return try add(
+                    &shard, index, node, content, request, Backing(id: id, slot: slot, content: content))
             }
         }
     }
@@ -110,7 +118,8 @@ final class OpenTable: Sendable {
     }
 
     private func add(
-        _ shard: inout Shard, _ index: Int, _ node: UInt64, _ request: Request, _ backing: Backing?
+        _ shard: inout Shard, _ index: Int, _ node: UInt64, _ content: ContentID, _ request: Request,
+        _ backing: Backing?
     ) throws -> Open {
         let handle = record.addOpen(index, unique: request.unique, node: node, backing: backing?.id.value)
         guard let handle else {
@@ -118,7 +127,7 @@ final class OpenTable: Sendable {
             throw Self.isFull
         }
         let count = shard.open[node]?.count ?? 0
-        let entry = Entry(backing: backing, count: count + 1)
+        let entry = Entry(backing: backing, count: count + 1, content: content)
         shard.open[node] = entry
         return Open(mode: entry.mode, handle: handle)
     }
@@ -178,7 +187,7 @@ final class OpenTable: Sendable {
 
     /// Ends registrations, behind the lock, as each is an ioctl; forgotten only then, so that a process that is killed in
     /// between leaves word of them.
-    private func giveUp(_ evicted: [Backing], _ index: Int) {
+    func giveUp(_ evicted: [Backing], _ index: Int) {
         guard !evicted.isEmpty else { return }
         let slots = evicted.map(\.slot)
         for backing in evicted { backing.id.unregister() }

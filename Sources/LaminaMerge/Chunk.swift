@@ -139,4 +139,9 @@ struct FetchJob: Sendable {
         guard let first = members.first, let last = members.last else { return 0..<0 }
         return first.blobOffset..<(last.blobOffset + Int64(last.blobSize))
     }
+
+    /// What its chunks will take on disk.
+    var byteCount: Int64 {
+        members.reduce(0) { $0 + $1.parts.reduce(0) { $0 + (Int64($1.size) + 4095) / 4096 * 4096 } }
+    }
 }

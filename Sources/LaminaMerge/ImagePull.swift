@@ -37,6 +37,8 @@ public final class ImagePull {
     private let report: (Progress) -> Void
     private let shouldStop: @Sendable () -> Bool
     private var progress = Progress()
+    /// Keeps the layers while they have no image yet, or are merged.
+    private var hold: LayerHold?
 
     public init(
         _ engine: MergeEngine, shouldStop: @escaping @Sendable () -> Bool, report: @escaping (Progress) -> Void
@@ -58,6 +60,7 @@ public final class ImagePull {
             reference, platform: platform, source: source, shouldStop: shouldStop,
             knownConfig: { try? self.engine.store.index.configuration(ofManifest: $0) })
         engine.sources.add(source)
+        hold = engine.store.hold(image.layers.map(\.digest))
         progress.stage = .indexing
         progress.layers = image.layers.count
         report(progress)
@@ -141,8 +144,8 @@ public final class ImagePull {
         let fetchedBefore = (progress.fetchedBytes, engine.totalFetchedBytes)
         // A layer that an image has twice is merged once.
         var seen: Set<LayerID> = []
-        let pulls = image.layers.filter { seen.insert($0).inserted }.map { LayerPull(layer: $0) }
-        engine.start(pulls)
+        let layers = image.layers.filter { seen.insert($0).inserted }
+        var pulls: [LayerPull] = []
         // When this ends early, so do they.
         defer { for pull in pulls { pull.cancel() } }
         func update() {
@@ -150,18 +153,31 @@ public final class ImagePull {
             progress.fetchedBytes = fetchedBefore.0 + Int64(engine.totalFetchedBytes - fetchedBefore.1)
         }
         var failure: MergeError?
-        for pull in pulls {
-            progress.current = try engine.store.index.blob(of: pull.layer)?.digest.description
-            while true {
-                if shouldStop() { throw MergeError.stopped }
-                let result = pull.wait(seconds: Self.interval)
-                update()
-                report(progress)
-                guard let result else { continue }
-                if case .failure(let error) = result, failure == nil { failure = error }
-                break
+        func run(_ new: [LayerPull]) throws {
+            pulls += new
+            engine.start(new)
+            for pull in new {
+                progress.current = try engine.store.index.blob(of: pull.layer)?.digest.description
+                while true {
+                    if shouldStop() { throw MergeError.stopped }
+                    let result = pull.wait(seconds: Self.interval)
+                    update()
+                    report(progress)
+                    guard let result else { continue }
+                    if case .failure(let error) = result, failure == nil { failure = error }
+                    break
+                }
             }
         }
+        // What was opened first the last time comes first now.
+        let opened = try engine.store.index.opened(of: image)
+        if !opened.isEmpty {
+            let time = engine.state.withLock { $0.recentlyMerged.clock }
+            let first = try engine.store.index.unmergedOpened(opened, in: image.layers)
+            try run(
+                layers.compactMap { layer in first[layer].map { LayerPull(layer: layer, first: $0, readAt: time) } })
+        }
+        if failure == nil { try run(layers.map { LayerPull(layer: $0) }) }
         do {
             try engine.recorder.flush()
             try engine.recorder.sync()

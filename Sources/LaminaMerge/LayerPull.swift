@@ -41,7 +41,24 @@ public final class LayerPull: Producer, @unchecked Sendable {
     private let progress = Monitor(Progress())
     private let isCancelled = Atomic<Bool>(false)
 
+    /// Some contents alone, instead of all of the layer.
+    private var chosen: ArraySlice<UnmergedContent>?
+    private var chosenTime: UInt64 = 0
+
     init(layer: LayerID) { self.layer = layer }
+
+    /// Merges some contents alone, about in this order: those that stand side by side in the blob are fetched as one, as
+    /// far as it does not take the order too far apart.
+    ///
+    /// - Parameter time: the clock of `EngineState.recentlyMerged` before they were read from the index.
+    init(layer: LayerID, first contents: [UnmergedContent], readAt time: UInt64) {
+        self.layer = layer
+        chosen = contents[...]
+        chosenTime = time
+    }
+
+    /// Contents that are sorted by their places.
+    private static let chosenAtOnce = 256
 
     /// Uncompressed bytes that this pull has landed so far.
     var landedBytes: Int64 { progress.withLock { $0.landedBytes } }
@@ -99,6 +116,17 @@ public final class LayerPull: Producer, @unchecked Sendable {
     /// - Returns: false when there are none left.
     private func readRows(_ engine: MergeEngine) throws -> Bool {
         let time = engine.state.withLock { $0.recentlyMerged.clock }
+        if let chosen {
+            let next = chosen.prefix(Self.chosenAtOnce)
+            guard !next.isEmpty else { return false }
+            self.chosen = chosen.dropFirst(next.count)
+            rows = next.sorted {
+                ($0.firstChunk.blobOffset, $0.firstChunk.innerOffset)
+                    < ($1.firstChunk.blobOffset, $1.firstChunk.innerOffset)
+            }
+            (rowsTime, head) = (chosenTime, 0)
+            return true
+        }
         let next = try engine.store.index.unmerged(in: layer, after: position, limit: 1024)
         guard let last = next.last else { return false }
         (rows, rowsTime, head, position) = (next, time, 0, last.firstChunk)

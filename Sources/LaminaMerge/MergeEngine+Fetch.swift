@@ -54,6 +54,7 @@ extension MergeEngine {
                 }
             }
         }
+        space?.makeRoom(for: job.byteCount)
         if let format = sources.format(of: job.layer), !format.hasTOC { return restream(job, format) }
         let cutter = PieceCutter(job, pool: pool) { piece in
             self.decodeQueue.withLockWakingOne { $0.append(piece) }

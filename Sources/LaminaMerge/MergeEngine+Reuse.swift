@@ -63,6 +63,7 @@ extension MergeEngine {
             guard
                 let found = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
             else { continue }
+            space?.makeRoom(for: chunk.size)
             let file = try target ?? store.files.create(content.name, size: content.size)
             target = file
             do {

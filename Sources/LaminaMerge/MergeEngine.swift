@@ -28,6 +28,8 @@ public final class MergeEngine: Sendable {
         public var requiresDiffID = false
         /// Whether a layer is refused whose table of contents has no digests of chunks.
         public var refusesUnproven = false
+        /// What the store may take, in bytes; nil: as much as there is.
+        public var maxBytes: Int64?
 
         public init() {}
     }
@@ -51,6 +53,9 @@ public final class MergeEngine: Sendable {
     let proofs = Monitor(ProofQueue(isWanted: true))
     /// Held while a layer is proven.
     let proving = Monitor(())
+    /// Sees to it that the store stays below its limit, where it has one.
+    let space: SpaceKeeper?
+    let holders = Monitor<Holders?>(nil)
     /// The layers that are being streamed.
     let streaming = Monitor<Set<Digest>>([])
     let ticketCount = Atomic<UInt64>(0)
@@ -73,6 +78,7 @@ public final class MergeEngine: Sendable {
         sources = SourceCache(index: store.index, registries: options.registries)
         state = Monitor(EngineState())
         recorder = Recorder(store: store)
+        space = options.maxBytes.map { SpaceKeeper(limit: $0) }
         recorder.onRecorded = { [weak self] in self?.forgetRecorded($0) }
         recorder.onInterval = { [weak self] in self?.rest() }
         try start()
@@ -91,6 +97,7 @@ public final class MergeEngine: Sendable {
                 }
                 threads.recorders.append(try Thread("record") { self.recorder.loop() })
                 threads.recorders.append(try Thread("sync") { self.recorder.syncLoop() })
+                if let space { threads.recorders.append(try Thread("space") { space.loop(self) }) }
                 if let delay = options.provingDelay {
                     threads.recorders.append(try Thread("prove") { self.proveLoop(delay: delay) })
                 }
@@ -195,6 +202,9 @@ public final class MergeEngine: Sendable {
         return ticket
     }
 
+    /// Says who is to be asked before a content is given up.
+    public func setHolders(_ holders: Holders?) { self.holders.withLock { $0 = holders } }
+
     /// Tells of errors that nobody waits for.
     public func setErrorReporter(_ report: @escaping @Sendable (any Error) -> Void) { recorder.setReporter(report) }
 
@@ -206,6 +216,7 @@ public final class MergeEngine: Sendable {
     public func stop() {
         isStopping.store(true, ordering: .sequentiallyConsistent)
         answerWaiting()
+        space?.stop()
         pool.close()
         // With the lock held: who calls a second time waits for the end too.
         threads.withLock { threads in
@@ -222,6 +233,7 @@ public final class MergeEngine: Sendable {
         answerWaiting()
         do {
             try recorder.flush()
+            try store.recordUses()
             try store.makeDurable()
         } catch {
             recorder.report(error)

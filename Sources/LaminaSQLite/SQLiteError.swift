@@ -27,5 +27,11 @@ public struct SQLiteError: Error, Sendable, CustomStringConvertible {
     /// Whether the database file itself is damaged or is no database.
     public var isCorruption: Bool { primaryCode == SQLITE_CORRUPT || primaryCode == SQLITE_NOTADB }
 
+    /// Whether the disk is full: for the database, its log, or the index of the log that readers share.
+    public var isFull: Bool { primaryCode == SQLITE_FULL || code == Self.sharedMemoryIsFull }
+
+    /// SQLITE_IOERR_SHMSIZE, a macro that Swift does not see.
+    private static var sharedMemoryIsFull: Int32 { SQLITE_IOERR | 19 << 8 }
+
     public var description: String { "SQLite error \(code): \(message) (\(subject))" }
 }

@@ -1,3 +1,4 @@
+import Glibc
 public import LaminaSystem
 import Synchronization
 
@@ -46,8 +47,8 @@ public final class BackingFile: Sendable {
             try direct.write(bytes, at: offset)
             return bytes.count
         } catch {
-            // A disk with other wishes (EINVAL); what is wrong with the disk itself is said by the write that follows.
-            self.direct.withLock { $0 = .impossible }
+            // A disk with other wishes; what is wrong with the disk itself is said by the write that follows.
+            if error.code == EINVAL || error.code == EOPNOTSUPP { self.direct.withLock { $0 = .impossible } }
             return 0
         }
     }

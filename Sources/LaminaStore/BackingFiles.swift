@@ -113,13 +113,30 @@ public final class BackingFiles: Sendable {
         unlinkat(directory.descriptor, temporary, 0)
     }
 
-    /// Runs `body`, which says that the store has the file no more, and takes its name away. Whoever has it open or mapped
-    /// keeps it.
-    func evict(_ name: BackingName, _ body: () throws -> Void) throws {
+    /// Runs `body`, which says that the store has the files no more, and takes their names away. Whoever has one open or
+    /// mapped keeps it.
+    ///
+    /// - Returns: the bytes on disk that these names were the last of.
+    @discardableResult
+    func evict(_ names: [BackingName], _ body: () throws -> Void) throws -> Int64 {
         try evicting.withLock { _ in
             try body()
-            unlinkat(directory.descriptor, name.path, 0)
+            var freed: Int64 = 0
+            for name in names {
+                let size = allocatedSize(name.path)
+                if unlinkat(directory.descriptor, name.path, 0) == 0 { freed += size }
+            }
+            return freed
         }
+    }
+
+    /// What unlinking a file would free, in bytes on disk; 0 where it has other names, or is not there.
+    func allocatedSize(_ path: String) -> Int64 {
+        var status = stat()
+        guard fstatat(directory.descriptor, path, &status, AT_SYMLINK_NOFOLLOW) == 0, status.st_nlink == 1 else {
+            return 0
+        }
+        return Int64(status.st_blocks) * 512
     }
 
     /// Waits until all writes have reached the disk; see `File.syncFilesystem`.

@@ -165,14 +165,7 @@ extension Index {
                 """
             ).bind(1, layer.row).bind(2, position?.blobOffset ?? -1).bind(3, position?.innerOffset ?? -1)
                 .bind(4, Int64(limit)).bind(5, end)
-                .map { row in
-                    UnmergedContent(
-                        content: try Self.content(row),
-                        firstChunk: ChunkPlace(
-                            layer: layer, blobOffset: row.integer(6), blobSize: row.integer(7),
-                            innerOffset: row.integer(8)),
-                        hasTwin: row.integer(9) != 0)
-                }
+                .map { try UnmergedContent($0, in: layer) }
         }
     }
 

@@ -21,6 +21,8 @@ public struct MountRecord: Sendable {
     public var reference: String
     /// The directory that takes the writes, for a writable mount.
     public var upper: String?
+    /// What it was made of, bottom first: the image may have other layers since.
+    public var views: [ViewID]
 }
 
 extension Store {
@@ -53,11 +55,31 @@ extension Store {
     }
 
     /// Records a mount.
-    public func addMount(target: String, image: ImageID, upper: String?) throws {
+    ///
+    /// - Parameter views: what is mounted, bottom first; the image's own without it.
+    /// - Throws: `StoreError.notFound` where image or views are not in the index any more.
+    public func addMount(target: String, image: ImageID, upper: String?, views: [ViewID]? = nil) throws {
         try write { writer in
-            try writer.connection.cached(
-                "INSERT OR REPLACE INTO mount (target, image, upper, mounted_at) VALUES (?, ?, ?, ?)"
-            ).bind(1, text: target).bind(2, image.row).bind(3, text: upper).bind(4, Int64(time(nil))).run()
+            let database = writer.connection
+            let views =
+                try views
+                ?? database.cached("SELECT view FROM image_layer WHERE image = ? ORDER BY position")
+                .bind(1, image.row).map { ViewID($0.integer(0)) }
+            let isKnown = try database.cached("SELECT 1 FROM image WHERE id = ?").bind(1, image.row).first { _ in true }
+            let areKnown = try views.allSatisfy { view in
+                try database.cached("SELECT 1 FROM layer_view WHERE id = ?").bind(1, view.row).first { _ in true }
+                    != nil
+            }
+            guard isKnown != nil, areKnown else {
+                throw StoreError(.notFound, "the image was removed from the store meanwhile; pull it again")
+            }
+            try database.cached("INSERT OR REPLACE INTO mount (target, image, upper, mounted_at) VALUES (?, ?, ?, ?)")
+                .bind(1, text: target).bind(2, image.row).bind(3, text: upper).bind(4, Int64(time(nil))).run()
+            let mount = database.lastInsertedRow
+            let insert = try database.cached("INSERT INTO mount_view (mount, position, view) VALUES (?, ?, ?)")
+            for (position, view) in views.enumerated() {
+                try insert.bind(1, mount).bind(2, Int64(position)).bind(3, view.row).run()
+            }
         }
     }
 
@@ -142,11 +164,18 @@ extension Index {
     /// Every recorded mount, oldest first.
     public func mounts() throws -> [MountRecord] {
         try read { database in
-            try database.cached(
-                "SELECT t.target, t.image, m.reference, t.upper FROM mount t JOIN image m ON m.id = t.image ORDER BY t.id"
+            let views = try database.cached("SELECT mount, view FROM mount_view ORDER BY mount, position")
+                .map { ($0.integer(0), ViewID($0.integer(1))) }
+            let byMount = Dictionary(grouping: views, by: { $0.0 })
+            return try database.cached(
+                """
+                SELECT t.target, t.image, m.reference, t.upper, t.id FROM mount t JOIN image m ON m.id = t.image
+                ORDER BY t.id
+                """
             ).map {
                 MountRecord(
-                    target: $0.text(0), image: ImageID($0.integer(1)), reference: $0.text(2), upper: $0.optionalText(3))
+                    target: $0.text(0), image: ImageID($0.integer(1)), reference: $0.text(2), upper: $0.optionalText(3),
+                    views: (byMount[$0.integer(4)] ?? []).map { $0.1 })
             }
         }
     }

@@ -1,3 +1,4 @@
+import Glibc
 import LaminaSQLite
 import LaminaSchema
 import LaminaSystem
@@ -97,6 +98,12 @@ public final class Index: Sendable {
 extension StoreError {
     /// What an error of SQLite means for an index.
     init(_ error: SQLiteError, index path: String) {
+        if error.isFull {
+            self.init(
+                .system(ENOSPC), "the disk of \(path) is full: make room ('lamina gc', 'lamina rm') and try again",
+                cause: error)
+            return
+        }
         self.init(
             error.isCorruption ? .damaged : .database,
             error.isCorruption ? "the index \(path) is damaged" : "the index \(path) cannot be used", cause: error)

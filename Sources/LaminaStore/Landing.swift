@@ -36,17 +36,23 @@ extension Store {
             }
             if !landing.tarParts.isEmpty {
                 let keep = try database.cached(
-                    "INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes) VALUES (?, ?, ?, ?)")
+                    // A layer may have been given up meanwhile.
+                    """
+                    INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes)
+                    SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1)
+                    """)
                 for part in landing.tarParts {
                     try keep.bind(1, part.layer.row).bind(2, part.blobOffset).bind(3, part.blobSize)
                         .bind(4, blob: part.bytes).run()
                 }
             }
-            let merged = try database.cached("UPDATE content SET state = 2, proof = ?, durable = 0 WHERE id = ?")
+            let merged = try database.cached(
+                "UPDATE content SET state = 2, proof = ?, durable = 0, used_at = ? WHERE id = ?")
+            let now = millisecondsSince1970()
             // Whoever copies a content whole names no chunks; the check after a restart goes by them.
             let rest = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND landed = 0")
             for (content, proof) in landing.merged {
-                try merged.bind(1, proof.rawValue).bind(2, content.row).run()
+                try merged.bind(1, proof.rawValue).bind(2, now).bind(3, content.row).run()
                 try rest.bind(1, content.row).run()
                 writer.landedSinceSync.insert(content)
             }
@@ -79,8 +85,11 @@ extension Store {
             let database = writer.connection
             try database.cached("UPDATE chunk SET landed = 1 WHERE content = ?").bind(1, content.id.row).run()
             try database.cached(
-                "UPDATE content SET state = 2, proof = 1, durable = 0, holes = (SELECT holes FROM content WHERE id = ?2) WHERE id = ?1"
-            ).bind(1, content.id.row).bind(2, proven.id.row).run()
+                """
+                UPDATE content SET state = 2, proof = 1, durable = 0, used_at = ?3,
+                    holes = (SELECT holes FROM content WHERE id = ?2) WHERE id = ?1
+                """
+            ).bind(1, content.id.row).bind(2, proven.id.row).bind(3, millisecondsSince1970()).run()
             writer.landedSinceSync.insert(content.id)
         }
     }
@@ -93,15 +102,23 @@ extension Store {
         }
     }
 
-    /// Gives up a content's bytes: it is fetched again when it is asked for. Files that are open or mapped keep theirs.
+    /// Gives up a content's bytes; as below.
+    public func evict(_ content: ContentRecord) throws { try evict([content]) }
+
+    /// Gives up contents' bytes: they are fetched again when they are asked for. Files that are open or mapped keep theirs.
     ///
-    /// Whoever calls this sees to it that nobody merges the content just now (`MergeEngine.evict`).
-    public func evict(_ content: ContentRecord) throws {
-        // First the index, then the file: a kill in between leaves a file that nobody knows of, not a gap.
+    /// Whoever calls this sees to it that nobody merges the contents just now (`MergeEngine.evict`).
+    ///
+    /// - Returns: the bytes on disk that nobody has a name for any more.
+    @discardableResult
+    public func evict(_ contents: [ContentRecord]) throws -> Int64 {
+        // First the index, then the files: a kill in between leaves files that nobody knows of, not gaps.
         do {
-            try writer.withLock { writer in
-                try files.evict(content.name) {
-                    try writer.connection.transaction { try writer.forget(content.id) }
+            return try writer.withLock { writer in
+                try files.evict(contents.map(\.name)) {
+                    try reserve.lending {
+                        try writer.connection.transaction { for content in contents { try writer.forget(content.id) } }
+                    }
                     index.version.add(1, ordering: .releasing)
                 }
             }

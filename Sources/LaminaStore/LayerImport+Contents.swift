@@ -50,8 +50,7 @@ extension LayerImporter {
     /// - Returns: the number of the first, which the others follow; nil if one of them, or some, were there.
     private func insertNew(_ contents: ArraySlice<ImportedContent>) throws -> Int64? {
         // The writer's lock is held: nobody else takes numbers.
-        let first =
-            try nextContent ?? database.integer("SELECT coalesce(max(id), 0) + 1 FROM content") ?? 1
+        let first = try nextContent ?? database.integer("SELECT \(Writer.nextContent)") ?? 1
         for (number, content) in contents.enumerated() {
             let parameter = try newContents.next()
             newContents.statement.bind(parameter, first + Int64(number)).bind(parameter + 1, digest: content.digest)

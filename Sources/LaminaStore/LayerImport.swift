@@ -103,11 +103,11 @@ extension Store {
             let first = try writer.takeInodes(inodeCount)
             try database.cached(
                 """
-                INSERT INTO layer (digest, diff_id, toc_digest, format, size, root, first_inode, last_inode,
+                INSERT INTO layer (id, digest, diff_id, toc_digest, format, size, root, first_inode, last_inode,
                                    prioritized_end, indexed_at, toc_checksum, toc_proof, blob_proven_at,
                                    diff_id_state, diff_id_at, computed_diff_id, members_end, tar_split_offset,
                                    tar_split_size, chunks_proven_at, files_proven_at)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 OR ?13 > 0 THEN ?10 END,
+                VALUES ((SELECT max(coalesce((SELECT max(id) FROM layer), 0), last_layer) + 1 FROM store), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 OR ?13 > 0 THEN ?10 END,
                         ?13, CASE WHEN ?13 > 0 THEN ?10 END, ?14, ?15, ?16, ?17, iif(?12 = 3, ?10, NULL),
                         iif(?12 = 3, ?10, NULL))
                 """
@@ -200,7 +200,10 @@ public final class LayerImporter {
             database, "INSERT OR IGNORE INTO content (id, digest, size)", columnCount: 3)
         findContent = try database.cached("SELECT id, size FROM content WHERE digest = ? AND claim = ?")
         insertContent = try database.cached(
-            "INSERT INTO content (digest, claim, size) VALUES (?, ?, ?) ON CONFLICT (digest, claim) DO NOTHING")
+            """
+            INSERT INTO content (id, digest, claim, size) VALUES (\(Writer.nextContent), ?, ?, ?)
+            ON CONFLICT (digest, claim) DO NOTHING
+            """)
         insertChunk = try database.cached("INSERT INTO chunk (content, offset, size, digest) VALUES (?, ?, ?, ?)")
     }
 

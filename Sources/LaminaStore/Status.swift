@@ -17,6 +17,8 @@ public struct ImageStatus: Sendable, Codable, Equatable {
     public var state: String
     public var mounts: Int64
     public var pulledAt: String
+    /// Whether its files stay, however full the store is.
+    public var pinned: Bool
 }
 
 /// A row of the view `layer_status`.
@@ -82,14 +84,14 @@ extension Index {
             try database.cached(
                 """
                 SELECT reference, manifest_digest, platform, layers, compressed_bytes, contents, merged_contents, bytes,
-                       landed_bytes, state, mounts, pulled_at FROM image_status ORDER BY reference
+                       landed_bytes, state, mounts, pulled_at, pinned FROM image_status ORDER BY reference
                 """
             ).map {
                 ImageStatus(
                     reference: $0.text(0), manifestDigest: $0.text(1), platform: $0.text(2), layers: $0.integer(3),
                     compressedBytes: $0.integer(4), contents: $0.integer(5), mergedContents: $0.integer(6),
                     bytes: $0.integer(7), landedBytes: $0.integer(8), state: $0.text(9), mounts: $0.integer(10),
-                    pulledAt: $0.text(11))
+                    pulledAt: $0.text(11), pinned: $0.integer(12) != 0)
             }
         }
     }

@@ -18,6 +18,10 @@ public final class Store: Sendable {
     public let files: BackingFiles
 
     let writer: Monitor<Writer>
+    let holds = LayerHolds()
+    let reserve: SpaceReserve
+    /// What was opened, until it is recorded.
+    public let uses = UseLog()
     private let lock: StoreLock
 
     /// What opening found that an operator should know.
@@ -46,25 +50,14 @@ public final class Store: Sendable {
         lock = try StoreLock(root: root)
         files = try BackingFiles(root: root)
         let path = Index.path(root: root)
+        reserve = SpaceReserve(root: root)
         let connection: Connection
         do {
-            connection = try Connection(path: path, access: .readWrite)
-            // Before anything is written: a database that is refused stays as it was, its journal mode too.
-            _ = try Index.usable(connection, path: path)
-            try connection.execute("PRAGMA journal_mode = WAL")
-            // NORMAL: a power cut may lose the last commits, never the database. What they recorded is fetched again.
-            try connection.execute("PRAGMA synchronous = NORMAL")
-            try connection.execute("PRAGMA foreign_keys = ON")
-            // Debian builds SQLite with it on; nothing here is a secret.
-            try connection.execute("PRAGMA secure_delete = OFF")
-            try connection.execute("PRAGMA temp_store = MEMORY")
-            try connection.execute("PRAGMA journal_size_limit = 8388608")
-            try connection.setCacheSize(kibibytes: 16 << 10)
-            try Index.migrator.migrate(connection)
-            try Self.refreshViews(connection)
+            connection = try reserve.lending(SpaceReserve.opening) { try Self.connect(path) }
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)
         }
+        reserve.refill()
         writer = Monitor(Writer(connection))
         index = Index(migrated: path)
         let boot = try Self.bootID()
@@ -73,6 +66,25 @@ public final class Store: Sendable {
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)
         }
+    }
+
+    /// Opens the index for writing, and brings it to this program's version.
+    private static func connect(_ path: String) throws -> Connection {
+        let connection = try Connection(path: path, access: .readWrite)
+        // Before anything is written: a database that is refused stays as it was, its journal mode too.
+        _ = try Index.usable(connection, path: path)
+        try connection.execute("PRAGMA journal_mode = WAL")
+        // NORMAL: a power cut may lose the last commits, never the database. What they recorded is fetched again.
+        try connection.execute("PRAGMA synchronous = NORMAL")
+        try connection.execute("PRAGMA foreign_keys = ON")
+        // Debian builds SQLite with it on; nothing here is a secret.
+        try connection.execute("PRAGMA secure_delete = OFF")
+        try connection.execute("PRAGMA temp_store = MEMORY")
+        try connection.execute("PRAGMA journal_size_limit = 8388608")
+        try connection.setCacheSize(kibibytes: 16 << 10)
+        try Index.migrator.migrate(connection)
+        try refreshViews(connection)
+        return connection
     }
 
     /// Runs `body` in one transaction of the writer.

@@ -15,9 +15,13 @@ final class StoreLock: Sendable {
                 throw StoreError(.locked(holder: holder), "the store \(root) is in use by \(holder)")
             }
             let command = Self.commandName()
-            try file.truncate(to: 0)
             let text = Array("\(command), process \(getpid())\n".utf8)
-            try text.withUnsafeBytes { try file.write($0, at: 0) }
+            do {
+                try file.truncate(to: Int64(text.count))
+                try text.withUnsafeBytes { try file.write($0, at: 0) }
+            } catch let error as SystemError where error.code == ENOSPC || error.code == EDQUOT {
+                // Whoever is kept out is told less; the lock holds all the same.
+            }
         } catch let error as SystemError {
             throw StoreError(.system(error.code), "cannot lock the store \(root)", cause: error)
         }

@@ -140,10 +140,13 @@ extension Store {
         }
         let content = try database.cached(
             """
-            INSERT INTO content (digest, size, state, proof, holes) VALUES (?1, ?2, 2, 1, ?3)
-            ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, durable = 0, holes = max(holes, ?3) RETURNING id
+            INSERT INTO content (id, digest, size, state, proof, holes, used_at)
+            VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4)
+            ON CONFLICT (digest, claim) DO UPDATE
+            SET state = 2, proof = 1, durable = 0, holes = max(holes, ?3), used_at = ?4 RETURNING id
             """
-        ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes).first { ContentID($0.integer(0)) }
+        ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes).bind(4, millisecondsSince1970())
+            .first { ContentID($0.integer(0)) }
         guard let content else { return }
         writer.landedSinceSync.insert(content)
         try database.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)").bind(1, stream.row)
@@ -179,7 +182,7 @@ extension Store {
                 """
             ).bind(1, stream.row).map { try Index.content($0) }
         }
-        for content in contents { try evict(content) }
+        try evict(contents)
         try forget(stream, of: layer)
     }
 
@@ -190,7 +193,7 @@ extension Store {
             for digest in digests {
                 let isKnown = try writer.connection.cached("SELECT 1 FROM content WHERE digest = ? AND claim = x''")
                     .bind(1, digest: digest).first { _ in true }
-                if isKnown == nil { try files.evict(BackingName(digest: digest, claim: nil)) {} }
+                if isKnown == nil { try files.evict([BackingName(digest: digest, claim: nil)]) {} }
             }
         }
     }

@@ -25,8 +25,8 @@ struct Lamina: ParsableCommand {
             """,
         version: "lamina \(laminaVersion)",
         subcommands: [
-            Pull.self, Mount.self, Unmount.self, List.self, Status.self, Convert.self, Doctor.self, Serve.self,
-            Shutdown.self, Version.self,
+            Pull.self, Mount.self, Unmount.self, List.self, Status.self, Remove.self, Collect.self, Pin.self,
+            Unpin.self, Opened.self, Convert.self, Doctor.self, Serve.self, Shutdown.self, Version.self,
         ])
 
     static func main() {

@@ -18,6 +18,9 @@ struct Pull: ParsableCommand {
     @Flag(help: "Stop after the index: the image can be mounted, and files are fetched when they are opened.")
     var lazy = false
 
+    @Flag(help: "Keep its files, however full the store is; 'lamina unpin' ends that.")
+    var pin = false
+
     @OptionGroup var imageOptions: ImageOptions
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
@@ -26,7 +29,7 @@ struct Pull: ParsableCommand {
         try reporting {
             try PullCommand(
                 reference: image, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP, lazy: lazy,
-                credentialsFile: imageOptions.credentialsFile
+                pin: pin, credentialsFile: imageOptions.credentialsFile
             ).run(common.context(json: facts.json))
         }
     }

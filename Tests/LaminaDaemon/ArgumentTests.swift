@@ -40,6 +40,19 @@ struct ArgumentTests {
         #expect(try parse(Version.self, "version", "--json").facts.json)
     }
 
+    @Test("rm, gc, pin, unpin, opened")
+    func space() throws {
+        let remove = try parse(Remove.self, "rm", "a", "b:1", "--no-gc", "--json")
+        #expect(remove.images == ["a", "b:1"] && remove.noCollection && remove.facts.json)
+        #expect(try !parse(Remove.self, "rm", "a").noCollection)
+        #expect(throws: (any Error).self) { try parse(Remove.self, "rm") }
+        #expect(try parse(Collect.self, "gc", "--dry-run").dryRun)
+        #expect(try parse(Pin.self, "pin", "a").image == "a")
+        #expect(try parse(Unpin.self, "unpin", "a", "--root", "/r").common.root == "/r")
+        #expect(try parse(Opened.self, "opened", "a").image == "a")
+        #expect(try parse(Pull.self, "pull", "a", "--pin").pin)
+    }
+
     @Test("convert")
     func convert() throws {
         let command = try parse(

@@ -1,5 +1,6 @@
 import Glibc
 import LaminaFilesystem
+import LaminaStore
 import LaminaSystem
 import Logging
 
@@ -74,7 +75,7 @@ final class FakeEngine: ControlledEngine {
     }
 
     func pull(
-        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool,
+        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool, pin: Bool?,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> PullResult {
         state.withLock {
@@ -118,6 +119,16 @@ final class FakeEngine: ControlledEngine {
             }
             state.mounts.remove(at: index)
         }
+    }
+
+    func removeImage(_ reference: String, collects: Bool) throws -> RemoveResult {
+        RemoveResult(reference: reference, garbage: collects ? GarbageReport() : nil)
+    }
+
+    func collectGarbage(dryRun: Bool) throws -> GarbageReport { GarbageReport() }
+
+    func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult {
+        PinResult(reference: reference, pinned: isPinned)
     }
 
     func mounts() throws -> [MountListing] { state.withLock { $0.mounts } }

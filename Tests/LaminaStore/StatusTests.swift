@@ -19,11 +19,12 @@ struct StatusTests {
                     manifestDigest: digest("docker.io/library/debian:12").description, platform: "linux/amd64",
                     layers: 1,
                     compressedBytes: 1 << 20, contents: 2, mergedContents: 1, bytes: 15_010, landedBytes: 6010,
-                    state: "partial", mounts: 0, pulledAt: "2025-11-22T08:26:41Z"),
+                    state: "partial", mounts: 0, pulledAt: "2025-11-22T08:26:41Z", pinned: false),
                 ImageStatus(
                     reference: "localhost:5000/app:1", manifestDigest: digest("localhost:5000/app:1").description,
                     platform: "linux/amd64", layers: 2, compressedBytes: 2 << 20, contents: 3, mergedContents: 1,
-                    bytes: 20_010, landedBytes: 6010, state: "partial", mounts: 1, pulledAt: "2025-11-22T08:26:41Z"),
+                    bytes: 20_010, landedBytes: 6010, state: "partial", mounts: 1, pulledAt: "2025-11-22T08:26:41Z",
+                    pinned: false),
             ])
     }
 

@@ -6,11 +6,15 @@ public struct PullCommand: Sendable {
     public var platform: String?
     public var plainHTTP: Bool
     public var lazy: Bool
+    /// Whether its files are to stay, however full the store is; false leaves it as it is.
+    public var pin: Bool
     public var credentialsFile: String?
 
     public init(
-        reference: String, platform: String?, plainHTTP: Bool, lazy: Bool, credentialsFile: String? = nil
+        reference: String, platform: String?, plainHTTP: Bool, lazy: Bool, pin: Bool = false,
+        credentialsFile: String? = nil
     ) {
+        self.pin = pin
         self.credentialsFile = credentialsFile
         self.reference = reference
         self.platform = platform
@@ -32,7 +36,7 @@ public struct PullCommand: Sendable {
                 try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
                 return try engine.pull(
                     request.reference, platform: request.platform, plainHTTP: request.plainHTTP, lazy: request.lazy,
-                    progress: { display.show($0) }, shouldStop: { Interrupts.requested })
+                    pin: request.pin, progress: { display.show($0) }, shouldStop: { Interrupts.requested })
             }
         }
         try context.output.show(result) { Self.text(result) }
@@ -44,7 +48,7 @@ public struct PullCommand: Sendable {
             reference: try ImageReference(parsing: reference).description,
             platform: try platform.map { try Platform(parsing: $0).description },
             plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference), lazy: lazy,
-            credentialsFile: credentialsFile.map(absolutePath))
+            pin: pin ? true : nil, credentialsFile: credentialsFile.map(absolutePath))
     }
 
     static func text(_ result: PullResult) -> String {

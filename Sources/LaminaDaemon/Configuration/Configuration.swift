@@ -29,6 +29,8 @@ public struct Configuration: Sendable, Equatable {
     public struct StoreSection: Sendable, Equatable {
         /// The directory of the store, where neither `--root` nor `LAMINA_ROOT` names one.
         public var root: String?
+        /// What the store may take on disk, in bytes; 0: as much as there is.
+        public var maxBytes: Int64 = 0
         /// What must be proven of an image's layers before it is mounted.
         public var require = Level.chunks
         /// Whether layers are taken whose table of contents has no digests of chunks.

@@ -58,6 +58,7 @@ public struct ConfigurationFile: Sendable, Equatable {
                 guard root.hasPrefix("/") else { throw store.wrong("root", "must be an absolute path, is '\(root)'") }
                 configuration.store.root = root
             }
+            if let value = try store.integer("max_bytes", minimum: 0) { configuration.store.maxBytes = Int64(value) }
             if let level = try choice(of: Configuration.StoreSection.Level.self, "require", in: store) {
                 configuration.store.require = level
             }

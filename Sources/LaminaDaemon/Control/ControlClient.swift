@@ -1,4 +1,5 @@
 import Glibc
+public import LaminaStore
 import LaminaSystem
 
 /// Asks the server of a store, as a blocking call of the thread that asks.
@@ -45,6 +46,18 @@ public struct ControlClient: Sendable {
 
     public func unmount(_ request: UnmountRequest) throws -> MountListing {
         try askStreaming("DELETE", "/v1/mounts", request) { _ in }
+    }
+
+    public func remove(_ request: RemoveRequest) throws -> RemoveResult {
+        try askStreaming("DELETE", "/v1/images", request) { _ in }
+    }
+
+    public func collectGarbage(_ request: GarbageRequest) throws -> GarbageReport {
+        try askStreaming("POST", "/v1/gc", request) { _ in }
+    }
+
+    public func pin(_ request: PinRequest) throws -> PinResult {
+        try askStreaming("POST", "/v1/pins", request) { _ in }
     }
 
     private func open() throws -> ControlConnection {

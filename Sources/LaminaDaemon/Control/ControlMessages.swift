@@ -8,13 +8,16 @@ public struct PullRequest: Sendable, Codable, Equatable {
     public var platform: String?
     public var plainHTTP: Bool
     public var lazy: Bool
+    /// Whether its files stay, however full the store is; nil leaves it as it is.
+    public var pin: Bool?
     /// A file of credentials, absolute; the server reads it, the request holds no secret.
     public var credentialsFile: String?
 
     public init(
-        reference: String, platform: String? = nil, plainHTTP: Bool = false, lazy: Bool = false,
+        reference: String, platform: String? = nil, plainHTTP: Bool = false, lazy: Bool = false, pin: Bool? = nil,
         credentialsFile: String? = nil
     ) {
+        self.pin = pin
         self.credentialsFile = credentialsFile
         self.reference = reference
         self.platform = platform
@@ -50,6 +53,35 @@ public struct MountRequest: Sendable, Codable, Equatable {
 public struct UnmountRequest: Sendable, Codable, Equatable {
     public var target: String
     public init(target: String) { self.target = target }
+}
+
+/// Body of `DELETE /v1/images`.
+public struct RemoveRequest: Sendable, Codable, Equatable {
+    public var reference: String
+    /// False leaves the layers for a collection of garbage.
+    public var collects: Bool
+
+    public init(reference: String, collects: Bool) {
+        self.reference = reference
+        self.collects = collects
+    }
+}
+
+/// Body of `POST /v1/gc`.
+public struct GarbageRequest: Sendable, Codable, Equatable {
+    public var dryRun: Bool
+    public init(dryRun: Bool) { self.dryRun = dryRun }
+}
+
+/// Body of `POST /v1/pins`.
+public struct PinRequest: Sendable, Codable, Equatable {
+    public var reference: String
+    public var pinned: Bool
+
+    public init(reference: String, pinned: Bool) {
+        self.reference = reference
+        self.pinned = pinned
+    }
 }
 
 /// An entry of `GET /v1/mounts`, and the result of `DELETE`.

@@ -5,8 +5,8 @@ import ServiceLifecycle
 
 /// The control API: HTTP/1.1 and JSON, so that curl can speak it.
 ///
-/// `GET /healthz`, `GET /v1/status`, `POST /v1/pull`, `GET|POST|DELETE /v1/mounts`, `POST /v1/shutdown`. What may take long (pull,
-/// mount, unmount) answers with lines of JSON: `{"progress":…}`, then `{"result":…}` or `{"error":{"message":…,"exitCode":…}}`, and empty
+/// `GET /healthz`, `GET /v1/status`, `POST /v1/pull`, `GET|POST|DELETE /v1/mounts`, `DELETE /v1/images`,
+/// `POST /v1/gc`, `POST /v1/pins`, `POST /v1/shutdown`. What may take long (all but the questions and the shutdown) answers with lines of JSON: `{"progress":…}`, then `{"result":…}` or `{"error":{"message":…,"exitCode":…}}`, and empty
 /// ones in between; the others answer with one document. Whoever closes the connection stops what it asked for.
 struct ControlRoutes: Sendable {
     let engine: any ControlledEngine
@@ -42,6 +42,22 @@ struct ControlRoutes: Sendable {
         router.delete("/v1/mounts") { request, _ in
             try await unmount(try await Self.body(UnmountRequest.self, of: request))
         }
+        router.delete("/v1/images") { request, _ in
+            let body = try await Self.body(RemoveRequest.self, of: request)
+            return stream("rm", ["reference": "\(body.reference)"]) { [engine] _ in
+                try engine.removeImage(body.reference, collects: body.collects)
+            }
+        }
+        router.post("/v1/gc") { request, _ in
+            let body = try await Self.body(GarbageRequest.self, of: request)
+            return stream("gc", [:]) { [engine] _ in try engine.collectGarbage(dryRun: body.dryRun) }
+        }
+        router.post("/v1/pins") { request, _ in
+            let body = try await Self.body(PinRequest.self, of: request)
+            return stream("pin", ["reference": "\(body.reference)"]) { [engine] _ in
+                try engine.pin(body.reference, body.pinned)
+            }
+        }
         return router
     }
 
@@ -52,7 +68,7 @@ struct ControlRoutes: Sendable {
             return try engine.pull(
                 request.reference, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference), lazy: request.lazy,
-                progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
+                pin: request.pin, progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
         }
     }
 

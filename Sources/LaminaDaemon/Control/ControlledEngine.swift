@@ -1,11 +1,11 @@
-import LaminaStore
+public import LaminaStore
 
 /// What the control server asks of the engine: the seam at which tests put an engine without store and kernel.
 ///
 /// All calls block.
 public protocol ControlledEngine: Sendable {
     func pull(
-        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool,
+        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool, pin: Bool?,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> PullResult
     func mount(
@@ -15,6 +15,9 @@ public protocol ControlledEngine: Sendable {
     func use(credentialsFile: String, for reference: String) throws
     func unmount(_ target: String) throws
     func mounts() throws -> [MountListing]
+    func removeImage(_ reference: String, collects: Bool) throws -> RemoveResult
+    func collectGarbage(dryRun: Bool) throws -> GarbageReport
+    func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult
     func status() -> ServerStatus
     func shutdown(unmount: Bool)
 }

@@ -44,7 +44,7 @@ extension Engine {
             }
             // Recorded first: of a process that is killed in between a record is left, which the next one forgets, and not a
             // mount that nobody knows of.
-            try store.addMount(target: target, image: image.id, upper: upper)
+            try store.addMount(target: target, image: image.id, upper: upper, views: image.views)
             do {
                 try ImageMount.mount(image.views, root: root, at: target, upper: upper)
             } catch {
@@ -89,6 +89,7 @@ extension Engine {
             guard try store.index.mounts().contains(where: { $0.target == target }) else {
                 throw StoreError(.notFound, "no image of the store \(root) is mounted at \(target)")
             }
+            recordUses()
             if try activeTargets().contains(target) {
                 do throws(SystemError) {
                     try Mount.unmount(target)
@@ -122,10 +123,8 @@ extension Engine {
         for mount in try store.index.mounts() {
             do {
                 try clearStaleMount(at: mount.target)
-                guard let image = try store.index.image(mount.image) else {
-                    throw StoreError(.notFound, "image \(mount.reference) is not in the store any more")
-                }
-                try ImageMount.mount(image.views, root: root, at: mount.target, upper: mount.upper)
+                // What was mounted before: a pull since may have given the image other layers.
+                try ImageMount.mount(mount.views, root: root, at: mount.target, upper: mount.upper)
                 log.info(
                     "an image is mounted again",
                     metadata: ["image": "\(mount.reference)", "target": "\(mount.target)"])
@@ -169,7 +168,7 @@ extension Engine {
     }
 
     /// The recorded targets that have an overlay of lamina on them.
-    private func activeTargets() throws -> Set<String> {
+    func activeTargets() throws -> Set<String> {
         let recorded = Set(try store.index.mounts().map(\.target))
         return Set(
             try Mount.all().filter { $0.type == "overlay" && $0.source == "lamina" && recorded.contains($0.directory) }

@@ -20,6 +20,9 @@ public final class Engine: Sendable {
     /// How long after a merge its layers are proven, in seconds: when whoever waited for bytes has them.
     private static let provingDelay = 5.0
 
+    /// How often what was opened is recorded, in seconds: a crash costs so much of it.
+    private static let useInterval = 15
+
     /// The store's directory, absolute.
     public let root: String
     let store: Store
@@ -33,6 +36,8 @@ public final class Engine: Sendable {
     private let notifier = Mutex(Notifier(path: nil))
     /// Mounting and unmounting, one at a time.
     let mounting = Monitor(())
+    /// Deletes what an earlier process had begun to delete.
+    let sweeping = Monitor<Thread?>(nil)
 
     /// Opens the store for writing and starts the merge's threads.
     ///
@@ -50,6 +55,7 @@ public final class Engine: Sendable {
         options.provingDelay = Self.provingDelay
         options.requiresDiffID = configuration.store.require == .diffID
         options.refusesUnproven = configuration.store.verification == .strict
+        options.maxBytes = configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil
         merge = try MergeEngine(store: store, options: options)
         merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
         if store.openReport.rechecked > 0 {
@@ -59,6 +65,7 @@ public final class Engine: Sendable {
                     "checked": "\(store.openReport.rechecked)", "to fetch again": "\(store.openReport.lost)",
                 ])
         }
+        try healSweep()
     }
 
     // MARK: Pulling
@@ -72,10 +79,11 @@ public final class Engine: Sendable {
     ///
     /// - Parameters:
     ///   - lazy: stops when the image can be mounted; its files come when they are opened.
+    ///   - pin: whether its files stay, however full the store is; nil leaves it as it is.
     ///   - progress: told of each step and a few times a second while merging, on the calling thread.
     ///   - shouldStop: asked often; true ends the pull with `MergeError.interrupted`. What landed stays.
     public func pull(
-        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool,
+        _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool, pin: Bool? = nil,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> PullResult {
         let parsed = try ImageReference(parsing: reference)
@@ -83,6 +91,7 @@ public final class Engine: Sendable {
         let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
         let image = try pull.index(parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
         filesystem.withLock { $0 }?.viewsChanged()
+        if let pin { try store.setPinned(pin, name) }
         if !lazy { try pull.merge(image) }
         let totals = try store.index.totals(of: image.id)
         return PullResult(
@@ -105,8 +114,11 @@ public final class Engine: Sendable {
         // Not ready, but whoever waits for the mounts waits no more.
         notifier.alive()
         _ = try Thread("tidy") { [weak self] in
+            var seconds = 0
             while let self, !self.hasEnded.load(ordering: .relaxed) {
                 filesystem.tidy()
+                seconds += 1
+                if seconds.isMultiple(of: Self.useInterval) { self.recordUses() }
                 sleep(1)
             }
         }
@@ -125,6 +137,18 @@ public final class Engine: Sendable {
     }
 
     var isServing: Bool { filesystem.withLock { $0?.isRunning ?? false } }
+
+    /// The file system, as long as it answers.
+    var servingFilesystem: LayerFilesystem? { filesystem.withLock { $0 } }
+
+    var isEnding: Bool { hasEnded.load(ordering: .relaxed) }
+
+    /// Records what was opened, in which order.
+    func recordUses() {
+        do { try store.recordUses() } catch {
+            log.warning("what was opened is not recorded", metadata: ["error": "\(error)"])
+        }
+    }
 
     func viewsChanged() { filesystem.withLock { $0 }?.viewsChanged() }
 
@@ -148,6 +172,9 @@ public final class Engine: Sendable {
     ///   mounts them again. Otherwise the file system goes on for the next process, as far as this one lives: end it.
     public func shutdown(unmount: Bool) {
         guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
+        // With the mounts, as they tell whose the files were.
+        recordUses()
+        sweeping.withLock { $0.take() }?.join()
         let filesystem = filesystem.withLock { unmount ? $0.take() : $0 }
         if unmount { unmountAll() } else { filesystem?.leave() }
         // First the merge: whoever waits for a chunk is told, and no request is left when the connection ends.

@@ -11,24 +11,32 @@ extension MergeEngine {
     /// Gives up a content's bytes, unless somebody merges it just now; it is fetched again when it is asked for.
     ///
     /// - Returns: whether it did.
-    public func evict(_ content: ContentRecord) throws -> Bool {
-        let placeholder = ActiveContent(id: content.id)
-        let isFree = state.withLock { state in
-            guard !state.isStopping, state.active[content.id] == nil else { return false }
-            // Whoever asks meanwhile waits in `early`.
-            state.active[content.id] = placeholder
-            return true
-        }
-        guard isFree else { return false }
-        defer {
-            state.withLock(notify: true) { state in
-                state.active[content.id] = nil
-                for request in placeholder.early { state.requests.append(request) }
-                placeholder.early = []
+    public func evict(_ content: ContentRecord) throws -> Bool { try evict([content]).contents == 1 }
+
+    /// Gives up the bytes of those contents that nobody merges just now, in one transaction.
+    ///
+    /// - Returns: how many there were, and what that freed on disk.
+    func evict(_ contents: [ContentRecord]) throws -> (contents: Int, bytes: Int64) {
+        let placeholders = state.withLock { state in
+            contents.compactMap { content -> (ContentRecord, ActiveContent)? in
+                guard !state.isStopping, state.active[content.id] == nil else { return nil }
+                // Whoever asks meanwhile waits in `early`.
+                let placeholder = ActiveContent(id: content.id)
+                state.active[content.id] = placeholder
+                return (content, placeholder)
             }
         }
-        try store.evict(content)
-        return true
+        guard !placeholders.isEmpty else { return (0, 0) }
+        defer {
+            state.withLock(notify: true) { state in
+                for (_, placeholder) in placeholders {
+                    state.active[placeholder.id] = nil
+                    for request in placeholder.early { state.requests.append(request) }
+                    placeholder.early = []
+                }
+            }
+        }
+        return (placeholders.count, try store.evict(placeholders.map(\.0)))
     }
 
     /// Reads the files of a job from a plain layer: places in its members are places in the layer's tar.

@@ -77,6 +77,7 @@ final class StreamPlacer {
         try engine.store.record(step, of: stream)
         engine.recorder.noteVolatile()
         for file in step.landed { try shareTwins(of: file) }
+        engine.space?.makeRoom(for: step.landed.reduce(0) { $0 + $1.size - $1.holes })
         step = StreamStep()
         lines.removeAll(keepingCapacity: true)
         landed.removeAll(keepingCapacity: true)

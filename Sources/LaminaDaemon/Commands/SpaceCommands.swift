@@ -1,0 +1,112 @@
+import LaminaOCI
+import LaminaStore
+
+/// `lamina rm`: an image leaves the store.
+public struct RemoveCommand: Sendable {
+    public var references: [String]
+    /// Whether what nothing holds any more goes at once.
+    public var collects: Bool
+
+    public init(references: [String], collects: Bool) {
+        self.references = references
+        self.collects = collects
+    }
+
+    public func run(_ context: CommandContext) throws {
+        let names = try references.map { try ImageReference(parsing: $0).description }
+        let access = try EngineAccess.open(context)
+        defer { access.close() }
+        var results: [RemoveResult] = []
+        for (number, name) in names.enumerated() {
+            // Once for all of them.
+            let request = RemoveRequest(reference: name, collects: collects && number == names.count - 1)
+            switch access {
+            case .server(let client): results.append(try client.remove(request))
+            case .local(let engine): results.append(try engine.removeImage(name, collects: request.collects))
+            }
+        }
+        try context.output.show(results) {
+            results.map { result in
+                "\(result.reference): removed"
+                    + (result.garbage.map { "; " + GarbageCommand.text($0, dryRun: false) } ?? "")
+            }.joined(separator: "\n")
+        }
+    }
+}
+
+/// `lamina gc`: what nothing holds leaves the store.
+public struct GarbageCommand: Sendable {
+    public var dryRun: Bool
+
+    public init(dryRun: Bool) { self.dryRun = dryRun }
+
+    public func run(_ context: CommandContext) throws {
+        let access = try EngineAccess.open(context)
+        defer { access.close() }
+        let report =
+            switch access {
+            case .server(let client): try client.collectGarbage(GarbageRequest(dryRun: dryRun))
+            case .local(let engine): try engine.collectGarbage(dryRun: dryRun)
+            }
+        try context.output.show(report) { Self.text(report, dryRun: dryRun) }
+    }
+
+    static func text(_ report: GarbageReport, dryRun: Bool) -> String {
+        let what =
+            "\(counted(report.layers, "layer")), \(counted(report.contents, "content")), \(counted(report.files, "file"))"
+        return dryRun
+            ? "would free \(Units.bytes(report.bytes)): \(what)" : "\(Units.bytes(report.bytes)) freed: \(what)"
+    }
+}
+
+/// `lamina pin` and `lamina unpin`: whether an image's files stay, however full the store is.
+public struct PinCommand: Sendable {
+    public var reference: String
+    public var pinned: Bool
+
+    public init(reference: String, pinned: Bool) {
+        self.reference = reference
+        self.pinned = pinned
+    }
+
+    public func run(_ context: CommandContext) throws {
+        let request = PinRequest(reference: try ImageReference(parsing: reference).description, pinned: pinned)
+        let access = try EngineAccess.open(context)
+        defer { access.close() }
+        let result =
+            switch access {
+            case .server(let client): try client.pin(request)
+            case .local(let engine): try engine.pin(request.reference, pinned)
+            }
+        try context.output.show(result) { "\(result.reference): " + (result.pinned ? "pinned" : "not pinned any more") }
+    }
+}
+
+/// `lamina opened`: the files of an image that were opened first, in their order.
+public struct OpenedCommand: Sendable {
+    public var reference: String
+
+    public init(reference: String) { self.reference = reference }
+
+    public func run(_ context: CommandContext) throws {
+        let index = try Index(root: context.root)
+        let reference = try ImageReference(parsing: reference).description
+        guard let image = try index.image(reference) else {
+            throw DaemonError(
+                .notFound, "the store \(context.root) has no image \(reference); 'lamina ls' shows those it has")
+        }
+        // What the server has not recorded yet is not in here; JSON has no bytes that are no UTF-8.
+        let paths = try index.opened(of: image)
+        if context.output.json {
+            return try context.output.show(paths.map { String(decoding: $0, as: UTF8.self) }) { "" }
+        }
+        context.output.write(paths.flatMap { $0 + [UInt8(ascii: "\n")] })
+    }
+}
+
+extension EngineAccess {
+    /// Ends an engine that was opened for one command.
+    func close() {
+        if case .local(let engine) = self { engine.shutdown(unmount: false) }
+    }
+}

@@ -1,0 +1,97 @@
+import Glibc
+import LaminaFilesystem
+import LaminaMerge
+import LaminaOCI
+public import LaminaStore
+import LaminaSystem
+import Logging
+
+// What leaves the store.
+
+/// What `lamina rm` did.
+public struct RemoveResult: Sendable, Codable, Equatable {
+    /// The image's name in full.
+    public var reference: String
+    /// What went with it; nil where it was left for `lamina gc`.
+    public var garbage: GarbageReport?
+
+    public init(reference: String, garbage: GarbageReport?) {
+        self.reference = reference
+        self.garbage = garbage
+    }
+}
+
+/// What `lamina pin` and `lamina unpin` did.
+public struct PinResult: Sendable, Codable, Equatable {
+    public var reference: String
+    public var pinned: Bool
+
+    public init(reference: String, pinned: Bool) {
+        self.reference = reference
+        self.pinned = pinned
+    }
+}
+
+extension Engine {
+    /// Takes an image out of the store, and with it what nothing else holds.
+    ///
+    /// - Parameter collects: false leaves its layers for `collectGarbage`.
+    /// - Throws: `StoreError.notFound`; `.conflict` when it is mounted.
+    public func removeImage(_ reference: String, collects: Bool) throws -> RemoveResult {
+        let name = try ImageReference(parsing: reference).description
+        // One that somebody unmounted with umount(8) is no reason to refuse.
+        if isServing { _ = try activeMounts() }
+        try mounting.withLock { _ in
+            let active = try activeTargets()
+            try store.removeImage(name) { active.contains($0) }
+        }
+        log.info("an image is removed", metadata: ["image": "\(name)"])
+        return RemoveResult(reference: name, garbage: collects ? try collectGarbage(dryRun: false) : nil)
+    }
+
+    /// Deletes what nothing holds: layers of no image and no mount, contents of no layer, files of no content.
+    public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
+        if isServing { _ = try activeMounts() }
+        let filesystem = servingFilesystem
+        let marked = try store.markGarbage(open: filesystem?.openInodes ?? [], dryRun: dryRun)
+        var report = marked.report
+        if !dryRun {
+            filesystem?.forget(marked)
+            let swept = try store.sweep()
+            (report.files, report.bytes) = (swept.files, swept.bytes)
+        }
+        let strays = try store.removeStrayFiles(dryRun: dryRun)
+        report.files += strays.files
+        report.bytes += strays.bytes
+        if !dryRun {
+            merge.spaceChanged()
+            log.info(
+                "garbage is collected",
+                metadata: ["layers": "\(report.layers)", "files": "\(report.files)", "bytes": "\(report.bytes)"])
+        }
+        return report
+    }
+
+    /// Says whether an image's files stay, however full the store is.
+    ///
+    /// - Throws: `StoreError.notFound`.
+    public func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult {
+        let name = try ImageReference(parsing: reference).description
+        try store.setPinned(isPinned, name)
+        return PinResult(reference: name, pinned: isPinned)
+    }
+
+    /// Unlinks what a process that was killed had marked.
+    func healSweep() throws {
+        guard try store.hasMarkedFiles() else { return }
+        let thread = try Thread("sweep") { [self] in
+            do {
+                let swept = try store.sweep { self.isEnding }
+                log.info("what an earlier process had begun to delete is gone", metadata: ["files": "\(swept.files)"])
+            } catch {
+                log.error("garbage cannot be deleted", metadata: ["error": "\(error)"])
+            }
+        }
+        sweeping.withLock { $0 = thread }
+    }
+}

@@ -1,0 +1,101 @@
+import LaminaFUSE
+public import LaminaStore
+import LaminaSystem
+import Synchronization
+
+// Before files of the store are taken away: what is open stays, and what is kept for the next open is let go of, as the
+// kernel would keep the file of it.
+
+extension LayerFilesystem {
+    /// Lets go of what is kept of these contents.
+    ///
+    /// - Returns: those that are open.
+    func release(_ contents: Set<ContentID>) -> Set<ContentID> {
+        files.forget(contents)
+        return opens.release(contents) { [store] node in
+            (try? store.index.content(ofInode: Int64(bitPattern: node))) ?? nil
+        }
+    }
+
+    /// The inodes that are open.
+    public var openInodes: [Int64] { opens.openNodes.map(Int64.init(bitPattern:)) }
+
+    /// Forgets what the index has no rows for any more, and has the kernel forget it.
+    public func forget(_ garbage: MarkedGarbage) {
+        files.forgetAll()
+        opens.releaseIdle { node in garbage.inodes.contains { $0.contains(Int64(bitPattern: node)) } }
+        guard let session = session.withLock({ $0 }) else { return }
+        for view in garbage.views {
+            do { try session.invalidateEntry(parent: 1, name: view.description) } catch {
+                log("the kernel may remember the layer \(view), which is gone: \(error)")
+            }
+        }
+        if !garbage.views.isEmpty { viewsChanged() }
+    }
+}
+
+extension OpenTable {
+    /// Gives up the backing IDs of these contents that nothing has open.
+    ///
+    /// - Parameter find: the content of an inode that another process opened.
+    /// - Returns: those of the contents that are open.
+    func release(_ contents: Set<ContentID>, find: (UInt64) -> ContentID?) -> Set<ContentID> {
+        learnContents(find)
+        var open: Set<ContentID> = []
+        for shard in shards {
+            shard.withLock { shard in
+                for entry in shard.open.values {
+                    if let content = entry.content, contents.contains(content) { open.insert(content) }
+                }
+            }
+        }
+        for index in 0..<Self.shardCount {
+            let given = shards[index].withLock { shard in
+                takeIdle(&shard, index) { _, content in
+                    content.map { contents.contains($0) && !open.contains($0) } ?? false
+                }
+            }
+            giveUp(given, index)
+        }
+        return open
+    }
+
+    /// The inodes that are open.
+    var openNodes: [UInt64] { shards.flatMap { shard in shard.withLock { Array($0.open.keys) } } }
+
+    /// Gives up the backing IDs of inodes that nothing has open.
+    func releaseIdle(where matches: (UInt64) -> Bool) {
+        for index in 0..<Self.shardCount {
+            let given = shards[index].withLock { shard in takeIdle(&shard, index) { node, _ in matches(node) } }
+            giveUp(given, index)
+        }
+    }
+
+    private func takeIdle(
+        _ shard: inout Shard, _ index: Int, _ matches: (UInt64, ContentID?) -> Bool
+    ) -> [Backing] {
+        let taken = shard.idle.filter { matches($0.key, $0.value.backing.content) }
+        for (node, idle) in taken {
+            record.closeBacking(index, idle.backing.slot)
+            shard.idle[node] = nil
+        }
+        return taken.map(\.value.backing)
+    }
+
+    /// Finds out what another process had open: its record has the inodes only.
+    private func learnContents(_ find: (UInt64) -> ContentID?) {
+        for index in 0..<Self.shardCount {
+            let unknown = shards[index].withLock { shard in
+                shard.open.filter { $0.value.content == nil }.map(\.key)
+                    + shard.idle.filter { $0.value.backing.content == nil }.map(\.key)
+            }
+            for node in unknown {
+                guard let content = find(node) else { continue }
+                shards[index].withLock { shard in
+                    shard.open[node]?.content = content
+                    shard.idle[node]?.backing.content = content
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+import LaminaDigest
+import LaminaSQLite
+import LaminaSystem
+import Synchronization
+
+/// What a collection of garbage took away, or would.
+public struct GarbageReport: Sendable, Codable, Equatable {
+    public var layers = 0
+    /// Views that nothing is mounted of and no image has any more, those of the layers among them.
+    public var views = 0
+    /// Layers without a table of contents whose pull was given up.
+    public var streams = 0
+    public var contents = 0
+    /// Backing files, those that no content is known for among them.
+    public var files = 0
+    /// On disk.
+    public var bytes: Int64 = 0
+
+    public init() {}
+}
+
+/// What was marked, and what others have to forget with it.
+public struct MarkedGarbage: Sendable {
+    public var report = GarbageReport()
+    /// Directories at the top of the mount that are gone.
+    public var views: [ViewID] = []
+    /// Inode numbers that are gone.
+    public var inodes: [ClosedRange<Int64>] = []
+}
+
+// What nothing holds is deleted. What holds a layer is said by the view layer_holder; besides, the layers that are held in
+// memory (`Store.hold`) and those of open files stay. All rows go in one transaction, in which the names of their files are
+// noted; then the files are unlinked. A process that is killed in between leaves the notes.
+
+extension Store {
+    /// Deletes from the index what nothing holds, and notes which files are to be unlinked: `sweep` does.
+    ///
+    /// - Parameters:
+    ///   - open: inodes that the kernel has open; their layers stay.
+    ///   - dryRun: says what would be deleted, and deletes nothing.
+    public func markGarbage(open: [Int64], dryRun: Bool) throws -> MarkedGarbage {
+        try holds.withHeld { held in
+            var marked = MarkedGarbage()
+            do {
+                try reserve.lending {
+                    try write { writer in
+                        marked = try writer.deleteUnheld(held, open: open)
+                        guard dryRun else { return }
+                        for name in try writer.garbageNames(limit: .max) {
+                            let size = files.allocatedSize(name.path)
+                            marked.report.files += files.exists(name) ? 1 : 0
+                            marked.report.bytes += size
+                        }
+                        throw DryRun()
+                    }
+                }
+            } catch is DryRun {}
+            return marked
+        }
+    }
+
+    /// Whether files are left that a collection has marked.
+    public func hasMarkedFiles() throws -> Bool {
+        try index.read { try $0.integer("SELECT 1 FROM garbage LIMIT 1") != nil }
+    }
+
+    /// Unlinks the files that are marked.
+    ///
+    /// - Returns: how many there were, and the bytes that they took on disk.
+    @discardableResult
+    public func sweep(shouldStop: () -> Bool = { false }) throws -> (files: Int, bytes: Int64) {
+        var result = (files: 0, bytes: Int64(0))
+        while !shouldStop() {
+            let count = try reserve.lending {
+                try write { writer in
+                    let names = try writer.garbageNames(limit: 256)
+                    for name in names {
+                        // With the writer's lock, so that nobody brings it back meanwhile. If somebody has, its file is whoever's.
+                        if try !writer.knows(name) {
+                            let (isThere, bytes) = try files.remove(name)
+                            result.files += isThere ? 1 : 0
+                            result.bytes += bytes
+                        }
+                        try writer.connection.cached("DELETE FROM garbage WHERE digest = ? AND claim = ?")
+                            .bind(1, digest: name.digest).bind(2, claim: name.claim).run()
+                    }
+                    return names.count
+                }
+            }
+            if count == 0 { break }
+        }
+        reserve.refill()
+        return result
+    }
+
+    private struct DryRun: Error {}
+}
+
+extension Writer {
+    /// A new content's number, as an expression of SQL: numbers are never used again.
+    static let nextContent = "(SELECT max(coalesce((SELECT max(id) FROM content), 0), last_content) + 1 FROM store)"
+
+    fileprivate func deleteUnheld(_ held: Set<Digest>, open: [Int64]) throws -> MarkedGarbage {
+        try findUnheld(held, open: open)
+        var marked = MarkedGarbage()
+        marked.views = try connection.cached("SELECT id FROM unheld_view").map { ViewID($0.integer(0)) }
+        marked.inodes = try connection.cached(
+            """
+            SELECT l.first_inode, l.last_inode FROM layer l JOIN unheld_layer u ON u.id = l.id
+            UNION ALL
+            SELECT v.first_inode, v.last_inode FROM layer_view v JOIN unheld_view u ON u.id = v.id
+            WHERE v.first_inode IS NOT NULL AND v.last_inode >= v.first_inode
+            """
+        ).map { $0.integer(0)...$0.integer(1) }
+        marked.report.layers = Int(try connection.integer("SELECT count(*) FROM unheld_layer") ?? 0)
+        marked.report.views = marked.views.count
+        for range in marked.inodes { try delete(inodes: range) }
+        for view in marked.views {
+            try connection.cached("DELETE FROM dirent WHERE parent = 1 AND name = ?")
+                .bind(1, blob: Array(view.description.utf8)).run()
+        }
+        try connection.execute(
+            """
+            UPDATE store SET last_layer = max(last_layer, (SELECT coalesce(max(id), 0) FROM layer))
+            WHERE EXISTS (SELECT 1 FROM unheld_layer);
+            DELETE FROM layer_view WHERE id IN (SELECT id FROM unheld_view);
+            DELETE FROM layer WHERE id IN (SELECT id FROM unheld_layer);
+            """)
+        // Those of the layers have gone with them. What is left of others has no layer: their pulls were given up.
+        try connection.execute(
+            """
+            DELETE FROM stream WHERE digest NOT IN (SELECT digest FROM layer)
+                AND digest NOT IN (SELECT digest FROM held_layer)
+            """)
+        marked.report.streams = connection.changes
+        try connection.execute(
+            """
+            INSERT INTO unheld_content SELECT c.id FROM content c
+            WHERE NOT EXISTS (SELECT 1 FROM chunk_source s WHERE s.content = c.id)
+                AND c.id NOT IN (SELECT content FROM stream_content);
+            UPDATE store SET last_content = max(last_content, (SELECT coalesce(max(id), 0) FROM content))
+            WHERE EXISTS (SELECT 1 FROM unheld_content);
+            INSERT OR IGNORE INTO garbage
+            SELECT c.digest, c.claim FROM content c WHERE c.id IN (SELECT id FROM unheld_content);
+            DELETE FROM content WHERE id IN (SELECT id FROM unheld_content);
+            """)
+        marked.report.contents = connection.changes
+        return marked
+    }
+
+    /// Fills the temporary tables `unheld_layer` and `unheld_view`.
+    private func findUnheld(_ held: Set<Digest>, open: [Int64]) throws {
+        try connection.execute(
+            """
+            CREATE TEMP TABLE IF NOT EXISTS held_layer (digest BLOB PRIMARY KEY) WITHOUT ROWID;
+            CREATE TEMP TABLE IF NOT EXISTS open_inode (id INTEGER PRIMARY KEY);
+            CREATE TEMP TABLE IF NOT EXISTS unheld_layer (id INTEGER PRIMARY KEY);
+            CREATE TEMP TABLE IF NOT EXISTS unheld_view (id INTEGER PRIMARY KEY);
+            CREATE TEMP TABLE IF NOT EXISTS unheld_content (id INTEGER PRIMARY KEY);
+            DELETE FROM held_layer; DELETE FROM open_inode;
+            DELETE FROM unheld_layer; DELETE FROM unheld_view; DELETE FROM unheld_content;
+            """)
+        let hold = try connection.prepare("INSERT OR IGNORE INTO held_layer VALUES (?)")
+        for digest in held { try hold.bind(1, digest: digest).run() }
+        let keep = try connection.prepare("INSERT OR IGNORE INTO open_inode VALUES (?)")
+        for inode in open { try keep.bind(1, inode).run() }
+        try connection.execute(
+            """
+            INSERT INTO held_layer SELECT l.digest FROM layer l
+            WHERE l.digest NOT IN (SELECT digest FROM held_layer)
+                AND EXISTS (SELECT 1 FROM open_inode o WHERE o.id BETWEEN l.first_inode AND l.last_inode);
+            INSERT INTO unheld_layer SELECT id FROM layer
+            WHERE id NOT IN (SELECT layer FROM layer_holder) AND digest NOT IN (SELECT digest FROM held_layer);
+            INSERT INTO unheld_view SELECT v.id FROM layer_view v JOIN layer l ON l.id = v.layer
+            WHERE v.id NOT IN (SELECT view FROM layer_holder WHERE view IS NOT NULL)
+                AND l.digest NOT IN (SELECT digest FROM held_layer);
+            """)
+    }
+
+    private func delete(inodes range: ClosedRange<Int64>) throws {
+        for sql in [
+            "DELETE FROM dirent WHERE parent BETWEEN ? AND ?", "DELETE FROM xattr WHERE inode BETWEEN ? AND ?",
+            "DELETE FROM implicit_directory WHERE inode BETWEEN ? AND ?", "DELETE FROM inode WHERE id BETWEEN ? AND ?",
+        ] {
+            try connection.cached(sql).bind(1, range.lowerBound).bind(2, range.upperBound).run()
+        }
+    }
+
+    func garbageNames(limit: Int64) throws -> [BackingName] {
+        try connection.cached("SELECT digest, claim FROM garbage LIMIT ?").bind(1, limit).map { row in
+            guard let digest = row.digest(0) else {
+                throw StoreError(.damaged, "the index marks a file without a digest")
+            }
+            return BackingName(digest: digest, claim: row.digest(1))
+        }
+    }
+
+    /// Whether the index has a content whose file this is.
+    func knows(_ name: BackingName) throws -> Bool {
+        try connection.cached("SELECT 1 FROM content WHERE digest = ? AND claim = ?").bind(1, digest: name.digest)
+            .bind(2, claim: name.claim).first { _ in true } ?? false
+    }
+}
+
+extension Statement {
+    /// Binds a claim as it is stored: no bytes where there is none.
+    @discardableResult
+    func bind(_ index: Int32, claim: Digest?) -> Statement {
+        if let claim { bind(index, digest: claim) } else { bind(index, blob: [UInt8]()) }
+    }
+}

@@ -1,0 +1,43 @@
+public import LaminaDigest
+import LaminaSystem
+
+/// Layers that somebody in this process works with, and which the index has no reason to keep yet: those of a pull that is
+/// under way. By digest, as they are held before they are looked for.
+final class LayerHolds: Sendable {
+    private let counts = Monitor<[Digest: Int]>([:])
+
+    func hold(_ digests: [Digest]) { counts.withLock { for digest in digests { $0[digest, default: 0] += 1 } } }
+
+    func release(_ digests: [Digest]) {
+        counts.withLock { counts in
+            for digest in digests {
+                let left = (counts[digest] ?? 1) - 1
+                counts[digest] = left > 0 ? left : nil
+            }
+        }
+    }
+
+    /// Runs `body` with the layers that are held; nobody begins to hold one meanwhile.
+    func withHeld<Result>(_ body: (Set<Digest>) throws -> Result) rethrows -> Result {
+        try counts.withLock { try body(Set($0.keys)) }
+    }
+}
+
+/// Keeps layers from `Store.collectGarbage` as long as it lives, whether the index has them yet or not.
+public final class LayerHold: Sendable {
+    private let holds: LayerHolds
+    private let digests: [Digest]
+
+    init(_ holds: LayerHolds, _ digests: [Digest]) {
+        self.holds = holds
+        self.digests = digests
+        holds.hold(digests)
+    }
+
+    deinit { holds.release(digests) }
+}
+
+extension Store {
+    /// Keeps layers until the answer goes. Ask before the index is asked for them; waits while garbage is marked.
+    public func hold(_ layers: [Digest]) -> LayerHold { LayerHold(holds, layers) }
+}

@@ -1,0 +1,213 @@
+import LaminaDigest
+import LaminaSQLite
+
+// The order in which the files of an image were opened first. Opens come as inodes; what is kept are paths, as the next
+// version of the image has other inodes.
+
+extension Store {
+    /// More files of one image are not kept: who starts a program opens some hundreds.
+    static let openedLimit: Int64 = 4096
+    /// Of one repository, the lists of so many images are kept.
+    private static let listsOfRepository: Int64 = 4
+
+    /// Adds inodes, in the order of their first opens, to what is known of their images: those that are mounted and have
+    /// the inode's layer, or, where none is, all that have it.
+    func recordOpened(_ inodes: [Int64]) throws {
+        let (paths, images) = try index.read { database in
+            let paths = try database.paths(of: inodes)
+            return (paths, try database.images(of: Set(paths.values.map(\.layer))))
+        }
+        guard !images.isEmpty else { return }
+        try write { writer in
+            for image in images {
+                let wanted = inodes.compactMap { paths[$0] }.filter { image.layers.contains($0.layer) }.map(\.path)
+                try writer.addOpened(wanted, to: image)
+            }
+        }
+    }
+
+    fileprivate static func prune(_ database: Connection, _ repository: String) throws {
+        try database.cached(
+            """
+            DELETE FROM opened_image WHERE repository = ?1 AND id NOT IN
+                (SELECT id FROM opened_image WHERE repository = ?1 ORDER BY id DESC LIMIT ?2)
+            """
+        ).bind(1, text: repository).bind(2, listsOfRepository).run()
+    }
+}
+
+extension Index {
+    /// The paths that were opened first in an image, in their order, without a leading slash. Where nothing is known of this
+    /// image, what is known of an earlier one: of the same reference, else of the same repository.
+    public func opened(of image: ImageRecord) throws -> [[UInt8]] {
+        try read { database in
+            try database.cached(
+                """
+                SELECT path FROM opened WHERE image = (
+                    SELECT id FROM opened_image WHERE repository = ?3
+                    ORDER BY manifest_digest = ?2 DESC, reference = ?1 DESC, id DESC LIMIT 1)
+                ORDER BY position
+                """
+            ).bind(1, text: image.reference).bind(2, digest: image.manifestDigest)
+                .bind(3, text: ImageRecord.repository(of: image.reference)).map { Array($0.blob(0)) }
+        }
+    }
+
+    /// Those of the files that were opened first whose bytes the store does not have, each in the layer that it belongs to.
+    ///
+    /// - Parameter layers: bottom first.
+    public func unmergedOpened(_ paths: [[UInt8]], in layers: [LayerID]) throws -> [LayerID: [UnmergedContent]] {
+        try read { database in
+            var result: [LayerID: [UnmergedContent]] = [:]
+            var seen: Set<ContentID> = []
+            for path in paths {
+                // A file belongs to the last layer that has it.
+                for layer in layers.reversed() {
+                    guard let inode = try database.inode(at: path, in: layer) else { continue }
+                    if let content = try database.unmerged(ofInode: inode, in: layer),
+                        seen.insert(content.content.id).inserted
+                    {
+                        result[layer, default: []].append(content)
+                    }
+                    break
+                }
+            }
+            return result
+        }
+    }
+}
+
+extension ImageRecord {
+    /// The reference without tag and digest.
+    static func repository(of reference: String) -> String {
+        var name = reference[...]
+        if let at = name.firstIndex(of: "@") { name = name[..<at] }
+        // A colon before a slash is that of a port, or of `oci:`.
+        if let colon = name.lastIndex(of: ":"), !name[colon...].contains("/") { name = name[..<colon] }
+        return String(name)
+    }
+}
+
+private struct OpenedImage {
+    var reference: String
+    var manifest: Digest
+    var layers: Set<LayerID>
+}
+
+extension Writer {
+    fileprivate func addOpened(_ paths: [[UInt8]], to image: OpenedImage) throws {
+        guard !paths.isEmpty else { return }
+        let repository = ImageRecord.repository(of: image.reference)
+        try connection.cached(
+            "INSERT OR IGNORE INTO opened_image (reference, repository, manifest_digest) VALUES (?, ?, ?)"
+        ).bind(1, text: image.reference).bind(2, text: repository).bind(3, digest: image.manifest).run()
+        if connection.changes > 0 { try Store.prune(connection, repository) }
+        let list = try connection.cached("SELECT id FROM opened_image WHERE reference = ? AND manifest_digest = ?")
+            .bind(1, text: image.reference).bind(2, digest: image.manifest).first { $0.integer(0) }
+        guard let list else { return }
+        let add = try connection.cached(
+            """
+            INSERT OR IGNORE INTO opened (image, position, path)
+            SELECT ?1, coalesce(max(position), 0) + 1, ?2 FROM opened WHERE image = ?1 HAVING count(*) < ?3
+            """)
+        for path in paths { try add.bind(1, list).bind(2, blob: path).bind(3, Store.openedLimit).run() }
+    }
+}
+
+extension Connection {
+    /// Where inodes of files are in their layers. Each level of directories is one look through the entries of a layer: some
+    /// ten milliseconds for 100,000 of them.
+    fileprivate func paths(of inodes: [Int64]) throws -> [Int64: (layer: LayerID, path: [UInt8])] {
+        let layers = try cached("SELECT id, root, first_inode, last_inode FROM layer")
+            .map { (id: LayerID($0.integer(0)), root: $0.integer(1), inodes: $0.integer(2)...$0.integer(3)) }
+        var result: [Int64: (layer: LayerID, path: [UInt8])] = [:]
+        for layer in layers {
+            let own = inodes.filter { layer.inodes.contains($0) }
+            var wanted = Set(own)
+            var parents: [Int64: (parent: Int64, name: [UInt8])] = [:]
+            while !wanted.isEmpty {
+                let list = "[" + wanted.map(String.init).joined(separator: ",") + "]"
+                let entries = try cached(
+                    """
+                    SELECT inode, parent, name FROM dirent WHERE parent BETWEEN ?1 AND ?2
+                    AND inode IN (SELECT value FROM json_each(?3))
+                    """
+                ).bind(1, layer.inodes.lowerBound).bind(2, layer.inodes.upperBound).bind(3, text: list)
+                    .map { ($0.integer(0), $0.integer(1), Array($0.blob(2))) }
+                // Of several names of a file the first will do.
+                for (inode, parent, name) in entries where parents[inode] == nil { parents[inode] = (parent, name) }
+                wanted = Set(entries.map { $0.1 }).filter { $0 != layer.root && parents[$0] == nil }
+            }
+            for inode in own {
+                var components: [[UInt8]] = []
+                var current = inode
+                // No tree is deeper than its directories are many.
+                while let entry = parents[current], components.count <= parents.count {
+                    components.append(entry.name)
+                    current = entry.parent
+                }
+                guard current == layer.root, !components.isEmpty else { continue }
+                result[inode] = (layer.id, Array(components.reversed().joined(separator: [UInt8(ascii: "/")])))
+            }
+        }
+        return result
+    }
+
+    /// The images that opens of these layers' files are of.
+    fileprivate func images(of layers: Set<LayerID>) throws -> [OpenedImage] {
+        let rows = try cached(
+            """
+            SELECT m.reference, m.manifest_digest, v.layer, 1 FROM mount mt JOIN image m ON m.id = mt.image
+            JOIN mount_view mv ON mv.mount = mt.id JOIN layer_view v ON v.id = mv.view
+            UNION ALL
+            SELECT m.reference, m.manifest_digest, il.layer, 0 FROM image m JOIN image_layer il ON il.image = m.id
+            """
+        ).map {
+            (
+                reference: $0.text(0), manifest: $0.digest(1), layer: LayerID($0.integer(2)),
+                isMounted: $0.integer(3) == 1
+            )
+        }
+        let mounted = Set(rows.filter(\.isMounted).map(\.layer))
+        var images: [String: OpenedImage] = [:]
+        for row in rows where layers.contains(row.layer) && row.isMounted == mounted.contains(row.layer) {
+            guard let manifest = row.manifest else { continue }
+            images[row.reference, default: OpenedImage(reference: row.reference, manifest: manifest, layers: [])]
+                .layers.insert(row.layer)
+        }
+        return images.values.sorted { $0.reference < $1.reference }
+    }
+
+    fileprivate func inode(at path: [UInt8], in layer: LayerID) throws -> Int64? {
+        var inode = try cached("SELECT root FROM layer WHERE id = ?").bind(1, layer.row).first { $0.integer(0) }
+        for name in path.split(separator: UInt8(ascii: "/")) {
+            guard let parent = inode else { return nil }
+            inode = try cached("SELECT inode FROM dirent WHERE parent = ? AND name = ?").bind(1, parent)
+                .bind(2, blob: Array(name)).first { $0.integer(0) }
+        }
+        return inode
+    }
+
+    fileprivate func unmerged(ofInode inode: Int64, in layer: LayerID) throws -> UnmergedContent? {
+        try cached(
+            """
+            SELECT \(Index.contentColumns), s.blob_offset, s.blob_size, s.inner_offset,
+                   EXISTS (SELECT 1 FROM content t WHERE t.digest = c.digest AND t.id <> c.id AND t.state = 2)
+            FROM inode i JOIN content c ON c.id = i.content
+            JOIN chunk_source s ON s.content = c.id AND s.offset = 0 AND s.layer = ?2
+            WHERE i.id = ?1 AND c.state < 2 ORDER BY s.blob_offset, s.inner_offset LIMIT 1
+            """
+        ).bind(1, inode).bind(2, layer.row).first { try UnmergedContent($0, in: layer) }
+    }
+}
+
+extension UnmergedContent {
+    /// Reads the columns of a content, the place of its first chunk, and whether it has a twin.
+    init(_ row: Statement, in layer: LayerID) throws {
+        self.init(
+            content: try Index.content(row),
+            firstChunk: ChunkPlace(
+                layer: layer, blobOffset: row.integer(6), blobSize: row.integer(7), innerOffset: row.integer(8)),
+            hasTwin: row.integer(9) != 0)
+    }
+}

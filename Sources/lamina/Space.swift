@@ -1,0 +1,111 @@
+import ArgumentParser
+import LaminaDaemon
+
+// The commands that make room, and those that say what may go.
+
+struct Remove: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rm", abstract: "Take images out of the store.",
+        discussion: """
+            What no other image and no mount holds goes with them. An image that is mounted is refused: end its mounts \
+            first. A file that is open is readable until it is closed.
+
+              lamina rm registry.example.org/app:1
+              lamina rm --no-gc app:1 app:2          leaves the files for 'lamina gc'
+            """)
+
+    @Argument(help: "The images.") var images: [String]
+
+    @Flag(name: .customLong("no-gc"), help: "Leave layers and files for 'lamina gc'.")
+    var noCollection = false
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting {
+            try RemoveCommand(references: images, collects: !noCollection).run(common.context(json: facts.json))
+        }
+    }
+}
+
+struct Collect: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "gc", abstract: "Delete what no image and no mount holds.",
+        discussion: """
+            Layers of images that were removed or pulled again under the same name, what pulls that were given up have \
+            brought, and files that nothing in the index is known for. Works while images are mounted and files are open.
+
+              lamina gc --dry-run
+              lamina gc --json
+            """)
+
+    @Flag(help: "Say what would go, and keep it.")
+    var dryRun = false
+
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try GarbageCommand(dryRun: dryRun).run(common.context(json: facts.json)) }
+    }
+}
+
+struct Pin: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Keep an image's files, however full the store is.",
+        discussion: """
+            Where [store] max_bytes bounds the store, files that were used least recently go, and are fetched again when \
+            they are opened. Those of a pinned image stay.
+
+              lamina pin registry.example.org/app:1
+              lamina pull --pin registry.example.org/app:2
+            """)
+
+    @Argument(help: "The image.") var image: String
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try PinCommand(reference: image, pinned: true).run(common.context(json: facts.json)) }
+    }
+}
+
+struct Unpin: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Let an image's files go when the store is full.",
+        discussion: """
+            The opposite of 'lamina pin'.
+
+              lamina unpin registry.example.org/app:1
+              lamina unpin --json registry.example.org/app:1
+            """)
+
+    @Argument(help: "The image.") var image: String
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try PinCommand(reference: image, pinned: false).run(common.context(json: facts.json)) }
+    }
+}
+
+struct Opened: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "List the files of an image that were opened first, in their order.",
+        discussion: """
+            A path on each line, as 'lamina convert --prioritize' takes them. A pull of the image, or of its next \
+            version, fetches them first. What was opened a moment ago takes some seconds to show.
+
+              lamina opened registry.example.org/app:1
+              lamina opened app:1 > first; lamina convert --prioritize first app:1 oci:/srv/images:app
+            """)
+
+    @Argument(help: "The image.") var image: String
+    @OptionGroup var facts: FactOptions
+    @OptionGroup var common: CommonOptions
+
+    func run() throws {
+        try reporting { try OpenedCommand(reference: image).run(common.context(json: facts.json)) }
+    }
+}

@@ -1,0 +1,202 @@
+import Glibc
+import LaminaDigest
+import LaminaStore
+import LaminaSystem
+import Testing
+
+@Suite("Garbage")
+struct GarbageTests {
+    let scratch = Scratch()
+
+    /// The store of the documentation, with every content of its two images merged.
+    private func filled() throws -> Store {
+        let store = try ExampleStore.make(in: scratch)
+        for file in [ExampleStore.release, ExampleStore.tool, ExampleStore.data] { try merge(file, store) }
+        return store
+    }
+
+    private func merge(_ file: FileBytes, _ store: Store) throws {
+        let content = try store.index.content(file, in: scratch)
+        try scratch.write(file.bytes, to: content, in: store)
+        var landing = Landing()
+        landing.merged = [(content.id, .proven)]
+        try store.record(landing)
+    }
+
+    private func files() throws -> Int {
+        Int(
+            try scratch.shell("find '\(scratch.root)/content' -type f | wc -l").split(separator: "\n")[0].filter(
+                \.isNumber)) ?? -1
+    }
+
+    @Test("what an image or a mount holds stays, to the last row")
+    func held() throws {
+        let store = try filled()
+        let before = try scratch.sqlite3(".dump")
+        let marked = try store.markGarbage(open: [], dryRun: false)
+        #expect(marked.report == GarbageReport() && marked.views.isEmpty && marked.inodes.isEmpty)
+        _ = try store.sweep()
+        #expect(try store.removeStrayFiles(dryRun: false).files == 0)
+        #expect(try scratch.sqlite3(".dump") == before)
+        #expect(try files() == 3)
+    }
+
+    @Test("an image that is mounted is not removed, and the error says the way out")
+    func mounted() throws {
+        let store = try filled()
+        let error = #expect(throws: StoreError.self) {
+            try store.removeImage("localhost:5000/app:1") { $0 == "/mnt/app" }
+        }
+        #expect(error?.code == .conflict && error?.message.contains("lamina umount /mnt/app") == true)
+        #expect(throws: StoreError.self) { try store.removeImage("localhost:5000/none:1") { _ in false } }
+        #expect(try store.index.images().count == 2)
+    }
+
+    @Test("an image takes with it what no other holds; a dry run says the same and does nothing")
+    func removed() throws {
+        let store = try filled()
+        // Its mount is recorded, and not there any more.
+        try store.removeImage("localhost:5000/app:1") { _ in false }
+        #expect(try store.index.mounts().isEmpty)
+        let dry = try store.markGarbage(open: [], dryRun: true)
+        #expect(dry.report.layers == 1 && dry.report.contents == 1 && dry.report.files == 1 && dry.report.bytes > 0)
+        #expect(try files() == 3 && store.index.layerStatus().count == 2 && !store.hasMarkedFiles())
+        let marked = try store.markGarbage(open: [], dryRun: false)
+        let swept = try store.sweep()
+        #expect(marked.report.layers == dry.report.layers && marked.views == dry.views && marked.inodes == dry.inodes)
+        #expect(swept.files == dry.report.files && swept.bytes == dry.report.bytes)
+        #expect(try files() == 2)
+        #expect(try store.index.layerStatus().map(\.digest) == [digest("base").description])
+        for table in ["inode", "dirent", "xattr", "implicit_directory"] {
+            let column = table == "dirent" ? "parent" : table == "inode" ? "id" : "inode"
+            for range in marked.inodes {
+                let sql =
+                    "SELECT count(*) FROM \(table) WHERE \(column) BETWEEN \(range.lowerBound) AND \(range.upperBound)"
+                #expect(try scratch.integer(sql) == 0, "\(table)")
+            }
+        }
+        #expect(try scratch.sqlite3("PRAGMA foreign_key_check; PRAGMA integrity_check") == "ok\n")
+        // The view of the other image is still in the root, those that went are not.
+        let names = try scratch.sqlite3("SELECT CAST(name AS TEXT) FROM dirent WHERE parent = 1")
+        #expect(!marked.views.isEmpty && marked.views.allSatisfy { !names.split(separator: "\n").contains("\($0)") })
+    }
+
+    @Test("numbers are never used again: a merge under way may know its content and its layer by them")
+    func numbers() throws {
+        let store = try filled()
+        let layers = try scratch.integer("SELECT max(id) FROM layer") ?? 0
+        let contents = try scratch.integer("SELECT max(id) FROM content") ?? 0
+        for image in try store.index.images() { try store.removeImage(image.reference) { _ in false } }
+        _ = try store.markGarbage(open: [], dryRun: false)
+        _ = try store.sweep()
+        #expect(try scratch.integer("SELECT count(*) FROM content") == 0)
+        #expect(try scratch.integer("SELECT count(*) FROM layer") == 0)
+        #expect(try scratch.integer("SELECT count(*) FROM inode") == 1)
+        let layer = try store.importLayer("base", ExampleStore.base)
+        #expect(layer.row > layers)
+        #expect(try scratch.integers("SELECT id FROM content").allSatisfy { $0 > contents })
+        // What the merge then records says nothing of anybody else, and is no error.
+        var landing = Landing()
+        landing.merged = [(ContentID(contents), .proven)]
+        landing.tarParts = [(LayerID(layers), 0, 10, [1, 2, 3])]
+        try store.record(landing)
+        #expect(try scratch.integer("SELECT count(*) FROM content WHERE state > 0") == 0)
+    }
+
+    @Test("a crash between mark and unlink is healed, and files that came back meanwhile stay")
+    func crash() throws {
+        var store: Store? = try filled()
+        try store?.removeImage("localhost:5000/app:1") { _ in false }
+        try store?.removeImage("docker.io/library/debian:12") { _ in false }
+        _ = try store?.markGarbage(open: [], dryRun: false)
+        // The process ends here; its files are there and the index knows none of them.
+        store = nil
+        let next = try scratch.open()
+        #expect(try next.hasMarkedFiles() && files() == 3)
+        // One image comes back before the files are gone: its rows say that nothing has landed, and a merge makes it so again.
+        try next.importLayer("base", ExampleStore.base)
+        try merge(ExampleStore.release, next)
+        let swept = try next.sweep()
+        #expect(swept.files == 1)
+        #expect(try !next.hasMarkedFiles() && files() == 2)
+        let content = try next.index.content(ExampleStore.release, in: scratch)
+        #expect(content.state == .merged)
+        #expect(try next.files.open(content.name).read(100, at: 0) == ExampleStore.release.bytes)
+    }
+
+    @Test("layers that a pull holds, and those of open files, stay without an image")
+    func holds() throws {
+        let store = try filled()
+        for image in try store.index.images() { try store.removeImage(image.reference) { _ in false } }
+        let first = try scratch.integer("SELECT first_inode FROM layer ORDER BY id LIMIT 1") ?? 0
+        var hold: LayerHold? = store.hold([digest("application"), digest("one that is not there yet")])
+        #expect(try store.markGarbage(open: [first + 2], dryRun: false).report == GarbageReport())
+        #expect(try store.markGarbage(open: [], dryRun: false).report.layers == 1)
+        #expect(try store.index.layerStatus().map(\.digest) == [digest("application").description])
+        withExtendedLifetime(hold) {}
+        hold = nil
+        #expect(try store.markGarbage(open: [], dryRun: false).report.layers == 1)
+    }
+
+    @Test("a reference that was pulled again keeps its old layers as long as they are mounted")
+    func pulledAgain() throws {
+        let store = try filled()
+        let base = try #require(try store.layer(digest("base")))
+        let layers = [base]
+        _ = try store.addImage(
+            reference: "localhost:5000/app:1", manifest: digest("new"), platform: "linux/amd64",
+            config: Array("{}".utf8), layers: layers, views: try store.views(of: layers))
+        #expect(try store.index.mounts().first?.views.count == 2)
+        #expect(try store.markGarbage(open: [], dryRun: false).report == GarbageReport())
+        try store.removeMount(target: "/mnt/app")
+        let marked = try store.markGarbage(open: [], dryRun: false)
+        #expect(marked.report.layers == 1 && marked.report.contents == 1)
+    }
+
+    @Test("contents of a stream that was given up go; those of one that goes on stay")
+    func streams() throws {
+        let store = try scratch.open()
+        for name in ["given up", "goes on"] {
+            let stream = try store.stream(of: digest(name))
+            let bytes = pattern(5000, seed: name.count)
+            try store.files.create(BackingName(digest: SHA256.hash(bytes), claim: nil), size: 5000)
+                .write(bytes, at: 0)
+            var step = StreamStep()
+            step.landed = [.init(digest: SHA256.hash(bytes), size: 5000, temporary: nil)]
+            step.state = [1]
+            try store.record(step, of: stream.id)
+            _ = try store.files.openTemporary(BackingFiles.temporaryName(digest(name), offset: 512))
+        }
+        #expect(try files() == 4)
+        var hold: LayerHold? = store.hold([digest("goes on")])
+        let marked = try store.markGarbage(open: [], dryRun: false)
+        #expect(marked.report.streams == 1 && marked.report.contents == 1)
+        #expect(try store.sweep().files == 1)
+        // Not while it goes on: what it writes is there before it is known.
+        #expect(try store.removeStrayFiles(dryRun: false).files == 0)
+        withExtendedLifetime(hold) {}
+        hold = nil
+        #expect(try store.markGarbage(open: [], dryRun: true).report.streams == 1)
+        #expect(try store.removeStrayFiles(dryRun: false).files == 1)
+        #expect(try store.stream(of: digest("goes on")).state == [1] && files() == 2)
+    }
+
+    @Test("files that nothing is known of go, those with names of a moment only when they are old")
+    func strays() throws {
+        let store = try filled()
+        let known = try store.index.content(ExampleStore.release, in: scratch).name.path
+        try store.files.create(BackingName(digest: digest("stray"), claim: nil), size: 0).write(pattern(9000), at: 0)
+        try store.files.create(BackingName(digest: digest("stray"), claim: digest("claim")), size: 0)
+            .write(pattern(9000), at: 0)
+        _ = try scratch.shell("touch '\(scratch.root)/content/\(known).link'")
+        let dry = try store.removeStrayFiles(dryRun: true)
+        #expect(dry.files == 2 && dry.bytes >= 18_000)
+        let removed = try store.removeStrayFiles(dryRun: false)
+        #expect(removed.files == 2 && removed.bytes == dry.bytes)
+        #expect(try files() == 4)
+    }
+}
+
+extension File {
+    func write(_ bytes: [UInt8], at offset: Int64) throws { try bytes.withUnsafeBytes { try write($0, at: offset) } }
+}

@@ -1,0 +1,109 @@
+import Glibc
+import LaminaDigest
+import LaminaStore
+import LaminaSystem
+import Testing
+
+@Suite("Space and what was opened")
+struct SpaceTests {
+    let scratch = Scratch()
+
+    private func merge(_ file: FileBytes, _ store: Store) throws -> ContentRecord {
+        let content = try store.index.content(file, in: scratch)
+        try scratch.write(file.bytes, to: content, in: store)
+        var landing = Landing()
+        landing.merged = [(content.id, .proven)]
+        try store.record(landing)
+        return content
+    }
+
+    private func inode(_ path: String) throws -> Int64 {
+        Int64(try scratch.sqlite3("SELECT inode FROM file WHERE path = '\(path)'").split(separator: "\n")[0]) ?? 0
+    }
+
+    @Test("what was used least recently may go first; what is pinned, and what nobody could bring back, does not")
+    func order() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let release = try merge(ExampleStore.release, store)
+        let tool = try merge(ExampleStore.tool, store)
+        let data = try merge(ExampleStore.data, store)
+        try scratch.sqlite("UPDATE content SET used_at = id")
+        #expect(try store.index.evictable(limit: 9).map(\.id) == [release.id, tool.id, data.id].sorted())
+        // An open makes it the last, and is counted.
+        store.uses.note(try inode("/usr/bin/tool"), tool.id)
+        store.uses.note(try inode("/usr/bin/tool"), tool.id)
+        try store.recordUses()
+        #expect(try store.index.evictable(limit: 9).last?.id == tool.id)
+        #expect(try scratch.integer("SELECT opens FROM content WHERE id = \(tool.id.row)") == 2)
+        try store.setPinned(true, "docker.io/library/debian:12")
+        #expect(try store.index.evictable(limit: 9).map(\.id) == [data.id])
+        try store.setPinned(false, "docker.io/library/debian:12")
+        #expect(try store.index.evictable(limit: 2).count == 2)
+        #expect(throws: StoreError.self) { try store.setPinned(true, "localhost/none:1") }
+    }
+
+    @Test("what the store takes is what du says, within a page a file")
+    func used() throws {
+        let store = try ExampleStore.make(in: scratch)
+        for file in [ExampleStore.release, ExampleStore.tool, ExampleStore.data] { _ = try merge(file, store) }
+        let du = try scratch.shell("du -s --block-size=1 '\(scratch.root)'")
+        let actual = Int64(du.prefix { $0.isNumber }) ?? 0
+        let used = try store.spaceUsed()
+        // du counts the directories too.
+        #expect(used <= actual && used >= actual - 300 * 4096, "\(used) of \(actual)")
+        let freed = try store.evict([try store.index.content(ExampleStore.tool, in: scratch)])
+        #expect(freed == 16_384)
+    }
+
+    @Test("first opens are kept by path, in their order, for the image and its next version")
+    func opened() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let app = try #require(try store.index.image("localhost:5000/app:1"))
+        let base = try #require(try store.index.image("docker.io/library/debian:12"))
+        #expect(try store.index.opened(of: app).isEmpty)
+        let paths = ["/usr/bin/tool", "/srv/data", "/etc/app-release", "/usr/bin/tool"]
+        for path in paths { store.uses.note(try inode(path), ContentID(1)) }
+        try store.recordUses()
+        // Again, and one more, as after a restart of the server.
+        for path in ["/srv/data", "/etc/os-release"] { store.uses.note(try inode(path), ContentID(1)) }
+        try store.recordUses()
+        let wanted = ["usr/bin/tool", "srv/data", "etc/app-release", "etc/os-release"].map { Array($0.utf8) }
+        #expect(try store.index.opened(of: app) == wanted)
+        // It is not mounted: the opens were of the one that is.
+        #expect(try store.index.opened(of: base).isEmpty)
+        // The next version, and one of another repository.
+        func image(_ reference: String, _ layers: [LayerID]) throws -> ImageRecord {
+            _ = try store.addImage(
+                reference: reference, manifest: digest(reference), platform: "linux/amd64", config: Array("{}".utf8),
+                layers: layers, views: try store.views(of: layers))
+            return try #require(try store.index.image(reference))
+        }
+        #expect(try store.index.opened(of: image("localhost:5000/app:2", app.layers)) == wanted)
+        #expect(try store.index.opened(of: image("localhost:5000/application:1", app.layers)).isEmpty)
+        // What the store lacks of them, each in the last layer that has it.
+        let unmerged = try store.index.unmergedOpened(wanted, in: app.layers)
+        #expect(unmerged[app.layers[0]]?.map(\.content.size) == [15_000])
+        #expect(unmerged[app.layers[1]]?.map(\.content.size) == [5000])
+        // It outlives the image.
+        try store.removeImage("localhost:5000/app:1") { _ in false }
+        _ = try store.markGarbage(open: [], dryRun: false)
+        #expect(try store.index.opened(of: app) == wanted)
+    }
+
+    @Test("a repository keeps the lists of its last four images")
+    func lists() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let app = try #require(try store.index.image("localhost:5000/app:1"))
+        try store.removeMount(target: "/mnt/app")
+        for (number, path) in ["/etc", "/usr", "/usr/bin", "/usr/lib", "/srv/data", "/usr/bin/tool"].enumerated() {
+            for image in try store.index.images() { try store.removeImage(image.reference) { _ in false } }
+            _ = try store.addImage(
+                reference: "r/a:\(number)", manifest: digest("\(number)"), platform: "p", config: [],
+                layers: app.layers, views: try store.views(of: app.layers))
+            store.uses.note(try inode(path), ContentID(1))
+            try store.recordUses()
+        }
+        #expect(try scratch.integers("SELECT count(*) FROM opened_image") == [4])
+        #expect(try scratch.integers("SELECT count(*) FROM opened") == [4])
+    }
+}
