@@ -113,6 +113,24 @@ final class OpenTable: Sendable {
         }
     }
 
+    /// Counts one more open of an inode whose backing file the kernel has: whoever asked for the first one made sure of its
+    /// bytes, and nobody has to look into the index again.
+    ///
+    /// - Returns: nil where it takes a decision.
+    /// - Throws: ENFILE when more is open than can be recorded.
+    func again(_ node: UInt64, _ request: Request) throws -> (open: Open, content: ContentID)? {
+        let index = index(node)
+        return try shards[index].withLock { shard in
+            if let entry = shard.open[node] {
+                guard let backing = entry.backing, let content = entry.content, !request.isResent else { return nil }
+                return (try add(&shard, index, node, content, request, backing), content)
+            }
+            guard let idle = shard.idle[node]?.backing, let content = idle.content else { return nil }
+            shard.idle[node] = nil
+            return (try add(&shard, index, node, content, request, idle), content)
+        }
+    }
+
     private static var isFull: SystemError {
         SystemError(code: ENFILE, operation: "record an open of", subject: "the mount")
     }
