@@ -27,6 +27,7 @@ struct Notifier: Sendable {
     func ready(_ status: String) { send("READY=1\nSTATUS=\(status)\nMAINPID=\(getpid())") }
     func status(_ status: String) { send("STATUS=\(status)") }
     /// - Returns: false when the manager is gone: its socket goes with it, and so does everything that it kept.
+    @discardableResult
     func stopping() -> Bool {
         guard let path else { return true }
         do {

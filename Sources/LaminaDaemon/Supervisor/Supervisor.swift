@@ -45,11 +45,15 @@ public final class Supervisor {
     private var previousEnd: Double?
     /// What to exit with once the server has ended, if that is wanted.
     var isEnding = false
+    /// How many servers died with the mounts that they were to end.
+    private var endAttempts = 0
     /// Whether the program on disk has proven that it can take over.
     var usesDisk = false
     /// The check of a new program before the old one ends.
     var check: ServerProcess?
 
+    /// How many servers may die so before the mounts are given up.
+    private static let endAttemptLimit = 3
     /// How long a server may take to be ready, and to end, in seconds. systemd's defaults are the same (TimeoutStartSec,
     /// TimeoutStopSec); hashing what a power cut left in doubt may take minutes.
     static let startLimit = 600.0
@@ -126,9 +130,14 @@ public final class Supervisor {
         // What it said last is in the socket still, descriptors to keep among it.
         while let message = try? socket.receive() { handle(message, from: ended.pid) }
         if isEnding {
-            if !held.files.isEmpty, !ended.wasReady {
-                log.error("the mounts are left without anybody behind them; the next server takes them away")
+            // One that has ended its mounts leaves nothing held. Another may do better than one that was killed.
+            if held.files.isEmpty || ended.exitStatus == 0 { return ended.exitCode }
+            endAttempts += 1
+            if ended.exitStatus == nil, endAttempts < Self.endAttemptLimit {
+                startsAt = monotonicSeconds()
+                return nil
             }
+            log.error("the mounts are left without anybody behind them; the next server takes them away")
             return ended.exitCode
         }
         wasEverReady = wasEverReady || ended.wasReady

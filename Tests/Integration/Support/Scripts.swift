@@ -40,10 +40,11 @@ enum Scripts {
         os.rename(index + ".first", index)
         """
 
-    /// `PID PREFIX`: takes the pages of the files below PREFIX away from a process that has them mapped, until it ends.
+    /// `PID NAME`: takes the pages of files of that name away from a process that has them mapped, until it ends. Their paths
+    /// may be those of the mount or, of a passthrough open, those within it.
     static let pageOut = """
         import ctypes, os, struct, sys, time
-        pid, prefix = int(sys.argv[1]), sys.argv[2]
+        pid, ending = int(sys.argv[1]), "/" + sys.argv[2]
         process_madvise, MADV_PAGEOUT = 440, 21
         handle, libc = os.pidfd_open(pid), ctypes.CDLL(None, use_errno=True)
         def state():
@@ -54,7 +55,7 @@ enum Scripts {
             except (FileNotFoundError, ProcessLookupError): break
             for line in lines:
                 words = line.split(maxsplit=5)
-                if len(words) < 6 or not words[5].startswith(prefix) or "w" in words[1]: continue
+                if len(words) < 6 or not words[5].endswith(ending) or "w" in words[1]: continue
                 start, end = (int(word, 16) for word in words[0].split("-"))
                 place = struct.pack("QQ", start, end - start)
                 if libc.syscall(process_madvise, handle, place, ctypes.c_size_t(1), MADV_PAGEOUT, 0) < 0:
@@ -249,8 +250,8 @@ enum Scripts {
                 sender.sendmsg([text.encode()], rights, 0, os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
         if turn == 1: notify("FDSTORE=1\nFDNAME=a\nREADY=1", os.memfd_create("test"))
         if 2 <= turn <= 5: time.sleep(0.5)
-        if turn == 7: notify("WATCHDOG=1")
-        if turn == 8:
+        if turn == 9: notify("WATCHDOG=1")
+        if turn == 10:
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             notify("READY=1")
             os.kill(os.getppid(), signal.SIGTERM)
