@@ -8,8 +8,8 @@ import Synchronization
 /// The one place that knows, faster than the index, which chunks have landed. Lives from the first request until the
 /// index has recorded the content as merged, or nobody waits for it any more.
 final class ActiveContent: @unchecked Sendable {
-    // @unchecked: `id` never changes, nor do `record` and `chunks` once `prepare` has set them, with the engine's lock held
-    // and before any job of this content is made; everything else is touched with that lock held, but for `file`, which has
+    // @unchecked: `id` and `startedAt` never change, nor do `record` and `chunks` once `prepare` has set them, with the
+    // engine's lock held and before any job of this content is made; everything else is touched with that lock held, but for `file`, which has
     // a lock of its own because opening it is a system call.
 
     enum ChunkState: UInt8 {
@@ -20,6 +20,7 @@ final class ActiveContent: @unchecked Sendable {
     }
 
     let id: ContentID
+    let startedAt = monotonicSeconds()
     /// nil while the content is being prepared: read from the index, compared with what the store has already.
     var record: ContentRecord?
     var chunks: [ChunkRecord] = []

@@ -141,6 +141,7 @@ extension MergeEngine {
                 if content.missing == 0 {
                     landing.merged.append((content.id, content.chunks.count == 1 ? .proven : .claimed))
                     content.file.withLock { $0 = nil }
+                    counters.durations.record(monotonicSeconds() - content.startedAt)
                 }
                 for index in content.waiters.indices.reversed() where content.waiters[index].chunks.contains(part.index)
                 {
@@ -152,12 +153,14 @@ extension MergeEngine {
             }
             // With the lock held, so that a content's chunks are recorded before it is recorded as merged.
             recorder.add(landing, bytes: bytes)
+            counters.landedBytes.add(UInt64(bytes), ordering: .relaxed)
         }
         for completion in completions { completion(.success(())) }
     }
 
     /// Bytes of a member are not what the TOC says: they are fetched once more from scratch, then it is an error.
     func mistrust(_ member: Member, _ wrong: [(part: Part, error: MergeError)], _ layer: LayerID) {
+        counters.count(.wrongBytes)
         var final: [(part: Part, error: MergeError)] = []
         state.withLock(notify: true) { state in
             var again = Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [])

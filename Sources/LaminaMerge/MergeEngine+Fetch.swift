@@ -107,12 +107,14 @@ extension MergeEngine {
                     ) { bytes in
                         note(bytes.count)
                         position += Int64(bytes.count)
-                        fetchedBytes.add(UInt64(bytes.count), ordering: .relaxed)
+                        countFetched(Int64(bytes.count))
                         try sink(bytes)
                     }
                 }
             } catch {
                 failure = error
+                // A reader of the bytes that has enough of them ends this too, and is no failure of the source.
+                if error is OCIError { countFailure(error) }
                 if isStopping.load(ordering: .relaxed) || isClosed() { break }
             }
         }

@@ -228,7 +228,7 @@ private final class TarProver {
                     blob.digest, size: blob.size, range: range,
                     shouldStop: { engine.isStopping.load(ordering: .relaxed) }
                 ) { bytes.append(contentsOf: $0) }
-                engine.fetchedBytes.add(UInt64(bytes.count), ordering: .relaxed)
+                engine.countFetched(Int64(bytes.count))
                 return bytes
             } catch {
                 failure = error

@@ -59,7 +59,7 @@ public final class MergeEngine: Sendable {
     /// The layers that are being streamed.
     let streaming = Monitor<Set<Digest>>([])
     let ticketCount = Atomic<UInt64>(0)
-    let fetchedBytes = Atomic<UInt64>(0)
+    let counters = MergeCounters()
     let isStopping = Atomic<Bool>(false)
     let options: Options
     private let threads = Monitor(Threads())
@@ -177,10 +177,7 @@ public final class MergeEngine: Sendable {
     }
 
     /// Compressed bytes fetched since the start.
-    public var totalFetchedBytes: UInt64 { fetchedBytes.load(ordering: .relaxed) }
-
-    /// Counts bytes that were fetched past the fetchers.
-    func countFetched(_ bytes: Int64) { fetchedBytes.add(UInt64(bytes), ordering: .relaxed) }
+    public var totalFetchedBytes: UInt64 { counters.fetchedBytes.load(ordering: .relaxed) }
 
     /// Bytes in flight now.
     public var inFlightBytes: Int { pool.used }

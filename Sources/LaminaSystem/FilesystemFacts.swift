@@ -32,6 +32,17 @@ public struct FilesystemFacts: Sendable, Equatable {
             freeInodes: statistics.f_files == 0 ? nil : Int64(clamping: statistics.f_favail))
     }
 
+    /// Bytes of the file system that a directory is on: all, and those that this user may still write.
+    public static func space(ofDirectory path: String) throws(SystemError) -> (total: Int64, free: Int64) {
+        var statistics = Glibc.statvfs()
+        guard statvfs(path, &statistics) == 0 else { throw SystemError.last("statfs", path) }
+        func bytes(_ blocks: UInt64) -> Int64 {
+            let (bytes, overflow) = blocks.multipliedReportingOverflow(by: UInt64(statistics.f_frsize))
+            return overflow ? .max : Int64(clamping: bytes)
+        }
+        return (bytes(UInt64(statistics.f_blocks)), bytes(UInt64(statistics.f_bavail)))
+    }
+
     /// The name of the type where lamina knows it, else the number.
     public var typeName: String {
         switch magic {

@@ -54,6 +54,8 @@ struct ConfigurationTests {
             level = "debug"
             [http]
             plain = ["registry.local:5000"]
+            [metrics]
+            address = "127.0.0.1:9323"
             """)
         let configuration = file.configuration
         #expect(!configuration.fuse.passthrough)
@@ -62,6 +64,7 @@ struct ConfigurationTests {
         #expect(!configuration.directoryCache.direct)
         #expect(configuration.store.root == "/srv/lamina")
         #expect(configuration.log.level == .debug)
+        #expect(configuration.metrics.address == ListenAddress(host: "127.0.0.1", port: 9323))
         #expect(configuration.speaksPlainHTTP("registry.local:5000/a:1"))
         #expect(!configuration.speaksPlainHTTP("registry.local/a:1"))
         #expect(file.notices.isEmpty)
@@ -136,6 +139,10 @@ struct ConfigurationTests {
             ("[fuse]\nmerge_buffer_size = -5", "fuse.merge_buffer_size must be 1 or more, is -5"),
             ("[fuse]\nmerge_worker_count = 0", "fuse.merge_worker_count must be 1 or more, is 0"),
             ("[fuse]\nmerge_worker_count = \"4\"", "fuse.merge_worker_count must be an integer, is a string"),
+            (
+                "[metrics]\naddress = \"9323\"",
+                "metrics.address must be HOST:PORT or empty, as 127.0.0.1:9323, is '9323'"
+            ),
             ("[fuse]\nlazy_threshold = -1", "fuse.lazy_threshold must be 0 or more, is -1"),
             ("[fuse]\nlazy_threshold = 1.5", "fuse.lazy_threshold must be an integer, is a floating-point number"),
             ("[fuse]\npassthrough = 1", "fuse.passthrough must be true or false, is an integer"),

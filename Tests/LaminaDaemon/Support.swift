@@ -62,6 +62,7 @@ final class FakeEngine: ControlledEngine {
         var pulls: [PullRequest] = []
         var stoppedPulls = 0
         var shutdowns = 0
+        var whyNotReady: String?
     }
 
     let state = Monitor(State())
@@ -139,6 +140,10 @@ final class FakeEngine: ControlledEngine {
             opens: FilesystemCounters(),
             fetchedBytes: 1, inFlightBytes: 2, startedAt: "2026-01-01T00:00:00Z")
     }
+
+    func metrics() throws -> String { "# HELP fake A test's.\n# TYPE fake gauge\nfake 1\n" }
+
+    func whyNotReady() -> String? { state.withLock { $0.whyNotReady } }
 
     func shutdown(unmount: Bool) { state.withLock(notify: true) { $0.shutdowns += 1 } }
 }

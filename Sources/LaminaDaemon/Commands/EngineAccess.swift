@@ -1,5 +1,6 @@
 import Glibc
 import LaminaStore
+import LaminaSystem
 
 /// How a command reaches the store: through the server that has it, or by opening it itself.
 enum EngineAccess {
@@ -38,11 +39,4 @@ enum EngineAccess {
             : "wait until it has ended, or choose another store with --root"
         return DaemonError(.busy, "the store \(root) is in use by \(holder): \(way)")
     }
-}
-
-/// A clock that no one sets.
-func monotonicSeconds() -> Double {
-    var now = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9
 }

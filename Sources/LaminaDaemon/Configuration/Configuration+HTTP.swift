@@ -1,18 +1,24 @@
-public import LaminaOCI
-public import Logging
+import LaminaOCI
+import Logging
 
 extension Configuration {
     /// How to reach registries, as the file and the environment say.
     ///
-    /// - Parameter spoolDirectory: where the blobs of registries that know no ranges are kept while they are read.
-    public func registries(spoolDirectory: String? = nil, log: Logger) -> Registries {
+    /// - Parameters:
+    ///   - spoolDirectory: where the blobs of registries that know no ranges are kept while they are read.
+    ///   - retried: counts the requests that are made again.
+    func registries(
+        spoolDirectory: String? = nil, log: Logger, retried: EventCounter = EventCounter()
+    ) -> Registries {
         var settings = RegistryClient.Settings()
         settings.spoolDirectory = spoolDirectory
         settings.stallLimit = .seconds(resolver.requestTimeoutSeconds)
         settings.onRetry = { failure, wait in
+            retried.count()
             log.info("a registry is asked again", metadata: ["failure": "\(failure)", "wait": "\(wait)"])
         }
         settings.onFallThrough = { failure in
+            retried.count()
             log.warning("the next server is asked instead", metadata: ["failure": "\(failure)"])
         }
         return Registries(

@@ -57,6 +57,12 @@ public struct Configuration: Sendable, Equatable {
         public var level = Logger.Level.info
     }
 
+    /// `[metrics]`
+    public struct Metrics: Sendable, Equatable {
+        /// Where metrics are served; nil: at the control socket only.
+        public var address: ListenAddress?
+    }
+
     /// `[http]`
     public struct HTTP: Sendable, Equatable {
         /// Registries (`host` or `host:port`) that speak HTTP without TLS.
@@ -77,6 +83,7 @@ public struct Configuration: Sendable, Equatable {
     public var directoryCache = DirectoryCache()
     public var store = StoreSection()
     public var log = Log()
+    public var metrics = Metrics()
     public var http = HTTP()
     public var resolver = Resolver()
 

@@ -76,6 +76,15 @@ public struct ConfigurationFile: Sendable, Equatable {
             }
             ignoredKeys += try log.finish(ignoring: [])
         }
+        if let metrics = try root.section("metrics") {
+            if let text = try metrics.string("address"), !text.isEmpty {
+                guard let address = ListenAddress(text) else {
+                    throw metrics.wrong("address", "must be HOST:PORT or empty, as 127.0.0.1:9323, is '\(text)'")
+                }
+                configuration.metrics.address = address
+            }
+            ignoredKeys += try metrics.finish(ignoring: [])
+        }
         if let http = try root.section("http") {
             configuration.http.plain = try http.strings("plain") ?? configuration.http.plain
             ignoredKeys += try http.finish(ignoring: [])

@@ -5,7 +5,7 @@ import ServiceLifecycle
 
 /// The control API: HTTP/1.1 and JSON, so that curl can speak it.
 ///
-/// `GET /healthz`, `GET /v1/status`, `POST /v1/pull`, `GET|POST|DELETE /v1/mounts`, `DELETE /v1/images`,
+/// `GET /healthz`, `/readyz` and `/metrics`, `GET /v1/status`, `POST /v1/pull`, `GET|POST|DELETE /v1/mounts`, `DELETE /v1/images`,
 /// `POST /v1/gc`, `POST /v1/pins`, `POST /v1/shutdown`. What may take long (all but the questions and the shutdown) answers with lines of JSON: `{"progress":…}`, then `{"result":…}` or `{"error":{"message":…,"exitCode":…}}`, and empty
 /// ones in between; the others answer with one document. Whoever closes the connection stops what it asked for.
 struct ControlRoutes: Sendable {
@@ -21,7 +21,7 @@ struct ControlRoutes: Sendable {
 
     func router() -> Router<BasicRequestContext> {
         let router = Router(context: BasicRequestContext.self)
-        router.get("/healthz") { _, _ in "ok\n" }
+        Observability(engine: engine).add(to: router)
         router.get("/v1/status") { [engine] _, _ in
             try await Self.answer { try await onThread("status") { engine.status() } }
         }

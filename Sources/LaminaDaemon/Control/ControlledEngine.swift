@@ -19,6 +19,10 @@ public protocol ControlledEngine: Sendable {
     func collectGarbage(dryRun: Bool) throws -> GarbageReport
     func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult
     func status() -> ServerStatus
+    /// In the text format of Prometheus.
+    func metrics() throws -> String
+    /// Why clients and mounts are not answered; nil when they are.
+    func whyNotReady() -> String?
     func shutdown(unmount: Bool)
 }
 

@@ -32,8 +32,9 @@ extension Engine {
         } else {
             let name = parsed.description
             let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
-            image = try pull.index(
-                parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
+            image = try counted {
+                try pull.index(parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
+            }
             viewsChanged()
         }
         try requireProofs(of: image)

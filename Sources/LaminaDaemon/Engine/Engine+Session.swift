@@ -4,6 +4,7 @@ import LaminaFilesystem
 import LaminaStore
 import LaminaSystem
 import Logging
+import Synchronization
 
 // How the mount goes from one process to the next: its connection and the record of its opens are held outside, what the
 // kernel said first is in the index.
@@ -52,11 +53,15 @@ extension Engine {
             "milliseconds": "\(Self.milliseconds(seconds))",
         ]
         if found.orphans > 0 { fields["orphans"] = "\(found.orphans)" }
+        var times = TakeoverTimes(seconds: seconds)
         // The supervisor tells when the process before this one was seen to be dead.
         if let text = getenv("LAMINA_PREDECESSOR_ENDED"), let ended = Double(String(cString: text)) {
-            fields["since its end"] = "\(Self.milliseconds(monotonicSeconds() - ended)) ms"
+            let gap = monotonicSeconds() - ended
+            times.secondsSinceEnd = gap
+            fields["since its end"] = "\(Self.milliseconds(gap)) ms"
             unsetenv("LAMINA_PREDECESSOR_ENDED")
         }
+        takeover.withLock { [times] in $0 = times }
         log.notice("the mounts go on where another process left them", metadata: fields)
         if !found.canResend {
             log.warning("this kernel does not send requests again (it takes Linux 6.9): those in flight failed")

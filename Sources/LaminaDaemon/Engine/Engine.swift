@@ -29,7 +29,14 @@ public final class Engine: Sendable {
     let merge: MergeEngine
     let log: Logger
     let configuration: Configuration
-    private let startedAt = Date()
+    let startedAt = Date()
+    let pullCounters = PullCounters()
+    let usage = StoreUsage()
+    /// How often a request to a registry was made again.
+    let retries = EventCounter()
+    let takeover = Mutex<TakeoverTimes?>(nil)
+    /// Asks the mount when somebody wants to know whether it answers.
+    let prober = Monitor<Prober?>(nil)
     private let registries: Registries
     private let filesystem = Mutex<LayerFilesystem?>(nil)
     private let hasEnded = Atomic<Bool>(false)
@@ -50,7 +57,7 @@ public final class Engine: Sendable {
         var options = MergeEngine.Options()
         options.bufferSize = configuration.fuse.mergeBufferSize
         options.workerCount = configuration.fuse.mergeWorkerCount
-        options.registries = configuration.registries(spoolDirectory: root, log: log)
+        options.registries = configuration.registries(spoolDirectory: root, log: log, retried: retries)
         registries = options.registries
         options.provingDelay = Self.provingDelay
         options.requiresDiffID = configuration.store.require == .diffID
@@ -89,15 +96,24 @@ public final class Engine: Sendable {
         let parsed = try ImageReference(parsing: reference)
         let name = parsed.description
         let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
-        let image = try pull.index(parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
-        filesystem.withLock { $0 }?.viewsChanged()
-        if let pin { try store.setPinned(pin, name) }
-        if !lazy { try pull.merge(image) }
+        let image = try counted {
+            let image = try pull.index(
+                parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
+            filesystem.withLock { $0 }?.viewsChanged()
+            if let pin { try store.setPinned(pin, name) }
+            if !lazy { try pull.merge(image) }
+            return image
+        }
         let totals = try store.index.totals(of: image.id)
         return PullResult(
             reference: name, manifestDigest: image.manifestDigest.description, platform: image.platform,
             layers: image.layers.count, bytes: totals.bytes, landedBytes: totals.landedBytes,
             fetchedBytes: pull.current.fetchedBytes, complete: totals.mergedContents == totals.contents)
+    }
+
+    /// Counts a pull, and what of registries made it fail before there were bytes to fetch.
+    func counted<Value>(_ pull: () throws -> Value) throws -> Value {
+        try pullCounters.count(pull) { if $0 is OCIError { merge.countFailure($0) } }
     }
 
     // MARK: The file system

@@ -131,16 +131,18 @@ public struct Server: Sendable {
         var quiet = log
         quiet.logLevel = max(log.logLevel, .warning)
         // Ended from the last to the first: no new clients, then the engine.
-        let group = ServiceGroup(
-            configuration: ServiceGroupConfiguration(
-                services: [
-                    .init(service: EngineService(engine: engine, notifier: notifier, ending: ending, log: log)),
-                    .init(service: control),
-                    .init(service: watch, successTerminationBehavior: .gracefullyShutdownGroup),
-                    .init(
-                        service: SignalWatch(signals: signals, ending: ending, log: log),
-                        successTerminationBehavior: .gracefullyShutdownGroup),
-                ], logger: quiet))
+        var services: [ServiceGroupConfiguration.ServiceConfiguration] = [
+            .init(service: EngineService(engine: engine, notifier: notifier, ending: ending, log: log)),
+            .init(service: control),
+            .init(service: watch, successTerminationBehavior: .gracefullyShutdownGroup),
+            .init(
+                service: SignalWatch(signals: signals, ending: ending, log: log),
+                successTerminationBehavior: .gracefullyShutdownGroup),
+        ]
+        if let address = configuration.metrics.address {
+            services.append(.init(service: MetricsServer(address: address, engine: engine, log: log)))
+        }
+        let group = ServiceGroup(configuration: ServiceGroupConfiguration(services: services, logger: quiet))
         try await group.run()
     }
 }

@@ -24,12 +24,14 @@ final class Watchdog: Sendable {
 
     /// - Parameter limit: the seconds after which the manager acts.
     init(directory: String, limit: Double, notifier: Notifier, log: Logger) {
-        // A name that is in no view. The root's names are not cached, so the request always comes.
-        path = directory + "/.lamina-health"
+        path = Self.probePath(in: directory)
         interval = limit / 3
         self.notifier = notifier
         self.log = log
     }
+
+    /// A name that is in no view. The root's names are not cached, so the request always comes.
+    static func probePath(in directory: String) -> String { directory + "/.lamina-health" }
 
     func start() {
         do throws(SystemError) {

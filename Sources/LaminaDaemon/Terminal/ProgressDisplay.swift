@@ -1,4 +1,5 @@
 import Glibc
+import LaminaSystem
 import Synchronization
 
 /// Shows the progress of a pull on standard error: one rewritten line on a terminal, a line for each step elsewhere, nothing beside

@@ -73,6 +73,13 @@ enum Requirements {
         return .enabled(if: missing == nil, "\(reason ?? "")")
     }
 
+    /// Needs a module of Debian's Python.
+    static func pythonModule(_ name: String) -> ConditionTrait {
+        let isThere = (try? run(["/usr/bin/python3", "-c", "import \(name)"]).exitCode) == 0
+        let package = "python3-" + name.map { $0 == "_" ? "-" : $0 }
+        return .enabled(if: isThere, "Debian's Python has no \(name) (apt install \(package))")
+    }
+
     private static func isInstalled(_ program: String) -> Bool {
         let path = getenv("PATH").map { String(cString: $0) } ?? "/usr/bin:/bin"
         let places = path.split(separator: ":").map(String.init) + ["/usr/sbin", "/sbin"]

@@ -40,6 +40,35 @@ enum Scripts {
         os.rename(index + ".first", index)
         """
 
+    /// `URL`: what is scraped there, read by Prometheus' parser and held against its conventions; a line for each sample.
+    static let scrape = #"""
+        import re, sys, urllib.request
+        from prometheus_client.parser import text_string_to_metric_families
+        with urllib.request.urlopen(sys.argv[1], timeout=20) as answer:
+            kind = answer.headers["Content-Type"]
+            if kind != "text/plain; version=0.0.4; charset=utf-8": sys.exit(f"Content-Type: {kind}")
+            text = answer.read().decode()
+        if not text.endswith("\n"): sys.exit("the last line has no end")
+        families, samples = set(), {}
+        for family in text_string_to_metric_families(text):
+            if family.name in families: sys.exit(f"{family.name} comes twice")
+            families.add(family.name)
+            if family.type not in ("counter", "gauge", "histogram") or not family.documentation.endswith("."):
+                sys.exit(f"{family.name}: {family.type} {family.documentation}")
+            if not re.fullmatch("(lamina|process)_[a-z_]+", family.name): sys.exit(f"a name: {family.name}")
+            for sample in family.samples:
+                labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+                name = f"{sample.name}{{{labels}}}" if labels else sample.name
+                if name in samples: sys.exit(f"{name} comes twice")
+                samples[name] = sample.value
+                if (family.type == "counter") != sample.name.endswith("_total"): sys.exit(f"{name} is a {family.type}")
+            if family.type == "histogram":
+                buckets = [sample.value for sample in family.samples if sample.name.endswith("_bucket")]
+                if buckets != sorted(buckets) or buckets[-1] != samples[f"{family.name}_count"]: sys.exit(f"{family.name}: {buckets}")
+        if not families: sys.exit("nothing was scraped")
+        for name, value in samples.items(): print(name, value)
+        """#
+
     /// `PID NAME`: takes the pages of files of that name away from a process that has them mapped, until it ends. Their paths
     /// may be those of the mount or, of a passthrough open, those within it.
     static let pageOut = """

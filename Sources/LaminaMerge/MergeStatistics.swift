@@ -1,0 +1,107 @@
+import LaminaOCI
+public import LaminaSystem
+import Synchronization
+
+/// What a merge engine does and did since it started. Numbers that go up never go down while the process lives; each may lag
+/// behind by what is just being done.
+public struct MergeStatistics: Sendable {
+    /// What readers ask for and no fetcher has taken up.
+    public var queued = 0
+    /// Contents of which something is on its way, or was asked for.
+    public var running = 0
+    /// Uncompressed bytes that were verified and written to backing files.
+    public var landedBytes: UInt64 = 0
+    /// Compressed bytes that were fetched.
+    public var fetchedBytes: UInt64 = 0
+    /// Compressed and uncompressed bytes between source and store now.
+    public var inFlightBytes = 0
+    /// Seconds from a content's first request until it was whole, of those that were merged.
+    public var durations: Histogram.Snapshot
+    /// Bytes that could not be had, or were not what they should be, by cause; every cause is listed.
+    public var failures: [FetchFailure: UInt64]
+}
+
+/// Why bytes could not be had: what an operator would look into, and no more than there are lines of a dashboard for.
+public enum FetchFailure: String, Sendable, CaseIterable {
+    /// There is no such blob, manifest or tag any more.
+    case notFound = "not_found"
+    case unauthorized
+    /// No connection, or one that broke.
+    case network
+    /// Nothing, or too little, came for as long as lamina waits.
+    case stalled
+    /// The server said "later" (429, 5xx) for too long.
+    case unavailable
+    /// The server's answer made no sense.
+    case http
+    /// Bytes were not those that their digest names, did not decompress, or were too few or too many.
+    case wrongBytes = "wrong_bytes"
+    /// The disk, the configuration, the image.
+    case other
+
+    /// nil for what is no failure: the caller asked to stop.
+    public init?(_ error: any Error) {
+        switch error {
+        case let error as OCIError:
+            switch error.code {
+            case .interrupted: return nil
+            case .notFound: self = .notFound
+            case .unauthorized: self = .unauthorized
+            case .network: self = .network
+            case .stalled, .slow: self = .stalled
+            case .unavailable: self = .unavailable
+            case .http: self = .http
+            case .sizeMismatch, .digestMismatch: self = .wrongBytes
+            case .badReference, .badConfiguration, .badManifest, .badLayout, .unsupported, .noPlatform, .io:
+                self = .other
+            }
+        case let error as MergeError:
+            switch error.code {
+            case .interrupted: return nil
+            case .digestMismatch, .disproven, .corrupt: self = .wrongBytes
+            case .fetch:
+                guard let cause = error.cause else {
+                    self = .other
+                    return
+                }
+                self.init(cause)
+            case .write, .unsupportedLayer, .badImage, .index: self = .other
+            }
+        default: self = .other
+        }
+    }
+}
+
+/// What is counted as it happens.
+final class MergeCounters: Sendable {
+    let durations = Histogram(bounds: Histogram.seconds)
+    let landedBytes = Atomic<UInt64>(0)
+    let fetchedBytes = Atomic<UInt64>(0)
+    private let failures = Mutex<[FetchFailure: UInt64]>([:])
+
+    func count(_ failure: FetchFailure?) {
+        guard let failure else { return }
+        failures.withLock { $0[failure, default: 0] += 1 }
+    }
+
+    var failureCounts: [FetchFailure: UInt64] {
+        let counts = failures.withLock { $0 }
+        return Dictionary(uniqueKeysWithValues: FetchFailure.allCases.map { ($0, counts[$0] ?? 0) })
+    }
+}
+
+extension MergeEngine {
+    public var statistics: MergeStatistics {
+        let (queued, running) = state.withLock { ($0.requests.count + $0.jobs.count, $0.active.count) }
+        return MergeStatistics(
+            queued: queued, running: running, landedBytes: counters.landedBytes.load(ordering: .relaxed),
+            fetchedBytes: totalFetchedBytes, inFlightBytes: inFlightBytes, durations: counters.durations.snapshot,
+            failures: counters.failureCounts)
+    }
+
+    /// Counts a failure that came past the fetchers, as of the request for a manifest.
+    public func countFailure(_ error: any Error) { counters.count(FetchFailure(error)) }
+
+    /// Counts bytes that were fetched past the fetchers.
+    func countFetched(_ bytes: Int64) { counters.fetchedBytes.add(UInt64(bytes), ordering: .relaxed) }
+}

@@ -1,0 +1,37 @@
+import Glibc
+
+/// What the kernel says of this process (proc_pid_stat(5), proc_pid_fd(5)); nil where it does not.
+public enum ProcessFacts {
+    /// Resident memory and address space, in bytes.
+    public static var memory: (resident: Int64, virtual: Int64)? {
+        // statm counts pages.
+        guard let bytes = try? readFile("/proc/self/statm") else { return nil }
+        let pages = String(decoding: bytes, as: UTF8.self).split(separator: " ").compactMap { Int64($0) }
+        let page = Int64(sysconf(Int32(_SC_PAGESIZE)))
+        return pages.count > 1 ? (pages[1] * page, pages[0] * page) : nil
+    }
+
+    /// Descriptors that are open. Costs a look into a directory, which takes one itself.
+    public static var openDescriptorCount: Int? {
+        guard let directory = opendir("/proc/self/fd") else { return nil }
+        defer { closedir(directory) }
+        var count = 0
+        while let entry = readdir(directory) {
+            if entry.pointee.d_name.0 != CChar(UInt8(ascii: ".")) { count += 1 }
+        }
+        return count - 1
+    }
+
+    /// How many descriptors there may be.
+    public static var descriptorLimit: UInt64? {
+        var limit = rlimit()
+        return getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 ? UInt64(limit.rlim_cur) : nil
+    }
+
+    /// Processor time, of the kernel on its behalf too, in seconds.
+    public static var processorSeconds: Double? {
+        var time = timespec()
+        guard clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) == 0 else { return nil }
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+    }
+}
