@@ -25,8 +25,9 @@ final class SpaceKeeper: Sendable {
     private static let batch = 256
     /// Candidates of one round. More than these are open only where nearly everything is.
     private static let candidateLimit = 2048
-    /// Seconds after which it is looked again where nothing could be given up.
-    private static let patience = 1.0
+    /// Seconds after which the size is counted anew where nothing happens; and after which it is looked again where
+    /// nothing could be given up, in which nobody waits.
+    private static let patience = (idle: 1.0, exhausted: 0.1)
 
     private let limit: Int64
     /// How far below the limit room is made before it is asked for; two of them below is where a round ends.
@@ -43,9 +44,11 @@ final class SpaceKeeper: Sendable {
         let round = state.withLock(notify: true) { state -> UInt64? in
             state.used += bytes
             state.isEstimate = true
-            guard state.isKnown, state.used > limit - margin, !state.isStopping, !state.isExhausted else { return nil }
+            guard !state.isStopping, !state.isExhausted, !state.isKnown || state.used > limit - margin else {
+                return nil
+            }
             state.isWanted = true
-            return state.used > limit ? state.rounds : nil
+            return !state.isKnown || state.used > limit ? state.rounds : nil
         }
         // Who has come while a round was under way waits for the next one.
         guard let round else { return }
@@ -53,13 +56,19 @@ final class SpaceKeeper: Sendable {
     }
 
     /// Has the store's size counted anew: somebody else took something away.
-    func forget() { state.withLock(notify: true) { $0.isKnown = false } }
+    func forget() {
+        state.withLock(notify: true) { state in
+            (state.isKnown, state.used) = (false, 0)
+            state.isWanted = true
+        }
+    }
 
     func stop() { state.withLock(notify: true) { $0.isStopping = true } }
 
     func loop(_ engine: MergeEngine) {
         while true {
-            let isWanted = state.wait(seconds: Self.patience) { state -> Bool? in
+            let seconds = state.withLock { $0.isExhausted ? Self.patience.exhausted : Self.patience.idle }
+            let isWanted = state.wait(seconds: seconds) { state -> Bool? in
                 if state.isStopping { return false }
                 return state.isWanted && !state.isExhausted ? true : nil
             }
@@ -80,9 +89,10 @@ final class SpaceKeeper: Sendable {
         guard !isKnown || (isEstimate && engine.state.withLock { $0.active.isEmpty }) else { return }
         let used = try engine.store.spaceUsed()
         state.withLock { state in
-            // What was counted meanwhile is on its way.
-            state.isEstimate = state.used != before
-            state.used = used + max(0, state.used - before)
+            // What was counted meanwhile is on its way; of what was counted before anything was known, some may be.
+            let underWay = isKnown ? state.used - before : state.used
+            state.isEstimate = underWay != 0
+            state.used = used + max(0, underWay)
             state.isKnown = true
             if state.used > limit - margin { state.isWanted = true }
         }

@@ -85,8 +85,11 @@ extension Store {
 
     /// Forgets a mount.
     public func removeMount(target: String) throws {
-        try write { writer in
-            try writer.connection.cached("DELETE FROM mount WHERE target = ?").bind(1, text: target).run()
+        // What is mounted cannot be removed: this comes before room can be made.
+        try reserve.lending(SpaceReserve.opening) {
+            try write { writer in
+                try writer.connection.cached("DELETE FROM mount WHERE target = ?").bind(1, text: target).run()
+            }
         }
     }
 }

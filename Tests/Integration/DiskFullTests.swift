@@ -164,8 +164,8 @@ extension EndToEnd {
                 #expect(supervised.child.isRunning)
                 try sandbox.lamina("umount", mount)
                 try sandbox.lamina("rm", reference)
-                try sandbox.lamina("pull", reference)
                 disk.clear()
+                try sandbox.lamina("pull", reference)
                 try expectTrue(sandbox)
             }
         }

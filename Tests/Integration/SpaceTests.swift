@@ -24,7 +24,7 @@ extension EndToEnd {
         }
 
         private func bytesOnDisk(_ path: String) throws -> Int64 {
-            let text = try run(["du", "-s", "--block-size=1", path]).orThrow().output
+            let text = try run(["du", "-s", "-x", "--block-size=1", path]).orThrow().output
             return Int64(text.prefix { $0.isNumber }) ?? -1
         }
 
@@ -130,10 +130,11 @@ extension EndToEnd {
                     let garbage = try gc(sandbox)
                     #expect(garbage.layers == 0 && garbage.contents == 0 && garbage.files == 0)
                     collections += 1
+                    usleep(200_000)
                     // Its name goes too, in the middle: the pull has its layers all the same.
                     if collections == 3 { _ = try sandbox.attempt("rm", reference) }
                 }
-                #expect(collections > 3)
+                #expect(collections >= 3)
                 let outcome = try pull.wait(seconds: 60).orThrow()
                 let report: PullReport = try decoded(outcome.output)
                 #expect(report.landedBytes == report.bytes || report.bytes == 0, "\(outcome)")
@@ -152,7 +153,7 @@ extension EndToEnd {
                 let image = try Shared.medium.get()
                 let reference = image.reference(try sandbox.proxy())
                 var interrupted = 0
-                for round in 0..<4 {
+                for round in 0..<3 {
                     try sandbox.lamina("pull", reference)
                     try sandbox.lamina("rm", "--no-gc", reference)
                     let collection = try sandbox.start(["gc"])
@@ -252,10 +253,10 @@ extension EndToEnd {
                 #expect(pull.complete)
                 #expect(try sandbox.number("SELECT pinned FROM image_status") == 1)
                 try sandbox.lamina("unpin", reference, "--config", config)
-                let again: PullReport = try decoded(
-                    sandbox.lamina("pull", "--json", reference, "--config", config).output)
-                #expect(
-                    try again.complete == false || sandbox.number("SELECT count(*) FROM content WHERE state = 0") > 0)
+                // Whatever is pulled next makes room first.
+                try sandbox.lamina("pull", "oci:\(Fixtures.layout("estargz"))", "--config", config)
+                #expect(try sandbox.number("SELECT count(*) FROM content WHERE state = 0") > 0)
+                #expect(try bytesOnDisk(sandbox.root) < image.byteCount)
                 #expect(try sandbox.lamina("pin", reference, "--config", config).output.contains("pinned"))
                 #expect(try sandbox.attempt("pin", "127.0.0.1:1/none:x").exitCode == 1)
             }

@@ -162,6 +162,6 @@ struct StatusTests {
         let error = #expect(throws: StoreError.self) {
             try store.addMount(target: "/x", image: ImageID(99), upper: nil)
         }
-        #expect(error?.code == .database)
+        #expect(error?.code == .notFound)
     }
 }
