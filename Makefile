@@ -26,7 +26,7 @@ LAMINA_BENCH_DIR ?= $(CURDIR)/.bench
 PART ?=
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test chaos hang takeover fuzz lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test kills chaos hang takeover fuzz lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -51,6 +51,14 @@ demo: setup ## Build, then show the whole way: convert, pull, mount, read, look 
 
 test: setup-test ## Build and run all tests; as root, with /dev/fuse, for the whole of it.
 	@scripts/test.sh $(STRICT)
+
+KILL_MEBIBYTES ?= 1024
+KILL_COUNT ?= 50
+
+kills: setup-test ## Kill the pull of a plain layer of 1 GiB 50 times (KILL_MEBIBYTES, KILL_COUNT); as root.
+	$(SWIFT) build $(RELEASE)
+	LAMINA_BINARY="$(BINARY)" LAMINA_KILL_MEBIBYTES=$(KILL_MEBIBYTES) LAMINA_KILL_COUNT=$(KILL_COUNT) \
+	    $(SWIFT) test --no-parallel --filter 'PlainLayers/killed'
 
 bench-build:
 	@scripts/setup.sh build bench

@@ -16,6 +16,12 @@ extension LayerIndexer {
         if let place = claims.position {
             return .withTOC(try fetchChunked(descriptor, place, claims.tarSplit, tail: nil))
         }
+        // What an earlier process has found out need not be fetched again.
+        if claims.tocDigest == nil, let begun = try store.index.streamState(of: descriptor.digest),
+            let format = StreamState.decode(begun)?.format
+        {
+            return .plain(format)
+        }
         let tailStart = max(0, descriptor.size - Self.tailSize)
         let tail = try read(descriptor, tailStart..<descriptor.size)
         let footer = try tail.withUnsafeBytes { try LayerFooter.find(in: $0, blobSize: descriptor.size) }

@@ -204,6 +204,14 @@ extension Index {
         CheckpointRecord(output: row.integer(0), blobOffset: row.integer(1), decoder: [UInt8](row.blob(2)))
     }
 
+    /// What the stream of a layer has recorded last; nil where none is under way.
+    public func streamState(of layer: Digest) throws -> [UInt8]? {
+        try read { database in
+            try database.cached("SELECT state FROM stream WHERE digest = ? AND state IS NOT NULL")
+                .bind(1, digest: layer).first { [UInt8]($0.blob(0)) }
+        }
+    }
+
     /// What was kept of a stream's entries, in order; each compressed.
     public func lines(of stream: StreamID) throws -> [[UInt8]] {
         try read { database in

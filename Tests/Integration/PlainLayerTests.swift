@@ -68,11 +68,7 @@ extension EndToEnd {
                 ]).orThrow()
                 let base = try PlainImages.layout(of: tar, "gzip", in: sandbox)
                 // A layer of umoci's on top, with a whiteout.
-                let bundle = sandbox.directory + "/bundle"
-                try run(["umoci", "unpack", "--image", base.layout + ":latest", bundle]).orThrow()
-                try run(["/bin/sh", "-c", "rm -r \"$1\"/files/000; echo new >\"$1\"/new", "sh", bundle + "/rootfs"])
-                    .orThrow()
-                try run(["umoci", "repack", "--image", base.layout + ":latest", bundle]).orThrow()
+                try PlainImages.addLayer(to: base.layout, in: sandbox)
                 let docker = try PlainImages.layout(of: tar, "gzip", in: sandbox, docker: true)
                 let zstd = sandbox.directory + "/skopeo.oci"
                 try run(
@@ -94,81 +90,6 @@ extension EndToEnd {
                 }
                 // The same file from any format is one content, with one file on disk.
                 #expect(try sandbox.number("SELECT count(*) - count(DISTINCT digest) FROM content") == 0)
-            }
-        }
-
-        /// What a kill may cost in compressed bytes that are fetched again: a checkpoint, and what was on its way.
-        static let allowance: Int64 = 16 << 20
-
-        @Test(
-            "after SIGKILL at random moments, the pull goes on from its last checkpoint, and ends as if nothing had been"
-        )
-        func killed() throws {
-            let mebibytes = getenv("LAMINA_KILL_MEBIBYTES").flatMap { Int(String(cString: $0)) } ?? 96
-            let wanted = getenv("LAMINA_KILL_COUNT").flatMap { Int(String(cString: $0)) } ?? 8
-            try Sandbox.with { sandbox in
-                let tree = sandbox.directory + "/tree"
-                try run(
-                    [
-                        "python3", "-c", Scripts.generate, tree, "11", "a:\(mebibytes / 2),b:\(mebibytes / 4)",
-                        "\(mebibytes * 30)",
-                    ],
-                    seconds: 240
-                ).orThrow()
-                let tar = sandbox.directory + "/layer.tar"
-                try run([
-                    "tar", "-C", tree, "-cf", tar, "--format=posix", "--pax-option=delete=atime,delete=ctime", ".",
-                ]).orThrow()
-                let image = try PlainImages.layout(of: tar, "gzip", in: sandbox)
-                let layer = try #require(Digest(parsing: image.layer))
-                try Shared.registry.get().push(layout: image.layout, sourceTag: "latest", name: "killed", tag: "latest")
-                let proxy = try sandbox.proxy()
-                let reference = "\(proxy.host)/killed:latest"
-                func distinctBytes() -> Int64 { proxy.sentByteCount(of: layer) - proxy.repeatedByteCount(of: layer) }
-                var generator = SystemRandomNumberGenerator()
-                let points = (0..<wanted).map { _ in
-                    Int64.random(in: image.size / 100...image.size * 95 / 100, using: &generator)
-                }.sorted()
-                var kills = 0
-                var slowest = 0.0
-                for point in points {
-                    let before = proxy.sentByteCount(of: layer)
-                    let started = now()
-                    let pull = try sandbox.start(["pull", reference])
-                    _ = eventually(seconds: 60) { proxy.sentByteCount(of: layer) > before || !pull.isRunning }
-                    slowest = max(slowest, now() - started)
-                    _ = eventually(seconds: 120) { distinctBytes() >= point || !pull.isRunning }
-                    pull.send(SIGKILL)
-                    if pull.wait(seconds: 10).signal == SIGKILL { kills += 1 }
-                    #expect(try sandbox.number("SELECT count(*) FROM layer") == 0)
-                }
-                #expect(kills == wanted, "a pull ended before it was killed")
-                let report: PullReport = try decoded(
-                    sandbox.lamina("pull", "--json", reference, seconds: 300).output)
-                #expect(report.complete && report.landedBytes == report.bytes)
-                let (sent, repeated) = (proxy.sentByteCount(of: layer), proxy.repeatedByteCount(of: layer))
-                print(
-                    "\(kills) kills: \(sent) bytes of a blob of \(image.size), \(repeated) of them more than once; "
-                        + "a pull that goes on asked for bytes after \(Int(slowest * 1000)) ms at most")
-                #expect(sent <= image.size + Int64(kills) * Self.allowance)
-                // Index and files are those of a pull that nobody disturbed.
-                try Sandbox.with { other in
-                    try other.lamina("pull", "oci:\(image.layout):latest", seconds: 300)
-                    for query in [
-                        "SELECT path, type, mode, uid, gid, bytes, modified_at, target, digest, state, inode FROM file ORDER BY path",
-                        "SELECT hex(digest), hex(claim), size, state, proof, durable, holes FROM content ORDER BY digest",
-                        "SELECT format, hex(diff_id), diff_id_state, toc_proof, first_inode, last_inode FROM layer",
-                        "SELECT blob_offset, inner_offset, blob_size, offset FROM chunk_source ORDER BY 1, 2",
-                        "SELECT count(*) FROM stream_entry", "SELECT state FROM stream",
-                    ] {
-                        #expect(try sandbox.sql(query) == other.sql(query), "\(query)")
-                    }
-                    #expect(
-                        sandbox.backingFiles().map { $0.dropFirst(sandbox.root.utf8.count) }
-                            == other.backingFiles().map { $0.dropFirst(other.root.utf8.count) })
-                }
-                let mount = try sandbox.mount(reference)
-                try TreeOracle.expectSame(tree, at: mount, in: sandbox, keepsFractions: true)
             }
         }
     }

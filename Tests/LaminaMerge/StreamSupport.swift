@@ -1,11 +1,13 @@
 import CZlib
 import CZstd
+import Glibc
 import LaminaDigest
 import LaminaFormats
 import LaminaOCI
 import LaminaStore
 import LaminaSystem
 import LaminaTestSupport
+import Testing
 
 @testable import LaminaMerge
 
@@ -29,17 +31,22 @@ struct PlainLayer {
     }
 
     /// Files of all sizes, 20 MiB in all, that compress a little.
-    static func mixed(_ seed: UInt64 = 1) throws -> PlainLayer {
+    ///
+    /// - Parameter largeSize: of four of them, in bytes.
+    static func mixed(_ seed: UInt64 = 1, largeSize: Int = 2_800_000) throws -> PlainLayer {
         var files: [(String, [UInt8])] = []
         for number in 0..<60 { files.append(("small\(number)", noise(4000 * number, seed: seed + UInt64(number)))) }
         for number in 0..<4 {
-            files.append(("large\(number)", halfNoise(2_800_000 + number, seed: seed &+ UInt64(900 + number))))
+            files.append(("large\(number)", halfNoise(largeSize + number, seed: seed &+ UInt64(900 + number))))
         }
         files.append(("again", noise(4000 * 50, seed: seed + 50)))
         files.append(("zeros", [UInt8](repeating: 0, count: 1_000_000)))
         files.append(("empty", []))
         return try PlainLayer(files)
     }
+
+    /// The same with larger files, 36 MiB in all, made once: of several checkpoints.
+    static let long = Result { try mixed(7, largeSize: 7_000_000) }
 
     var diffID: Digest { SHA256.hash(tar) }
 
@@ -66,7 +73,7 @@ struct PlainLayer {
         }
     }
 
-    private static func gzip(_ bytes: ArraySlice<UInt8>) -> [UInt8] {
+    static func gzip(_ bytes: ArraySlice<UInt8>) -> [UInt8] {
         var stream = z_stream()
         deflateInit2_(
             &stream, 1, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size))
@@ -94,9 +101,77 @@ struct PlainLayer {
 }
 
 /// Bytes that compress to about a half.
-func halfNoise(_ count: Int, seed: UInt64) -> [UInt8] { noise(count, seed: seed).map { $0 & 15 } }
+func halfNoise(_ count: Int, seed: UInt64) -> [UInt8] {
+    var state = seed &* 0x9E37_79B9_7F4A_7C15 | 1
+    return [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+        // Eight at a time: without optimization a byte at a time takes seconds.
+        for offset in stride(from: 0, to: count, by: 8) {
+            state ^= state << 13
+            state ^= state >> 7
+            state ^= state << 17
+            let word = state & 0x0f0f_0f0f_0f0f_0f0f
+            withUnsafeBytes(of: word) { word in
+                UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[offset...])
+                    .copyBytes(from: word.prefix(count - offset))
+            }
+        }
+        filled = count
+    }
+}
+
+extension PlainLayer {
+    /// How many bytes of a gzip blob hold nothing but a file's entry and bytes: without what its first and its last 4 KiB
+    /// share with others.
+    func compressedSize(of name: String, in blob: [UInt8]) throws -> Int {
+        guard let start = offsets[name], let size = files[name]?.count else { return 0 }
+        let decompressor = try LayerDecompressor(.gzip)
+        var (first, last) = (0, 0)
+        try blob.withUnsafeBytes { blob in
+            try withUnsafeTemporaryAllocation(byteCount: 1 << 20, alignment: 16) { output in
+                for offset in stride(from: 0, to: blob.count, by: 4096) {
+                    var input = UnsafeRawBufferPointer(rebasing: blob[offset..<min(offset + 4096, blob.count)])
+                    var wasFull = false
+                    while !input.isEmpty || wasFull {
+                        var room = output
+                        _ = try decompressor.step(&input, &room, stopsAtBoundary: false)
+                        wasFull = room.isEmpty
+                    }
+                    if decompressor.outputOffset <= Int64(start) { first = Int(decompressor.blobOffset) }
+                    if decompressor.outputOffset <= Int64(start + size) { last = Int(decompressor.blobOffset) }
+                }
+            }
+        }
+        return last - first
+    }
+}
 
 extension Fixture {
+    /// The checkpoints of a layer that is in the store.
+    func checkpoints(_ engine: MergeEngine, _ layer: LayerID) throws -> [CheckpointRecord] {
+        var found: [CheckpointRecord] = []
+        var tar: Int64 = 0
+        while let next = try engine.store.index.checkpoints(around: tar..<tar, in: layer).end {
+            found.append(next)
+            tar = next.output + 1
+        }
+        return found
+    }
+
+    /// The most bytes of a layer's blob between two neighbouring checkpoints.
+    func checkpointDistance(_ engine: MergeEngine, _ layer: LayerID, blobSize: Int64) throws -> Int64 {
+        let places = [0] + (try checkpoints(engine, layer).map(\.blobOffset)) + [blobSize]
+        return zip(places, places.dropFirst()).map { $1 - $0 }.max() ?? 0
+    }
+
+    /// A layer's blob as a command makes it of the tar.
+    func compress(_ layer: PlainLayer, _ command: String) throws -> [UInt8] {
+        let (tar, blob) = (directory + "/layer.tar", directory + "/layer.blob")
+        let file = try File(tar, O_WRONLY | O_CREAT | O_TRUNC)
+        try layer.tar.withUnsafeBytes { try file.write($0, at: 0) }
+        try #require(system("\(command) <'\(tar)' >'\(blob)'") == 0)
+        return try readFile(blob, limit: 256 << 20)
+    }
+
     /// Writes an image of one plain layer; its descriptor.
     func write(_ layer: PlainLayer, _ writer: PlainLayer.Writer, tag: String = "a", diffID: Digest? = nil) throws
         -> Descriptor

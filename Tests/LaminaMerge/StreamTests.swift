@@ -44,7 +44,7 @@ struct StreamTests {
         arguments: PlainLayer.Writer.allCases)
     func resumes(writer: PlainLayer.Writer) throws {
         let fixture = try Fixture()
-        let layer = try PlainLayer.mixed(7)
+        let layer = try PlainLayer.long.get()
         let descriptor = try fixture.write(layer, writer)
         var sent = 0
         var losses = 0
@@ -52,7 +52,7 @@ struct StreamTests {
             let store = try fixture.openStore()
             let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
             // Each process gets a little further, and ends wherever that is.
-            let step = 5_500_000 + 37_777 * losses
+            let step = Int(StreamReader.window) + 37_777 * losses
             source.behaviour.allowance = writer == .zstd ? step * (losses + 1) : step
             let done: Bool = try fixture.withEngine(store: store) { engine in
                 do {
@@ -74,7 +74,9 @@ struct StreamTests {
         #expect(losses > 1 && losses < 100)
         // One frame of zstd is decompressed from its start each time: nothing in it can be gone on from.
         if writer != .zstd {
-            #expect(sent <= Int(descriptor.size) + losses * (5 << 20), "\(sent) for \(descriptor.size) in \(losses)")
+            #expect(
+                sent <= Int(descriptor.size) + losses * (Int(StreamReader.window) + (256 << 10)),
+                "\(sent) for \(descriptor.size) in \(losses)")
         }
         try fixture.withEngine { engine in
             #expect(try engine.store.isWholeAndRight())
@@ -87,13 +89,36 @@ struct StreamTests {
         }
     }
 
+    @Test("asks for no more than a checkpoint beyond what is on record", arguments: [PlainLayer.Writer.gzip, .tar])
+    func window(writer: PlainLayer.Writer) throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.long.get()
+        let descriptor = try fixture.write(layer, writer)
+        try fixture.withEngine { engine in
+            let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
+            let id = try fixture.stream(engine, descriptor, layer.diffID, from: source)
+            let checkpoints = try fixture.checkpoints(engine, id).map(\.blobOffset)
+            #expect(checkpoints.count > 3)
+            for read in source.reads {
+                // At the time of a request no checkpoint was on record behind its beginning.
+                let recorded = checkpoints.last { $0 <= read.range.lowerBound } ?? 0
+                // Where a block ends a little behind the window, it is fetched to its end.
+                #expect(read.range.upperBound <= recorded + StreamReader.window + (256 << 10))
+            }
+            #expect(source.reads.map(\.range.lowerBound) == [0] + source.reads.dropLast().map(\.range.upperBound))
+        }
+    }
+
     @Test("has an evicted file back by its own bytes and two checkpoints", arguments: PlainLayer.Writer.allCases)
     func evicted(writer: PlainLayer.Writer) throws {
         let fixture = try Fixture()
-        let layer = try PlainLayer.mixed(3)
-        _ = try fixture.write(layer, writer)
+        let layer = try PlainLayer.long.get()
+        let descriptor = try fixture.write(layer, writer)
+        let blob = layer.blob(writer)
         try fixture.withEngine { engine in
-            _ = try fixture.index(engine)
+            let image = try fixture.index(engine)
+            let distance = try fixture.checkpointDistance(engine, image.layers[0], blobSize: descriptor.size)
+            #expect(writer == .zstd || distance <= StreamReader.spacing + (256 << 10))
             let source = fixture.control(engine)
             for name in ["small10", "large0", "large3", "zeros", "again"] {
                 let bytes = try #require(layer.files[name])
@@ -109,9 +134,50 @@ struct StreamTests {
                 #expect(try engine.store.bytes(content) == bytes, "\(name)")
                 // Who had it open has it still.
                 #expect(try open.read(bytes.count, at: 0) == bytes)
+                let own =
+                    writer.format == .plainGzip ? try layer.compressedSize(of: name, in: blob) : bytes.count
                 if writer != .zstd {
-                    #expect(source.sentByteCount <= bytes.count + 2 * Int(StreamReader.spacing), "\(name)")
+                    #expect(source.sentByteCount <= own + 2 * Int(distance), "\(name)")
                 }
+            }
+        }
+        #expect(fixture.reports.withLock { $0 } == [])
+    }
+
+    @Test(
+        "of whatever writer, an evicted file comes back from a registry by its compressed size and two checkpoints",
+        .enabled(
+            if: ["pigz", "bgzip"].allSatisfy { access("/usr/bin/\($0)", X_OK) == 0 },
+            "pigz or bgzip is missing (apt install pigz tabix)"),
+        arguments: ["pigz -1c", "bgzip -c", "pigz -ic", "{ gzip -6c; printf '\\0\\0\\037\\213behind'; }"])
+    func evictedFromRegistry(command: String) throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.long.get()
+        let blob = try fixture.compress(layer, command)
+        let descriptor = try writeImage(
+            [ImageLayer(blob: blob, tocDigest: nil, diffID: layer.diffID)], tag: "a", layout: fixture.layout)[0]
+        let registry = try RegistryFixture()
+        defer { registry.stop() }
+        let proxy = try CountingProxy(upstream: registry.port)
+        defer { proxy.stop() }
+        try registry.push(layout: fixture.layout, name: "plain", tag: "1")
+        try fixture.withEngine { engine in
+            let image = try ImagePull(engine, shouldStop: { false }, report: { _ in }).index(
+                try ImageReference(parsing: "\(proxy.host)/plain:1"), platform: nil, plainHTTP: true)
+            let distance = try fixture.checkpointDistance(engine, image.layers[0], blobSize: descriptor.size)
+            for name in ["small59", "large3"] {
+                let bytes = try #require(layer.files[name])
+                let content = try engine.content(SHA256.hash(bytes))
+                #expect(try engine.evict(content))
+                proxy.reset()
+                let answers = Answers()
+                engine.whole(content.id, answers.take())
+                #expect(answers.wait(seconds: 60) && answers.allSucceededOnce, "\(name)")
+                #expect(try engine.store.bytes(content) == bytes, "\(name)")
+                let own = try layer.compressedSize(of: name, in: blob)
+                #expect(own < bytes.count + 4096)
+                let sent = proxy.sentByteCount(of: descriptor.digest)
+                #expect(sent > own && sent <= Int64(own) + 2 * distance, "\(name): \(sent), \(own) and \(distance)")
             }
         }
         #expect(fixture.reports.withLock { $0 } == [])

@@ -112,6 +112,9 @@ public final class CountingProxy: Sendable {
     /// How many connections came since the last reset.
     public var connectionCount: Int { state.withLock { $0.connectionCount - $0.forgottenCount } }
 
+    /// How many connections are open now.
+    public var openConnectionCount: Int { state.withLock { $0.open.count } }
+
     /// Forgets what passed.
     public func reset() {
         state.withLock { state in

@@ -90,7 +90,8 @@ struct LayerStream {
     private func read(
         from position: StreamPosition, _ stream: StreamRecord, _ state: StreamState?, _ temporary: File?
     ) throws -> StreamState {
-        let reader = StreamReader(source: source, descriptor: descriptor)
+        let reader = StreamReader(
+            source: source, descriptor: descriptor, recorded: max(position.blobOffset, state?.blobOffset ?? 0))
         defer {
             reader.stop()
             engine.countFetched(reader.fetchedBytes)
@@ -113,12 +114,15 @@ struct LayerStream {
             guard let current else { continue }
             switch event {
             case .format: break
-            case .blob(let buffer, let range, let offset): current.takeBlob(buffer[range], at: offset)
+            case .blob(let buffer, let range, let offset):
+                current.takeBlob(buffer[range], at: offset)
+                reader.advance(to: offset + Int64(range.count), isRecorded: false)
             case .output(let buffer, let offset): try current.takeTar(buffer.bytes, at: offset)
             case .checkpoint(let position, let tar):
                 // What a reader gives again on its way to where it goes on is on record already.
                 guard tar >= current.state.tarOffset else { continue }
                 try current.record(position)
+                reader.advance(to: current.state.blobOffset, isRecorded: true)
             }
             report(reader.fetchedBytes, current.state.blobOffset)
         }

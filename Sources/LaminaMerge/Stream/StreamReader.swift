@@ -17,12 +17,17 @@ enum StreamEvent: Sendable {
 
 /// Fetches a blob and decompresses it, each on a thread of its own.
 final class StreamReader: Sendable {
-    /// Output between two checkpoints, in bytes. What a kill costs, and what is read too much for a file that was evicted;
-    /// each checkpoint takes up to 32 KiB of the index.
-    static let spacing: Int64 = 4 << 20
+    /// Output between two checkpoints, in bytes. What is read too much, once before it and once behind it, for a file that was
+    /// evicted; each checkpoint takes up to 32 KiB of the index.
+    static let spacing: Int64 = 8 << 20
+    /// How many bytes of the blob may have been asked for beyond the last checkpoint that is on record: what a kill costs at
+    /// most. Layers compress to less than they are, so that the next bytes are on their way while a checkpoint is placed.
+    static let window = spacing
+    /// A request goes out for no less, as each may take a round trip.
+    private static let leastRequest: Int64 = 2 << 20
 
-    /// What decompression may be behind fetching, and placing behind decompression, in bytes: little enough that a kill costs
-    /// about a checkpoint, enough that no thread waits for another's slowest moment.
+    /// What decompression may be behind fetching, and placing behind decompression, in bytes: enough that no thread waits for
+    /// another's slowest moment.
     private static let fetchedAhead = 2 << 20
     private static let outputAhead = 4 << 20
     private static let blobBufferSize = 256 << 10
@@ -37,13 +42,21 @@ final class StreamReader: Sendable {
     private let isClosed = Atomic<Bool>(false)
     private let threads = Monitor<[Thread]>([])
     private let counter = Atomic<Int64>(0)
+    private let fetchWindow: FetchWindow
 
     /// Compressed bytes that have arrived so far.
     var fetchedBytes: Int64 { counter.load(ordering: .relaxed) }
 
-    init(source: any BlobSource, descriptor: Descriptor) {
+    /// - Parameter recorded: up to where the blob was placed by an earlier process.
+    init(source: any BlobSource, descriptor: Descriptor, recorded: Int64) {
         self.source = source
         self.descriptor = descriptor
+        fetchWindow = FetchWindow(size: Self.window, leastRequest: Self.leastRequest, recorded: recorded)
+    }
+
+    /// Says up to where the blob was placed, and that this is on record, if it is.
+    func advance(to placed: Int64, isRecorded: Bool) {
+        fetchWindow.advance(placed: placed, recorded: isRecorded ? placed : nil)
     }
 
     /// Starts to read.
@@ -62,6 +75,8 @@ final class StreamReader: Sendable {
             threads.append(
                 try Thread("stream-inflate") {
                     self.finish(self.events) { try self.decompress(position, format, lastCheckpoint: tar) }
+                    // Whatever it ended with, nothing more is taken: who fetches must not wait for it.
+                    self.fetchWindow.close()
                     self.fetched.close()
                 })
         }
@@ -73,6 +88,7 @@ final class StreamReader: Sendable {
     /// Ends the threads.
     func stop() {
         isClosed.store(true, ordering: .relaxed)
+        fetchWindow.close()
         fetched.close()
         events.close()
         threads.withLock { threads in
@@ -91,10 +107,20 @@ final class StreamReader: Sendable {
     }
 
     private func fetch(from start: Int64, _ shouldStop: @escaping @Sendable () -> Bool) throws {
-        guard start < descriptor.size else { return }
+        var position = start
+        while position < descriptor.size {
+            let end = fetchWindow.end(
+                from: position, blobSize: descriptor.size, minimum: Int64(Self.blobBufferSize))
+            guard let end else { throw MergeError.stopped }
+            try fetch(position..<end, shouldStop)
+            position = end
+        }
+    }
+
+    private func fetch(_ range: Range<Int64>, _ shouldStop: @escaping @Sendable () -> Bool) throws {
         var buffer = blobBuffers.take()
         try source.read(
-            descriptor.digest, size: descriptor.size, range: start..<descriptor.size,
+            descriptor.digest, size: descriptor.size, range: range,
             shouldStop: { self.isClosed.load(ordering: .relaxed) || shouldStop() }
         ) { bytes in
             counter.add(Int64(bytes.count), ordering: .relaxed)
@@ -142,7 +168,7 @@ final class StreamReader: Sendable {
                 }
                 output.count = Self.outputBufferSize - room.count
                 wasFull = room.isEmpty
-                let isCheckpoint = isDue && (isBoundary || (decoder.hasRareBoundaries && done >= 2 * Self.spacing))
+                let isCheckpoint = isDue && (isBoundary || (decoder.hasRareBoundaries && done >= Self.spacing * 5 / 4))
                 if wasFull || isCheckpoint { try flush() }
                 guard isCheckpoint else { continue }
                 let used = Int(decoder.blobOffset - pieceStart)

@@ -75,6 +75,15 @@ enum PlainImages {
         return (layout, words[0], Int64(words[1]) ?? 0)
     }
 
+    /// Has umoci add a layer to an image, with a new file and whiteouts of some.
+    static func addLayer(to layout: String, in sandbox: Sandbox) throws {
+        let bundle = sandbox.directory + "/bundle"
+        removeTree(bundle)
+        try run(["umoci", "unpack", "--image", layout + ":latest", bundle]).orThrow()
+        try run(["/bin/sh", "-c", "rm -r \"$1\"/files/000; echo new >\"$1\"/new", "sh", bundle + "/rootfs"]).orThrow()
+        try run(["umoci", "repack", "--image", layout + ":latest", bundle]).orThrow()
+    }
+
     /// What umoci unpacks of an image, described; the mount at `path` is compared with it.
     static func differences(
         fromUmoci layout: String, at mount: String, in sandbox: Sandbox
