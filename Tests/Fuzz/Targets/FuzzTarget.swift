@@ -1,3 +1,4 @@
+import LaminaDigest
 import LaminaFormats
 
 /// A parser of bytes from outside, as a fuzzer calls it: any bytes in, nothing out; what must never be is a crash, a hang, an
@@ -11,11 +12,11 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
     case tocMember = "toc-member"
     /// The frame that a table of contents of zstd:chunked is in, behind its annotation.
     case manifest
-    /// A tar, in pieces.
+    /// A tar, in pieces, and the tree of what it says.
     case tar
-    /// A member of gzip, and what follows it.
+    /// A member of gzip, and what follows it; also as a stream that is left and gone on with.
     case gzip
-    /// A frame of zstd, and what follows it.
+    /// A frame of zstd, and what follows it; also as a stream that is left and gone on with.
     case zstd
     /// A tar-split, compressed or not.
     case tarSplit = "tar-split"
@@ -125,6 +126,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
     private static func tar(_ bytes: UnsafeRawBufferPointer) throws {
         guard let first = bytes.first else { return }
         var reader = TarReader()
+        var lines: [UInt8] = []
         var rest = UnsafeRawBufferPointer(rebasing: bytes.dropFirst())
         while !rest.isEmpty {
             var piece = UnsafeRawBufferPointer(rebasing: rest.prefix(Int(first) * 16 + 1))
@@ -132,13 +134,22 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             pieces: while true {
                 switch try reader.next(&piece) {
                 case .more: break pieces
-                case .entry(let entry): precondition(entry.header.size >= 0)
+                case .entry(let entry):
+                    precondition(entry.header.size >= 0)
+                    let isFile = entry.header.kind == .regular && entry.header.size > 0
+                    EntryLines.append(entry, digest: isFile ? SHA256.hash([UInt8]()) : nil, to: &lines)
                 case .payload(let payload): precondition(!payload.isEmpty)
                 case .zeros(let count): precondition(1...TarReader.zerosAtOnce ~= count)
                 }
             }
         }
         try reader.finish()
+        // Whatever the tar says, these are lines of a table of contents.
+        let document = try EntryLines.document(lines.isEmpty ? [] : [EntryLines.pack(lines)])
+        try document.withUnsafeBytes { document in
+            let tree = try LayerTree.parse(entries: document, tarSize: Int64(bytes.count), format: .plainTar)
+            precondition(!tree.nodes.isEmpty)
+        }
     }
 
     /// The first two bytes say how much is needed of it, in units of sixteen bytes.
@@ -152,12 +163,53 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
         do {
             try decoder.decode(member, as: compression, needing: needed) { precondition($0.count >= needed) }
         } catch is FormatError {}
-        let stream = try StreamDecompressor(compression)
-        var total = 0
-        try stream.push(member) { piece in
-            total += piece.count
-            if total > 16 << 20 { throw FormatError(.tooLarge, "enough of it") }
+        do {
+            let stream = try StreamDecompressor(compression)
+            var total = 0
+            try stream.push(member) { piece in
+                total += piece.count
+                if total > 16 << 20 { throw FormatError(.tooLarge, "enough of it") }
+            }
+            try stream.finish()
+        } catch is FormatError {}
+        var position: StreamPosition?
+        let whole = try output(of: member, compression, from: .start) { position = $0 }
+        // From a place in its midst comes what came behind that place.
+        guard let position else { return }
+        let rest = try output(of: member, compression, from: position) { _ in }
+        precondition(position.blobOffset <= Int64(member.count) && position.outputOffset <= Int64(whole.count))
+        precondition(
+            rest.elementsEqual(whole[Int(position.outputOffset)...]), "another output from \(position.outputOffset)")
+    }
+
+    /// What a blob decompresses to, in small pieces; tells the last place to go on from that it comes by.
+    private static func output(
+        of blob: UnsafeRawBufferPointer, _ compression: StreamDecompressor.Compression, from start: StreamPosition,
+        passing: (StreamPosition) -> Void
+    ) throws -> [UInt8] {
+        let decompressor = try LayerDecompressor(compression, from: start)
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 8191, alignment: 16)
+        defer { buffer.deallocate() }
+        var output: [UInt8] = []
+        var place = Int(start.blobOffset)
+        while place < blob.count {
+            var input = UnsafeRawBufferPointer(rebasing: blob[place..<min(place + 997, blob.count)])
+            place += input.count
+            var wasFull = false
+            while !input.isEmpty || wasFull {
+                var room = buffer
+                let before = input.count
+                let isBoundary = try decompressor.step(&input, &room, stopsAtBoundary: true)
+                let made = buffer.count - room.count
+                precondition(made > 0 || input.count < before || isBoundary || wasFull, "it gets no further")
+                output += buffer[..<made]
+                wasFull = room.isEmpty
+                if isBoundary { passing(decompressor.position) }
+                if output.count > 4 << 20 { throw FormatError(.tooLarge, "enough of it") }
+            }
         }
-        try stream.finish()
+        precondition(decompressor.outputOffset - start.outputOffset == Int64(output.count))
+        try decompressor.finish()
+        return output
     }
 }
