@@ -19,7 +19,12 @@ for part in "${@:-build}"; do
         )
         ;;
     # A registry and the tools that the tests compare with.
-    test) packages+=(docker-registry skopeo umoci systemd openssl curl python3 attr tar gzip pigz tabix zstd python3-prometheus-client) ;;
+    test)
+        packages+=(
+            docker-registry skopeo umoci containerd stargz-snapshotter runc systemd openssl curl python3 attr tar gzip pigz
+            tabix zstd python3-prometheus-client
+        )
+        ;;
     bench) packages+=(docker-registry tar gzip pigz erofs-utils squashfs-tools mount util-linux) ;;
     *)
         echo "setup: '$part' is neither build, test nor bench" >&2

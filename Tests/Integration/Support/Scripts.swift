@@ -93,6 +93,25 @@ enum Scripts {
             time.sleep(0.02)
         """
 
+    /// `DIRECTORY`: an image's files with a program that reads one of them.
+    static let workload = #"""
+        mkdir -p "$1/data" "$1/proc" "$1/sys" "$1/dev" "$1/etc"
+        head -c 300000 /dev/urandom >"$1/data/cold"
+        head -c 200000 /dev/urandom >"$1/data/hot"
+        cat >"$1/program.c" <<'END'
+        #include <fcntl.h>
+        #include <unistd.h>
+        int main(void) {
+            char bytes[4096];
+            int file = open("/data/hot", O_RDONLY);
+            while (read(file, bytes, sizeof bytes) > 0) {}
+            return 0;
+        }
+        END
+        gcc -static -O1 -o "$1/program" "$1/program.c"
+        rm "$1/program.c"
+        """#
+
     /// `FILE`: milliseconds for the open, the first and the last 4 KiB, and the digest of both.
     static let firstAndLast = """
         import hashlib, json, os, sys, time

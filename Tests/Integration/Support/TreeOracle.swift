@@ -54,17 +54,20 @@ enum TreeOracle {
     }
 
     /// Expects that a mount shows what a directory has.
+    ///
+    /// - Parameter ignoringDirectoryTimes: of directories that a layer does not list, and the root, containerd and umoci show when
+    ///   they were unpacked.
     static func expectSame(
         _ directory: String, at mount: String, in sandbox: Sandbox, keepsFractions: Bool = false,
-        _ location: SourceLocation = #_sourceLocation
+        ignoringDirectoryTimes: Bool = false, _ comment: String = "", _ location: SourceLocation = #_sourceLocation
     ) throws {
         let (expected, actual) = (sandbox.directory + "/expected.jsonl", sandbox.directory + "/actual.jsonl")
         try describe(directory, to: expected)
         try describe(mount, to: actual)
         let found = try differences(
-            expected: expected, actual: actual, in: sandbox, ignoringDirectoryTimes: false,
+            expected: expected, actual: actual, in: sandbox, ignoringDirectoryTimes: ignoringDirectoryTimes,
             keepsFractions: keepsFractions)
-        #expect(found == nil, "\(found ?? "")", sourceLocation: location)
+        #expect(found == nil, "\(comment) \(found ?? "")", sourceLocation: location)
     }
 
     /// The bytes of all files of a tree.

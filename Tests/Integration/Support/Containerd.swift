@@ -1,0 +1,70 @@
+import Glibc
+import LaminaSystem
+import Testing
+
+/// A containerd with a root, a state and a socket of its own in a sandbox, and with nothing of the machine's: what unpacks images
+/// the way that everybody's are unpacked, and what runs them. It ends with its sandbox.
+struct Containerd {
+    /// What its tests need, with Debian's packages.
+    static var isInstalled: ConditionTrait {
+        Requirements.tools("containerd", "ctr:containerd", "runc", "ctr-remote:stargz-snapshotter")
+    }
+
+    let socket: String
+    private let sandbox: Sandbox
+
+    /// Starts one and waits until it answers.
+    ///
+    /// - Parameter proxies: snapshotters that are programs of their own, by name: their sockets.
+    init(in sandbox: Sandbox, proxies: [String: String] = [:]) throws {
+        self.sandbox = sandbox
+        let directory = sandbox.directory + "/containerd"
+        socket = directory + "/socket"
+        try createDirectories(directory)
+        var configuration = """
+            version = 2
+            root = "\(directory)/root"
+            state = "\(directory)/state"
+            disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+            [grpc]
+              address = "\(socket)"
+            [ttrpc]
+              address = "\(directory)/ttrpc"
+
+            """
+        for (name, address) in proxies.sorted(by: { $0.key < $1.key }) {
+            configuration += "[proxy_plugins.\(name)]\n  type = \"snapshot\"\n  address = \"\(address)\"\n"
+        }
+        try write(configuration.utf8, to: directory + "/config.toml")
+        let server = try sandbox.startProgram([
+            "containerd", "--config", directory + "/config.toml", "--log-level", "warn",
+        ])
+        let isReady = eventually(seconds: 30) {
+            !server.isRunning || (try? run(["ctr", "-a", socket, "version"], seconds: 5))?.exitCode == 0
+        }
+        guard isReady, server.isRunning else {
+            server.send(SIGKILL)
+            throw Outcome.Failed(description: "containerd is not ready\n\(server.wait())")
+        }
+    }
+
+    /// Runs `ctr`, which has to succeed.
+    @discardableResult
+    func ctr(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
+        try run(["ctr", "-a", socket] + arguments, seconds: seconds).orThrow()
+    }
+
+    /// Runs `ctr-remote`, which has to succeed.
+    @discardableResult
+    func remote(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
+        try run(["ctr-remote", "-a", socket] + arguments, seconds: seconds).orThrow()
+    }
+
+    /// Pulls an image of a registry on this machine; gives where its files are, as containerd has unpacked them.
+    func unpack(_ reference: String, _ name: String = "unpacked") throws -> String {
+        try ctr("images", "pull", "--plain-http", "--snapshotter", "overlayfs", reference)
+        let path = try sandbox.mountPoint(name)
+        try ctr("images", "mount", "--snapshotter", "overlayfs", reference, path)
+        return path
+    }
+}
