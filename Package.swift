@@ -53,7 +53,7 @@ let package = Package(
             name: "LaminaSchema", path: "schema", exclude: ["README.md"],
             resources: [
                 .embedInCode("migrations/v001-index.sql"), .embedInCode("migrations/v002-session.sql"),
-                .embedInCode("migrations/v003-space.sql"),
+                .embedInCode("migrations/v003-space.sql"), .embedInCode("migrations/v004-check.sql"),
                 .embedInCode("views.sql"),
             ], swiftSettings: swift),
 

@@ -5,7 +5,10 @@ public enum Schema {
 
     /// The migrations in order; the database's `user_version` is the number of those that it has had.
     public static var migrations: [String] {
-        [PackageResources.v001_index_sql, PackageResources.v002_session_sql, PackageResources.v003_space_sql].map {
+        [
+            PackageResources.v001_index_sql, PackageResources.v002_session_sql, PackageResources.v003_space_sql,
+            PackageResources.v004_check_sql,
+        ].map {
             String(decoding: $0, as: UTF8.self)
         }
     }

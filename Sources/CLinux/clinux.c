@@ -69,6 +69,10 @@ int64_t lamina_first_hole(int fd) {
     return hole;
 }
 
+int64_t lamina_next_hole(int fd, int64_t from) { return lseek(fd, from, SEEK_HOLE); }
+
+int64_t lamina_next_data(int fd, int64_t from) { return lseek(fd, from, SEEK_DATA); }
+
 int64_t lamina_hole_bytes(int fd) {
     off_t size = lseek(fd, 0, SEEK_END);
     if (size < 0) return -1;

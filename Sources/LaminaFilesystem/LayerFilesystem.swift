@@ -89,6 +89,19 @@ public final class LayerFilesystem: Sendable {
         do { try session.invalidateContents(node: 1) } catch { log("new layers may not be listed: \(error)") }
     }
 
+    /// Has the kernel forget what it read of contents whose files have other bytes now: opens in cached mode, and what it
+    /// kept of them.
+    public func contentsChanged(_ contents: Set<ContentID>) {
+        guard let session = session.withLock({ $0 }) else { return }
+        do {
+            for inode in try store.index.inodes(of: contents) {
+                try session.invalidateContents(node: UInt64(bitPattern: inode))
+            }
+        } catch {
+            log("the kernel may show old bytes of files that were put right: \(error)")
+        }
+    }
+
     /// Regular housekeeping: idle read transactions end, and with them the write-ahead log can be cut.
     ///
     /// - Parameter settling: cuts the log however short it is, as a process that ends should.

@@ -13,6 +13,8 @@ struct EngineState {
     /// Contents that were merged a moment ago: rows that were read from the index before may not know it yet.
     /// Its clock, read before the rows, tells which those are.
     var recentlyMerged = Recent<ContentID>(limit: 16384)
+    /// Contents that are being put right: in place, and each by itself (`MergeEngine+Heal.swift`).
+    var healing: Set<ContentID> = []
     /// See `ReadAhead`.
     var readAheads: [LayerID: ReadAhead] = [:]
     var marks: [ContentID: LayerID] = [:]

@@ -38,14 +38,16 @@ extension MergeEngine {
             throw MergeError(.index, "\(content) is not in the index")
         }
         if record.proof == .disproven { throw MergeError.lie(record) }
-        if record.state != .merged, try adoptTwin(of: record) { record.state = .merged }
+        // Somebody may have the damaged file open: it keeps its name, and nothing but bytes go into it.
+        let isHealing = state.withLock { $0.healing.contains(content) }
+        if record.state != .merged, !isHealing, try adoptTwin(of: record) { record.state = .merged }
         var chunks = try store.index.chunks(of: record, preferring: layer)
         guard chunks.reduce(0, { $0 + $1.size }) == record.size, !chunks.isEmpty else {
             throw MergeError(.index, "the index does not list every chunk of \(record.name.digest)")
         }
         if record.state == .merged {
             for index in chunks.indices { chunks[index].hasLanded = true }
-        } else if record.name.claim != nil || record.size > Self.smallSize {
+        } else if isHealing || record.name.claim != nil || record.size > Self.smallSize {
             try copyLandedChunks(of: record, &chunks)
         }
         if record.state != .merged, chunks.contains(where: { !$0.hasLanded && $0.source.isHole }) {
@@ -94,7 +96,9 @@ extension MergeEngine {
             for job in jobs { state.jobs.append(job) }
         }
         for completion in done { completion(.success(())) }
-        if let job = first, active.chunks.count == 1 { first = readingAhead(job) }
+        if let job = first, active.chunks.count == 1, !state.withLock({ $0.healing.contains(active.id) }) {
+            first = readingAhead(job)
+        }
         return first
     }
 

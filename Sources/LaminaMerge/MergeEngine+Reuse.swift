@@ -62,14 +62,23 @@ extension MergeEngine {
         var target: File?
         for index in chunks.indices where !chunks[index].hasLanded && !chunks[index].source.isHole {
             let chunk = chunks[index]
-            guard
-                let found = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
-            else { continue }
+            guard let found = try landedCopy(of: chunk, in: content) else { continue }
             space?.makeRoom(for: chunk.size)
-            let file = try target ?? store.files.create(content.name, size: content.size)
+            // In place where all contents with this file want these bytes.
+            let file =
+                try target
+                ?? (content.name.claim == nil
+                    ? store.files.openInPlace(content.name, size: content.size)
+                    : store.files.create(content.name, size: content.size))
             target = file
             do {
                 let source = try store.files.open(found.name)
+                let range = chunk.offset..<(chunk.offset + chunk.size)
+                // Who has the file open may be reading there: nothing goes over what it has but what is right.
+                if try !file.isHole(range) {
+                    let digest = try source.digest(of: found.offset..<(found.offset + chunk.size))
+                    guard digest == chunk.digest else { continue }
+                }
                 try file.copyRange(from: source, at: found.offset, to: chunk.offset, count: Int(chunk.size))
             } catch {
                 // What cannot be copied is fetched.
@@ -81,6 +90,15 @@ extension MergeEngine {
             landing.chunks.append((content.id, chunk.offset))
         }
         try record(&landing, of: content, chunks)
+    }
+
+    /// Where another content has a chunk's bytes, as far as its layer is to be believed.
+    private func landedCopy(
+        of chunk: ChunkRecord, in content: ContentRecord
+    ) throws -> (name: BackingName, offset: Int64)? {
+        if let found = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id) { return found }
+        // The same file in other chunks.
+        return try store.index.twin(of: content).map { ($0.name, chunk.offset) }
     }
 
     /// Lands the chunks that are holes: a backing file is sparse, so its zeros are there before anything is written. That

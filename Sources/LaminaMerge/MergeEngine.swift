@@ -124,6 +124,12 @@ public final class MergeEngine: Sendable {
         enqueue(content, range: range, startsBackground: true, completion)
     }
 
+    /// Merges the chunks that hold a range of the file, and no others.
+    @discardableResult
+    func only(_ range: Range<Int64>, of content: ContentID, _ completion: @escaping MergeCompletion) -> MergeTicket {
+        enqueue(content, range: range, startsBackground: false, completion)
+    }
+
     /// Merges a content while nobody waits for it.
     public func background(_ content: ContentID) {
         enqueue(content, range: 0..<0, startsBackground: true) { [recorder] result in

@@ -16,7 +16,7 @@ extension BackingFiles {
     /// The name of the temporary file for a file that stands at `offset` in the layer's tar.
     public static func temporaryName(_ layer: Digest, offset: Int64) -> String { "\(layer.hex)-\(offset)" }
 
-    func removeTemporary(_ name: String) { unlinkat(directoryFile.descriptor, path(name), 0) }
+    public func removeTemporary(_ name: String) { unlinkat(directoryFile.descriptor, path(name), 0) }
 
     /// Removes what a layer's streams have left, but for the file that goes on.
     public func removeTemporaries(of layer: Digest, except kept: String?) {
@@ -52,10 +52,10 @@ extension BackingFiles {
         unlinkat(directoryFile.descriptor, link, 0)
     }
 
-    /// Copies a temporary file's bytes into a backing file that others may have open.
-    func copyTemporary(_ temporary: String, to name: BackingName, size: Int64) throws(SystemError) {
+    /// Copies a temporary file's bytes, which have the digest of the name, into a backing file that others may have open.
+    public func copyTemporary(_ temporary: String, to name: BackingName, size: Int64) throws(SystemError) {
         let source = try File(path(temporary), O_RDONLY, in: directoryFile)
-        try create(name, size: size).copyRange(from: source, at: 0, to: 0, count: Int(size))
+        try openInPlace(name, size: size).copyRange(from: source, at: 0, to: 0, count: Int(size))
     }
 
     private func path(_ temporary: String) -> String { Self.temporaryDirectory + "/" + temporary }

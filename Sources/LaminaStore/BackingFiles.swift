@@ -65,6 +65,28 @@ public final class BackingFiles: Sendable {
         return file
     }
 
+    /// Opens a backing file for putting bytes into it that have the digest of the whole: also where other contents have the
+    /// same file, as it is right for all of them, and for those who have it open. Made where it is not there, and brought to
+    /// its size.
+    public func openInPlace(_ name: BackingName, size: Int64) throws(SystemError) -> File {
+        let file = try evicting.withLock { _ throws(SystemError) in
+            try File(name.path, O_RDWR | O_CREAT, mode: 0o644, in: directory)
+        }
+        if try file.size() != size { try file.truncate(to: size) }
+        return file
+    }
+
+    /// Opens a backing file for writing that other contents have too; nil for one that is this content's alone.
+    public func openShared(_ name: BackingName) throws(SystemError) -> File? {
+        let file = try File(name.path, O_RDWR, in: directory)
+        return try file.status().st_nlink > 1 ? file : nil
+    }
+
+    /// Whether a name stands for this file.
+    public func isSame(_ file: File, _ name: BackingName) throws(SystemError) -> Bool {
+        try file.status().st_ino == open(name).status().st_ino
+    }
+
     /// Opens a backing file for writing chunks, as `create` does.
     public func writable(_ name: BackingName, size: Int64) throws(SystemError) -> BackingFile {
         BackingFile(try create(name, size: size))
@@ -85,7 +107,10 @@ public final class BackingFiles: Sendable {
         } catch {
             guard error.code == EEXIST else { throw error }
         }
-        try writable(name, size: Int64(bytes.count)).write(bytes, at: 0, keepsCached: keepsCached)
+        // Of one chunk: these bytes are what the file is named by, whoever has it.
+        let size = Int64(bytes.count)
+        let file = try name.claim == nil ? BackingFile(openInPlace(name, size: size)) : writable(name, size: size)
+        try file.write(bytes, at: 0, keepsCached: keepsCached)
     }
 
     /// Gives `name` a file of its own with the bytes of the one that it shares.

@@ -138,14 +138,17 @@ extension Store {
 }
 
 extension File {
-    /// SHA-256 of a range as it is on disk: pages that are clean are dropped from the cache first.
-    public func digest(of range: Range<Int64>) throws -> Digest? {
+    /// SHA-256 of a range as it is on disk: pages that are clean are dropped from the cache first. nil: the file ends in it.
+    ///
+    /// - Parameter shouldStop: asked every MiB; true ends it with EINTR.
+    public func digest(of range: Range<Int64>, shouldStop: () -> Bool = { false }) throws -> Digest? {
         posix_fadvise(descriptor, off_t(range.lowerBound), off_t(range.count), POSIX_FADV_DONTNEED)
         var hash = SHA256()
         var offset = range.lowerBound
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
         defer { buffer.deallocate() }
         while offset < range.upperBound {
+            if shouldStop() { throw SystemError(code: EINTR, operation: "read", subject: path) }
             let wanted = min(Int64(buffer.count), range.upperBound - offset)
             let count = try read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(wanted)]), at: offset)
             guard count > 0 else { return nil }

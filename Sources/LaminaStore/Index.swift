@@ -106,7 +106,9 @@ extension StoreError {
         }
         self.init(
             error.isCorruption ? .damaged : .database,
-            error.isCorruption ? "the index \(path) is damaged" : "the index \(path) cannot be used", cause: error)
+            error.isCorruption
+                ? "the index \(path) is damaged: 'lamina check --repair' makes it anew from the files (end the server first)"
+                : "the index \(path) cannot be used", cause: error)
     }
 }
 

@@ -32,6 +32,8 @@ public final class Store: Sendable {
         public var rechecked = 0
         /// Those of them that lost a chunk, which will be fetched again.
         public var lost = 0
+        /// Whether the index is new, and there are backing files: they had another one.
+        public var hasUnknownFiles = false
     }
 
     /// Opens a store for writing, making it where there is none.
@@ -52,6 +54,7 @@ public final class Store: Sendable {
         let path = Index.path(root: root)
         reserve = SpaceReserve(root: root)
         let connection: Connection
+        let hasUnknownFiles = access(path, F_OK) != 0 && Self.backingFileCount(root: root, upTo: 1) > 0
         do {
             connection = try reserve.lending(SpaceReserve.opening) { try Self.connect(path) }
         } catch let error as SQLiteError {
@@ -62,7 +65,9 @@ public final class Store: Sendable {
         index = Index(migrated: path)
         let boot = try Self.bootID()
         do {
-            openReport = try Self.recheckAfterBoot(boot, writer: writer, files: files)
+            var report = try Self.recheckAfterBoot(boot, writer: writer, files: files)
+            report.hasUnknownFiles = hasUnknownFiles
+            openReport = report
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)
         }

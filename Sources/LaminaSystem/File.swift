@@ -116,6 +116,30 @@ public final class File: Sendable {
         return count
     }
 
+    /// The holes of the file within a range, in order: where no data stands (SEEK_HOLE, SEEK_DATA).
+    public func holes(in range: Range<Int64>) throws(SystemError) -> [Range<Int64>] {
+        var holes: [Range<Int64>] = []
+        let end = min(range.upperBound, try size())
+        var position = range.lowerBound
+        while position < end {
+            let hole = lamina_next_hole(descriptor, position)
+            guard hole >= 0 else { throw SystemError.last("seek to a hole of", path) }
+            if hole >= end { break }
+            var data = lamina_next_data(descriptor, hole)
+            // Nothing but a hole from there on.
+            if data < 0, errno == ENXIO { data = end }
+            guard data >= 0 else { throw SystemError.last("seek to the data of", path) }
+            holes.append(hole..<min(data, end))
+            position = data
+        }
+        return holes
+    }
+
+    /// Whether no data stands in a range.
+    public func isHole(_ range: Range<Int64>) throws(SystemError) -> Bool {
+        try holes(in: range).reduce(0) { $0 + Int64($1.count) } == Int64(range.count)
+    }
+
     /// Makes a range of the file zeros that take no space, where the file system has holes; else zeros.
     public func clear(_ range: Range<Int64>) throws(SystemError) {
         if lamina_punch_hole(descriptor, range.lowerBound, Int64(range.count)) == 0 { return }

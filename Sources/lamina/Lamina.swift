@@ -25,14 +25,14 @@ struct Lamina: ParsableCommand {
             """,
         version: "lamina \(laminaVersion)",
         subcommands: [
-            Pull.self, Mount.self, Unmount.self, List.self, Status.self, Remove.self, Collect.self, Pin.self,
+            Pull.self, Mount.self, Unmount.self, List.self, Status.self, Check.self, Remove.self, Collect.self, Pin.self,
             Unpin.self, Opened.self, Convert.self, Doctor.self, Serve.self, Shutdown.self, Version.self,
         ])
 
     static func main() {
         // Before the first thread: a command runs some dozens, and two arenas are enough for what they allocate.
         Heap.limitArenas(2)
-        main(nil)
+        main(Check.completed(Array(CommandLine.arguments.dropFirst())))
     }
 }
 

@@ -30,6 +30,19 @@ struct ArgumentTests {
         #expect(try parse(Unmount.self, "umount", "/m", "--json").directory == "/m")
     }
 
+    @Test("check")
+    func check() throws {
+        let plain = try parse(Check.self, "check")
+        #expect(plain.image == nil && plain.readData == nil && !plain.repair && plain.time == nil)
+        let command = try parse(Check.self, "check", "a:1", "--read-data=2.5", "--repair", "--time", "10m", "--json")
+        #expect(command.image == "a:1" && command.readData == 2.5 && command.repair && command.time == "10m")
+        #expect(Check.completed(["check", "--read-data", "a"]) == ["check", "--read-data=100", "a"])
+        #expect(Check.seconds("90") == 90 && Check.seconds("1.5h") == 5400 && Check.seconds("2s") == 2)
+        for wrong in ["--read-data=0", "--read-data=101", "--read-data=x", "--time=0", "--time=5d", "--time=m"] {
+            #expect(throws: (any Error).self) { try Lamina.parseAsRoot(["check", wrong]) }
+        }
+    }
+
     @Test("ls, status, doctor, version")
     func facts() throws {
         #expect(try parse(List.self, "ls").image == nil)

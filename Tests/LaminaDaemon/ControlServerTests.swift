@@ -1,4 +1,5 @@
 import Glibc
+import LaminaMerge
 import LaminaSystem
 import Testing
 
@@ -35,6 +36,19 @@ struct ControlServerTests {
             #expect(result.platform == "linux/arm64" && !result.complete)
             #expect(!steps.isEmpty && steps == steps.sorted())
             #expect(engine.state.withLock { $0.pulls } == [request])
+            #expect(try server.stop())
+        }
+    }
+
+    @Test("a check is asked with its options, and answers with its findings")
+    func check() async throws {
+        try await onThread("test") {
+            let engine = FakeEngine()
+            let server = try TestServer(engine)
+            let options = CheckOptions(image: "a", readPercent: 5, repairs: true, seconds: 60)
+            let report = try server.client.check(options) { #expect($0.stage == .checking) }
+            #expect(report.image == "a" && report.damage.map(\.kind) == [.digest] && report.repaired == 1)
+            #expect(engine.state.withLock { $0.checks } == [options])
             #expect(try server.stop())
         }
     }

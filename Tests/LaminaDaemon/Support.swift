@@ -1,5 +1,6 @@
 import Glibc
 import LaminaFilesystem
+import LaminaMerge
 import LaminaStore
 import LaminaSystem
 import Logging
@@ -60,6 +61,7 @@ final class FakeEngine: ControlledEngine {
     struct State {
         var mounts: [MountListing] = []
         var pulls: [PullRequest] = []
+        var checks: [CheckOptions] = []
         var stoppedPulls = 0
         var shutdowns = 0
         var whyNotReady: String?
@@ -101,6 +103,18 @@ final class FakeEngine: ControlledEngine {
             reference: reference, manifestDigest: "sha256:00", platform: platform ?? "linux/amd64", layers: 1,
             bytes: 100,
             landedBytes: 100, fetchedBytes: 50, complete: !lazy)
+    }
+
+    func check(
+        _ options: CheckOptions, progress: @escaping @Sendable (PullProgress) -> Void,
+        shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> CheckReport {
+        state.withLock { $0.checks.append(options) }
+        progress(PullProgress(stage: .checking, reference: "the store", bytes: 100, landedBytes: 50))
+        if let failure { throw failure }
+        var report = CheckReport(root: "/", image: options.image)
+        report.damage = [CheckFinding(.digest, digest: "sha256:00", path: "content/00/00", repaired: options.repairs)]
+        return report
     }
 
     func mount(

@@ -26,6 +26,10 @@ int lamina_supports_clone(int directory);
 /// The first byte of the file that no data stands behind (SEEK_HOLE); the size when there is none; -1 with errno.
 int64_t lamina_first_hole(int fd);
 
+/// The first byte from `from` on that no data stands behind, or that data does; -1 with errno: ENXIO where there is none.
+int64_t lamina_next_hole(int fd, int64_t from);
+int64_t lamina_next_data(int fd, int64_t from);
+
 /// How many bytes of the file no data stands behind (SEEK_HOLE, SEEK_DATA); -1 with errno.
 int64_t lamina_hole_bytes(int fd);
 

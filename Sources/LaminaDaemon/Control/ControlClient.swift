@@ -1,4 +1,5 @@
 import Glibc
+public import LaminaMerge
 public import LaminaStore
 import LaminaSystem
 
@@ -36,6 +37,10 @@ public struct ControlClient: Sendable {
 
     public func pull(_ request: PullRequest, progress: (PullProgress) -> Void) throws -> PullResult {
         try askStreaming("POST", "/v1/pull", request, progress: progress)
+    }
+
+    public func check(_ options: CheckOptions, progress: (PullProgress) -> Void) throws -> CheckReport {
+        try askStreaming("POST", "/v1/check", options, progress: progress)
     }
 
     public func mount(
@@ -110,8 +115,8 @@ public struct ControlClient: Sendable {
         throw DaemonError(.serverFailed, "the lamina server at \(socket.path) ended its answer before the result")
     }
 
-    /// A line holds a path of at most 4 KiB, escaped.
-    private static var lineLimit: Int { 1 << 20 }
+    /// The report of a check names each damaged file, with a few hundred bytes.
+    private static var lineLimit: Int { 256 << 20 }
 
     private func read<Answer: Codable & Sendable>(_ status: Int, _ body: [UInt8]) throws -> Answer {
         if status == 200 { return try decode(Answer.self, body) }

@@ -1,11 +1,13 @@
 import FoundationEssentials
 import Hummingbird
+import LaminaMerge
+import LaminaSystem
 import Logging
 import ServiceLifecycle
 
 /// The control API: HTTP/1.1 and JSON, so that curl can speak it.
 ///
-/// `GET /healthz`, `/readyz` and `/metrics`, `GET /v1/status`, `POST /v1/pull`, `GET|POST|DELETE /v1/mounts`, `DELETE /v1/images`,
+/// `GET /healthz`, `/readyz` and `/metrics`, `GET /v1/status`, `POST /v1/pull`, `POST /v1/check`, `GET|POST|DELETE /v1/mounts`, `DELETE /v1/images`,
 /// `POST /v1/gc`, `POST /v1/pins`, `POST /v1/shutdown`. What may take long (all but the questions and the shutdown) answers with lines of JSON: `{"progress":…}`, then `{"result":…}` or `{"error":{"message":…,"exitCode":…}}`, and empty
 /// ones in between; the others answer with one document. Whoever closes the connection stops what it asked for.
 struct ControlRoutes: Sendable {
@@ -35,6 +37,9 @@ struct ControlRoutes: Sendable {
         }
         router.post("/v1/pull") { request, _ in
             try await pull(try await Self.body(PullRequest.self, of: request))
+        }
+        router.post("/v1/check") { request, _ in
+            check(try await Self.body(CheckOptions.self, of: request))
         }
         router.post("/v1/mounts") { request, _ in
             try await mount(try await Self.body(MountRequest.self, of: request))
@@ -69,6 +74,16 @@ struct ControlRoutes: Sendable {
                 request.reference, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference), lazy: request.lazy,
                 pin: request.pin, progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
+        }
+    }
+
+    private func check(_ options: CheckOptions) -> Response {
+        stream("check", ["of": "\(options.image ?? "the store")", "repair": "\(options.repairs)"]) {
+            [engine] (operation: StreamedOperation<CheckReport>) in
+            // Readers of mounted images go first; the thread ends with the operation.
+            Thread.yieldToOthers()
+            return try engine.check(
+                options, progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
         }
     }
 

@@ -1,3 +1,4 @@
+public import LaminaMerge
 public import LaminaStore
 
 /// What the control server asks of the engine: the seam at which tests put an engine without store and kernel.
@@ -12,6 +13,10 @@ public protocol ControlledEngine: Sendable {
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult
+    func check(
+        _ options: CheckOptions, progress: @escaping @Sendable (PullProgress) -> Void,
+        shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> CheckReport
     func use(credentialsFile: String, for reference: String) throws
     func unmount(_ target: String) throws
     func mounts() throws -> [MountListing]

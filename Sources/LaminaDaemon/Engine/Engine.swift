@@ -65,6 +65,11 @@ public final class Engine: Sendable {
         options.maxBytes = configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil
         merge = try MergeEngine(store: store, options: options)
         merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
+        if store.openReport.hasUnknownFiles {
+            log.warning(
+                "the index is new and there are files that it does not know; 'lamina check --repair' takes them in, then pulls fetch none of them"
+            )
+        }
         if store.openReport.rechecked > 0 {
             log.warning(
                 "the machine restarted before all of the store was on disk; what was in doubt was checked",
@@ -167,6 +172,9 @@ public final class Engine: Sendable {
     }
 
     func viewsChanged() { filesystem.withLock { $0 }?.viewsChanged() }
+
+    /// Has the kernel read anew what it keeps of these contents.
+    func contentsChanged(_ contents: Set<ContentID>) { filesystem.withLock { $0 }?.contentsChanged(contents) }
 
     // MARK: Facts
 

@@ -1,9 +1,9 @@
 public import LaminaFilesystem
 
-/// How far a pull is.
+/// How far a pull is; or a check, which says of its bytes how many it reads, and has read.
 public struct PullProgress: Sendable, Codable, Equatable {
     public enum Stage: String, Sendable, Codable {
-        case resolving, indexing, streaming, merging, done
+        case resolving, indexing, streaming, merging, checking, done
     }
 
     public var stage: Stage

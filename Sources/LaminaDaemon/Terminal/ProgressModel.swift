@@ -19,7 +19,7 @@ struct ProgressModel {
         // Each layer that is read as a whole is a transfer of its own; merging is one.
         let isOther =
             latest?.stage != progress.stage || (progress.stage == .streaming && latest?.current != progress.current)
-        if isOther, progress.stage == .merging || progress.stage == .streaming { samples = [] }
+        if isOther, [.merging, .streaming, .checking].contains(progress.stage) { samples = [] }
         latest = progress
         if let last = samples.last, samples.count > 1, now - last.time < Self.grain { return }
         samples.append((now, progress.landedBytes))
@@ -43,6 +43,7 @@ struct ProgressModel {
         case .indexing: parts = ["indexing", "\(latest.indexedLayers) of \(counted(latest.layers, "layer"))"]
         case .streaming: parts = transfer("reading layer \(latest.indexedLayers + 1) of \(latest.layers)", latest)
         case .merging: parts = transfer("merging", latest)
+        case .checking: parts = transfer("checking", latest)
         case .done: parts = ["done"]
         }
         if latest.stage != .resolving, latest.stage != .done, let current = latest.current { parts.append(current) }
@@ -76,7 +77,7 @@ struct ProgressModel {
     mutating func steps() -> [String] {
         guard let latest else { return [] }
         var lines: [String] = []
-        if announced.rawValue < Announced.resolving.rawValue {
+        if latest.stage != .checking, announced.rawValue < Announced.resolving.rawValue {
             lines.append("resolving \(latest.reference)")
             announced = .resolving
         }
@@ -91,6 +92,7 @@ struct ProgressModel {
                 "reading layer \(announcedLayer) of \(latest.layers), which has no table of contents: \(Units.bytes(latest.bytes))"
             )
         }
+        if latest.stage == .checking { return checkSteps(latest) }
         guard latest.stage == .merging else { return lines }
         if announced.rawValue < Announced.merging.rawValue {
             lines.append(
@@ -105,5 +107,16 @@ struct ProgressModel {
             lines.append("merged \(tenth * 10)%, \(fetched)" + (rate.map { ", \(Units.bytes(Int64($0)))/s" } ?? ""))
         }
         return lines
+    }
+
+    /// A line for each tenth of the bytes that a check reads.
+    private mutating func checkSteps(_ latest: PullProgress) -> [String] {
+        let tenth = Units.percentage(latest.landedBytes, of: latest.bytes) / 10
+        guard tenth > announcedTenth else { return [] }
+        announcedTenth = tenth
+        return [
+            "checked \(tenth * 10)% of \(Units.bytes(latest.bytes))"
+                + (rate.map { ", \(Units.bytes(Int64($0)))/s" } ?? "")
+        ]
     }
 }

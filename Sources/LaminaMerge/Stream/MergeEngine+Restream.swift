@@ -92,6 +92,8 @@ private struct RestreamedFiles {
     private var members: ArraySlice<Member>
     private var tar = TarReader()
     private var file: File?
+    /// Where the file goes until its digest is known: somebody may have the one with its name open.
+    private var temporary: String?
     private var hash = SHA256()
     private var received: Int64 = 0
     /// Whether the member at the front has begun.
@@ -134,7 +136,7 @@ private struct RestreamedFiles {
                 guard entry.header.kind == .regular, entry.header.size == Int64(part.size) else {
                     throw MergeError(.index, "the tar of \(layer) has another file where the index has \(part.digest)")
                 }
-                file = try engine.store.files.create(record.name, size: record.size)
+                file = try open(record)
                 // First: as soon as it is merged, the file may be opened.
                 if entry.holeSize > 0 { try engine.store.recordHoles(entry.holeSize, of: record.id) }
             case .zeros(let count):
@@ -142,21 +144,38 @@ private struct RestreamedFiles {
                 try file?.clear(received..<received + Int64(count))
                 Self.zeros.withUnsafeBytes { hash.update(UnsafeRawBufferPointer(rebasing: $0[..<count])) }
                 received += Int64(count)
-                if received == Int64(part.size) { return end(member, part) }
+                if received == Int64(part.size) { return try end(member, part) }
             case .payload(let payload):
                 try file?.write(payload, at: received)
                 hash.update(payload)
                 received += Int64(payload.count)
-                if received == Int64(part.size) { return end(member, part) }
+                if received == Int64(part.size) { return try end(member, part) }
             }
         }
     }
 
+    /// Opens what a file's bytes are written to.
+    private mutating func open(_ record: ContentRecord) throws -> File {
+        guard (try? engine.store.files.open(record.name)) != nil else {
+            return try engine.store.files.create(record.name, size: record.size)
+        }
+        let name = "restream-\(record.name.digest.hex)"
+        temporary = name
+        let file = try engine.store.files.openTemporary(name)
+        try file.truncate(to: 0)
+        try file.truncate(to: record.size)
+        return file
+    }
+
     /// A file has come whole: it is right, or fetched once more, or an error.
-    private mutating func end(_ member: Member, _ part: Part) -> Bool {
+    private mutating func end(_ member: Member, _ part: Part) throws -> Bool {
         file = nil
         let digest = hash.digest()
+        defer { discard() }
         if digest == part.digest {
+            if let temporary, let record = part.content.record {
+                try engine.store.files.copyTemporary(temporary, to: record.name, size: record.size)
+            }
             engine.finish(member.parts)
         } else {
             let error = MergeError.mismatch(part, digest, layer: engine.layerName(layer))
@@ -165,8 +184,14 @@ private struct RestreamedFiles {
         return true
     }
 
+    private mutating func discard() {
+        if let temporary { engine.store.files.removeTemporary(temporary) }
+        temporary = nil
+    }
+
     /// Says of what has not come that it has not.
     mutating func finish(_ error: (any Error)?) {
+        discard()
         let missing = Array(members)
         members = []
         guard !missing.isEmpty else { return }

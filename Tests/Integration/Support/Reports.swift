@@ -47,6 +47,37 @@ struct PullReport: Decodable {
     var complete: Bool
 }
 
+/// What `lamina check --json` says.
+struct CheckReport: Decodable {
+    struct Chunk: Decodable, Equatable {
+        var offset: Int64
+        var size: Int64
+    }
+
+    struct Finding: Decodable {
+        var kind: String
+        var path: String
+        var chunks: [Chunk]
+        var repaired: Bool
+        var reason: String?
+    }
+
+    struct Unknown: Decodable {
+        var files: Int
+        var adopted: Int
+        var removed: Int
+    }
+
+    var damage: [Finding]
+    var unknown: Unknown
+    var readBytes: Int64
+    var fetchedBytes: Int64
+    var complete: Bool
+    var roundFinished: Bool
+
+    var repaired: Int { damage.count { $0.repaired } }
+}
+
 /// What `lamina convert --json` says.
 struct ConvertReport: Decodable {
     struct Layer: Decodable {

@@ -204,6 +204,32 @@ enum Scripts {
         if b"".join(iter(lambda: kept.read(1 << 20), b"")) != want[4096:]: sys.exit("the open file gives other bytes")
         """
 
+    /// `MOUNT EXPECTED STOP BITS`: holds every file open and mapped, and reads both ways again and again. At any time at most so
+    /// many bits of a file may be wrong, but it may be of another size; when the file STOP is there, everything is right.
+    static let heldReaders = """
+        import mmap, os, sys, time
+        mount, expected, stop, most = sys.argv[1:4] + [int(sys.argv[4])]
+        held = []
+        for name in sorted(os.listdir(expected)):
+            want = open(f"{expected}/{name}", "rb").read()
+            file = open(f"{mount}/{name}", "rb", buffering=0)
+            held.append((name, want, file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
+        print("open", flush=True)
+        def check(name, have, want, most):
+            bits = (int.from_bytes(have, "little") ^ int.from_bytes(want, "little")).bit_count()
+            if bits > most: sys.exit(f"{name}: {bits} bits are wrong")
+        while True:
+            is_last = os.path.exists(stop)
+            for name, want, file, mapped in held:
+                read = os.pread(file.fileno(), len(want) + 1, 0)
+                if is_last and len(read) != len(want): sys.exit(f"{name}: {len(read)} bytes of {len(want)}")
+                if len(read) == len(want): check(name, read, want, 0 if is_last else most)
+                # A mapping of a file that was cut is no memory.
+                if is_last or most == 1: check(name, mapped[:], want, 0 if is_last else most)
+            if is_last: break
+            time.sleep(0.002)
+        """
+
     /// Makes a description by tree.py one that eStargz can keep: `seconds` cuts times to whole ones, `no-directory-times` leaves
     /// those of directories out.
     static let normalize = """

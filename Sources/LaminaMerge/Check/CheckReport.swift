@@ -1,0 +1,101 @@
+/// What a check is to look at.
+public struct CheckOptions: Sendable, Codable, Equatable {
+    /// Only this image's files; nil: the whole store.
+    public var image: String?
+    /// How much of what has landed is read and hashed, in percent: what was not read for longest; nil: nothing is.
+    public var readPercent: Double?
+    /// Whether what is damaged is put right.
+    public var repairs: Bool
+    /// How long it may take, in seconds; nil: as long as it does.
+    public var seconds: Double?
+
+    public init(image: String? = nil, readPercent: Double? = nil, repairs: Bool = false, seconds: Double? = nil) {
+        self.image = image
+        self.readPercent = readPercent
+        self.repairs = repairs
+        self.seconds = seconds
+    }
+}
+
+/// Something that is not as the index says.
+public struct CheckFinding: Sendable, Codable, Equatable {
+    public enum Kind: String, Sendable, Codable {
+        /// The index itself.
+        case index
+        /// Of a backing file: see `Damage`.
+        case missing, size, hole, digest
+    }
+
+    /// A range of a file, in bytes.
+    public struct Part: Sendable, Codable, Equatable {
+        public var offset: Int64
+        public var size: Int64
+    }
+
+    public var kind: Kind
+    /// The content; nil for the index.
+    public var digest: String?
+    /// The file, relative to the store.
+    public var path: String
+    /// The chunks that are damaged.
+    public var chunks: [Part]
+    public var repaired: Bool
+    /// Why it was not, or what was found.
+    public var reason: String?
+
+    public init(
+        _ kind: Kind, digest: String? = nil, path: String, chunks: [Part] = [], repaired: Bool = false,
+        reason: String? = nil
+    ) {
+        self.kind = kind
+        self.digest = digest
+        self.path = path
+        self.chunks = chunks
+        self.repaired = repaired
+        self.reason = reason
+    }
+}
+
+/// Files that the index does not know; no damage: a crash may leave some, a lost index leaves all.
+public struct UnknownFiles: Sendable, Codable, Equatable {
+    public var files = 0
+    public var bytes: Int64 = 0
+    /// Those that had the digest that they are named by, and are in the index now.
+    public var adopted = 0
+    public var adoptedBytes: Int64 = 0
+    /// Those that were nothing, and are gone.
+    public var removed = 0
+
+    public init() {}
+}
+
+/// What a check has found.
+public struct CheckReport: Sendable, Codable, Equatable {
+    public var root: String
+    public var image: String?
+    /// What was held against its file.
+    public var contents: Int64 = 0
+    /// What has landed of them.
+    public var bytes: Int64 = 0
+    /// What was read and hashed of it.
+    public var readBytes: Int64 = 0
+    /// Everything that is damaged, repaired or not.
+    public var damage: [CheckFinding] = []
+    public var unknown = UnknownFiles()
+    /// Compressed bytes that were fetched for repairs.
+    public var fetchedBytes: Int64 = 0
+    /// Contents that were being merged and could not be looked at.
+    public var skipped: Int64 = 0
+    /// Whether it looked at everything that it was asked to, within its time.
+    public var complete = true
+    /// Whether all bytes have been read now, by this check and those before it.
+    public var roundFinished = false
+
+    public init(root: String, image: String? = nil) {
+        self.root = root
+        self.image = image
+    }
+
+    /// How much of the damage was put right.
+    public var repaired: Int { damage.count { $0.repaired } }
+}

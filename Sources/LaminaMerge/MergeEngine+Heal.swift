@@ -1,0 +1,127 @@
+import Glibc
+import LaminaDigest
+public import LaminaStore
+import LaminaSystem
+
+// Heal: damaged chunks are taken back and come again, from another copy in the store or from where the layer is to be had.
+// They are written into the file that stands there, which may be open: its readers see each page either as it was, damaged,
+// or right. Nothing is said to have landed before it was verified.
+
+/// How putting a content right ended.
+public enum Healing: Sendable, Equatable {
+    /// There was nothing to do any more.
+    case sound
+    case healed
+    /// It is being merged just now: it is looked at the next time.
+    case busy
+}
+
+extension MergeEngine {
+    /// Runs `body` while nobody merges a content, and those who ask for it wait.
+    ///
+    /// - Returns: nil, with `body` not run, while somebody merges it.
+    func exclusively<Result>(_ content: ContentID, _ body: () throws -> Result) rethrows -> Result? {
+        let placeholder = ActiveContent(id: content)
+        let isFree = state.withLock { state in
+            guard !state.isStopping, state.active[content] == nil else { return false }
+            // Whoever asks meanwhile waits in `early`.
+            state.active[content] = placeholder
+            return true
+        }
+        guard isFree else { return nil }
+        defer {
+            state.withLock(notify: true) { state in
+                state.active[content] = nil
+                for request in placeholder.early { state.requests.append(request) }
+                placeholder.early = []
+            }
+        }
+        return try body()
+    }
+
+    /// Looks at a content once more, while nobody merges it; nil while somebody does.
+    ///
+    /// Without that, what is merged or given up in the middle of a look may pass for damage.
+    public func confirm(_ found: Examination, shouldStop: () -> Bool) throws -> Examination? {
+        try exclusively(found.content.id) {
+            guard let record = try store.index.content(found.content.id), record.state != .absent else {
+                return Examination(content: found.content)
+            }
+            return try store.examine(record, readsData: found.damage == .digest, shouldStop: shouldStop)
+        }
+    }
+
+    /// Puts a content right: what is damaged is taken back and fetched, nothing else is.
+    ///
+    /// - Throws: `MergeError`, `StoreError`, `SystemError`; what could not be had stays taken back, and is fetched when somebody
+    ///   asks for it.
+    public func heal(_ damaged: Examination, shouldStop: () -> Bool) throws -> Healing {
+        let content = damaged.content
+        var shared: File?
+        let isTaken = try exclusively(content.id) { () throws -> Bool in
+            guard let record = try store.index.content(content.id), record.state != .absent else { return false }
+            shared = try sharedFile(of: content)
+            if damaged.damage == .size, shared == nil {
+                _ = try store.files.openInPlace(content.name, size: content.size)
+            }
+            if damaged.damage == .size { try shared?.truncate(to: content.size) }
+            guard !damaged.damaged.isEmpty else { return true }
+            state.withLock { _ = $0.healing.insert(content.id) }
+            try store.takeBack(damaged.damaged, of: content.id)
+            return true
+        }
+        guard let isTaken else { return .busy }
+        defer { state.withLock { _ = $0.healing.remove(content.id) } }
+        guard isTaken else { return .sound }
+        guard !damaged.damaged.isEmpty else { return .healed }
+        if content.state == .merged {
+            try wait(for: content.id, nil, shouldStop)
+            try recorder.flush()
+            if content.proof == .proven { try restoreProof(of: content, damaged, shared) }
+        } else {
+            // Of a content that nobody wanted whole, only what was there.
+            for range in damaged.damaged { try wait(for: content.id, range, shouldStop) }
+            try recorder.flush()
+        }
+        try recorder.sync()
+        return .healed
+    }
+
+    /// The file of a content, where other contents have the same one and the chunks of this one are not theirs.
+    private func sharedFile(of content: ContentRecord) throws -> File? {
+        guard content.name.claim != nil, let file = try? store.files.openShared(content.name) else { return nil }
+        return file
+    }
+
+    /// Proves a healed content anew. What had been one file with other contents' got a file of its own, as its chunks are what
+    /// one layer says of them: once the whole is proven, the bytes go into the shared file, and that takes its place again.
+    private func restoreProof(of content: ContentRecord, _ damaged: Examination, _ shared: File?) throws {
+        guard let record = try store.index.content(content.id), record.state == .merged, try prove(record) else {
+            return
+        }
+        guard let shared else { return }
+        let own = try store.files.open(content.name)
+        for range in damaged.damaged {
+            try shared.copyRange(from: own, at: range.lowerBound, to: range.lowerBound, count: range.count)
+        }
+        guard try shared.digest(of: 0..<content.size) == content.name.digest,
+            let twin = try store.index.merged(content.name.digest, size: content.size).first(where: {
+                try $0.id != content.id && $0.proof == .proven && store.files.isSame(shared, $0.name)
+            })
+        else { return }
+        _ = try exclusively(content.id) { try store.adopt(twin, as: record) }
+    }
+
+    /// Merges a content, or a range of it, for the calling thread.
+    private func wait(
+        for content: ContentID, _ range: Range<Int64>?, _ shouldStop: () -> Bool
+    ) throws {
+        let outcome = Monitor<Result<Void, MergeError>?>(nil)
+        let completion: MergeCompletion = { result in outcome.withLock(notify: true) { $0 = result } }
+        let ticket = range.map { only($0, of: content, completion) } ?? whole(content, completion)
+        while true {
+            if let result = outcome.wait(seconds: 0.2, { $0 }) { return try result.get() }
+            if shouldStop(), leave(ticket) { throw MergeError.stopped }
+        }
+    }
+}

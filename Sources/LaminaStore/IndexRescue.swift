@@ -1,0 +1,99 @@
+import Glibc
+import LaminaSQLite
+import LaminaSystem
+
+/// What is the matter with the index of a store that nobody has open.
+public enum IndexState: Sendable, Equatable {
+    /// There is no store.
+    case noStore
+    /// There are backing files and no index.
+    case missing(files: Int)
+    /// What SQLite says, sentence by sentence.
+    case damaged([String])
+    case sound
+}
+
+/// What became of a damaged index.
+public enum IndexRescue: Sendable, Equatable {
+    /// Only what is sorted beside the tables was wrong, and was made anew: nothing is lost.
+    case reindexed
+    /// It was set aside under this name; the images that could still be read in it.
+    case setAside(path: String, images: [String])
+}
+
+extension Store {
+    /// Looks at the index of a store as a whole. Reads all of it.
+    ///
+    /// - Throws: `StoreError.incompatible` for one that is not this program's to judge.
+    public static func indexState(root: String) throws -> IndexState {
+        let path = Index.path(root: root)
+        guard access(path, F_OK) == 0 else {
+            let files = backingFileCount(root: root)
+            return files == 0 ? .noStore : .missing(files: files)
+        }
+        do {
+            return try Index.connect(path).withLock { holder in
+                // Cut to nothing, it is a database without tables.
+                if try Index.usable(holder.database, path: path) == 0 {
+                    let files = backingFileCount(root: root)
+                    if files > 0 { return .missing(files: files) }
+                }
+                let problems = try Index.problems(of: holder.database)
+                return problems.isEmpty ? .sound : .damaged(problems)
+            }
+        } catch let error as StoreError where error.code == .damaged {
+            return .damaged(["\(error.cause ?? error)"])
+        } catch let error as SQLiteError where error.isCorruption {
+            return .damaged(["\(error)"])
+        }
+    }
+
+    /// Makes a damaged index usable, or makes place for a new one: the next `Store` begins with an empty index, into which
+    /// the files are taken by `adopt`.
+    ///
+    /// - Throws: `StoreError.locked` while somebody has the store.
+    public static func rescueIndex(root: String) throws -> IndexRescue {
+        let lock = try StoreLock(root: root)
+        defer { withExtendedLifetime(lock) {} }
+        let path = Index.path(root: root)
+        if (try? reindex(path)) == true { return .reindexed }
+        let images = (try? readableImages(path)) ?? []
+        let saved = "\(path).damaged-\(time(nil))"
+        // The log first: without it the database is an older state of itself, which must not be taken for the index.
+        for suffix in ["-wal", "-shm", ""] {
+            guard rename(path + suffix, saved + suffix) == 0 || errno == ENOENT else {
+                let error = SystemError.last("rename", path + suffix)
+                throw StoreError(.system(error.code), "the damaged index cannot be set aside", cause: error)
+            }
+        }
+        return .setAside(path: saved, images: images)
+    }
+
+    /// Makes the indexes of an index anew; true when nothing is wrong with it then.
+    private static func reindex(_ path: String) throws -> Bool {
+        let connection = try Connection(path: path, access: .readWrite)
+        guard try Index.usable(connection, path: path) > 0 else { return false }
+        try connection.execute("REINDEX")
+        return try Index.problems(of: connection).isEmpty
+    }
+
+    private static func readableImages(_ path: String) throws -> [String] {
+        let connection = try Connection(path: path, access: .readOnly)
+        return try connection.prepare("SELECT reference FROM image ORDER BY reference").map { $0.text(0) }
+    }
+
+    /// How many files stand below `content/`; counted up to a limit.
+    static func backingFileCount(root: String, upTo limit: Int = 1_000_000) -> Int {
+        var count = 0
+        for directory in 0..<256 where count < limit {
+            let name = String(directory >> 4, radix: 16) + String(directory & 15, radix: 16)
+            guard let listing = opendir("\(root)/content/\(name)") else { continue }
+            defer { closedir(listing) }
+            while let entry = readdir(listing), count < limit {
+                // Not "." and "..".
+                if entry.pointee.d_name.0 != 0x2e { count += 1 }
+            }
+        }
+        return count
+    }
+}

@@ -1,0 +1,169 @@
+import Glibc
+import LaminaDigest
+import LaminaSQLite
+import LaminaSystem
+
+/// A file below `content/` that the index knows nothing of, or of whose bytes it says nothing.
+public struct UnknownFile: Sendable {
+    /// Relative to `content/`.
+    public var path: String
+    /// What its name says that it is; nil for what is no backing file.
+    public var name: BackingName?
+    /// The content that has this name and of which nothing has landed.
+    public var content: ContentRecord?
+    /// In bytes.
+    public var size: Int64
+    /// Seconds since 1970.
+    public var changedAt: Int64
+}
+
+extension BackingName {
+    /// Reads the last part of a path that `path` gives; nil for other names.
+    init?(fileName: String) {
+        let parts = fileName.split(separator: ".", omittingEmptySubsequences: false)
+        guard (1...2).contains(parts.count), let digest = Digest(parsing: "sha256:\(parts[0])") else { return nil }
+        guard parts.count == 2 else {
+            self.init(digest: digest, claim: nil)
+            return
+        }
+        guard let claim = Digest(parsing: "sha256:\(parts[1])") else { return nil }
+        self.init(digest: digest, claim: claim)
+    }
+}
+
+extension Store {
+    /// Goes through the files below `content/` and gives `body` those that are not in the index; a directory of 256 at a time.
+    ///
+    /// What is just being merged may be among them.
+    public func forEachUnknownFile(_ body: (UnknownFile) throws -> Void) throws {
+        for directory in 0..<256 {
+            let parent = String(directory >> 4, radix: 16) + String(directory & 15, radix: 16)
+            for name in try files.names(in: parent) {
+                let path = "\(parent)/\(name)"
+                // Gone again meanwhile.
+                guard let file = try? File(path, O_RDONLY, in: files.directoryFile), let status = try? file.status()
+                else { continue }
+                var found = UnknownFile(
+                    path: path, name: BackingName(fileName: name), size: Int64(status.st_size),
+                    changedAt: Int64(status.st_mtim.tv_sec))
+                if let backing = found.name, backing.path == path {
+                    found.content = try index.content(named: backing)
+                    if let content = found.content, content.state != .absent || content.proof == .disproven { continue }
+                }
+                try body(found)
+            }
+        }
+    }
+
+    /// Takes a file into the index whose bytes have the digest of its name: a content that is whole and proven, under the
+    /// digest alone. A layer that lists it, in whatever chunks, has it from then on without fetching.
+    ///
+    /// - Returns: false: the bytes have another digest.
+    public func adopt(_ unknown: UnknownFile, shouldStop: () -> Bool) throws -> Bool {
+        guard let name = unknown.name, unknown.size > 0 else { return false }
+        let file = try File(unknown.path, O_RDONLY, in: files.directoryFile)
+        guard try file.digest(of: 0..<unknown.size, shouldStop: shouldStop) == name.digest else { return false }
+        let plain = BackingName(digest: name.digest, claim: nil)
+        let holes = try file.holeBytes()
+        try write { writer in
+            // Under the writer's lock: a file that the index knows is not replaced.
+            let known = try writer.connection.cached(
+                "SELECT \(Index.contentColumns) FROM content c WHERE c.digest = ? AND c.claim = x''"
+            ).bind(1, digest: name.digest).first { try Index.content($0) }
+            // Its size was counted now, whatever a layer says.
+            if let known, known.state == .merged || known.size != unknown.size {
+                if known.state == .merged { files.remove(unknown.path) }
+                return
+            }
+            if plain.path != unknown.path { try files.rename(unknown.path, to: plain.path) }
+            let content = try writer.connection.cached(
+                """
+                INSERT INTO content (digest, size, state, proof, holes) VALUES (?1, ?2, 2, 1, ?3)
+                ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, durable = 0, holes = max(holes, ?3)
+                RETURNING id
+                """
+            ).bind(1, digest: name.digest).bind(2, unknown.size).bind(3, holes).first { ContentID($0.integer(0)) }
+            if let content { writer.landedSinceSync.insert(content) }
+        }
+        return true
+    }
+
+    /// Records those chunks of an absent content that stand in its file already: each is hashed.
+    ///
+    /// Whoever calls this sees to it that nobody merges the content just now.
+    ///
+    /// - Returns: how many bytes were found.
+    public func salvage(_ content: ContentRecord, shouldStop: () -> Bool) throws -> Int64 {
+        let chunks = try index.chunks(of: content, preferring: nil)
+        let file = try files.open(content.name)
+        guard try file.size() == content.size, chunks.reduce(0, { $0 + $1.size }) == content.size else { return 0 }
+        var landing = Landing()
+        var bytes: Int64 = 0
+        for chunk in chunks {
+            let range = chunk.offset..<(chunk.offset + chunk.size)
+            guard try !file.isHole(range), try file.digest(of: range, shouldStop: shouldStop) == chunk.digest else {
+                continue
+            }
+            if content.name.claim != nil { landing.chunks.append((content.id, chunk.offset)) }
+            bytes += chunk.size
+        }
+        if bytes == content.size {
+            try recordHoles(file.holeBytes(), of: content.id)
+            landing.merged.append((content.id, content.name.claim == nil ? .proven : .claimed))
+        }
+        try record(landing)
+        return bytes
+    }
+
+    /// Takes away a file that is nothing, unless the index has come to know it.
+    public func remove(_ unknown: UnknownFile) throws {
+        try write { _ in
+            if let name = unknown.name, let known = try index.content(named: name), known.state != .absent { return }
+            files.remove(unknown.path)
+        }
+    }
+}
+
+extension Index {
+    /// The content that has a backing file of this name.
+    func content(named name: BackingName) throws -> ContentRecord? {
+        try read { database in
+            let statement = try database.cached(
+                "SELECT \(Self.contentColumns) FROM content c WHERE c.digest = ? AND c.claim = ?"
+            ).bind(1, digest: name.digest)
+            if let claim = name.claim { statement.bind(2, digest: claim) } else { statement.bind(2, blob: []) }
+            return try statement.first { try Self.content($0) }
+        }
+    }
+}
+
+extension BackingFiles {
+    /// The names in a directory below `content/`.
+    func names(in directory: String) throws(SystemError) -> [String] {
+        let descriptor = openat(directoryFile.descriptor, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw SystemError.last("open", directory) }
+        // Owns the descriptor from here on.
+        guard let listing = fdopendir(descriptor) else {
+            defer { close(descriptor) }
+            throw SystemError.last("list", directory)
+        }
+        defer { closedir(listing) }
+        var names: [String] = []
+        while let entry = readdir(listing) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names
+    }
+
+    /// Takes a name away; what is not there is gone as well.
+    func remove(_ path: String) { unlinkat(directoryFile.descriptor, path, 0) }
+
+    func rename(_ path: String, to newPath: String) throws(SystemError) {
+        guard renameat(directoryFile.descriptor, path, directoryFile.descriptor, newPath) == 0 else {
+            throw SystemError.last("rename", path)
+        }
+    }
+}
