@@ -87,6 +87,16 @@ extension MergeEngine {
         return .healed
     }
 
+    /// Brings back what was taken back of a content, in place and behind everybody's back.
+    func mend(_ content: ContentID) {
+        // One at a time puts it right.
+        guard state.withLock({ $0.healing.insert(content).inserted }) else { return }
+        whole(content) { [self] result in
+            state.withLock { _ = $0.healing.remove(content) }
+            if case .failure(let error) = result, error.code != .interrupted { recorder.report(error) }
+        }
+    }
+
     /// The file of a content, where other contents have the same one and the chunks of this one are not theirs.
     private func sharedFile(of content: ContentRecord) throws -> File? {
         guard content.name.claim != nil, let file = try? store.files.openShared(content.name) else { return nil }

@@ -63,7 +63,8 @@ public final class StoreCheck {
             try checkIndex()
             let totals = try engine.store.index.checkTotals(of: image)
             result.bytes = totals.bytes
-            try checkFiles()
+            // However little time there is: something is read, so that the next check comes further.
+            do { try checkFiles() } catch is OutOfTime where options.readPercent != nil { result.complete = false }
             if let percent = options.readPercent { try checkData(percent: percent, of: totals.bytes) }
             if image == nil { try checkUnknown() }
         } catch is OutOfTime {
