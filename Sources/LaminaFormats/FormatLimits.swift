@@ -1,14 +1,15 @@
 /// How much of anything lamina takes from outside before it says no.
 ///
 /// The defaults are far above what images have (the largest public ones stay under 500,000 entries) and low enough
-/// that a hostile layer cannot take the machine's memory: a table of contents at all limits at once costs about 1 GiB.
+/// that a hostile layer cannot take the machine's memory: indexing stays under 512 MiB for a table of contents that is
+/// nothing but entries. Raised by `MergeEngine.Options.formatLimits` where a real image needs more.
 public struct FormatLimits: Sendable {
     /// The bytes of a table of contents, uncompressed.
-    public var tocBytes = 512 << 20
+    public var tocBytes = 256 << 20
     /// How many times its compressed size a table of contents over 16 MiB may be. Real ones compress 5 to 20 times.
     public var tocRatio = 256
     /// The entries of a layer, directories that only the paths of others name included.
-    public var entries = 5_000_000
+    public var entries = 1_500_000
     /// The bytes of an entry's name, of a link's target too: PATH_MAX of Linux.
     public var nameBytes = 4096
     /// The bytes of one component of a path: NAME_MAX of Linux.

@@ -66,7 +66,8 @@ public final class ImagePull {
         report(progress)
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
-            refusesUnproven: engine.options.refusesUnproven, shouldStop: shouldStop,
+            refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits,
+            shouldStop: shouldStop,
             stream: { [self] in try stream($0, from: source, diffID: $1, format: $2) },
             didFetch: { [self] in progress.fetchedBytes += Int64($0) })
         var layers: [LayerID] = []

@@ -8,8 +8,8 @@ import LaminaStore
 extension LayerIndexer {
     /// Bytes at the end of a blob that are fetched with the footer: the TOCs of most layers are smaller.
     private static let tailSize: Int64 = 256 << 10
-    /// What a compressed TOC may have at most, in bytes.
-    private static let memberLimit: Int64 = 512 << 20
+    /// What a compressed TOC may have at most, in bytes: it is held beside the JSON, which is at least four times as large.
+    private static let memberLimit: Int64 = 64 << 20
 
     /// The layer's table of contents, or that it has none that is worth anything.
     func fetchTOC(_ descriptor: Descriptor, _ claims: TOCClaims) throws -> LayerKind {
@@ -48,7 +48,8 @@ extension LayerIndexer {
         return try bytes.withUnsafeBytes { bytes in
             FetchedTOC(
                 format: .estargz,
-                json: try EStargz.extractTOC(fromMember: UnsafeRawBufferPointer(rebasing: bytes[..<count])),
+                json: try EStargz.extractTOC(
+                    fromMember: UnsafeRawBufferPointer(rebasing: bytes[..<count]), limits: limits),
                 membersEnd: tocOffset, tail: (tocOffset, Int64(bytes.count), SHA256.hash(bytes)))
         }
     }
@@ -70,7 +71,7 @@ extension LayerIndexer {
         return try bytes.withUnsafeBytes { bytes in
             let frame = UnsafeRawBufferPointer(rebasing: bytes[..<Int(place.compressedSize)])
             return FetchedTOC(
-                format: .zstdChunked, json: try ZstdChunked.extractTOC(frame, place: place),
+                format: .zstdChunked, json: try ZstdChunked.extractTOC(frame, place: place, limits: limits),
                 membersEnd: place.offset - ZstdChunked.frameHeadSize,
                 tail: (place.offset, Int64(bytes.count), SHA256.hash(bytes)), checksum: SHA256.hash(frame),
                 tarSplit: tarSplit)

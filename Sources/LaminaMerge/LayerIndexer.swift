@@ -20,6 +20,7 @@ struct LayerIndexer {
     var requiresDiffID = false
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
+    var limits = FormatLimits()
     let shouldStop: @Sendable () -> Bool
     /// Reads a layer without a table of contents as a whole; the format is known where a footer says it.
     var stream: (Descriptor, _ diffID: Digest?, LayerFormat?) throws -> LayerID = { descriptor, _, _ in
@@ -52,7 +53,7 @@ struct LayerIndexer {
                 if let layer = try reuse(known, claims, descriptor) { return layer }
             }
             let tree = try toc.json.withUnsafeBytes {
-                try LayerTree.parse(toc: $0, tocOffset: toc.membersEnd, format: toc.format)
+                try LayerTree.parse(toc: $0, tocOffset: toc.membersEnd, format: toc.format, limits: limits)
             }
             var record = LayerRecord(
                 digest: descriptor.digest, diffID: diffID, tocDigest: toc.digest, tocChecksum: toc.checksum,

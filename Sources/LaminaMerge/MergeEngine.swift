@@ -1,5 +1,6 @@
 import Glibc
 import LaminaDigest
+public import LaminaFormats
 public import LaminaOCI
 public import LaminaStore
 import LaminaSystem
@@ -30,6 +31,8 @@ public final class MergeEngine: Sendable {
         public var refusesUnproven = false
         /// What the store may take, in bytes; nil: as much as there is.
         public var maxBytes: Int64?
+        /// How much of anything a layer's table of contents may bring.
+        public var formatLimits = FormatLimits()
 
         public init() {}
     }
