@@ -50,11 +50,8 @@ extension MergeEngine {
         let isProven = offset == content.size && hash.digest() == content.name.digest
         // Whatever is wrong, the next open has to look at the content anew.
         defer { if !isProven { _ = holders.withLock { $0 }?.release([content.id]) } }
-        // Bytes that were damaged here say nothing of the layer; whoever has the file open sees them until they come again.
-        if !isProven, try !store.recheck(content) {
-            mend(content.id)
-            return false
-        }
+        // Bytes that were damaged here say nothing of the layer.
+        if !isProven, try !store.recheck(content) { return false }
         try store.recordProof(isProven ? .proven : .disproven, of: content.id)
         return isProven
     }
