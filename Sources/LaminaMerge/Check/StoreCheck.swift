@@ -195,8 +195,8 @@ public final class StoreCheck {
     /// - Returns: whether its file has other bytes now.
     private func handle(_ found: Examination) throws -> Bool {
         guard found.damage != nil, !known.contains(found.content.id) else { return false }
-        // What was being merged or given up just then is no damage.
-        guard let found = try engine.confirm(found, shouldStop: shouldStop) else {
+        // What was being merged or given up just then is no damage. Seen to its end, whatever the time.
+        guard let found = try engine.confirm(found, shouldStop: interrupted) else {
             result.skipped += 1
             return false
         }
