@@ -17,34 +17,19 @@ public struct UnknownFile: Sendable {
     public var changedAt: Int64
 }
 
-extension BackingName {
-    /// Reads the last part of a path that `path` gives; nil for other names.
-    init?(fileName: String) {
-        let parts = fileName.split(separator: ".", omittingEmptySubsequences: false)
-        guard (1...2).contains(parts.count), let digest = Digest(parsing: "sha256:\(parts[0])") else { return nil }
-        guard parts.count == 2 else {
-            self.init(digest: digest, claim: nil)
-            return
-        }
-        guard let claim = Digest(parsing: "sha256:\(parts[1])") else { return nil }
-        self.init(digest: digest, claim: claim)
-    }
-}
-
 extension Store {
     /// Goes through the files below `content/` and gives `body` those that are not in the index; a directory of 256 at a time.
     ///
     /// What is just being merged may be among them.
     public func forEachUnknownFile(_ body: (UnknownFile) throws -> Void) throws {
-        for directory in 0..<256 {
-            let parent = String(directory >> 4, radix: 16) + String(directory & 15, radix: 16)
-            for name in try files.names(in: parent) {
+        for parent in BackingFiles.parts {
+            for name in files.names(in: parent) {
                 let path = "\(parent)/\(name)"
                 // Gone again meanwhile.
                 guard let file = try? File(path, O_RDONLY, in: files.directoryFile), let status = try? file.status()
                 else { continue }
                 var found = UnknownFile(
-                    path: path, name: BackingName(fileName: name), size: Int64(status.st_size),
+                    path: path, name: BackingName(file: name), size: Int64(status.st_size),
                     changedAt: Int64(status.st_mtim.tv_sec))
                 if let backing = found.name, backing.path == path {
                     found.content = try index.content(named: backing)
@@ -72,7 +57,7 @@ extension Store {
             ).bind(1, digest: name.digest).first { try Index.content($0) }
             // Its size was counted now, whatever a layer says.
             if let known, known.state == .merged || known.size != unknown.size {
-                if known.state == .merged { files.remove(unknown.path) }
+                if known.state == .merged { files.unlink(unknown.path) }
                 return
             }
             if plain.path != unknown.path { try files.rename(unknown.path, to: plain.path) }
@@ -119,7 +104,7 @@ extension Store {
     public func remove(_ unknown: UnknownFile) throws {
         try write { _ in
             if let name = unknown.name, let known = try index.content(named: name), known.state != .absent { return }
-            files.remove(unknown.path)
+            files.unlink(unknown.path)
         }
     }
 }
@@ -138,29 +123,6 @@ extension Index {
 }
 
 extension BackingFiles {
-    /// The names in a directory below `content/`.
-    func names(in directory: String) throws(SystemError) -> [String] {
-        let descriptor = openat(directoryFile.descriptor, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw SystemError.last("open", directory) }
-        // Owns the descriptor from here on.
-        guard let listing = fdopendir(descriptor) else {
-            defer { close(descriptor) }
-            throw SystemError.last("list", directory)
-        }
-        defer { closedir(listing) }
-        var names: [String] = []
-        while let entry = readdir(listing) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            if name != ".", name != ".." { names.append(name) }
-        }
-        return names
-    }
-
-    /// Takes a name away; what is not there is gone as well.
-    func remove(_ path: String) { unlinkat(directoryFile.descriptor, path, 0) }
-
     func rename(_ path: String, to newPath: String) throws(SystemError) {
         guard renameat(directoryFile.descriptor, path, directoryFile.descriptor, newPath) == 0 else {
             throw SystemError.last("rename", path)
