@@ -1,3 +1,5 @@
+public import LaminaFUSE
+
 /// How files are served.
 public struct FilesystemOptions: Sendable {
     /// Whether merged files are handed to the kernel where it can take them.
@@ -7,6 +9,10 @@ public struct FilesystemOptions: Sendable {
     public var lazyThreshold: Int64 = 8 << 20
     /// See `FUSEConfiguration.busyWait`.
     public var busyWait = true
+    /// How long the kernel may keep attributes without asking again.
+    public var attributeTime = FUSECacheTime.unlimited
+    /// How long it may keep names, and that there is none of a name.
+    public var entryTime = FUSECacheTime.unlimited
 
     public init() {}
 }

@@ -11,12 +11,13 @@ extension LayerFilesystem: FUSEHandler {
         counters.lookups.add(1, ordering: .relaxed)
         do {
             if let inode = try reader(thread).lookup(parent: Int64(bitPattern: parent), name: name) {
-                reply.entry(inode.attributes)
+                reply.entry(
+                    inode.attributes, entryTime: options.entryTime, attributeTime: options.attributeTime)
             } else if parent == 1 {
                 // Views come and go: the kernel must not remember that one was not there.
                 reply.error(ENOENT)
             } else {
-                reply.negative()
+                reply.negative(entryTime: options.entryTime)
             }
         } catch {
             report(error)
@@ -27,7 +28,7 @@ extension LayerFilesystem: FUSEHandler {
     public func getattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeReply) {
         do {
             if let inode = try reader(thread).inode(Int64(bitPattern: node)) {
-                reply.attributes(inode.attributes)
+                reply.attributes(inode.attributes, time: options.attributeTime)
             } else {
                 reply.error(ENOENT)
             }
@@ -52,6 +53,8 @@ extension LayerFilesystem: FUSEHandler {
 
     public func readdir(node: UInt64, offset: Int64, thread: FUSEThread, reply: consuming DirectoryReply) {
         let directory = Int64(bitPattern: node)
+        reply.entryTime = options.entryTime
+        reply.attributeTime = options.attributeTime
         do {
             // Positions 0 and 1 are "." and "..", whose attributes the kernel does not take.
             let dots: [[UInt8]] = [[UInt8(ascii: ".")], [UInt8(ascii: "."), UInt8(ascii: ".")]]

@@ -8,6 +8,7 @@ import LaminaSystem
 final class BufferPool: Sendable {
     private struct State {
         var used = 0
+        var peak = 0
         var urgent = 0
         /// How many urgent reservations wait: background work stands back for them.
         var urgentWaiting = 0
@@ -16,6 +17,8 @@ final class BufferPool: Sendable {
     }
 
     private let limit: Int
+    /// The most that background work takes.
+    var backgroundLimit: Int { limit / 4 * 3 }
     private let state: Monitor<State>
 
     /// - Parameter limit: bytes in flight.
@@ -30,6 +33,9 @@ final class BufferPool: Sendable {
 
     /// The bytes in flight now.
     var used: Int { state.withLock { $0.used } }
+
+    /// The same, and the most that ever were.
+    var usage: (now: Int, peak: Int) { state.withLock { ($0.used, $0.peak) } }
 
     /// Waits until `bytes` more may be in flight.
     ///
@@ -46,6 +52,7 @@ final class BufferPool: Sendable {
             guard mayGo else { return nil }
             guard !pool.isClosed else { return false }
             pool.used += bytes
+            pool.peak = max(pool.peak, pool.used)
             if urgent { pool.urgent += bytes }
             return true
         }
@@ -56,7 +63,7 @@ final class BufferPool: Sendable {
     }
 
     private func allowsBackground(_ bytes: Int, _ pool: State) -> Bool {
-        pool.urgentWaiting == 0 && (pool.used + bytes <= limit / 4 * 3 || pool.used == 0)
+        pool.urgentWaiting == 0 && (pool.used + bytes <= backgroundLimit || pool.used == 0)
     }
 
     /// Gives a reservation back.

@@ -45,6 +45,8 @@ extension MergeEngine {
     }
 
     private func run(_ job: FetchJob) {
+        jobPeak.max(jobCount.add(1, ordering: .relaxed).newValue, ordering: .relaxed)
+        defer { jobCount.subtract(1, ordering: .relaxed) }
         if job.isUrgent { state.withLock { $0.urgentRunning += 1 } }
         defer {
             if job.isUrgent {
@@ -191,6 +193,12 @@ final class PieceCutter {
         return members
     }
 
+    /// Whether a small member goes into a piece with others: where the pool is small, only as far as it takes them together.
+    private func fits(_ member: Member, beside size: Int, _ needed: Int) -> Bool {
+        let sum = size + member.blobSize
+        return sum <= Self.pieceSize && sum + max(needed, member.neededBytes) <= pool.backgroundLimit
+    }
+
     private func begin() throws {
         guard nextMember < job.members.count else { return }
         let start = nextMember
@@ -202,7 +210,7 @@ final class PieceCutter {
             nextMember += 1
             // The member that a reader waits for is decoded before its neighbours arrive.
             if job.isUrgent, start == 0 { break }
-        } while nextMember < job.members.count && size + job.members[nextMember].blobSize <= Self.pieceSize
+        } while nextMember < job.members.count && fits(job.members[nextMember], beside: size, needed)
         guard pool.reserve(size + needed, urgent: job.isUrgent) else {
             nextMember = start
             isClosed = true

@@ -17,7 +17,7 @@ public final class MergeEngine: Sendable {
     public struct Options: Sendable {
         /// Bytes in flight of the whole process, compressed and decompressed; see `inFlightLimit`.
         public var bufferSize = 419_430_400
-        /// How many fetches may run at once.
+        /// The most fetches at once; more than ``fetcherLimit`` bring nothing.
         public var workerCount = 10
         /// How the registries are reached that layers come from.
         public var registries = Registries()
@@ -46,6 +46,9 @@ public final class MergeEngine: Sendable {
     /// Contents of one chunk up to this size are not searched for as parts of others.
     static let smallSize: Int64 = 64 << 10
 
+    /// So many long ranges at once fill any connection, and each costs a thread.
+    static let fetcherLimit = 6
+
     public let store: Store
     let pool: BufferPool
     let sources: SourceCache
@@ -63,6 +66,8 @@ public final class MergeEngine: Sendable {
     let streaming = Monitor<Set<Digest>>([])
     let ticketCount = Atomic<UInt64>(0)
     let counters = MergeCounters()
+    let jobCount = Atomic<Int>(0)
+    let jobPeak = Atomic<Int>(0)
     let isStopping = Atomic<Bool>(false)
     let options: Options
     private let threads = Monitor(Threads())
@@ -88,7 +93,7 @@ public final class MergeEngine: Sendable {
     }
 
     private func start() throws {
-        let fetchers = max(3, min(options.workerCount, 6))
+        let fetchers = max(1, min(options.workerCount, Self.fetcherLimit))
         state.withLock { $0.backgroundLimit = min(2, max(1, options.workerCount - 1)) }
         do {
             try threads.withLock { threads in
@@ -190,6 +195,27 @@ public final class MergeEngine: Sendable {
 
     /// Bytes in flight now.
     public var inFlightBytes: Int { pool.used }
+
+    /// What is at work, and the most that ever was.
+    public struct Load: Sendable, Codable, Equatable {
+        /// Chunk jobs: ranges of blobs that are being fetched.
+        public var jobs = 0
+        public var peakJobs = 0
+        /// Compressed and decompressed bytes between source and store; `Options.bufferSize` bounds them, but for a single chunk
+        /// that is larger.
+        public var bytes = 0
+        public var peakBytes = 0
+
+        public init() {}
+    }
+
+    public var load: Load {
+        var load = Load()
+        load.jobs = jobCount.load(ordering: .relaxed)
+        load.peakJobs = jobPeak.load(ordering: .relaxed)
+        (load.bytes, load.peakBytes) = pool.usage
+        return load
+    }
 
     @discardableResult
     private func enqueue(

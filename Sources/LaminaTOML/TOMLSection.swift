@@ -90,27 +90,11 @@ package final class TOMLSection {
         var ignored: [String] = []
         for key in table.entries.keys.sorted() where !seen.contains(key) {
             guard known.contains(key) else {
-                let near = seen.union(known).filter { Self.distance($0, key) <= 2 }.min()
-                throw wrong(key, "is no key that lamina knows" + (near.map { "; did you mean \(full($0))?" } ?? ""))
+                let near = TOMLSuggestion.text(for: key, among: seen.union(known)) { full($0) }
+                throw wrong(key, "is no key that lamina knows" + near)
             }
             ignored.append(full(key))
         }
         return ignored
-    }
-
-    /// How many letters to add, drop or change (Levenshtein); keys are short, and what is longer than 64 letters is far from any.
-    static func distance(_ a: String, _ b: String) -> Int {
-        let (a, b) = (Array(a.utf8.prefix(65)), Array(b.utf8.prefix(65)))
-        var row = Array(0...b.count)
-        for (i, x) in a.enumerated() {
-            var diagonal = row[0]
-            row[0] = i + 1
-            for (j, y) in b.enumerated() {
-                let next = min(row[j] + 1, row[j + 1] + 1, diagonal + (x == y ? 0 : 1))
-                diagonal = row[j + 1]
-                row[j + 1] = next
-            }
-        }
-        return row[b.count]
     }
 }

@@ -75,6 +75,11 @@ package struct TOMLError: Error, Sendable, Equatable {
     /// What is wrong, as the end of a sentence.
     package var message: String
 
+    package init(line: Int?, message: String) {
+        self.line = line
+        self.message = message
+    }
+
     /// A sentence that names the file.
     package func text(in path: String) -> String { path + (line.map { ", line \($0)" } ?? "") + ": " + message }
 }

@@ -43,7 +43,7 @@ struct Check: ParsableCommand {
     }
 
     func run() throws {
-        try reporting {
+        try reporting(json: facts.json) {
             let command = CheckCommand(
                 image: image, readPercent: readData, repairs: repair, seconds: time.flatMap(Self.seconds))
             let status = try command.run(common.context(json: facts.json))

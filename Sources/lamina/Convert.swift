@@ -56,7 +56,7 @@ struct Convert: ParsableCommand {
     }
 
     func run() throws {
-        try reporting {
+        try reporting(json: facts.json) {
             try ConvertCommand(
                 source: source, destination: destination, format: format, chunkSize: chunkSize, level: level,
                 prioritizedList: prioritize,

@@ -27,27 +27,40 @@ struct Lamina: ParsableCommand {
         subcommands: [
             Pull.self, Mount.self, Unmount.self, List.self, Status.self, Check.self, Remove.self, Collect.self,
             Pin.self,
-            Unpin.self, Opened.self, Convert.self, Doctor.self, Serve.self, Shutdown.self, Version.self,
+            Unpin.self, Opened.self, Convert.self, Doctor.self, Serve.self, Shutdown.self, Config.self, Version.self,
         ])
 
     static func main() {
         // Before the first thread: a command runs some dozens, and two arenas are enough for what they allocate.
         Heap.limitArenas(2)
-        main(Check.completed(Array(CommandLine.arguments.dropFirst())))
+        do {
+            var command = try parseAsRoot(Check.completed(Array(CommandLine.arguments.dropFirst())))
+            try command.run()
+        } catch {
+            let code = exitCode(for: error)
+            guard code == .validationFailure, CommandLine.arguments.contains("--json") else { exit(withError: error) }
+            // Who reads JSON reads it of a wrong command line too.
+            printError(ErrorText.make(message: message(for: error), exitCode: code.rawValue, json: true))
+            Glibc.exit(code.rawValue)
+        }
     }
 }
 
-/// Runs a command; an error becomes a sentence on standard error and its exit code.
-func reporting(_ body: () throws -> Void) throws {
+/// Writes to standard error, behind what was printed so far, also where both go to one file.
+func printError(_ text: String) {
+    fflush(nil)
+    let bytes = Array(text.utf8)
+    _ = write(STDERR_FILENO, bytes, bytes.count)
+}
+
+/// Runs a command; an error becomes a sentence, or a line of JSON, on standard error, and its exit code.
+func reporting(json: Bool = false, _ body: () throws -> Void) throws {
     do {
         try body()
     } catch let code as ExitCode {
         throw code
     } catch {
-        // What was printed so far comes before it, also where both go to one file.
-        fflush(nil)
-        let text = Array("lamina: \(error)\n".utf8)
-        _ = write(STDERR_FILENO, text, text.count)
+        printError(ErrorText.make(of: error, json: json))
         throw ExitCode(ExitStatus.code(of: error))
     }
 }

@@ -25,7 +25,7 @@ struct Mount: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting {
+        try reporting(json: facts.json) {
             try MountCommand(
                 reference: image, target: directory, upper: rw, platform: imageOptions.platform,
                 plainHTTP: imageOptions.plainHTTP, credentialsFile: imageOptions.credentialsFile
@@ -49,6 +49,6 @@ struct Unmount: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try UnmountCommand(target: directory).run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) { try UnmountCommand(target: directory).run(common.context(json: facts.json)) }
     }
 }

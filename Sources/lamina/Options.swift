@@ -11,14 +11,29 @@ struct CommonOptions: ParsableArguments {
 
     @Option(
         name: [.long, .customLong("config", withSingleDash: true)],
-        help: ArgumentHelp("The configuration; else \(Configuration.defaultPath) where it exists.", valueName: "file"))
+        help: ArgumentHelp(
+            "A configuration that goes before \(Configuration.defaultDirectory)/config.toml and conf.d/*.toml there.",
+            valueName: "file"))
     var config: String?
+
+    @Option(
+        name: .customLong("set"),
+        help: ArgumentHelp(
+            "Set a key of the configuration, as log.level=debug; goes before files and environment. Can be repeated.",
+            valueName: "key=value"))
+    var settings: [String] = []
 
     @Flag(help: "Say in detail what is done, on standard error.")
     var verbose = false
 
     func context(json: Bool = false, serving: Bool = false) throws -> CommandContext {
-        try CommandContext.make(root: root, configuration: config, verbose: verbose, json: json, serving: serving)
+        try CommandContext.make(
+            root: root, configuration: config, settings: settings, verbose: verbose, json: json, serving: serving)
+    }
+
+    /// The configuration alone, for those who look at it.
+    func loadConfiguration() throws -> LoadedConfiguration {
+        try LoadedConfiguration.load(.ofProcess(file: config, settings: settings, root: root))
     }
 }
 

@@ -26,7 +26,7 @@ struct Pull: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting {
+        try reporting(json: facts.json) {
             try PullCommand(
                 reference: image, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP, lazy: lazy,
                 pin: pin, credentialsFile: imageOptions.credentialsFile

@@ -78,6 +78,6 @@ struct Shutdown: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try ShutdownCommand().run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) { try ShutdownCommand().run(common.context(json: facts.json)) }
     }
 }

@@ -22,7 +22,9 @@ struct List: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try ListCommand(image: image, long: long).run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) {
+            try ListCommand(image: image, long: long).run(common.context(json: facts.json))
+        }
     }
 }
 
@@ -43,7 +45,7 @@ struct Status: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try StatusCommand(watch: watch).run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) { try StatusCommand(watch: watch).run(common.context(json: facts.json)) }
     }
 }
 
@@ -69,7 +71,7 @@ struct Doctor: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting {
+        try reporting(json: facts.json) {
             let status = try DoctorCommand(
                 reference: image, platform: imageOptions.platform, plainHTTP: imageOptions.plainHTTP,
                 credentialsFile: imageOptions.credentialsFile
@@ -87,6 +89,6 @@ struct Version: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try VersionCommand().run(Output(json: facts.json)) }
+        try reporting(json: facts.json) { try VersionCommand().run(Output(json: facts.json)) }
     }
 }

@@ -23,7 +23,7 @@ struct Remove: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting {
+        try reporting(json: facts.json) {
             try RemoveCommand(references: images, collects: !noCollection).run(common.context(json: facts.json))
         }
     }
@@ -47,7 +47,7 @@ struct Collect: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try GarbageCommand(dryRun: dryRun).run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) { try GarbageCommand(dryRun: dryRun).run(common.context(json: facts.json)) }
     }
 }
 
@@ -67,7 +67,9 @@ struct Pin: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try PinCommand(reference: image, pinned: true).run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) {
+            try PinCommand(reference: image, pinned: true).run(common.context(json: facts.json))
+        }
     }
 }
 
@@ -86,7 +88,9 @@ struct Unpin: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try PinCommand(reference: image, pinned: false).run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) {
+            try PinCommand(reference: image, pinned: false).run(common.context(json: facts.json))
+        }
     }
 }
 
@@ -106,6 +110,6 @@ struct Opened: ParsableCommand {
     @OptionGroup var common: CommonOptions
 
     func run() throws {
-        try reporting { try OpenedCommand(reference: image).run(common.context(json: facts.json)) }
+        try reporting(json: facts.json) { try OpenedCommand(reference: image).run(common.context(json: facts.json)) }
     }
 }

@@ -41,10 +41,11 @@ final class Fixture: Sendable {
 
     /// Runs an engine and stops it.
     func withEngine<Result>(
-        bufferSize: Int = 24 << 20, store: Store? = nil, _ body: (MergeEngine) throws -> Result
+        bufferSize: Int = 24 << 20, workerCount: Int = 10, store: Store? = nil, _ body: (MergeEngine) throws -> Result
     ) throws -> Result {
         var options = MergeEngine.Options()
         options.bufferSize = bufferSize
+        options.workerCount = workerCount
         let engine = try MergeEngine(store: try store ?? openStore(), options: options)
         engine.setErrorReporter { error in self.reports.withLock { $0.append("\(error)") } }
         defer { engine.stop() }

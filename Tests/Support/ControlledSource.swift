@@ -36,6 +36,8 @@ public final class ControlledSource: BlobSource {
         var behaviour = Behaviour()
         var reads: [Read] = []
         var waiting = 0
+        var running = 0
+        var peak = 0
     }
 
     private let upstream: any BlobSource
@@ -57,6 +59,9 @@ public final class ControlledSource: BlobSource {
 
     /// Forgets the reads so far.
     public func reset() { state.withLock { $0.reads = [] } }
+
+    /// The most reads that were ever under way at the same time.
+    public var peakReadCount: Int { state.withLock { $0.peak } }
 
     /// How many bytes went out.
     public var sentByteCount: Int { reads.reduce(0) { $0 + $1.sent } }
@@ -90,8 +95,11 @@ public final class ControlledSource: BlobSource {
     ) throws {
         let number = state.withLock(notify: true) { state in
             state.reads.append(Read(digest: digest, range: range))
+            state.running += 1
+            state.peak = max(state.peak, state.running)
             return state.reads.count - 1
         }
+        defer { state.withLock { $0.running -= 1 } }
         var position = range.lowerBound
         while position < range.upperBound {
             let (count, pace, corrupted) = try next(range, position, number, shouldStop)

@@ -6,39 +6,44 @@ public struct CommandContext: Sendable {
     /// The directory of the store, absolute.
     public var root: String
     public var configuration: Configuration
-    /// The configuration file, for a server that is to be started with it.
-    public var configurationPath: String?
+    /// The options that say what the configuration is, for a server that is to be started with the same.
+    public var configurationOptions: [String]
     public var log: Logger
     public var output: Output
 
     public init(
-        root: String, configuration: Configuration, configurationPath: String? = nil, log: Logger, output: Output
+        root: String, configuration: Configuration, configurationOptions: [String] = [], log: Logger, output: Output
     ) {
         self.root = root
         self.configuration = configuration
-        self.configurationPath = configurationPath
+        self.configurationOptions = configurationOptions
         self.log = log
         self.output = output
     }
 
     /// From the options that all commands take.
     ///
-    /// - Parameter serving: a server logs as its configuration says; a command only what went wrong, unless `verbose`.
+    /// - Parameters:
+    ///   - settings: `KEY=VALUE`.
+    ///   - serving: a server logs as its configuration says, also what is strange about that; a command only what went wrong,
+    ///     unless `verbose`.
     /// - Throws: `configuration`.
     public static func make(
-        root: String?, configuration path: String?, verbose: Bool, json: Bool, serving: Bool = false
+        root: String?, configuration path: String?, settings: [String] = [], verbose: Bool, json: Bool,
+        serving: Bool = false
     ) throws -> CommandContext {
-        let file = try ConfigurationFile.load(path)
-        let quietest: Logger.Level = serving ? file.configuration.log.level : .error
+        let loaded = try LoadedConfiguration.load(.ofProcess(file: path, settings: settings, root: root))
+        let quietest: Logger.Level = serving ? loaded.configuration.log.level : .error
         var log = Logger(label: "lamina") { _ in LogOutput(level: verbose ? .debug : quietest) }
         log.logLevel = verbose ? .debug : quietest
-        for notice in file.notices { log.warning("\(notice)") }
-        for key in file.ignoredKeys {
-            log.debug("a key of the configuration has no meaning for lamina", metadata: ["key": "\(key)"])
-        }
+        for notice in loaded.notices { log.warning("\(notice)") }
+        for unused in loaded.unused { log.notice("\(unused)") }
+        var options = path.map { ["--config", absolutePath($0)] } ?? []
+        for setting in settings { options += ["--set", setting] }
         return CommandContext(
-            root: file.configuration.root(option: root, environment: getenv("LAMINA_ROOT").map { String(cString: $0) }),
-            configuration: file.configuration, configurationPath: file.path, log: log, output: Output(json: json))
+            root: loaded.configuration.root, configuration: loaded.configuration, configurationOptions: options,
+            log: log,
+            output: Output(json: json))
     }
 
     /// Refuses early, in words, what the kernel would refuse later with a number.

@@ -54,7 +54,7 @@ struct ServerLauncher {
             "lamina", "serve", "--supervise", "--exit-when-idle", "--ready-fd", "\(Self.readyDescriptor)", "--root",
             context.root,
         ]
-        if let path = context.configurationPath { words += ["--config", path] }
+        words += context.configurationOptions
         if context.log.logLevel <= .debug { words.append("--verbose") }
         let (reading, writing) = try BackgroundProcess.makePipe()
         _ = try BackgroundProcess.start(

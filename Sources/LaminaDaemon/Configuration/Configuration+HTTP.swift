@@ -13,6 +13,10 @@ extension Configuration {
         var settings = RegistryClient.Settings()
         settings.spoolDirectory = spoolDirectory
         settings.stallLimit = .seconds(resolver.requestTimeoutSeconds)
+        settings.tryLimit = blob.maxRetries + 1
+        settings.backoff = .milliseconds(blob.minWaitMilliseconds)
+        settings.backoffLimit = .milliseconds(max(blob.maxWaitMilliseconds, blob.minWaitMilliseconds))
+        settings.progressLimit = .seconds(blob.fetchingTimeoutSeconds)
         settings.onRetry = { failure, wait in
             retried.count()
             log.info("a registry is asked again", metadata: ["failure": "\(failure)", "wait": "\(wait)"])

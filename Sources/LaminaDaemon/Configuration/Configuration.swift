@@ -11,12 +11,16 @@ public struct Configuration: Sendable, Equatable {
         public var passthrough = true
         /// The most bytes in flight between the network and the store, of the whole process.
         public var mergeBufferSize = 419_430_400
-        /// The most merges that work at the same time.
+        /// The most chunk jobs (ranges of blobs that are being fetched) at the same time.
         public var mergeWorkerCount = 10
         /// Up to this size in bytes, opening a file that is not merged yet waits for the whole file.
         public var lazyThreshold: Int64 = 8 << 20
         /// Whether the processors are kept awake while calls come in quick succession.
         public var busyWait = true
+        /// How many seconds the kernel may keep attributes without asking again; 0: without a limit.
+        public var attributeTimeout = 0
+        /// The same for names.
+        public var entryTimeout = 0
     }
 
     /// `[directory_cache]`
@@ -79,6 +83,26 @@ public struct Configuration: Sendable, Equatable {
         public var requestTimeoutSeconds = 30
     }
 
+    /// `[blob]`: how patient the fetches from registries are.
+    public struct Blob: Sendable, Equatable {
+        /// How often in a row a request that brought nothing is made again.
+        public var maxRetries = 4
+        /// The wait before the first retry, in milliseconds; it doubles with each one.
+        public var minWaitMilliseconds = 200
+        /// The longest such wait, in milliseconds.
+        public var maxWaitMilliseconds = 10_000
+        /// How many seconds all attempts together may go on without a new byte.
+        public var fetchingTimeoutSeconds = 600
+    }
+
+    /// `[snapshotter]`: what concerns containerd only.
+    public struct Snapshotter: Sendable, Equatable {
+        /// The socket where containerd is answered; absolute.
+        public var address: String?
+        /// Whether layers are fetched whole behind the containers that run from them.
+        public var mergesInBackground = true
+    }
+
     public var fuse = FUSE()
     public var directoryCache = DirectoryCache()
     public var store = StoreSection()
@@ -86,16 +110,16 @@ public struct Configuration: Sendable, Equatable {
     public var metrics = Metrics()
     public var http = HTTP()
     public var resolver = Resolver()
+    public var blob = Blob()
+    public var snapshotter = Snapshotter()
 
     public init() {}
 
     /// The default directory of the store.
     public static let defaultRoot = "/var/lib/lamina"
-    /// Read when no file is named and this one exists.
-    public static let defaultPath = "/etc/lamina/config.toml"
+    /// Where `config.toml` and `conf.d` are looked for.
+    public static let defaultDirectory = "/etc/lamina"
 
-    /// The directory of the store: the option, else `LAMINA_ROOT`, else `[store] root`, else the default; absolute.
-    public func root(option: String?, environment: String?) -> String {
-        absolutePath(option ?? environment.flatMap { $0.isEmpty ? nil : $0 } ?? store.root ?? Self.defaultRoot)
-    }
+    /// The directory of the store, absolute.
+    public var root: String { absolutePath(store.root ?? Self.defaultRoot) }
 }

@@ -151,10 +151,16 @@ public final class Engine: Sendable {
         options.passthrough = configuration.fuse.passthrough
         options.lazyThreshold = configuration.fuse.lazyThreshold
         options.busyWait = configuration.fuse.busyWait
+        options.attributeTime = Self.cacheTime(configuration.fuse.attributeTimeout)
+        options.entryTime = Self.cacheTime(configuration.fuse.entryTimeout)
         let log = log
         return try LayerFilesystem(store: store, engine: merge, options: options, record: record) {
             log.warning("\($0)")
         }
+    }
+
+    private static func cacheTime(_ seconds: Int) -> FUSECacheTime {
+        seconds > 0 ? FUSECacheTime(seconds: min(UInt64(seconds), FUSECacheTime.unlimited.seconds)) : .unlimited
     }
 
     var isServing: Bool { filesystem.withLock { $0?.isRunning ?? false } }
@@ -185,7 +191,7 @@ public final class Engine: Sendable {
             passthrough: filesystem != nil && filesystem?.passthroughRefusal == nil,
             passthroughReason: filesystem?.passthroughRefusal, opens: filesystem?.statistics ?? FilesystemCounters(),
             fetchedBytes: merge.totalFetchedBytes, inFlightBytes: Int64(merge.inFlightBytes),
-            startedAt: startedAt.formatted(.iso8601))
+            startedAt: startedAt.formatted(.iso8601), merge: merge.load)
     }
 
     // MARK: The end

@@ -1,4 +1,5 @@
 public import LaminaFilesystem
+public import LaminaMerge
 
 /// How far a pull is; or a check, which says of its bytes how many it reads, and has read.
 public struct PullProgress: Sendable, Codable, Equatable {
@@ -93,11 +94,15 @@ public struct ServerStatus: Sendable, Codable, Equatable {
     public var inFlightBytes: Int64
     /// RFC 3339.
     public var startedAt: String
+    /// What merges take; a server of an older lamina does not say it.
+    public var merge: MergeEngine.Load?
 
     public init(
         pid: Int32, version: String, root: String, passthrough: Bool, passthroughReason: String?,
-        opens: FilesystemCounters, fetchedBytes: UInt64, inFlightBytes: Int64, startedAt: String
+        opens: FilesystemCounters, fetchedBytes: UInt64, inFlightBytes: Int64, startedAt: String,
+        merge: MergeEngine.Load? = nil
     ) {
+        self.merge = merge
         self.pid = pid
         self.version = version
         self.root = root

@@ -5,6 +5,17 @@ public enum LogLevel {
     /// What a configuration may say.
     public static let names = ["trace", "debug", "info", "warn", "error"]
 
+    /// A level as `names` has it.
+    public static func name(of level: Logger.Level) -> String {
+        switch level {
+        case .trace: "trace"
+        case .debug: "debug"
+        case .info, .notice: "info"
+        case .warning: "warn"
+        case .error, .critical: "error"
+        }
+    }
+
     /// nil for anything else.
     public static func parse(_ text: String) -> Logger.Level? {
         switch text.lowercased() {

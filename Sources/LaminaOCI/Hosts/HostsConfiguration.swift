@@ -95,30 +95,23 @@ public struct HostsConfiguration: Sendable, Hashable {
         return tls
     }
 
-    /// Reads `[resolver]`: `config_path` with directories joined by colons, and `[[resolver.host."H".mirrors]]` as
-    /// stargz-snapshotter has them.
+    /// Reads the mirrors of `[[resolver.host."H".mirrors]]`, as stargz-snapshotter has them; those of a registry take the place
+    /// of what was known of it.
     ///
+    /// - Parameter hosts: `resolver.host`.
     /// - Returns: keys that have no meaning here.
-    package mutating func read(_ resolver: TOMLSection) throws(TOMLError) -> [String] {
+    package mutating func readMirrors(_ hosts: TOMLSection) throws(TOMLError) -> [String] {
         var ignored: [String] = []
-        if let text = try resolver.string("config_path") {
-            directories = text.split(separator: ":").map(String.init)
-            guard directories.allSatisfy({ $0.hasPrefix("/") }) else {
-                throw resolver.wrong("config_path", "must be absolute paths joined by colons, is '\(text.prefix(300))'")
+        for (registry, _) in hosts.all() {
+            guard let section = try hosts.section(registry), ImageReference.isHost(registry) else {
+                throw hosts.wrong(registry, "is no host")
             }
-        }
-        if let hosts = try resolver.section("host") {
-            for (registry, _) in hosts.all() {
-                guard let section = try hosts.section(registry), ImageReference.isHost(registry) else {
-                    throw hosts.wrong(registry, "is no host")
-                }
-                mirrors[registry] = try (section.sections("mirrors") ?? []).map { mirror throws(TOMLError) in
-                    try Self.mirror(mirror, &ignored)
-                }
-                ignored += try section.finish(ignoring: [])
+            mirrors[registry] = try (section.sections("mirrors") ?? []).map { mirror throws(TOMLError) in
+                try Self.mirror(mirror, &ignored)
             }
+            ignored += try section.finish(ignoring: [])
         }
-        return try ignored + resolver.finish(ignoring: [])
+        return ignored
     }
 
     private static func mirror(_ section: TOMLSection, _ ignored: inout [String]) throws(TOMLError) -> RegistryHost {

@@ -16,6 +16,13 @@ struct StatusReport: Decodable {
         var passthroughReason: String?
         var opens: Opens
         var fetchedBytes: Int64
+        var merge: Merge?
+    }
+
+    struct Merge: Decodable {
+        var jobs: Int
+        var peakJobs: Int
+        var peakBytes: Int
     }
 
     struct Image: Decodable {
