@@ -1,6 +1,7 @@
 -- The views: lamina's interface for people and programs that use sqlite3. They keep their columns from version to version.
 -- Digests are 'sha256:…', sizes are bytes, times are ISO 8601 in UTC. README.md beside this file describes each one.
 
+DROP VIEW IF EXISTS content_status;
 DROP VIEW IF EXISTS image_status;
 DROP VIEW IF EXISTS layer_status;
 DROP VIEW IF EXISTS merge_progress;
@@ -167,6 +168,30 @@ FROM content AS c
 JOIN layer_content AS lc ON lc.content = c.id
 GROUP BY c.digest, c.size
 HAVING sum(lc.inodes) > 1;
+
+-- Every content: how much of it is here, what is proven of it, and who has it.
+CREATE VIEW content_status AS
+SELECT
+    'sha256:' || lower(hex(c.digest)) AS digest,
+    c.size AS bytes,
+    d.landed_bytes AS landed_bytes,
+    CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
+    CASE c.proof WHEN 1 THEN 'proven' WHEN 2 THEN 'disproven' ELSE 'claimed' END AS proof,
+    CASE c.durable WHEN 1 THEN 'yes' ELSE 'no' END AS durable,
+    coalesce(u.layers, 0) AS layers,
+    coalesce(u.files, 0) AS files,
+    coalesce(h.images, 0) AS images
+FROM content AS c
+JOIN content_landed AS d ON d.content = c.id
+LEFT JOIN (
+    SELECT content, count(*) AS layers, sum(inodes) AS files FROM layer_content GROUP BY content
+) AS u ON u.content = c.id
+LEFT JOIN (
+    SELECT lc.content AS content, count(DISTINCT il.image) AS images
+    FROM layer_content AS lc
+    JOIN image_layer AS il ON il.layer = lc.layer
+    GROUP BY lc.content
+) AS h ON h.content = c.id;
 
 -- Which images hold a content.
 CREATE VIEW image_content AS

@@ -71,6 +71,69 @@ struct ViewsTests {
         }
     }
 
+    /// The blocks of docs/inspecting.md: each question with its SQL and its answer.
+    private static func questions() throws -> [(title: String, query: String, answer: String)] {
+        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent()
+        let text = try String(contentsOf: root.appending(path: "docs/inspecting.md"), encoding: .utf8)
+        return text.split(separator: "\n## ").dropFirst().map { section in
+            func block(_ language: String) -> String {
+                let parts = section.components(separatedBy: "```\(language)\n")
+                return parts.count > 1 ? String(parts[1].components(separatedBy: "```")[0]) : ""
+            }
+            return (String(section.prefix { $0 != "\n" }), block("sql"), block("text"))
+        }
+    }
+
+    @Test("the SQL of docs/inspecting.md answers a dozen questions as it says there")
+    func inspecting() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let questions = try Self.questions()
+        #expect(questions.count >= 12)
+        for question in questions {
+            #expect(!question.query.isEmpty && !question.answer.isEmpty, "\(question.title)")
+            #expect(try scratch.sqlite3(question.query, options: "-box") == question.answer, "\(question.title)")
+        }
+        // And what removing brings, once there is something to remove.
+        let free = try #require(questions.first { $0.title.contains("no image need") })
+        #expect(try scratch.sqlite3(free.query) == "0|0\n")
+        try scratch.sqlite("DELETE FROM mount; DELETE FROM image_layer; DELETE FROM image")
+        #expect(try scratch.sqlite3(free.query) == "2|6010\n")
+        withExtendedLifetime(store) {}
+    }
+
+    @Test("an image, a layer, a content and a path are inspected with what the views say of them")
+    func inspections() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let application = "localhost:5000/app:1"
+        let image = try #require(try store.index.inspect(image: application))
+        #expect(image.layers.map(\.digest) == ["\(digest("base"))", "\(digest("application"))"])
+        #expect(image.image.landedBytes == 6010 && image.mounts.map(\.target) == ["/mnt/app"])
+        #expect(image.layers[0].images == ["docker.io/library/debian:12", application])
+        #expect(image.layers[0].sources.count == 1 && image.layers[0].diffID != nil)
+        #expect(try store.index.inspect(image: "docker.io/library/none:1") == nil)
+
+        let layers = try store.index.inspect(layersWithPrefix: String("\(digest("application"))".prefix(15)))
+        #expect(layers == [image.layers[1]])
+        #expect(try store.index.inspect(layersWithPrefix: "sha256:000000").isEmpty)
+
+        let release = "\(ExampleStore.release.digest)"
+        let contents = try store.index.inspect(contentsWithPrefix: release, limit: 2)
+        #expect(contents.count == 1)
+        #expect(contents.first?.state == "merged" && contents.first?.proof == "proven")
+        #expect(contents.first?.images == ["docker.io/library/debian:12", application])
+        #expect(
+            contents.first?.files.map(\.path).sorted() == [
+                "/etc/app-release", "/etc/os-release", "/usr/lib/os-release",
+            ])
+        let record = try #require(try store.index.image(application))
+        #expect(
+            try store.index.inspect(path: "/etc/debian-release", of: record).map(\.type) == [
+                "symlink", "character device",
+            ])
+        #expect(try store.index.inspect(path: "/none", of: record).isEmpty)
+    }
+
     @Test("an open write transaction holds nobody up and shows nothing of what it has not committed")
     func duringWrite() throws {
         let store = try ExampleStore.make(in: scratch)
@@ -138,6 +201,7 @@ struct ViewsTests {
             ("layer_status", "digest"), ("layer_status", "diff_id"), ("layer_status", "toc_digest"),
             ("image_status", "manifest_digest"), ("merge_progress", "digest"), ("duplicate_content", "digest"),
             ("image_content", "digest"), ("image_content", "layer"), ("file", "layer"),
+            ("content_status", "digest"),
         ] {
             let bad = "\(column) NOT GLOB 'sha256:*' OR length(\(column)) <> 71 OR lower(\(column)) <> \(column)"
             #expect(

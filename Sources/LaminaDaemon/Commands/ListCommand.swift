@@ -97,11 +97,4 @@ public struct ListCommand: Sendable {
         default: "-"
         }
     }
-
-    /// Names are bytes of anybody's: control characters must not reach a terminal.
-    private static func printable(_ text: String) -> String {
-        guard text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7f }) else { return text }
-        return String(
-            String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
-    }
 }
