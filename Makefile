@@ -105,7 +105,7 @@ takeover: setup-test ## Measure how long it takes from a server's death to the n
 lint: ## Check the format of all Swift files.
 	@scripts/lint.sh
 
-install: ## Install the binary, its configuration, the systemd unit and completions to PREFIX (and DESTDIR).
+install: ## Install the binary, its configuration, the systemd unit, completions and manual to PREFIX (and DESTDIR).
 	@if [ ! -x "$(BINARY)" ]; then echo 'nothing is built yet: run "make build" first' >&2; exit 1; fi
 	install -D -s -m 0755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/lamina"
 	@# An operator's own configuration stays.
@@ -118,6 +118,8 @@ install: ## Install the binary, its configuration, the systemd unit and completi
 	    "$(DESTDIR)$(PREFIX)/share/zsh/site-functions" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d"
 	"$(BINARY)" --generate-completion-script bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lamina"
 	"$(BINARY)" --generate-completion-script zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lamina"
+	install -d "$(DESTDIR)$(PREFIX)/share/man/man1"
+	"$(BINARY)" generate-manual "$(DESTDIR)$(PREFIX)/share/man/man1"
 	"$(BINARY)" --generate-completion-script fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lamina.fish"
 
 clean: ## Remove what was built, and the inputs of the benchmarks.

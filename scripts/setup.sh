@@ -22,7 +22,7 @@ for part in "${@:-build}"; do
     test)
         packages+=(
             docker-registry skopeo umoci containerd stargz-snapshotter runc systemd openssl curl python3 attr tar gzip pigz
-            tabix zstd python3-prometheus-client
+            tabix zstd python3-prometheus-client groff-base
         )
         ;;
     bench) packages+=(docker-registry tar gzip pigz erofs-utils squashfs-tools mount util-linux) ;;

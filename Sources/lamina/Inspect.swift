@@ -12,17 +12,26 @@ struct Inspect: ParsableCommand {
 
               lamina inspect registry.example.org/app:1
               lamina inspect registry.example.org/app:1 /etc/os-release
+              lamina inspect --opened registry.example.org/app:1 > first.txt
               lamina inspect sha256:374b6b0ce4fc --json
             """)
 
     @Argument(help: "An image, or sha256: and the beginning of a digest.") var thing: String
     @Argument(help: "A path in the image.") var path: String?
 
+    @Flag(help: "Print the files of the image that were opened first, in their order; as 'lamina opened' does.")
+    var opened = false
+
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
 
+    func validate() throws {
+        if opened, path != nil { throw ValidationError("--opened is of a whole image, without PATH") }
+    }
+
     func run() throws {
         try reporting(json: facts.json) {
+            if opened { return try OpenedCommand(reference: thing).run(common.context(json: facts.json)) }
             try InspectCommand(thing: thing, path: path).run(common.context(json: facts.json))
         }
     }

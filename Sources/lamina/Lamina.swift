@@ -25,9 +25,9 @@ struct Lamina: ParsableCommand {
             """,
         version: "lamina \(laminaVersion)",
         subcommands: [
-            Pull.self, Mount.self, Unmount.self, List.self, Status.self, Inspect.self, SQL.self, Check.self, Remove.self, Collect.self,
-            Pin.self,
-            Unpin.self, Opened.self, Convert.self, Doctor.self, Serve.self, Shutdown.self, Config.self, Version.self,
+            Pull.self, Mount.self, Unmount.self, List.self, Status.self, Inspect.self, SQL.self, Check.self,
+            Remove.self, Collect.self, Pin.self, Unpin.self, Opened.self, Convert.self, Doctor.self, Serve.self,
+            Shutdown.self, Config.self, Debug.self, Version.self, GenerateManual.self,
         ])
 
     static func main() {
@@ -38,7 +38,10 @@ struct Lamina: ParsableCommand {
             try command.run()
         } catch {
             let code = exitCode(for: error)
-            guard code == .validationFailure, CommandLine.arguments.contains("--json") else { exit(withError: error) }
+            // A command that failed has said so.
+            guard !(error is ExitCode), code == .validationFailure, CommandLine.arguments.contains("--json") else {
+                exit(withError: error)
+            }
             // Who reads JSON reads it of a wrong command line too.
             printError(ErrorText.make(message: message(for: error), exitCode: code.rawValue, json: true))
             Glibc.exit(code.rawValue)

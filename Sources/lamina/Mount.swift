@@ -41,6 +41,7 @@ struct Unmount: ParsableCommand {
             What was fetched stays in the store. A plain umount(8) does as well.
 
               lamina umount /mnt/app
+              lamina umount --json /mnt/app
             """)
 
     @Argument(help: "The directory.") var directory: String

@@ -32,9 +32,10 @@ struct CommonOptions: ParsableArguments {
     }
 
     /// The configuration alone, for those who look at it.
-    func loadConfiguration() throws -> LoadedConfiguration {
-        try LoadedConfiguration.load(.ofProcess(file: config, settings: settings, root: root))
-    }
+    func loadConfiguration() throws -> LoadedConfiguration { try LoadedConfiguration.load(places) }
+
+    /// Where the configuration is.
+    var places: LoadedConfiguration.Places { .ofProcess(file: config, settings: settings, root: root) }
 }
 
 /// For commands that print facts.

@@ -13,6 +13,7 @@ struct Serve: ParsableCommand {
             supervisor ends both, and the mounts; SIGUSR2 has the program that is on disk now take over.
 
               lamina serve --supervise --root /srv/lamina
+              lamina serve --config /etc/lamina/test.toml --verbose
             """)
 
     @Flag(help: "Hold the mounts, and restart the server when it ends or hangs.")
@@ -72,6 +73,7 @@ struct Shutdown: ParsableCommand {
             Returns when it has ended. What was fetched stays; the next server mounts the same images again.
 
               lamina shutdown
+              lamina shutdown --root /srv/lamina
             """)
 
     @OptionGroup var facts: FactOptions

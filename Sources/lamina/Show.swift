@@ -83,7 +83,13 @@ struct Doctor: ParsableCommand {
 
 struct Version: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show the versions of lamina and of what it stands on.")
+        abstract: "Show the versions of lamina and of what it stands on.",
+        discussion: """
+            Of libraries it is the version that is really loaded.
+
+              lamina version
+              lamina version --json
+            """)
 
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions

@@ -95,9 +95,9 @@ struct ViewsTests {
             #expect(try scratch.sqlite3(question.query, options: "-box") == question.answer, "\(question.title)")
         }
         // And what removing brings, once there is something to remove.
-        let free = try #require(questions.first { $0.title.contains("no image need") })
+        let free = try #require(questions.first { $0.title.contains("gc") })
         #expect(try scratch.sqlite3(free.query) == "0|0\n")
-        try scratch.sqlite("DELETE FROM mount; DELETE FROM image_layer; DELETE FROM image")
+        try scratch.sqlite("DELETE FROM mount_view; DELETE FROM mount; DELETE FROM image_layer; DELETE FROM image")
         #expect(try scratch.sqlite3(free.query) == "2|6010\n")
         withExtendedLifetime(store) {}
     }

@@ -14,14 +14,17 @@ public struct ConfigShowCommand: Sendable {
         var origin: String
     }
 
-    public func run(_ loaded: LoadedConfiguration, _ output: Output) throws {
-        let rows = ConfigurationKeys.own.compactMap { key in
+    static func rows(of loaded: LoadedConfiguration) -> [Row] {
+        ConfigurationKeys.own.compactMap { key in
             key.setting.map {
                 Row(
                     key: key.name, value: $0.get(loaded.configuration), origin: loaded.origin(of: key.name).description)
             }
         }
-        try output.show(rows) { ConfigurationText(loaded: loaded, showsOrigins: origin).text }
+    }
+
+    public func run(_ loaded: LoadedConfiguration, _ output: Output) throws {
+        try output.show(Self.rows(of: loaded)) { ConfigurationText(loaded: loaded, showsOrigins: origin).text }
     }
 }
 
