@@ -48,8 +48,7 @@ struct ExampleStore {
             """
             UPDATE layer SET indexed_at = 1763800000; UPDATE image SET pulled_at = 1763800001;
             UPDATE mount SET mounted_at = 1763800002;
-            UPDATE content SET opens = 12, used_at = 1763800003000 WHERE id = \(release.id.row);
-            UPDATE content SET opens = 1, used_at = 1763800004000 WHERE id = \(tool.id.row)
+            UPDATE content SET opens = 12, used_at = 1763800003000 WHERE id = \(release.id.row)
             """)
         return store
     }
