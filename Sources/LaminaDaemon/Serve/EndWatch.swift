@@ -1,3 +1,4 @@
+import LaminaSystem
 import Logging
 import ServiceLifecycle
 

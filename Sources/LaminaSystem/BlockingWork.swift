@@ -1,10 +1,9 @@
 import Glibc
-import LaminaSystem
 
 /// Runs a call that blocks on a thread of its own and gives its result to the task that awaits it.
 ///
 /// Not stopped by the cancellation of the task: what it calls has ways of its own.
-func onThread<Value: Sendable>(
+public func onThread<Value: Sendable>(
     _ name: String, _ body: @escaping @Sendable () throws -> Value
 ) async throws -> Value {
     try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Value, any Error>) in
@@ -17,7 +16,7 @@ func onThread<Value: Sendable>(
 }
 
 /// Starts a thread that nobody joins.
-func startDetached(_ name: String, _ body: @escaping @Sendable () -> Void) throws(SystemError) {
+public func startDetached(_ name: String, _ body: @escaping @Sendable () -> Void) throws(SystemError) {
     _ = try Thread(name) {
         // Nobody will join it: without this its stack would stay.
         pthread_detach(pthread_self())
