@@ -7,10 +7,8 @@ public enum Schema {
     public static var migrations: [String] {
         [
             PackageResources.v001_index_sql, PackageResources.v002_session_sql, PackageResources.v003_space_sql,
-            PackageResources.v004_check_sql,
-        ].map {
-            String(decoding: $0, as: UTF8.self)
-        }
+            PackageResources.v004_check_sql, PackageResources.v005_snapshots_sql,
+        ].map { String(decoding: $0, as: UTF8.self) }
     }
 
     /// Drops and creates every view.

@@ -2,6 +2,7 @@
 -- Digests are 'sha256:…', sizes are bytes, times are ISO 8601 in UTC. README.md beside this file describes each one.
 
 DROP VIEW IF EXISTS content_status;
+DROP VIEW IF EXISTS snapshot_status;
 DROP VIEW IF EXISTS image_status;
 DROP VIEW IF EXISTS layer_status;
 DROP VIEW IF EXISTS merge_progress;
@@ -254,7 +255,10 @@ SELECT il.layer AS layer, il.view AS view, 'image' AS holder, m.reference AS nam
 FROM image_layer AS il JOIN image AS m ON m.id = il.image
 UNION ALL
 SELECT v.layer, v.id, 'mount', mt.target
-FROM mount_view AS mv JOIN mount AS mt ON mt.id = mv.mount JOIN layer_view AS v ON v.id = mv.view;
+FROM mount_view AS mv JOIN mount AS mt ON mt.id = mv.mount JOIN layer_view AS v ON v.id = mv.view
+UNION ALL
+SELECT s.layer, s.view, 'snapshot', CAST(s.key AS TEXT) FROM snapshot AS s WHERE s.view IS NOT NULL;
+
 
 -- How often each content was opened, and when it was used last.
 CREATE VIEW content_use AS
@@ -265,3 +269,20 @@ SELECT
     c.opens AS opens,
     CASE WHEN c.used_at = 0 THEN NULL ELSE strftime('%Y-%m-%dT%H:%M:%SZ', c.used_at / 1000, 'unixepoch') END AS used_at
 FROM content AS c;
+
+-- containerd's snapshots: which are lazy layers, and why the others are not.
+CREATE VIEW snapshot_status AS
+SELECT
+    CAST(s.key AS TEXT) AS name,
+    CAST(p.key AS TEXT) AS parent,
+    CASE s.kind WHEN 1 THEN 'view' WHEN 2 THEN 'active' ELSE 'committed' END AS kind,
+    CASE WHEN s.view IS NULL THEN 'no' ELSE 'yes' END AS lazy,
+    CASE WHEN l.id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.digest)) END AS layer,
+    (SELECT value FROM snapshot_label AS c WHERE c.snapshot = s.id AND c.name = 'containerd.io/snapshot.ref') AS chain_id,
+    s.refusal AS refusal,
+    CASE WHEN s.view IS NULL THEN 'snapshots/' || s.id || '/fs' ELSE 'fs/' || s.view END AS directory,
+    s.bytes AS bytes,
+    strftime('%Y-%m-%dT%H:%M:%SZ', s.created_at / 1000000000, 'unixepoch') AS created_at
+FROM snapshot AS s
+LEFT JOIN snapshot AS p ON p.id = s.parent
+LEFT JOIN layer AS l ON l.id = s.layer;

@@ -15,6 +15,14 @@ public final class Index: Sendable {
     /// Counts the writer's commits in this process; what a kept read transaction is compared with.
     let version = Atomic<UInt64>(1)
 
+    /// Those of them that changed snapshots only.
+    let snapshotVersion = Atomic<UInt64>(0)
+
+    /// Counts the commits that may have changed what is in the store's files, in this process.
+    public var contentVersion: UInt64 {
+        version.load(ordering: .acquiring) &- snapshotVersion.load(ordering: .acquiring)
+    }
+
     private let idle = Mutex<[IndexConnection]>([])
 
     static func path(root: String) -> String { root + "/index.db" }

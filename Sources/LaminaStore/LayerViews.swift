@@ -33,6 +33,18 @@ private struct Inheritance {
 }
 
 extension Writer {
+    /// The view of a layer above a chain of views, the lowest first.
+    func view(of layer: LayerID, above views: [ViewID]) throws -> ViewID {
+        let root = try connection.cached("SELECT root FROM layer_view WHERE id = ?")
+        let above = try views.map { view in
+            guard let number = try root.bind(1, view.row).first({ $0.integer(0) }) else {
+                throw StoreError(.notFound, "the view \(view) is not in the index")
+            }
+            return ViewRow(id: view, root: number)
+        }
+        return try self.view(of: layer, above: above).id
+    }
+
     fileprivate func view(of layer: LayerID, above: [ViewRow]) throws -> ViewRow {
         let inherited = try inheritance(of: layer, from: above)
         let fingerprint = try fingerprint(of: inherited)

@@ -4,7 +4,8 @@ import LaminaStore
 /// The small store whose answers schema/README.md shows.
 ///
 /// Two images share a base layer. Of the base, the file of one chunk is merged and one chunk of three of the other has
-/// landed; the layer of the application shares a file with the base.
+/// landed; the layer of the application shares a file with the base. containerd has the base as a lazy layer, and the
+/// application above it unpacked.
 struct ExampleStore {
     static let release = FileBytes(Array("ID=debian\n".utf8))
     static let tool = FileBytes(chunks: [pattern(6000, seed: 1), pattern(6000, seed: 2), pattern(3000, seed: 3)])
@@ -44,10 +45,20 @@ struct ExampleStore {
         landing.merged = [(release.id, .proven)]
         landing.chunks = [(tool.id, 0)]
         try store.record(landing)
+        let lowest = SnapshotKey("lamina-layer/base")
+        _ = try store.commitLayer(digest("base"), as: lowest, parent: nil, labels: [snapshotChainLabel: "sha256:base"])
+        _ = try store.createSnapshot(
+            SnapshotKey("app/7/extract"), parent: lowest, kind: .active, labels: [:],
+            refusal: "the manifest names no table of contents"
+        ) { _, _ in }
+        try store.commitSnapshot(
+            SnapshotKey("app/7/extract"), as: SnapshotKey("app/8/application"), labels: [:],
+            usage: SnapshotUsage(bytes: 8192, inodes: 3))
         try scratch.sqlite(
             """
             UPDATE layer SET indexed_at = 1763800000; UPDATE image SET pulled_at = 1763800001;
             UPDATE mount SET mounted_at = 1763800002;
+            UPDATE snapshot SET created_at = 1763800003000000000;
             UPDATE content SET opens = 12, used_at = 1763800003000 WHERE id = \(release.id.row)
             """)
         return store

@@ -211,7 +211,7 @@ struct ViewsTests {
         let time = "[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]Z"
         for (view, column) in [
             ("layer_status", "indexed_at"), ("image_status", "pulled_at"), ("file", "modified_at"),
-            ("mount_status", "mounted_at"),
+            ("mount_status", "mounted_at"), ("snapshot_status", "created_at"),
         ] {
             #expect(try scratch.sqlite3("SELECT count(*) > 0 FROM \(view) WHERE \(column) GLOB '\(time)'") == "1\n")
             #expect(try scratch.sqlite3("SELECT count(*) FROM \(view) WHERE \(column) NOT GLOB '\(time)'") == "0\n")

@@ -1,0 +1,152 @@
+import LaminaSQLite
+
+extension Index {
+    /// A snapshot by its key; nil when there is none.
+    public func snapshot(_ key: SnapshotKey) throws -> SnapshotRecord? { try read { try $0.snapshot(key) } }
+
+    /// A page of snapshots in the order of their making: those behind `after`, at most `limit`.
+    ///
+    /// - Parameter chain: only those whose chain ID this is.
+    public func snapshots(after: SnapshotID?, limit: Int, chain: String? = nil) throws -> [SnapshotRecord] {
+        try read { database in
+            let rows: [Int64]
+            if let chain {
+                rows = try database.cached(
+                    """
+                    SELECT snapshot FROM snapshot_label WHERE name = 'containerd.io/snapshot.ref' AND value = ? AND snapshot > ?
+                    ORDER BY snapshot LIMIT ?
+                    """
+                ).bind(1, text: chain).bind(2, after?.row ?? 0).bind(3, Int64(limit)).map { $0.integer(0) }
+            } else {
+                rows = try database.cached("SELECT id FROM snapshot WHERE id > ? ORDER BY id LIMIT ?")
+                    .bind(1, after?.row ?? 0).bind(2, Int64(limit)).map { $0.integer(0) }
+            }
+            return try rows.compactMap { row in
+                try database.cached(snapshotColumns + "WHERE s.id = ?").bind(1, row).first { try $0.snapshot(database) }
+            }
+        }
+    }
+
+    /// A snapshot with the places of its parents, for its mounts; nil when there is none.
+    public func snapshotChain(_ key: SnapshotKey) throws -> SnapshotChain? {
+        try read { database in
+            let found = try database.cached("SELECT id, kind, parent FROM snapshot WHERE key = ?")
+                .bind(1, blob: key.bytes)
+                .first { ($0.integer(0), SnapshotKind(rawValue: $0.integer(1)), $0.integer(2)) }
+            guard let (id, kind, parent) = found, let kind else { return nil }
+            return SnapshotChain(
+                id: SnapshotID(id), kind: kind,
+                parents: try database.places(from: parent == 0 ? nil : SnapshotID(parent)))
+        }
+    }
+
+    /// The chain ID of a lazy layer; nil where the key names no lazy layer.
+    public func lazyChain(of key: SnapshotKey) throws -> String? {
+        guard let record = try snapshot(key), record.layer != nil else { return nil }
+        return record.labels[snapshotChainLabel]
+    }
+
+    /// What the root directory of a view shows as its owner.
+    public func owner(of view: ViewID) throws -> SnapshotOwner? {
+        try read { database in
+            try database.cached("SELECT i.uid, i.gid FROM layer_view v JOIN inode i ON i.id = v.root WHERE v.id = ?")
+                .bind(1, view.row).first {
+                    SnapshotOwner(
+                        user: UInt32(truncatingIfNeeded: $0.integer(0)),
+                        group: UInt32(truncatingIfNeeded: $0.integer(1)))
+                }
+        }
+    }
+
+    /// What the files of a lazy layer take on disk, as far as no older layer has them too: what its snapshot adds to the store.
+    ///
+    /// Reads a row for each file of the layer.
+    public func usage(of layer: LayerID) throws -> SnapshotUsage {
+        let usage = try read { database in
+            try database.cached(
+                """
+                SELECT coalesce(sum((d.landed_bytes - CASE c.state WHEN 2 THEN c.holes ELSE 0 END + 4095) / 4096 * 4096), 0),
+                       count(*)
+                FROM (SELECT DISTINCT i.content AS id FROM layer l
+                      JOIN inode i ON i.id BETWEEN l.first_inode AND l.last_inode
+                      WHERE l.id = ?1 AND i.content IS NOT NULL) AS m
+                JOIN content c ON c.id = m.id
+                JOIN content_landed d ON d.content = c.id
+                WHERE c.state > 0
+                AND NOT EXISTS (SELECT 1 FROM chunk_source o WHERE o.content = c.id AND o.layer < ?1)
+                """
+            ).bind(1, layer.row).first { SnapshotUsage(bytes: $0.integer(0), inodes: $0.integer(1)) }
+        }
+        return usage ?? SnapshotUsage(bytes: 0, inodes: 0)
+    }
+
+    /// The snapshot that a layer's bytes are counted for: the oldest of those that are this layer.
+    public func isFirst(_ id: SnapshotID, of layer: LayerID) throws -> Bool {
+        try read { database in
+            try database.cached("SELECT min(id) FROM snapshot WHERE layer = ?").bind(1, layer.row)
+                .first { $0.integer(0) == id.row } ?? false
+        }
+    }
+
+    /// The layers of lazy snapshots of which not everything has landed, the newest snapshot last.
+    public func unmergedSnapshotLayers() throws -> [LayerID] {
+        try read { database in
+            try database.cached(
+                """
+                SELECT s.layer FROM snapshot s JOIN layer l ON l.id = s.layer
+                WHERE EXISTS (SELECT 1 FROM inode i JOIN content c ON c.id = i.content
+                              WHERE i.id BETWEEN l.first_inode AND l.last_inode AND c.state < 2)
+                GROUP BY s.layer ORDER BY min(s.id)
+                """
+            ).map { LayerID($0.integer(0)) }
+        }
+    }
+}
+
+private let snapshotColumns = """
+    SELECT s.id, s.key, p.key, s.kind, s.layer, s.bytes, s.inodes, s.created_at, s.updated_at, s.parent, s.view
+    FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent
+
+    """
+
+extension Statement {
+    fileprivate func snapshot(_ database: Connection) throws -> SnapshotRecord {
+        let id = integer(0)
+        guard let kind = SnapshotKind(rawValue: integer(3)) else {
+            throw StoreError(.damaged, "snapshot \(id) of the index has the kind \(integer(3))")
+        }
+        let isLazy = integer(10) != 0
+        var record = SnapshotRecord(
+            id: SnapshotID(id), key: SnapshotKey(blob(1)), parent: integer(9) == 0 ? nil : SnapshotKey(blob(2)),
+            kind: kind, layer: isLazy ? LayerID(integer(4)) : nil,
+            usage: kind == .committed && !isLazy ? SnapshotUsage(bytes: integer(5), inodes: integer(6)) : nil,
+            createdAt: integer(7), updatedAt: integer(8), labels: [:])
+        try database.cached("SELECT name, value FROM snapshot_label WHERE snapshot = ?").bind(1, id).forEach {
+            record.labels[$0.text(0)] = $0.text(1)
+        }
+        return record
+    }
+}
+
+extension Connection {
+    func snapshot(_ key: SnapshotKey) throws -> SnapshotRecord? {
+        try cached(snapshotColumns + "WHERE s.key = ?").bind(1, blob: key.bytes).first { try $0.snapshot(self) }
+    }
+
+    /// The places of a snapshot and all below it, the nearest first.
+    func places(from snapshot: SnapshotID?) throws -> [SnapshotPlace] {
+        guard let snapshot else { return [] }
+        return try cached(
+            """
+            WITH RECURSIVE chain (id, view, parent, depth) AS (
+                SELECT id, view, parent, 0 FROM snapshot WHERE id = ?
+                UNION ALL
+                SELECT s.id, s.view, s.parent, c.depth + 1 FROM chain c JOIN snapshot s ON s.id = c.parent
+            )
+            SELECT id, view FROM chain ORDER BY depth
+            """
+        ).bind(1, snapshot.row).map {
+            $0.integer(1) == 0 ? .directory(SnapshotID($0.integer(0))) : .layer(ViewID($0.integer(1)))
+        }
+    }
+}

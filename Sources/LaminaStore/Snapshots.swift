@@ -1,0 +1,219 @@
+import Glibc
+public import LaminaDigest
+import LaminaSQLite
+import LaminaSystem
+import Synchronization
+
+/// The label that has the chain ID of a layer's snapshot; containerd finds lazy layers by it.
+public let snapshotChainLabel = "containerd.io/snapshot.ref"
+
+// What clients of containerd's snapshots service change. Each call is one transaction, on disk before it returns: containerd
+// syncs its own records of it, and the two must not disagree after a power cut.
+
+extension Store {
+    /// Makes an active snapshot or a view.
+    ///
+    /// - Parameters:
+    ///   - refusal: why it is no lazy layer, where it could have been.
+    ///   - makeDirectory: called with the number of the new snapshot and the place of its parent, before anybody can know of it;
+    ///     an error takes everything back.
+    /// - Throws: `SnapshotError`: `alreadyExists`, `notFound` and `invalidArgument` about the parent.
+    public func createSnapshot(
+        _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil,
+        makeDirectory: (SnapshotID, SnapshotPlace?) throws -> Void
+    ) throws -> SnapshotChain {
+        try writeDurably { writer in
+            let parent = try parent.map { try writer.committedParent($0) }
+            try writer.requireFree(key)
+            let now = Self.now()
+            let insert = try writer.connection.cached(
+                "INSERT INTO snapshot (key, parent, kind, refusal, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)")
+            try insert.bind(1, blob: key.bytes).bind(2, parent?.row).bind(3, kind.rawValue).bind(4, text: refusal)
+                .bind(5, now).bind(6, now).run()
+            let id = SnapshotID(writer.connection.lastInsertedRow)
+            try writer.addLabels(labels, to: id)
+            let parents = try writer.connection.places(from: parent)
+            try makeDirectory(id, parents.first)
+            return SnapshotChain(id: id, kind: kind, parents: parents)
+        }
+    }
+
+    /// Makes a committed snapshot of a layer that the store has: nothing is unpacked, its view is what overlayfs is given.
+    ///
+    /// Twice is once.
+    /// - Parameters:
+    ///   - blob: the digest of the layer.
+    ///   - parent: a lazy layer, or nil for the lowest.
+    /// - Returns: the layer; nil where the store does not have it, or not any more.
+    /// - Throws: `SnapshotError.failedPrecondition` where the parent is no lazy layer: what directories look like that the
+    ///   layer does not list could not be told.
+    public func commitLayer(
+        _ blob: Digest, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String]
+    ) throws -> LayerID? {
+        try writeDurably { writer in
+            let found = try writer.connection.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: blob)
+                .first { LayerID($0.integer(0)) }
+            guard let layer = found else { return nil }
+            let parent = try parent.map { try writer.committedParent($0) }
+            let known = try writer.connection.cached("SELECT parent, layer FROM snapshot WHERE key = ?")
+                .bind(1, blob: name.bytes).first { ($0.integer(0), $0.integer(1)) }
+            if let (knownParent, knownLayer) = known {
+                if knownParent == parent?.row ?? 0, knownLayer == layer.row { return layer }
+                throw SnapshotError(.alreadyExists, "the snapshot \(name) exists, and is another one")
+            }
+            var above: [ViewID] = []
+            for place in try writer.connection.places(from: parent).reversed() {
+                guard case .layer(let view) = place else {
+                    throw SnapshotError(.failedPrecondition, "the layer below \(name) is not lazy")
+                }
+                above.append(view)
+            }
+            let view = try writer.view(of: layer, above: above)
+            let now = Self.now()
+            try writer.connection.cached(
+                """
+                INSERT INTO snapshot (key, parent, kind, layer, view, created_at, updated_at)
+                VALUES (?, ?, 3, ?, ?, ?, ?)
+                """
+            ).bind(1, blob: name.bytes).bind(2, parent?.row).bind(3, layer.row).bind(4, view.row).bind(5, now)
+                .bind(6, now).run()
+            try writer.addLabels(labels, to: SnapshotID(writer.connection.lastInsertedRow))
+            return layer
+        }
+    }
+
+    /// Makes an active snapshot a committed one under another name: `key` disappears, `name` appears.
+    ///
+    /// - Parameter labels: all that it has from now on.
+    public func commitSnapshot(
+        _ key: SnapshotKey, as name: SnapshotKey, labels: [String: String], usage: SnapshotUsage
+    ) throws {
+        try writeDurably { writer in
+            let (id, kind) = try writer.requireSnapshot(key)
+            guard kind == .active else {
+                throw SnapshotError(.failedPrecondition, "the snapshot \(key) is not active: it cannot be committed")
+            }
+            try writer.requireFree(name)
+            let now = Self.now()
+            try writer.connection.cached(
+                """
+                UPDATE snapshot SET key = ?2, kind = 3, bytes = ?3, inodes = ?4, created_at = ?5, updated_at = ?5
+                WHERE id = ?1
+                """
+            ).bind(1, id.row).bind(2, blob: name.bytes).bind(3, usage.bytes).bind(4, usage.inodes).bind(5, now).run()
+            try writer.connection.cached("DELETE FROM snapshot_label WHERE snapshot = ?").bind(1, id.row).run()
+            try writer.addLabels(labels, to: id)
+        }
+    }
+
+    /// Forgets a snapshot. Its directory, which nothing leads to any more, is for `takeAbandoned`.
+    public func removeSnapshot(_ key: SnapshotKey) throws {
+        try writeDurably { writer in
+            let (id, _) = try writer.requireSnapshot(key)
+            let hasChild = try writer.connection.cached("SELECT 1 FROM snapshot WHERE parent = ? LIMIT 1")
+                .bind(1, id.row).first { _ in true }
+            guard hasChild == nil else {
+                throw SnapshotError(.failedPrecondition, "cannot remove the snapshot \(key): it has children")
+            }
+            try writer.connection.cached("DELETE FROM snapshot WHERE id = ?").bind(1, id.row).run()
+        }
+    }
+
+    /// Changes the labels of a snapshot; nothing else of it ever changes.
+    public func updateSnapshot(_ key: SnapshotKey, _ change: LabelChange) throws -> SnapshotRecord {
+        try writeDurably { writer in
+            let (id, _) = try writer.requireSnapshot(key)
+            let database = writer.connection
+            switch change {
+            case .replace(let labels):
+                try database.cached("DELETE FROM snapshot_label WHERE snapshot = ?").bind(1, id.row).run()
+                try writer.addLabels(labels, to: id)
+            case .set(let labels):
+                for (name, value) in labels {
+                    if let value {
+                        try writer.addLabels([name: value], to: id)
+                    } else {
+                        try database.cached("DELETE FROM snapshot_label WHERE snapshot = ? AND name = ?")
+                            .bind(1, id.row).bind(2, text: name).run()
+                    }
+                }
+            }
+            try database.cached("UPDATE snapshot SET updated_at = ? WHERE id = ?").bind(1, Self.now()).bind(2, id.row)
+                .run()
+            guard let record = try database.snapshot(key) else {
+                throw SnapshotError(.notFound, "the snapshot \(key) does not exist")
+            }
+            return record
+        }
+    }
+
+    /// Calls `body` with the numbers of all snapshots that have directories, while none can be made or taken away.
+    public func withSnapshotDirectories<Result>(_ body: (Set<SnapshotID>) throws -> Result) throws -> Result {
+        try write { writer in
+            let known = try writer.connection.cached("SELECT id FROM snapshot WHERE view IS NULL")
+                .map { SnapshotID($0.integer(0)) }
+            return try body(Set(known))
+        }
+    }
+
+    /// Nanoseconds since 1970.
+    private static func now() -> Int64 {
+        var now = timespec()
+        clock_gettime(CLOCK_REALTIME, &now)
+        return Int64(now.tv_sec) * 1_000_000_000 + Int64(now.tv_nsec)
+    }
+
+    /// As `write`, and on disk when it returns.
+    private func writeDurably<Result>(_ body: (Writer) throws -> Result) throws -> Result {
+        do {
+            return try writer.withLock { writer in
+                // Not within a transaction: there it has no effect (https://www.sqlite.org/pragma.html#pragma_synchronous).
+                try writer.connection.execute("PRAGMA synchronous = FULL")
+                defer { try? writer.connection.execute("PRAGMA synchronous = NORMAL") }
+                let result = try writer.connection.transaction { try body(writer) }
+                index.snapshotVersion.add(1, ordering: .releasing)
+                index.version.add(1, ordering: .releasing)
+                return result
+            }
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: index.path)
+        }
+    }
+}
+
+extension Writer {
+    fileprivate func requireSnapshot(_ key: SnapshotKey) throws -> (SnapshotID, SnapshotKind) {
+        let found = try connection.cached("SELECT id, kind FROM snapshot WHERE key = ?")
+            .bind(1, blob: key.bytes).first { ($0.integer(0), SnapshotKind(rawValue: $0.integer(1))) }
+        guard let (id, kind) = found, let kind else {
+            throw SnapshotError(.notFound, "the snapshot \(key) does not exist")
+        }
+        return (SnapshotID(id), kind)
+    }
+
+    fileprivate func committedParent(_ key: SnapshotKey) throws -> SnapshotID {
+        let found = try connection.cached("SELECT id, kind FROM snapshot WHERE key = ?").bind(1, blob: key.bytes)
+            .first { (SnapshotID($0.integer(0)), $0.integer(1)) }
+        guard let (id, kind) = found else {
+            throw SnapshotError(.notFound, "the parent snapshot \(key) does not exist")
+        }
+        guard kind == SnapshotKind.committed.rawValue else {
+            throw SnapshotError(.invalidArgument, "the parent snapshot \(key) is not committed")
+        }
+        return id
+    }
+
+    fileprivate func requireFree(_ key: SnapshotKey) throws {
+        guard !key.bytes.isEmpty else { throw SnapshotError(.invalidArgument, "a snapshot needs a key") }
+        let taken = try connection.cached("SELECT 1 FROM snapshot WHERE key = ?").bind(1, blob: key.bytes)
+            .first { _ in true }
+        guard taken == nil else { throw SnapshotError(.alreadyExists, "the snapshot \(key) exists") }
+    }
+
+    fileprivate func addLabels(_ labels: [String: String], to id: SnapshotID) throws {
+        for (name, value) in labels {
+            try connection.cached("INSERT OR REPLACE INTO snapshot_label (snapshot, name, value) VALUES (?, ?, ?)")
+                .bind(1, id.row).bind(2, text: name).bind(3, text: value).run()
+        }
+    }
+}
