@@ -21,6 +21,8 @@ struct LayerIndexer {
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
     var limits = FormatLimits()
+    /// Whether a layer that has to be read as a whole is: one whose table of contents nobody vouches for.
+    var readsWholeBlobs = true
     let shouldStop: @Sendable () -> Bool
     /// Reads a layer without a table of contents as a whole; the format is known where a footer says it.
     var stream: (Descriptor, _ diffID: Digest?, LayerFormat?) throws -> LayerID = { descriptor, _, _ in
@@ -35,6 +37,12 @@ struct LayerIndexer {
         let claims = try TOCClaims(descriptor)
         if let known, let layer = try reuse(known, claims, descriptor) {
             return try provingDiffID(of: layer, descriptor, diffID)
+        }
+        guard readsWholeBlobs || claims.isVouchedFor else {
+            throw MergeError(
+                .unsupportedLayer,
+                "the manifest names no table of contents for the layer \(descriptor.digest): it is an ordinary one, or was "
+                    + "converted by a tool that does not annotate what it makes")
         }
         do {
             let toc: FetchedTOC

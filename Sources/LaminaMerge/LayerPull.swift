@@ -66,12 +66,12 @@ public final class LayerPull: Producer, @unchecked Sendable {
     func landed(_ bytes: Int) { progress.withLock { $0.landedBytes += Int64(bytes) } }
 
     /// Asks for nothing more.
-    func cancel() { isCancelled.store(true, ordering: .relaxed) }
+    public func cancel() { isCancelled.store(true, ordering: .relaxed) }
 
     /// Waits at most `seconds`.
     ///
     /// - Returns: nil while it goes on; then the first error, or success.
-    func wait(seconds: Double) -> Result<Void, MergeError>? {
+    public func wait(seconds: Double) -> Result<Void, MergeError>? {
         progress.wait(seconds: seconds) { progress in
             guard progress.isDone else { return nil }
             return progress.failure.map { .failure($0) } ?? .success(())

@@ -1,0 +1,61 @@
+import LaminaDigest
+public import LaminaOCI
+public import LaminaStore
+
+/// An image in its registry, whose layers are put into the index one at a time: what a snapshotter is asked for.
+public struct RemoteImage: Sendable {
+    private let engine: MergeEngine
+    private let source: any BlobSource
+    private let tag: String?
+    /// Manifest, configuration and descriptors, each verified by its digest.
+    public let resolved: ResolvedImage
+
+    /// Resolves a reference; blocks on the network.
+    ///
+    /// - Parameter platform: of an index; this machine's without it.
+    public init(
+        _ engine: MergeEngine, _ reference: ImageReference, platform: Platform? = nil, plainHTTP: Bool,
+        shouldStop: @Sendable () -> Bool
+    ) throws {
+        self.engine = engine
+        source = try reference.openSource(plainHTTP: plainHTTP, registries: engine.options.registries)
+        tag = reference.tag
+        resolved = try ImageResolver.resolve(
+            reference, platform: platform, source: source, shouldStop: shouldStop,
+            knownConfig: { try? engine.store.index.configuration(ofManifest: $0) })
+    }
+
+    /// The layer at a position, from the bottom; put into the index where the store does not have it.
+    ///
+    /// Fetches its table of contents, nothing else of it.
+    /// - Throws: `MergeError.unsupportedLayer` for a layer that has none, or whose manifest does not vouch for it: such a
+    ///   layer has to be read as a whole, which is no better than unpacking it.
+    public func index(_ position: Int, shouldStop: @escaping @Sendable () -> Bool) throws -> LayerID {
+        let descriptor = resolved.layers[position]
+        let indexer = LayerIndexer(
+            store: engine.store, source: source, tag: tag, requiresDiffID: engine.options.requiresDiffID,
+            refusesUnproven: engine.options.refusesUnproven, readsWholeBlobs: false, shouldStop: shouldStop,
+            didFetch: { [engine] in engine.countFetched(Int64($0)) })
+        while true {
+            do {
+                engine.sources.add(source)
+                // A known layer may have got a new place to be fetched from.
+                defer { engine.sources.add(source) }
+                return try indexer.index(descriptor, diffID: resolved.diffIDs[position])
+            } catch let error as MergeError where error.code == .badImage {
+                // Where the bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.
+                guard source.distrust(descriptor.digest) else { throw error }
+                engine.recorder.report(MergeError(error.code, "asking another server", cause: error))
+            }
+        }
+    }
+}
+
+extension MergeEngine {
+    /// Begins to merge what the store does not have of a layer, while readers go first.
+    public func pull(_ layer: LayerID) -> LayerPull {
+        let pull = LayerPull(layer: layer)
+        start([pull])
+        return pull
+    }
+}
