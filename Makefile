@@ -26,7 +26,7 @@ LAMINA_BENCH_DIR ?= $(CURDIR)/.bench
 PART ?=
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test kills chaos hang takeover fuzz lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test kills chaos hang takeover fuzz grpc lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -45,9 +45,13 @@ build: setup ## Build the release binary.
 	$(SWIFT) build $(RELEASE)
 	@echo "built $(BINARY)"
 
+# Without what speaks gRPC, which the demo does not show and which is more than half of a build. In a directory of its own, so that
+# this build and the other do not undo each other's work.
+DEMO_BUILD := $(RELEASE) --disable-default-traits --scratch-path .build-demo
+
 demo: setup ## Build, then show the whole way: convert, pull, mount, read, look into the index.
-	$(SWIFT) build $(RELEASE)
-	@scripts/demo.sh "$(BINARY)"
+	$(SWIFT) build $(DEMO_BUILD)
+	@scripts/demo.sh "$$($(SWIFT) build $(DEMO_BUILD) --show-bin-path)/lamina"
 
 test: setup-test ## Build and run all tests; as root, with /dev/fuse, for the whole of it.
 	@scripts/test.sh $(STRICT)
@@ -102,6 +106,9 @@ takeover: setup-test ## Measure how long it takes from a server's death to the n
 	python3 Tests/Chaos/takeover.py --lamina "$(BINARY)" --directory "$$directory" || status=$$?; \
 	rm -rf --one-file-system "$$directory"; exit $$status
 
+grpc: ## Make the Swift files of the .proto files anew; takes protoc.
+	@scripts/generate-grpc.sh
+
 lint: ## Check the format of all Swift files.
 	@scripts/lint.sh
 
@@ -123,4 +130,4 @@ install: ## Install the binary, its configuration, the systemd unit, completions
 	"$(BINARY)" --generate-completion-script fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lamina.fish"
 
 clean: ## Remove what was built, and the inputs of the benchmarks.
-	rm -rf .build Benchmarks/.build .bench
+	rm -rf .build .build-demo Benchmarks/.build .bench

@@ -27,11 +27,20 @@ let package = Package(
         // For the package in Tests/Fuzz.
         .library(name: "LaminaFuzzTargets", targets: ["LaminaFuzzTargets"]),
     ],
+    traits: [
+        // What speaks gRPC costs more than half of a clean build: `swift build --disable-default-traits` leaves it out.
+        .trait(name: "Containerd", description: "The snapshotter for containerd: lamina serve --address."),
+        .default(enabledTraits: ["Containerd"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.6.0"),
+        .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
+        .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
+        .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
     ],
     targets: [
         // What Swift cannot say of the system's libraries; no policy.
@@ -71,10 +80,30 @@ let package = Package(
 
         // What people and programs talk to.
         room(
+            "LaminaSnapshotter",
+            [
+                "LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaMerge",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        .target(
+            name: "LaminaContainerd",
+            dependencies: [
+                "LaminaSystem", "LaminaStore", "LaminaSnapshotter",
+                .product(name: "GRPCCore", package: "grpc-swift-2", condition: .when(traits: ["Containerd"])),
+                .product(
+                    name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport",
+                    condition: .when(traits: ["Containerd"])),
+                .product(
+                    name: "GRPCProtobuf", package: "grpc-swift-protobuf", condition: .when(traits: ["Containerd"])),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf", condition: .when(traits: ["Containerd"])),
+                .product(name: "Logging", package: "swift-log"),
+            ], exclude: ["Protos"], swiftSettings: swift),
+        room(
             "LaminaDaemon",
             [
                 "LaminaDigest", "LaminaSystem", "LaminaTOML", "LaminaOCI", "LaminaFormats", "LaminaConvert",
-                "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem",
+                "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem", "LaminaSnapshotter",
+                .target(name: "LaminaContainerd", condition: .when(traits: ["Containerd"])),
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "Logging", package: "swift-log"),
@@ -103,6 +132,7 @@ let package = Package(
         tests("LaminaConvert", ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
+        tests("LaminaSnapshotter", ["LaminaSnapshotter", "LaminaStore", "LaminaDigest"]),
         tests(
             "LaminaDaemon",
             [

@@ -23,6 +23,8 @@ for part in "${@:-build}"; do
         packages+=(
             docker-registry skopeo umoci containerd stargz-snapshotter runc systemd openssl curl python3 attr tar gzip pigz
             tabix zstd python3-prometheus-client groff-base
+            # What containerd's own tests are built with.
+            golang-go golang-github-containerd-containerd-dev golang-google-grpc-dev
         )
         ;;
     bench) packages+=(docker-registry tar gzip pigz erofs-utils squashfs-tools mount util-linux) ;;

@@ -14,6 +14,10 @@ struct Serve: ParsableCommand {
 
               lamina serve --supervise --root /srv/lamina
               lamina serve --config /etc/lamina/test.toml --verbose
+
+            With --address it is a snapshotter for containerd: a proxy plugin at that socket.
+
+              lamina serve --supervise --root /var/lib/lamina --address /run/lamina/lamina.sock
             """)
 
     @Flag(help: "Hold the mounts, and restart the server when it ends or hangs.")
@@ -34,6 +38,16 @@ struct Serve: ParsableCommand {
     @Flag(help: ArgumentHelp("Say whether this program could go on with the store, and end.", visibility: .hidden))
     var checkTakeover = false
 
+    @Option(
+        help: ArgumentHelp(
+            "Answer containerd at this socket; else at [snapshotter] address, else nowhere.", valueName: "socket"))
+    var address: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "How much is logged: \(LogLevel.names.joined(separator: ", ")); else [log] level.", valueName: "level"))
+    var logLevel: String?
+
     @Flag(help: "End after the last umount.")
     var exitWhenIdle = false
 
@@ -49,19 +63,25 @@ struct Serve: ParsableCommand {
         if !(0.1...86_400).contains(watchdogSeconds) {
             throw ValidationError("--watchdog-seconds must be 0.1 to 86400, is \(watchdogSeconds)")
         }
+        if let logLevel, LogLevel.parse(logLevel) == nil {
+            let names = LogLevel.names.joined(separator: ", ")
+            throw ValidationError("--log-level must be one of \(names), is '\(logLevel)'")
+        }
     }
 
     func run() throws {
         try reporting {
-            let context = try common.context(serving: true)
+            var context = try common.context(serving: true)
+            if let level = logLevel.flatMap(LogLevel.parse) { context.setLogLevel(level) }
             if checkTakeover { return try TakeoverCheck.run(root: context.root) }
             if supervise {
                 let command = SuperviseCommand(
                     readyDescriptor: readyFd, watchdogSeconds: watchdogSeconds, program: program)
                 throw ExitCode(try command.run(CommandLine.arguments, context))
             }
-            try ServeCommand(exitWhenIdle: exitWhenIdle, unmountOnExit: unmountOnExit, readyDescriptor: readyFd).run(
-                context)
+            try ServeCommand(
+                exitWhenIdle: exitWhenIdle, unmountOnExit: unmountOnExit, address: address, readyDescriptor: readyFd
+            ).run(context)
         }
     }
 }

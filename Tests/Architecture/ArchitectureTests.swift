@@ -15,6 +15,8 @@ private let arrows: [String: Set<String>] = [
     "LaminaMerge": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaStore"],
     "LaminaFUSE": ["LaminaSystem", "CFuse"],
     "LaminaFilesystem": ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"],
+    "LaminaSnapshotter": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaMerge"],
+    "LaminaContainerd": ["LaminaSystem", "LaminaStore", "LaminaSnapshotter"],
 ]
 
 private let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
@@ -109,15 +111,19 @@ struct ArchitectureTests {
         }
 
         struct Dependency: Decodable {
-            /// `byName: [name, condition]`; products of other packages are no rooms.
+            /// `byName: [name, condition]`, or `target: [name, condition]` for one that a trait brings; products of other packages
+            /// are no rooms. The condition is a table.
             var name: String?
 
             init(from decoder: any Decoder) throws {
                 let container = try decoder.container(keyedBy: Key.self)
-                name = try container.decodeIfPresent([String?].self, forKey: .byName)?.first ?? nil
+                for key in [Key.byName, .target] where container.contains(key) {
+                    var values = try container.nestedUnkeyedContainer(forKey: key)
+                    name = try values.decode(String.self)
+                }
             }
 
-            enum Key: String, CodingKey { case byName }
+            enum Key: String, CodingKey { case byName, target }
         }
     }
 

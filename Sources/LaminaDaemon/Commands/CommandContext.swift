@@ -46,6 +46,9 @@ public struct CommandContext: Sendable {
             output: Output(json: json))
     }
 
+    /// Has the command log this much, whatever its configuration says.
+    public mutating func setLogLevel(_ level: Logger.Level) { log.logLevel = level }
+
     /// Refuses early, in words, what the kernel would refuse later with a number.
     ///
     /// - Parameter action: as in "mounting needs root".

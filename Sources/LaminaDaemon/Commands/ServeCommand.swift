@@ -7,8 +7,14 @@ public struct ServeCommand: Sendable {
     /// Whether the mounts end with it at SIGTERM, though somebody holds them.
     public var unmountOnExit: Bool
 
-    public init(exitWhenIdle: Bool, unmountOnExit: Bool = false, readyDescriptor: Int32?) {
+    /// The socket where containerd is answered; without it `[snapshotter] address`.
+    public var address: String?
+
+    public init(
+        exitWhenIdle: Bool, unmountOnExit: Bool = false, address: String? = nil, readyDescriptor: Int32?
+    ) {
         self.exitWhenIdle = exitWhenIdle
+        self.address = address
         self.unmountOnExit = unmountOnExit
         self.readyDescriptor = readyDescriptor
     }
@@ -17,14 +23,26 @@ public struct ServeCommand: Sendable {
         let signal = ReadySignal(descriptor: readyDescriptor)
         do {
             try context.requireRoot(for: "serving a store")
+            try requireContainerd(context)
         } catch {
             signal.failed(error)
             throw error
         }
+        let address = (address ?? context.configuration.snapshotter.address).map(absolutePath)
         let server = Server(
             root: context.root, configuration: context.configuration, endsWhenIdle: exitWhenIdle,
-            unmountsOnExit: unmountOnExit, log: context.log)
+            unmountsOnExit: unmountOnExit, containerdAddress: address, log: context.log)
         try server.run(signal)
+    }
+
+    private func requireContainerd(_ context: CommandContext) throws(DaemonError) {
+        #if !Containerd
+            guard address == nil, context.configuration.snapshotter.address == nil else {
+                throw DaemonError(
+                    .configuration,
+                    "this lamina was built without the snapshotter for containerd: build it by 'make build'")
+            }
+        #endif
     }
 }
 

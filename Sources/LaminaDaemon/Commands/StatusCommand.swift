@@ -13,6 +13,8 @@ public struct StatusReport: Sendable, Codable, Equatable {
     /// What is being merged, largest first.
     public var merging: [MergeProgress]
     public var mounts: [MountStatus]
+    /// What containerd has here.
+    public var containerd: SnapshotSummary
 }
 
 /// `lamina status`: the server, the store, and what is on its way.
@@ -54,7 +56,8 @@ public struct StatusCommand: Sendable {
         }
         return StatusReport(
             root: context.root, server: server, usage: try index.cacheUsage(), images: try index.imageStatus(),
-            merging: try index.mergeProgress(), mounts: try index.mountStatus())
+            merging: try index.mergeProgress(), mounts: try index.mountStatus(),
+            containerd: try index.snapshotSummary(limit: 20))
     }
 
     /// How many of the contents on their way are listed.
@@ -81,6 +84,12 @@ public struct StatusCommand: Sendable {
                 TextTable(
                     ["MOUNTED AT", "IMAGE", "WRITES TO", "SINCE"],
                     report.mounts.map { [$0.target, $0.reference, $0.writable ?? "-", $0.mountedAt] }
+                ).text)
+        }
+        if !report.containerd.refusals.isEmpty {
+            blocks.append(
+                TextTable(
+                    ["NOT LAZY", "WHY", "SINCE"], report.containerd.refusals.map { [$0.name, $0.reason, $0.createdAt] }
                 ).text)
         }
         return blocks.joined(separator: "\n\n")
@@ -120,6 +129,14 @@ public struct StatusCommand: Sendable {
                     + "\(Units.bytes(usage.sharedBytes)) saved by sharing",
             ],
         ]
+        if report.containerd.snapshots > 0 {
+            let snapshots = report.containerd
+            facts.append([
+                "containerd",
+                "\(counted(Int(snapshots.snapshots), "snapshot")): \(snapshots.lazyLayers) lazy layers, "
+                    + "\(snapshots.unpackedLayers) unpacked ones",
+            ])
+        }
         return facts
     }
 }

@@ -23,7 +23,6 @@ struct ControlServer: Service {
     let ready: @Sendable () -> Void
 
     func run() async throws {
-        // One thread is plenty for a socket that a handful of commands talk to; by default there is one a core.
         if Self.useOneThread { log.debug("the control server runs on one thread") }
         let listening = try socket.listen(inherited)
         defer { if ending.unmounts { socket.withdraw() } }
@@ -89,8 +88,10 @@ struct ControlServer: Service {
         return (channel, logger)
     }
 
+    /// One thread is plenty for sockets that a handful of commands and containerd talk to; by default there is one a core.
+    ///
     /// Set before the process's first event loop starts, and never twice.
-    private static let useOneThread: Bool = {
+    static let useOneThread: Bool = {
         NIOSingletons.groupLoopCountSuggestion = 1
         return true
     }()

@@ -1,7 +1,7 @@
 import Glibc
 import LaminaSystem
 
-/// Where the control server of a store listens: `<root>/control.sock`.
+/// Where a server listens: the control server of a store at `<root>/control.sock`, containerd's where its operator says.
 ///
 /// The socket is made under a name of its own and renamed when it listens, so that nobody ever finds one that does not answer
 /// yet, and one that a dead server left is replaced in the same step. Only the holder of the store's lock may do that.
@@ -10,10 +10,14 @@ public struct ControlSocket: Sendable {
     private let directory: String
     private let name: String
 
-    public init(root: String) {
-        directory = root
-        name = "control.sock"
-        path = root + "/" + name
+    public init(root: String) { self.init(path: root + "/control.sock") }
+
+    /// - Parameter path: absolute.
+    init(path: String) {
+        self.path = path
+        let slash = path.lastIndex(of: "/") ?? path.startIndex
+        directory = slash == path.startIndex ? "/" : String(path[..<slash])
+        name = String(path[slash...].drop { $0 == "/" })
     }
 
     /// The longest path that `sockaddr_un` holds, without its NUL (unix(7)).
@@ -74,7 +78,7 @@ public struct ControlSocket: Sendable {
     private static let backlog: Int32 = 64
 
     /// The name that the server binds to before it is ready; in the same directory.
-    private var provisionalName: String { ".control-\(getpid()).sock" }
+    private var provisionalName: String { ".\(getpid())-\(name)" }
 
     /// What to bind to. The descriptor, where there is one, must live until the socket is bound.
     func provisionalPath() throws -> (path: String, directory: File?) {

@@ -5,6 +5,7 @@ import LaminaFUSE
 import LaminaFilesystem
 import LaminaMerge
 import LaminaOCI
+import LaminaSnapshotter
 import LaminaStore
 import LaminaSystem
 public import Logging
@@ -39,6 +40,7 @@ public final class Engine: Sendable {
     let prober = Monitor<Prober?>(nil)
     private let registries: Registries
     private let filesystem = Mutex<LayerFilesystem?>(nil)
+    private let snapshotter = Mutex<Snapshotter?>(nil)
     private let hasEnded = Atomic<Bool>(false)
     private let notifier = Mutex(Notifier(path: nil))
     /// Mounting and unmounting, one at a time.
@@ -182,6 +184,23 @@ public final class Engine: Sendable {
     /// Has the kernel read anew what it keeps of these contents.
     func contentsChanged(_ contents: Set<ContentID>) { filesystem.withLock { $0 }?.contentsChanged(contents) }
 
+    /// What containerd is answered with; ends with the engine. Needs the file system.
+    func makeSnapshotter() throws -> Snapshotter {
+        // containerd writes the paths into mount options, and takes them apart at these.
+        guard !root.utf8.contains(where: { $0 == UInt8(ascii: ",") || $0 == UInt8(ascii: ":") }) else {
+            throw DaemonError(
+                .configuration,
+                "the store \(root) has a comma or a colon in its path, which containerd cannot mount from")
+        }
+        var options = Snapshotter.Options()
+        options.mergesInBackground = configuration.snapshotter.mergesInBackground
+        options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
+        options.viewsChanged = { [weak self] in self?.viewsChanged() }
+        let snapshotter = try Snapshotter(store: store, merge: merge, options: options, log: log)
+        self.snapshotter.withLock { $0 = snapshotter }
+        return snapshotter
+    }
+
     // MARK: Facts
 
     public func status() -> ServerStatus {
@@ -202,6 +221,7 @@ public final class Engine: Sendable {
     ///   mounts them again. Otherwise the file system goes on for the next process, as far as this one lives: end it.
     public func shutdown(unmount: Bool) {
         guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
+        snapshotter.withLock { $0.take() }?.stop()
         // With the mounts, as they tell whose the files were.
         recordUses()
         sweeping.withLock { $0.take() }?.join()

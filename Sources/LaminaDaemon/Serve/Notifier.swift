@@ -90,6 +90,8 @@ struct HeldDescriptors: Sendable {
         case record = "lamina-opens"
         /// The listening control socket.
         case control = "lamina-control"
+        /// The listening socket for containerd.
+        case containerd = "lamina-containerd"
     }
 
     private(set) var files: [Name: File] = [:]

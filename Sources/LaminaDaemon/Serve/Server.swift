@@ -1,4 +1,5 @@
 import Glibc
+import LaminaSnapshotter
 import LaminaStore
 import LaminaSystem
 public import Logging
@@ -13,16 +14,19 @@ public struct Server: Sendable {
     public var endsWhenIdle = false
     /// Whether SIGTERM ends the mounts too, though somebody holds them for the next process.
     public var unmountsOnExit = false
+    /// The socket where containerd is answered; absolute.
+    public var containerdAddress: String?
     public var log: Logger
 
     public init(
         root: String, configuration: Configuration, endsWhenIdle: Bool = false, unmountsOnExit: Bool = false,
-        log: Logger
+        containerdAddress: String? = nil, log: Logger
     ) {
         self.root = root
         self.configuration = configuration
         self.endsWhenIdle = endsWhenIdle
         self.unmountsOnExit = unmountsOnExit
+        self.containerdAddress = containerdAddress
         self.log = log
     }
 
@@ -44,7 +48,8 @@ public struct Server: Sendable {
                 notifier.status("mounting the file system")
                 try engine.startFilesystem(notifier, held)
                 try stopIfInterrupted(ending)
-                try serve(engine, notifier, signal, held: held, ending: ending)
+                let snapshotter = try containerdAddress.map { _ in try engine.makeSnapshotter() }
+                try serve(engine, notifier, signal, held: held, ending: ending, snapshotter: snapshotter)
             } catch {
                 // Ending it twice does nothing. What was taken over from another process is left to the next one.
                 engine.shutdown(unmount: ending.unmounts)
@@ -84,12 +89,12 @@ public struct Server: Sendable {
     /// Runs the services on Swift's pool, while this thread waits.
     func serve(
         _ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal, held: HeldDescriptors = .none,
-        ending: Ending = Ending(unmounts: true)
+        ending: Ending = Ending(unmounts: true), snapshotter: Snapshotter? = nil
     ) throws {
         let outcome = Monitor<Result<Void, any Error>?>(nil)
         Task { [self] in
             do {
-                try await runServices(engine, notifier, signal, held, ending)
+                try await runServices(engine, notifier, signal, held, ending, snapshotter)
                 outcome.withLock(notify: true) { $0 = .success(()) }
             } catch {
                 outcome.withLock(notify: true) { $0 = .failure(error) }
@@ -100,7 +105,7 @@ public struct Server: Sendable {
 
     private func runServices(
         _ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal, _ held: HeldDescriptors,
-        _ ending: Ending
+        _ ending: Ending, _ snapshotter: Snapshotter?
     ) async throws {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         // One that came before they were trapped.
@@ -130,10 +135,15 @@ public struct Server: Sendable {
             ending: ending, log: log)
         var quiet = log
         quiet.logLevel = max(log.logLevel, .warning)
+        let clients =
+            [ServiceGroupConfiguration.ServiceConfiguration(service: control)]
+            + (try containerdServices(snapshotter, notifier, held, ending))
         // Ended from the last to the first: no new clients, then the engine.
         var services: [ServiceGroupConfiguration.ServiceConfiguration] = [
-            .init(service: EngineService(engine: engine, notifier: notifier, ending: ending, log: log)),
-            .init(service: control),
+            .init(service: EngineService(engine: engine, notifier: notifier, ending: ending, log: log))
+        ]
+        services += clients
+        services += [
             .init(service: watch, successTerminationBehavior: .gracefullyShutdownGroup),
             .init(
                 service: SignalWatch(signals: signals, ending: ending, log: log),
@@ -144,5 +154,20 @@ public struct Server: Sendable {
         }
         let group = ServiceGroup(configuration: ServiceGroupConfiguration(services: services, logger: quiet))
         try await group.run()
+    }
+
+    /// What answers containerd, where it is to be; it listens already, so that whoever comes waits in the socket's queue.
+    private func containerdServices(
+        _ snapshotter: Snapshotter?, _ notifier: Notifier, _ held: HeldDescriptors, _ ending: Ending
+    ) throws -> [ServiceGroupConfiguration.ServiceConfiguration] {
+        #if Containerd
+            guard let snapshotter, let containerdAddress else { return [] }
+            let service = try ContainerdService(
+                snapshotter, socket: ControlSocket(path: containerdAddress), inherited: held[.containerd],
+                notifier: notifier, ending: ending, log: log)
+            return [.init(service: service)]
+        #else
+            return []
+        #endif
     }
 }

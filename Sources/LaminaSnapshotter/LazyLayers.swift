@@ -1,0 +1,90 @@
+import LaminaDigest
+import LaminaMerge
+import LaminaOCI
+import LaminaStore
+import LaminaSystem
+import Synchronization
+
+/// The images that clients are asking the layers of, each resolved once.
+final class LazyLayers: Sendable {
+    private struct Key: Hashable {
+        var reference: String
+        var manifest: Digest?
+    }
+
+    private struct Entry {
+        var image: ImageLayers
+        var lastUse: ContinuousClock.Instant
+    }
+
+    /// How long an image is believed to be what its reference said: a pull asks for its layers within seconds.
+    private static let lifetime = Duration.seconds(60)
+
+    private let merge: MergeEngine
+    private let speaksPlainHTTP: @Sendable (String) -> Bool
+    private let entries = Mutex<[Key: Entry]>([:])
+    private let isStopping = Flag()
+
+    private final class Flag: Sendable {
+        private let value = Atomic<Bool>(false)
+        var isSet: Bool { value.load(ordering: .relaxed) }
+        func set() { value.store(true, ordering: .relaxed) }
+    }
+
+    init(merge: MergeEngine, speaksPlainHTTP: @escaping @Sendable (String) -> Bool) {
+        self.merge = merge
+        self.speaksPlainHTTP = speaksPlainHTTP
+    }
+
+    /// Whoever waits for the network is told that it ends.
+    func stop() { isStopping.set() }
+
+    /// Has the layer that is offered in the index.
+    ///
+    /// - Parameter below: the chain ID of the layer below.
+    /// - Returns: its blob's digest, and the image that it is of.
+    /// - Throws: `LayerRefusal` where it is not to be had so, and what the registry's answer was otherwise.
+    func layer(_ offer: LayerOffer, below: String?) throws -> (Digest, ImageLayers) {
+        guard let reference = offer.reference else {
+            throw LayerRefusal(
+                "the client does not say what image it is of: it pulls the ordinary way, or passes no annotations "
+                    + "(disable_snapshot_annotations)")
+        }
+        let key = Key(reference: reference, manifest: offer.manifest)
+        let (image, isNew) = entry(key)
+        if isNew { image.begin { try resolve(reference, offer.manifest) } }
+        do {
+            return (try image.layer(offer, below: below), image)
+        } catch {
+            // The next one asks the registry again.
+            if !(error is LayerRefusal), !image.isResolved { forget(key, image) }
+            throw error
+        }
+    }
+
+    private func resolve(_ reference: String, _ manifest: Digest?) throws -> RemoteImage {
+        var parsed = try ImageReference(parsing: reference)
+        guard case .registry = parsed.place else { throw LayerRefusal("'\(reference.prefix(300))' is in no registry") }
+        if let manifest { parsed = parsed.with(digest: manifest) }
+        return try RemoteImage(
+            merge, parsed, plainHTTP: speaksPlainHTTP(reference), shouldStop: { [isStopping] in isStopping.isSet })
+    }
+
+    private func entry(_ key: Key) -> (ImageLayers, isNew: Bool) {
+        entries.withLock { entries in
+            let now = ContinuousClock.now
+            entries = entries.filter { now - $0.value.lastUse < Self.lifetime }
+            if let known = entries[key] {
+                entries[key]?.lastUse = now
+                return (known.image, false)
+            }
+            let image = ImageLayers(shouldStop: { [isStopping] in isStopping.isSet })
+            entries[key] = Entry(image: image, lastUse: now)
+            return (image, true)
+        }
+    }
+
+    private func forget(_ key: Key, _ image: ImageLayers) {
+        entries.withLock { if $0[key]?.image === image { $0[key] = nil } }
+    }
+}

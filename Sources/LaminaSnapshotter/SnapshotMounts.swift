@@ -1,0 +1,36 @@
+import LaminaStore
+
+/// The mounts of a snapshot, as containerd's own overlayfs snapshotter gives them.
+enum SnapshotMounts {
+    static func make(_ chain: SnapshotChain, root: String) -> [SnapshotMount] {
+        func path(_ place: SnapshotPlace) -> String {
+            switch place {
+            case .directory(let id): "\(root)/snapshots/\(id)/fs"
+            case .layer(let view): "\(root)/fs/\(view)"
+            }
+        }
+        let own = "\(root)/snapshots/\(chain.id)"
+        // Of a layer that an image has twice the upper one does: it adds and hides what the lower one did, and overlayfs
+        // refuses one directory at two places (ELOOP).
+        var seen: Set<SnapshotPlace> = []
+        let lower = chain.parents.filter { seen.insert($0).inserted }.map(path)
+        guard let nearest = lower.first else {
+            return [bind(own + "/fs", chain.kind == .view ? "ro" : "rw")]
+        }
+        let directories = "lowerdir=" + lower.joined(separator: ":")
+        if chain.kind == .view {
+            // overlayfs wants two lower directories where there is no upper one.
+            if lower.count == 1 { return [bind(nearest, "ro")] }
+            return [SnapshotMount(type: "overlay", source: "overlay", options: ["index=off", directories])]
+        }
+        return [
+            SnapshotMount(
+                type: "overlay", source: "overlay",
+                options: ["index=off", "workdir=\(own)/work", "upperdir=\(own)/fs", directories])
+        ]
+    }
+
+    private static func bind(_ source: String, _ access: String) -> SnapshotMount {
+        SnapshotMount(type: "bind", source: source, options: [access, "rbind"])
+    }
+}

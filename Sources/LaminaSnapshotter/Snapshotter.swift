@@ -1,0 +1,220 @@
+import Glibc
+import LaminaDigest
+public import LaminaMerge
+public import LaminaStore
+import LaminaSystem
+public import Logging
+import Synchronization
+
+/// A mount as containerd is told of it.
+public struct SnapshotMount: Sendable, Equatable {
+    public var type: String
+    public var source: String
+    public var options: [String]
+}
+
+/// What containerd asks of a snapshotter, on the store: overlayfs directories for what is unpacked, views of layers for what need
+/// not be. All calls block; many may come at once.
+///
+/// What is promised of each call is in containerd's `snapshots/snapshotter.go`; its own test suite is run against this.
+public final class Snapshotter: Sendable {
+    public struct Options: Sendable {
+        /// Whether layers are fetched whole behind the containers that run from them.
+        public var mergesInBackground = true
+        /// Whether a registry (by a reference to an image of it) is spoken to without TLS.
+        public var speaksPlainHTTP: @Sendable (String) -> Bool = { _ in false }
+        /// Called when the file system has a new view.
+        public var viewsChanged: @Sendable () -> Void = {}
+        public init() {}
+    }
+
+    let store: Store
+    let log: Logger
+    private let layers: LazyLayers
+    private let directories: SnapshotDirectories
+    private let background: BackgroundMerge?
+    private let layerUsage: LayerUsage
+    private let viewsChanged: @Sendable () -> Void
+
+    /// - Throws: `StoreError` when the directory of the snapshots cannot be made.
+    public init(store: Store, merge: MergeEngine, options: Options, log: Logger) throws {
+        self.store = store
+        self.log = log
+        directories = try SnapshotDirectories(store: store)
+        layers = LazyLayers(merge: merge, speaksPlainHTTP: options.speaksPlainHTTP)
+        background = options.mergesInBackground ? try BackgroundMerge(merge: merge, log: log) : nil
+        layerUsage = LayerUsage(store: store)
+        viewsChanged = options.viewsChanged
+        background?.add(try store.index.unmergedSnapshotLayers())
+    }
+
+    /// Ends what works behind the calls. Calls that wait for the network end with an error.
+    public func stop() {
+        layers.stop()
+        background?.stop()
+    }
+
+    // MARK: Making
+
+    /// Makes an active snapshot, or a layer that need not be unpacked.
+    ///
+    /// - Throws: `SnapshotError`; `alreadyExists` also where the layer is ready: its client then asks for it by its chain ID.
+    public func prepare(
+        _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String]
+    ) throws -> [SnapshotMount] {
+        guard let offer = LayerOffer(labels: labels) else {
+            return try create(key, parent: parent, kind: .active, labels: labels)
+        }
+        if try store.index.snapshot(key) != nil { throw SnapshotError(.alreadyExists, "the snapshot \(key) exists") }
+        do {
+            try makeLazy(offer, parent: parent, labels: labels)
+        } catch {
+            let reason = error is LayerRefusal ? "\(error)" : "the layer cannot be mounted: \(error)"
+            report(offer, key, refusal: reason)
+            return try create(key, parent: parent, kind: .active, labels: labels, refusal: reason)
+        }
+        report(offer, key, refusal: nil)
+        throw SnapshotError(.alreadyExists, "the layer \(offer.chain) is there and need not be downloaded")
+    }
+
+    /// Makes a snapshot that nothing is written to.
+    public func view(_ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String]) throws -> [SnapshotMount] {
+        try create(key, parent: parent, kind: .view, labels: labels)
+    }
+
+    private func create(
+        _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil
+    ) throws -> [SnapshotMount] {
+        // What is left of one that fails is taken away by `cleanup`.
+        let chain = try store.createSnapshot(key, parent: parent, kind: kind, labels: labels, refusal: refusal) {
+            try directories.make($0, kind: kind, below: $1)
+        }
+        return mounts(of: chain)
+    }
+
+    private func makeLazy(_ offer: LayerOffer, parent: SnapshotKey?, labels: [String: String]) throws {
+        let below = try parent.map { parent in
+            guard let chain = try store.index.lazyChain(of: parent) else {
+                throw LayerRefusal("the layer below was unpacked, and layers above it cannot be had otherwise")
+            }
+            return chain
+        }
+        let name = LayerNames.committed(chain: offer.chain, parent: parent)
+        // Nothing that is there is asked of a registry again; for a second namespace it is this one.
+        if try store.index.lazyChain(of: name) == offer.chain { return }
+        for _ in 0..<2 {
+            let (layer, image) = try layers.layer(offer, below: below)
+            if let id = try store.commitLayer(layer, as: name, parent: parent, labels: labels) {
+                viewsChanged()
+                background?.add([id])
+                return
+            }
+            // Between indexing and here it was collected: nothing referred to it.
+            try image.again(layer)
+        }
+        throw LayerRefusal("the layer went from the store as soon as it was there")
+    }
+
+    /// The field that operators of lazy snapshotters look for.
+    private func report(_ offer: LayerOffer, _ key: SnapshotKey, refusal: String?) {
+        var fields: Logger.Metadata = [
+            "remote-snapshot-prepared": refusal == nil ? "true" : "false", "chain": "\(offer.chain)", "key": "\(key)",
+        ]
+        if let reference = offer.reference { fields["image"] = "\(reference)" }
+        if let layer = offer.layer { fields["layer"] = "\(layer)" }
+        if let refusal {
+            fields["reason"] = "\(refusal)"
+            log.warning("a layer is left to containerd to unpack", metadata: fields)
+        } else {
+            log.info("a layer is ready without being unpacked", metadata: fields)
+        }
+    }
+
+    // MARK: Changing
+
+    /// Makes an active snapshot a committed one under another name.
+    public func commit(_ key: SnapshotKey, as name: SnapshotKey, labels: [String: String]) throws {
+        guard let record = try store.index.snapshot(key) else {
+            throw SnapshotError(.notFound, "the snapshot \(key) does not exist")
+        }
+        // Measured before the transaction, which others wait for; who says that it is not active is the transaction.
+        let usage =
+            record.kind == .active ? try directories.usage(of: record.id) : SnapshotUsage(bytes: 0, inodes: 0)
+        try store.commitSnapshot(key, as: name, labels: labels, usage: usage)
+    }
+
+    /// Forgets a snapshot; its files are removed by `cleanup`.
+    public func remove(_ key: SnapshotKey) throws { try store.removeSnapshot(key) }
+
+    /// Changes labels, which is all that can be changed.
+    ///
+    /// - Parameter paths: `labels` or none: all of them; `labels.NAME`: that one, taken away where `labels` has it not or empty.
+    public func update(_ key: SnapshotKey, labels: [String: String], paths: [String]) throws -> SnapshotRecord {
+        var named: [String: String?] = [:]
+        var isWhole = paths.isEmpty
+        for path in paths {
+            if path == "labels" {
+                isWhole = true
+            } else if path.hasPrefix("labels."), path.utf8.count > "labels.".utf8.count {
+                let name = String(path.dropFirst("labels.".count))
+                named[name] = .some(labels[name].flatMap { $0.isEmpty ? nil : $0 })
+            } else {
+                throw SnapshotError(
+                    .invalidArgument, "'\(path.prefix(200))' of a snapshot cannot be changed: only labels can")
+            }
+        }
+        return try store.updateSnapshot(key, isWhole ? .replace(labels) : .set(named))
+    }
+
+    /// Removes the directories that no snapshot has any more. May take long.
+    public func cleanup() throws { try directories.removeAbandoned(log) }
+
+    // MARK: Asking
+
+    /// What a snapshot is mounted with.
+    public func mounts(_ key: SnapshotKey) throws -> [SnapshotMount] {
+        guard let chain = try store.index.snapshotChain(key) else {
+            throw SnapshotError(.notFound, "the snapshot \(key) does not exist")
+        }
+        guard chain.kind != .committed else {
+            throw SnapshotError(
+                .failedPrecondition, "the snapshot \(key) is committed: only active ones and views are mounted")
+        }
+        return mounts(of: chain)
+    }
+
+    /// What is known of a snapshot.
+    public func stat(_ key: SnapshotKey) throws -> SnapshotRecord {
+        guard let record = try store.index.snapshot(key) else {
+            throw SnapshotError(.notFound, "the snapshot \(key) does not exist")
+        }
+        return record
+    }
+
+    /// Bytes and files that a snapshot adds to the store.
+    public func usage(_ key: SnapshotKey) throws -> SnapshotUsage {
+        let record = try stat(key)
+        if let layer = record.layer { return try layerUsage.usage(of: layer, for: record.id) }
+        switch record.kind {
+        case .committed: return record.usage ?? SnapshotUsage(bytes: 0, inodes: 0)
+        case .active: return try directories.usage(of: record.id)
+        case .view: return SnapshotUsage(bytes: 0, inodes: 0)
+        }
+    }
+
+    /// How many snapshots are read at a time: containerd's own service answers in such batches.
+    public static let pageSize = 100
+
+    /// A page of the snapshots that filters let through, and where the next one begins; nil at the end. Nothing is held between
+    /// two pages: what comes and goes meanwhile may be in them or not.
+    public func list(
+        _ filters: SnapshotFilters, after: SnapshotID?
+    ) throws -> (records: [SnapshotRecord], next: SnapshotID?) {
+        let page = try store.index.snapshots(after: after, limit: Self.pageSize, chain: filters.chain)
+        return (page.filter(filters.matches), page.count < Self.pageSize ? nil : page.last?.id)
+    }
+
+    private func mounts(of chain: SnapshotChain) -> [SnapshotMount] {
+        SnapshotMounts.make(chain, root: store.root)
+    }
+}
