@@ -1,0 +1,227 @@
+import Glibc
+import LaminaDigest
+import LaminaSystem
+import LaminaTestSupport
+import Testing
+
+extension EndToEnd {
+    @Suite(
+        "under containerd",
+        Requirements.tools("containerd", "ctr:containerd", "runc", "ctr-remote:stargz-snapshotter"))
+    struct UnderContainerd {
+        /// Runs a test with a containerd, and ends it before the sandbox goes.
+        private static func with(
+            _ configuration: String = "", _ body: (LaminaContainerd, Sandbox) throws -> Void
+        ) throws {
+            try Sandbox.with { sandbox in
+                let containerd = try LaminaContainerd(sandbox, laminaConfiguration: configuration)
+                defer { containerd.stop() }
+                do {
+                    try body(containerd, sandbox)
+                } catch {
+                    print("containerd:\n\(containerd.log.suffix(4000))")
+                    throw error
+                }
+            }
+        }
+
+        @Test("eStargz and zstd:chunked are run without a layer downloaded, and can be written to")
+        func lazy() throws {
+            try Self.with { containerd, sandbox in
+                let images = try ProgramImage.pushed.get()
+                for (number, reference) in [images.estargz, images.zstdChunked].enumerated() {
+                    try containerd.pullLazily(reference)
+                    let lazy = try sandbox.sql(
+                        "SELECT layer FROM snapshot_status WHERE lazy = 'yes' AND kind = 'committed'")
+                    #expect(lazy.count == 2 * (number + 1), "\(try sandbox.sql("SELECT * FROM snapshot_status"))")
+                    #expect(try containerd.blobs().isDisjoint(with: lazy), "layers were downloaded")
+                    let outcome = try containerd.run(
+                        reference, "python\(number)", ["/usr/bin/python3", "-c", ProgramImage.program])
+                    #expect(outcome.exitCode == 0 && outcome.output == "fine\n", "\(outcome)")
+                    // The image is as it was.
+                    let again = try containerd.run(
+                        reference, "sleep\(number)", ["/usr/bin/stat", "-c", "%a", "/usr/bin/sleep"])
+                    #expect(again.output == "755\n", "\(again)")
+                }
+                #expect(containerd.lamina.child.errorsSoFar.contains("remote-snapshot-prepared=true"))
+            }
+        }
+
+        @Test("an ordinary image is unpacked, and why is in the log, in the status and in a view")
+        func fallback() throws {
+            try Self.with { containerd, sandbox in
+                let reference = try ProgramImage.pushed.get().plain
+                try containerd.pull(reference)
+                let outcome = try containerd.run(
+                    reference, "plain", ["/usr/bin/python3", "-c", ProgramImage.program])
+                #expect(outcome.exitCode == 0 && outcome.output == "fine\n", "\(outcome)")
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 0)
+                try containerd.removeAll()
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot") == 0)
+
+                // By a client that offers to have it lazy.
+                try containerd.pullLazily(reference)
+                let refusals = try sandbox.sql(
+                    "SELECT refusal FROM snapshot_status WHERE kind = 'committed' ORDER BY name")
+                #expect(refusals.count == 2 && refusals.allSatisfy { !$0.isEmpty }, "\(refusals)")
+                #expect(refusals.contains { $0.contains("names no table of contents") }, "\(refusals)")
+                #expect(refusals.contains { $0.contains("the layer below was unpacked") }, "\(refusals)")
+                #expect(containerd.lamina.child.errorsSoFar.contains("remote-snapshot-prepared=false"))
+                let status = try sandbox.lamina("status").output
+                #expect(status.contains("names no table of contents"), "\(status)")
+                let again = try containerd.run(reference, "again", ["/bin/sh", "-c", "echo fine"])
+                #expect(again.output == "fine\n", "\(again)")
+            }
+        }
+
+        @Test("the fixture images' trees are containerd's", arguments: FixtureImages.names)
+        func fixtures(_ name: String) throws {
+            try Self.with { containerd, sandbox in
+                let reference = try FixtureImages.reference(name, sandbox)
+                try containerd.pullLazily(reference)
+                let refusals = try sandbox.sql("SELECT refusal FROM snapshot_status WHERE refusal IS NOT NULL")
+                #expect(refusals.isEmpty, "\(refusals)")
+                try containerd.expectFixture(
+                    reference, name, keepsFractions: FixtureImages.keepsFractions(name))
+            }
+        }
+
+        @Test("a second namespace has the layers at once, and when both have removed the image nothing is left")
+        func namespaces() throws {
+            try Self.with { containerd, sandbox in
+                let reference = try ProgramImage.pushed.get().estargz
+                try containerd.pullLazily(reference)
+                try containerd.pullLazily(reference, namespace: "other")
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot WHERE view IS NOT NULL") == 2)
+                try containerd.ctr("images", "rm", "--sync", reference).orThrow()
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot WHERE view IS NOT NULL") == 2)
+                try containerd.removeAll(namespaces: ["other"])
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot") == 0)
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot_label") == 0)
+                #expect(eventually(seconds: 10) { names(in: sandbox.root + "/snapshots").isEmpty })
+            }
+        }
+
+        @Test("an image is whole after a while, with nothing opened, unless background_merge is off")
+        func background() throws {
+            for isOn in [true, false] {
+                try Self.with("[snapshotter]\nbackground_merge = \(isOn)\n") { containerd, sandbox in
+                    let reference = try ProgramImage.pushed.get().estargz
+                    try containerd.pullLazily(reference)
+                    func isWhole() throws -> Bool {
+                        try sandbox.number("SELECT count(*) FROM layer_status WHERE state <> 'complete'") == 0
+                    }
+                    if isOn {
+                        #expect(try eventually(seconds: 60, isWhole))
+                    } else {
+                        sleep(2)
+                        #expect(try !isWhole())
+                    }
+                }
+            }
+        }
+
+        /// How often the server is killed: LAMINA_CONTAINERD_KILLS for a long run.
+        private static let kills = getenv("LAMINA_CONTAINERD_KILLS").flatMap { Int(String(cString: $0)) } ?? 6
+
+        @Test("killed again and again while containers run and images come and go, no container notices")
+        func killed() throws {
+            try Self.with { containerd, sandbox in
+                let reference = try ProgramImage.pushed.get().estargz
+                let other = try FixtureImages.reference("estargz", sandbox)
+                try containerd.pullLazily(reference)
+                let stop = sandbox.directory + "/stop"
+                let loop = """
+                    import glob, os, sys
+                    n = 0
+                    while not os.path.exists("/host/stop"):
+                        for path in glob.glob("/usr/lib/python3.11/**/*.py", recursive=True)[:200]:
+                            with open(path, "rb") as file: assert file.read(1) or os.path.getsize(path) == 0
+                        n += 1
+                    print("rounds", n)
+                    """
+                let running = try containerd.startCtr([
+                    "run", "--rm", "--snapshotter", "lamina", "--mount",
+                    "type=bind,src=\(sandbox.directory),dst=/host,options=rbind:ro", reference, "long",
+                    "/usr/bin/python3", "-c", loop,
+                ])
+                for round in 0..<Self.kills {
+                    try containerd.lamina.killServer()
+                    // Started, ended, pulled and removed while there is no server, or one that begins.
+                    try containerd.pullLazily(other)
+                    let short = try containerd.run(reference, "short\(round)", ["/bin/sh", "-c", "echo fine"])
+                    #expect(short.output == "fine\n", "round \(round): \(short)")
+                    try containerd.ctr("images", "rm", "--sync", other).orThrow()
+                }
+                try File(stop, O_WRONLY | O_CREAT).truncate(to: 0)
+                let outcome = running.wait(seconds: 60)
+                #expect(outcome.exitCode == 0 && outcome.output.hasPrefix("rounds "), "\(outcome)")
+                // containerd and lamina know the same snapshots.
+                let listed =
+                    try containerd.ctr("snapshots", "--snapshotter", "lamina", "ls").orThrow().output
+                    .split(separator: "\n").count - 1
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot") == Int64(listed), "\(listed)")
+            }
+        }
+
+        @Test("fifty images are pulled at the same time, and when all are removed nothing is left")
+        func concurrent() throws {
+            try Self.with { containerd, sandbox in
+                let registry = try Shared.registry.get()
+                let tree = try sandbox.mountPoint("tree")
+                try run(["/bin/sh", "-c", "for n in $(seq 20); do echo common $n >\"$1/$n\"; done", "sh", tree])
+                    .orThrow()
+                var references: [String] = []
+                for number in 0..<50 {
+                    try run(["/bin/sh", "-c", "echo \"$2\" >\"$1/own\"", "sh", tree, "\(number)"]).orThrow()
+                    let layout = "\(sandbox.directory)/\(number).oci"
+                    try sandbox.lamina("convert", "dir:\(tree)", "oci:\(layout):latest")
+                    try registry.push(layout: layout, sourceTag: "latest", name: "fifty/\(number)", tag: "1")
+                    references.append("\(registry.host)/fifty/\(number):1")
+                }
+                let pulls = try references.map { try containerd.startLazyPull($0) }
+                for pull in pulls { try pull.wait(seconds: 240).orThrow() }
+                let refusals = try sandbox.sql("SELECT DISTINCT refusal FROM snapshot_status WHERE refusal IS NOT NULL")
+                #expect(refusals.isEmpty, "\(refusals)")
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 50)
+                for number in [0, 17, 49] {
+                    let mount = try sandbox.mountPoint("view\(number)")
+                    try containerd.ctr("images", "mount", "--snapshotter", "lamina", references[number], mount)
+                        .orThrow()
+                    #expect(try run(["cat", mount + "/own"]).output == "\(number)\n")
+                    try containerd.ctr("images", "unmount", "--rm", "--snapshotter", "lamina", mount).orThrow()
+                }
+                try containerd.removeAll()
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot") == 0)
+                #expect(eventually(seconds: 10) { names(in: sandbox.root + "/snapshots").isEmpty })
+            }
+        }
+
+        @Test("an image of 128 layers is pulled lazily and mounted")
+        func manyLayers() throws {
+            try Self.with { containerd, sandbox in
+                let layout = sandbox.directory + "/many.oci"
+                let files = try sandbox.mountPoint("files")
+                let script = """
+                    set -e; cd "$1"; mkdir dir
+                    for n in $(seq 128); do echo $n >dir/$n; tar -cf $n.tar dir/$n; done
+                    """
+                try run(["/bin/sh", "-c", script, "sh", files]).orThrow()
+                try LayeredImages.make(layout, of: (1...128).map { "\(files)/\($0).tar" })
+                let converted = sandbox.directory + "/many-lazy.oci"
+                try sandbox.lamina("convert", "oci:\(layout):latest", "oci:\(converted):latest", seconds: 240)
+                let registry = try Shared.registry.get()
+                try registry.push(layout: converted, sourceTag: "latest", name: "many", tag: "latest")
+                let reference = "\(registry.host)/many:latest"
+                try containerd.pullLazily(reference)
+                #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 128)
+                let mount = try sandbox.mountPoint("view")
+                try containerd.ctr("images", "mount", "--snapshotter", "lamina", reference, mount).orThrow()
+                #expect(names(in: mount + "/dir").count == 128)
+                try run(["/bin/sh", "-c", "for n in $(seq 128); do [ \"$(cat $1/dir/$n)\" = $n ]; done", "sh", mount])
+                    .orThrow()
+                try containerd.ctr("images", "unmount", "--rm", "--snapshotter", "lamina", mount).orThrow()
+            }
+        }
+    }
+}

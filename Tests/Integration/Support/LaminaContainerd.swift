@@ -1,0 +1,124 @@
+import Glibc
+import LaminaSystem
+import LaminaTestSupport
+import Testing
+
+/// A containerd of its own with lamina as a proxy plugin, in a sandbox.
+final class LaminaContainerd {
+    let sandbox: Sandbox
+    let lamina: Supervised
+    private let socket: String
+    private let daemon: Child
+    private var directory: String { sandbox.directory + "/containerd" }
+
+    /// Starts lamina under its supervisor, then containerd.
+    ///
+    /// - Parameter laminaConfiguration: lines of TOML.
+    init(_ sandbox: Sandbox, laminaConfiguration: String = "") throws {
+        self.sandbox = sandbox
+        // The path of a unix socket has 107 bytes at most.
+        let address = sandbox.directory + "/l.sock"
+        socket = sandbox.directory + "/c.sock"
+        try createDirectories(sandbox.directory + "/containerd")
+        let configuration = sandbox.directory + "/lamina.toml"
+        try Self.write(laminaConfiguration, to: configuration)
+        lamina = try sandbox.supervise("--address", address, "--config", configuration)
+        let text = """
+            version = 2
+            root = "\(sandbox.directory)/containerd/root"
+            state = "\(sandbox.directory)/containerd/state"
+            disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+            [grpc]
+              address = "\(socket)"
+            [ttrpc]
+              address = "\(sandbox.directory)/t.sock"
+            [proxy_plugins.lamina]
+              type = "snapshot"
+              address = "\(address)"
+
+            """
+        try Self.write(text, to: sandbox.directory + "/containerd.toml")
+        daemon = try sandbox.startProgram([
+            "containerd", "--config", sandbox.directory + "/containerd.toml", "--log-level", "info",
+        ])
+        guard eventually(seconds: 60, { (try? ctr("version"))?.exitCode == 0 }) else {
+            throw Outcome.Failed(description: "containerd does not answer\n\(daemon.errorsSoFar.suffix(4000))")
+        }
+    }
+
+    private static func write(_ text: String, to path: String) throws {
+        let file = try File(path, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
+        try Array(text.utf8).withUnsafeBytes { try file.write($0, at: 0) }
+    }
+
+    /// What containerd has logged.
+    var log: String { daemon.errorsSoFar }
+
+    // MARK: Commands
+
+    /// Runs `ctr` to its end, whatever that is.
+    @discardableResult
+    func ctr(_ arguments: String..., namespace: String = "default", seconds: Double = 120) throws -> Outcome {
+        try sandbox.startProgram(["ctr", "-a", socket, "-n", namespace] + arguments).wait(seconds: seconds)
+    }
+
+    /// Starts `ctr`.
+    func startCtr(_ arguments: [String]) throws -> Child {
+        try sandbox.startProgram(["ctr", "-a", socket, "-n", "default"] + arguments)
+    }
+
+    /// Pulls an image lazily, as stargz-snapshotter's users do.
+    func pullLazily(_ reference: String, namespace: String = "default") throws {
+        try startLazyPull(reference, namespace: namespace).wait(seconds: 240).orThrow()
+    }
+
+    func startLazyPull(_ reference: String, namespace: String = "default") throws -> Child {
+        try sandbox.startProgram([
+            "ctr-remote", "-a", socket, "-n", namespace, "images", "rpull", "--plain-http", "--snapshotter", "lamina",
+            reference,
+        ])
+    }
+
+    /// Pulls an image the ordinary way.
+    func pull(_ reference: String, namespace: String = "default") throws {
+        try ctr(
+            "images", "pull", "--plain-http", "--snapshotter", "lamina", reference, namespace: namespace, seconds: 240
+        ).orThrow()
+    }
+
+    /// Runs a program in a container of an image, to its end.
+    func run(_ reference: String, _ name: String, _ words: [String], seconds: Double = 240) throws -> Outcome {
+        try startCtr(["run", "--rm", "--snapshotter", "lamina", reference, name] + words).wait(seconds: seconds)
+    }
+
+    // MARK: Facts
+
+    /// The digests of the blobs that containerd has downloaded.
+    func blobs() throws -> Set<String> {
+        Set(try ctr("content", "ls", "-q").orThrow().output.split(separator: "\n").map(String.init))
+    }
+
+    /// Expects that an image shows the fixtures' tree, mounted read-only by containerd.
+    func expectFixture(_ reference: String, _ comment: String, keepsFractions: Bool) throws {
+        let mount = try sandbox.mountPoint("view")
+        try ctr("images", "mount", "--snapshotter", "lamina", reference, mount).orThrow()
+        defer { _ = try? ctr("images", "unmount", "--rm", "--snapshotter", "lamina", mount) }
+        try TreeOracle.expectFixture(at: mount, in: sandbox, comment, keepsFractions: keepsFractions)
+    }
+
+    /// Takes away all images and what is left of containers, and waits until containerd has collected its garbage.
+    func removeAll(namespaces: [String] = ["default"]) throws {
+        for namespace in namespaces {
+            let images = try ctr("images", "ls", "-q", namespace: namespace).orThrow().output.split(separator: "\n")
+            for image in images {
+                try ctr("images", "rm", "--sync", String(image), namespace: namespace).orThrow()
+            }
+        }
+    }
+
+    /// The end: containerd first, and what its shims left.
+    func stop() {
+        daemon.send(SIGTERM)
+        daemon.wait(seconds: 30)
+    }
+}
