@@ -25,6 +25,8 @@ public final class Snapshotter: Sendable {
         public var speaksPlainHTTP: @Sendable (String) -> Bool = { _ in false }
         /// Called when the file system has a new view.
         public var viewsChanged: @Sendable () -> Void = {}
+        /// Called by `cleanup` when lazy layers may have gone that nothing else holds.
+        public var collectGarbage: @Sendable () throws -> Void = {}
         public init() {}
     }
 
@@ -35,6 +37,9 @@ public final class Snapshotter: Sendable {
     private let background: BackgroundMerge?
     private let layerUsage: LayerUsage
     private let viewsChanged: @Sendable () -> Void
+    private let collectGarbage: @Sendable () throws -> Void
+    /// Whether snapshots were removed since garbage was collected; of a process before this one that is not known.
+    private let hasRemoved = Atomic<Bool>(true)
 
     /// - Throws: `StoreError` when the directory of the snapshots cannot be made.
     public init(store: Store, merge: MergeEngine, options: Options, log: Logger) throws {
@@ -45,6 +50,7 @@ public final class Snapshotter: Sendable {
         background = options.mergesInBackground ? try BackgroundMerge(merge: merge, log: log) : nil
         layerUsage = LayerUsage(store: store)
         viewsChanged = options.viewsChanged
+        collectGarbage = options.collectGarbage
         background?.add(try store.index.unmergedSnapshotLayers())
     }
 
@@ -102,6 +108,9 @@ public final class Snapshotter: Sendable {
         let name = LayerNames.committed(chain: offer.chain, parent: parent)
         // Nothing that is there is asked of a registry again; for a second namespace it is this one.
         if try store.index.lazyChain(of: name) == offer.chain { return }
+        // Until a snapshot holds them.
+        let hold = store.hold(offer.neighbours + (offer.layer.map { [$0] } ?? []))
+        defer { withExtendedLifetime(hold) {} }
         for _ in 0..<2 {
             let (layer, image) = try layers.layer(offer, below: below)
             if let id = try store.commitLayer(layer, as: name, parent: parent, labels: labels) {
@@ -144,7 +153,10 @@ public final class Snapshotter: Sendable {
     }
 
     /// Forgets a snapshot; its files are removed by `cleanup`.
-    public func remove(_ key: SnapshotKey) throws { try store.removeSnapshot(key) }
+    public func remove(_ key: SnapshotKey) throws {
+        try store.removeSnapshot(key)
+        hasRemoved.store(true, ordering: .relaxed)
+    }
 
     /// Changes labels, which is all that can be changed.
     ///
@@ -166,8 +178,17 @@ public final class Snapshotter: Sendable {
         return try store.updateSnapshot(key, isWhole ? .replace(labels) : .set(named))
     }
 
-    /// Removes the directories that no snapshot has any more. May take long.
-    public func cleanup() throws { try directories.removeAbandoned(log) }
+    /// Removes the directories that no snapshot has any more, and the layers that nothing holds. May take long.
+    public func cleanup() throws {
+        try directories.removeAbandoned(log)
+        guard hasRemoved.exchange(false, ordering: .relaxed) else { return }
+        do {
+            try collectGarbage()
+        } catch {
+            hasRemoved.store(true, ordering: .relaxed)
+            throw error
+        }
+    }
 
     // MARK: Asking
 

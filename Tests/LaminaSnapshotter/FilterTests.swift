@@ -1,7 +1,7 @@
-import LaminaStore
 import Testing
 
 @testable import LaminaSnapshotter
+@testable import LaminaStore
 
 private func record(_ name: String) -> SnapshotRecord {
     SnapshotRecord(

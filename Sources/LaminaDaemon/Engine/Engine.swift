@@ -196,6 +196,7 @@ public final class Engine: Sendable {
         options.mergesInBackground = configuration.snapshotter.mergesInBackground
         options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
         options.viewsChanged = { [weak self] in self?.viewsChanged() }
+        options.collectGarbage = { [weak self] in _ = try self?.collectGarbage(dryRun: false) }
         let snapshotter = try Snapshotter(store: store, merge: merge, options: options, log: log)
         self.snapshotter.withLock { $0 = snapshotter }
         return snapshotter
