@@ -45,6 +45,12 @@ public final class File: Sendable {
         return status
     }
 
+    /// Device and inode number of an open file, joined by a colon; nil where nothing is open.
+    public static func identity(of descriptor: Int32) -> String? {
+        var status = stat()
+        return fstat(descriptor, &status) == 0 ? "\(status.st_dev):\(status.st_ino)" : nil
+    }
+
     /// Reads until `buffer` is full or the file ends; answers how many bytes were read.
     public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int64) throws(SystemError) -> Int {
         var done = 0

@@ -1,4 +1,5 @@
 import Hummingbird
+import LaminaSystem
 
 /// What monitoring asks for: at the control socket, and at `[metrics] address`.
 struct Observability: Sendable {

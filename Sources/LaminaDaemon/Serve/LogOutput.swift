@@ -1,4 +1,5 @@
 import Glibc
+import LaminaSystem
 public import Logging
 
 /// Writes log lines to standard error: a sentence, then fields. With journald at the other end each begins with its priority
@@ -91,8 +92,6 @@ public struct LogOutput: LogHandler {
     /// (systemd.exec(5)).
     private static let isJournal: Bool = {
         guard let text = getenv("JOURNAL_STREAM") else { return false }
-        var status = stat()
-        guard fstat(STDERR_FILENO, &status) == 0 else { return false }
-        return String(cString: text) == "\(status.st_dev):\(status.st_ino)"
+        return String(cString: text) == File.identity(of: STDERR_FILENO)
     }()
 }
