@@ -9,15 +9,24 @@ let swift: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
+/// Where gRPC brings Foundation along: its C module claims the members of Glibc's structures, so that the check of member
+/// imports refuses `timespec` to whoever imports Glibc alone.
+let besideFoundation: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+]
+
 /// A room: one library target, the arrows to the rooms it may use, and its tests beside it.
-func room(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-    .target(name: name, dependencies: dependencies, swiftSettings: swift)
+func room(_ name: String, _ dependencies: [Target.Dependency], settings: [SwiftSetting] = swift) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
 }
 
-func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+func tests(
+    _ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = [], settings: [SwiftSetting] = swift
+) -> Target {
     .testTarget(
         name: name + "Tests", dependencies: dependencies, path: "Tests/" + name, resources: resources,
-        swiftSettings: swift)
+        swiftSettings: settings)
 }
 
 let package = Package(
@@ -107,7 +116,7 @@ let package = Package(
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "Logging", package: "swift-log"),
-            ]),
+            ], settings: besideFoundation),
         .executableTarget(
             name: "lamina",
             dependencies: [
@@ -140,7 +149,7 @@ let package = Package(
                 "LaminaFilesystem", "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
-            ]),
+            ], settings: besideFoundation),
         tests(
             "LaminaMerge",
             [

@@ -45,6 +45,12 @@ public final class File: Sendable {
         return status
     }
 
+    /// Whether a path names a socket; a symbolic link to one is none.
+    public static func isSocket(at path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+    }
+
     /// Device and inode number of an open file, joined by a colon; nil where nothing is open.
     public static func identity(of descriptor: Int32) -> String? {
         var status = stat()

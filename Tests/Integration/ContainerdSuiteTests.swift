@@ -13,7 +13,7 @@ private enum GoTests {
     }
 
     /// Runs the tests of this name; they have to pass, and to be so many.
-    static func run(_ pattern: String, atLeast count: Int, seconds: Double) throws {
+    static func expect(_ pattern: String, atLeast count: Int, seconds: Double) throws {
         let child = try Child(
             [
                 try program.get(), "-test.root", "-test.v", "-test.parallel", "2", "-test.run", pattern,
@@ -35,14 +35,14 @@ extension EndToEnd {
     @Suite("containerd's tests", Requirements.tools("go:golang-go"))
     struct ContainerdSuite {
         @Test("the SnapshotterSuite passes against lamina, two at a time")
-        func direct() throws { try GoTests.run("^TestDirect$", atLeast: 21, seconds: 240) }
+        func direct() throws { try GoTests.expect("^TestDirect$", atLeast: 21, seconds: 240) }
 
         @Test("the SnapshotterSuite passes under containerd's metadata layer, two at a time")
-        func metadata() throws { try GoTests.run("^TestMetadata$", atLeast: 21, seconds: 240) }
+        func metadata() throws { try GoTests.expect("^TestMetadata$", atLeast: 21, seconds: 240) }
 
         @Test("each row of the protocol that can be got wrong holds")
         func protocolRows() throws {
-            try GoTests.run("^Test[^DM]|^TestMounts$|^TestMany", atLeast: 14, seconds: 240)
+            try GoTests.expect("^Test[^DM]|^TestMounts$|^TestMany", atLeast: 14, seconds: 240)
         }
     }
 }

@@ -60,8 +60,7 @@ public struct ControlSocket: Sendable {
     /// The listening socket, with its name in place: the one that an earlier process listened at, so that clients who
     /// came meanwhile are answered, or a new one.
     func listen(_ inherited: File?) throws -> File {
-        var status = stat()
-        if let inherited, lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK { return inherited }
+        if let inherited, File.isSocket(at: path) { return inherited }
         let (short, directory) = try provisionalPath()
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw SystemError.last("make a socket for", path) }
