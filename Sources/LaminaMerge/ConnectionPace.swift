@@ -75,25 +75,49 @@ final class ConnectionPaces: Sendable {
 
     subscript(location: String) -> ConnectionPace { paces.withLock { $0[location] ?? ConnectionPace() } }
 
-    /// Measures one read of `location`; `body` calls its argument with the size of each piece as it comes.
-    func measure<Result>(_ location: String, _ body: ((Int) -> Void) throws -> Result) rethrows -> Result {
-        let clock = ContinuousClock()
-        let start = clock.now
-        var first: ContinuousClock.Instant?
-        var bytes = 0
+    /// Measures one read of `location`; `body` tells the watch of each piece as it comes, and when it wants the next one.
+    func measure<Result>(_ location: String, _ body: (PaceWatch) throws -> Result) rethrows -> Result {
+        let watch = PaceWatch()
         defer {
-            if let first {
-                let (latency, seconds) = ((first - start) / .seconds(1), (clock.now - first) / .seconds(1))
+            if let (latency, seconds) = watch.seconds {
                 paces.withLock { paces in
                     if paces.count >= Self.limit, paces[location] == nil { paces = [:] }
                     paces[location, default: ConnectionPace()].note(
-                        bytes: bytes, latency: latency, seconds: seconds)
+                        bytes: watch.bytes, latency: latency, seconds: seconds)
                 }
             }
         }
-        return try body { count in
-            if first == nil { first = clock.now }
-            bytes += count
-        }
+        return try body(watch)
+    }
+}
+
+/// Times one read. What is done with a piece before the next one is asked for is not the connection's time: a busy machine is
+/// no slow line.
+final class PaceWatch {
+    private let clock = ContinuousClock()
+    private let start: ContinuousClock.Instant
+    private var first: ContinuousClock.Instant?
+    private var arrival: ContinuousClock.Instant?
+    private var away = Duration.zero
+    private(set) var bytes = 0
+
+    init() { start = clock.now }
+
+    func arrived(_ count: Int) {
+        let now = clock.now
+        if first == nil { first = now }
+        arrival = now
+        bytes += count
+    }
+
+    func goesOn() {
+        if let arrival { away += clock.now - arrival }
+        arrival = nil
+    }
+
+    /// Until the first byte, and from there to now; nil: none came.
+    var seconds: (latency: Double, rest: Double)? {
+        guard let first else { return nil }
+        return ((first - start) / .seconds(1), (clock.now - first - away) / .seconds(1))
     }
 }

@@ -103,11 +103,12 @@ extension MergeEngine {
         var failure: any Error = MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
         for source in sources {
             do {
-                return try paces.measure(source.location) { note in
+                return try paces.measure(source.location) { watch in
                     try source.read(
                         blob.digest, size: blob.size, range: position..<range.upperBound, shouldStop: shouldStop
                     ) { bytes in
-                        note(bytes.count)
+                        watch.arrived(bytes.count)
+                        defer { watch.goesOn() }
                         position += Int64(bytes.count)
                         countFetched(Int64(bytes.count))
                         try sink(bytes)

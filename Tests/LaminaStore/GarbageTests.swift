@@ -8,9 +8,10 @@ import Testing
 struct GarbageTests {
     let scratch = Scratch()
 
-    /// The store of the documentation, with every content of its two images merged.
+    /// The store of the documentation without containerd's snapshots, with every content of its two images merged.
     private func filled() throws -> Store {
         let store = try ExampleStore.make(in: scratch)
+        try scratch.sqlite("DELETE FROM snapshot_label; DELETE FROM snapshot")
         for file in [ExampleStore.release, ExampleStore.tool, ExampleStore.data] { try merge(file, store) }
         return store
     }

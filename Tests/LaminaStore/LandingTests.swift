@@ -116,14 +116,18 @@ struct LandingTests {
             #expect(try file.read(count + 1, at: 0) == bytes)
             #expect(try file.firstHole() == Int64(count))
         }
-        // Somebody shares the file by now: it is not written to.
+        // Somebody shares the file by now. Its bytes have the digest that it is named by, which whoever shares it has too: they
+        // are put right for all. Where a name claims other chunks, it gets a file of its own.
+        let claimed = BackingName(digest: digest("single"), claim: digest("chunks"))
         let other = BackingName(digest: digest("other"), claim: nil)
         let directory = store.files.directoryFile.descriptor
         mkdirat(directory, String(other.path.prefix(2)), 0o755)
-        #expect(linkat(directory, name.path, directory, other.path, 0) == 0)
+        for path in [other.path, claimed.path] { #expect(linkat(directory, name.path, directory, path, 0) == 0) }
         try pattern(count, seed: 3).withUnsafeBytes { try store.files.write($0, as: name, keepsCached: false) }
-        #expect(try store.files.open(other).read(count, at: 0) == bytes)
-        #expect(try store.files.open(name).read(count, at: 0) == pattern(count, seed: 3))
+        for name in [name, other] { #expect(try store.files.open(name).read(count, at: 0) == pattern(count, seed: 3)) }
+        try bytes.withUnsafeBytes { try store.files.write($0, as: claimed, keepsCached: false) }
+        #expect(try store.files.open(claimed).read(count, at: 0) == bytes)
+        for name in [name, other] { #expect(try store.files.open(name).read(count, at: 0) == pattern(count, seed: 3)) }
     }
 }
 

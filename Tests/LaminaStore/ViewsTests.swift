@@ -97,7 +97,9 @@ struct ViewsTests {
         // And what removing brings, once there is something to remove.
         let free = try #require(questions.first { $0.title.contains("gc") })
         #expect(try scratch.sqlite3(free.query) == "0|0\n")
-        try scratch.sqlite("DELETE FROM mount_view; DELETE FROM mount; DELETE FROM image_layer; DELETE FROM image")
+        try scratch.sqlite(
+            "DELETE FROM snapshot; DELETE FROM mount_view; DELETE FROM mount; DELETE FROM image_layer; DELETE FROM image"
+        )
         #expect(try scratch.sqlite3(free.query) == "2|6010\n")
         withExtendedLifetime(store) {}
     }

@@ -106,18 +106,27 @@ final class LaminaContainerd {
         try TreeOracle.expectFixture(at: mount, in: sandbox, comment, keepsFractions: keepsFractions)
     }
 
-    /// Mounts the image that was pulled last, read-only, by the mounts that containerd gives for a view of it.
+    /// Mounts an image read-only, by the mounts that containerd gives for a view of it.
     ///
-    /// Not by `ctr images mount`: that of 1.6 unpacks first, and asks for blobs that were never downloaded.
+    /// Not by `ctr images mount`: that of 1.6 asks overlayfs, whatever `--snapshotter` says.
     func view(_ reference: String, at mount: String) throws {
-        let top = try sandbox.sql(
-            "SELECT chain_id FROM snapshot_status WHERE kind = 'committed' ORDER BY created_at DESC LIMIT 1")
-        let chain = try #require(top.first)
-        try ctr("snapshots", "--snapshotter", "lamina", "view", "view of " + mount, chain).orThrow()
-        let script = try ctr("snapshots", "--snapshotter", "lamina", "mounts", mount, "view of " + mount).orThrow()
+        let chain = try sandbox.startProgram(["/bin/sh", "-c", Self.chainOfImage, "sh", reference]).wait().orThrow()
+        let script = try ctr(
+            "snapshots", "--snapshotter", "lamina", "view", "-t", mount, "view of " + mount,
+            String(chain.output.dropLast())
+        ).orThrow()
         let mounted = try sandbox.startProgram(["/bin/sh", "-c", script.output]).wait()
         try mounted.orThrow()
     }
+
+    /// The chain ID of an image's top layer, by the specification's rule: of what its configuration says.
+    private static let chainOfImage = """
+        skopeo inspect --tls-verify=false --config --raw "docker://$1" | python3 -c 'import hashlib, json, sys
+        chain = None
+        for diff in json.load(sys.stdin)["rootfs"]["diff_ids"]:
+            chain = diff if chain is None else "sha256:" + hashlib.sha256(f"{chain} {diff}".encode()).hexdigest()
+        print(chain)'
+        """
 
     /// Takes away all images and what is left of containers, and waits until containerd has collected its garbage.
     func removeAll(namespaces: [String] = ["default"]) throws {
