@@ -17,6 +17,11 @@ struct ConnectionPace: Sendable, Equatable {
     /// The bounds of what is asked for at once while nobody waits, in bytes. Less is more requests than bytes deserve; more
     /// brings nothing, as two requests at a time hide each other's latency.
     static let bounds = (1 << 20)...(32 << 20)
+    /// More is not asked for where answers come soon, as more brings nothing there, and what two requests have under way is
+    /// what a killed pull fetches again.
+    private static let longestNearby = 8 << 20
+    /// Below this latency, in seconds, a place is nearby.
+    private static let nearby = 0.05
     /// The bounds while readers wait.
     static let boundsBesideReaders = (256 << 10)...(8 << 20)
 
@@ -58,7 +63,8 @@ struct ConnectionPace: Sendable, Equatable {
         guard let bytesPerSecond, let latency else { return min(Self.firstRange, bounds.upperBound) }
         let (shortest, longest) = (Self.duration.lowerBound, Self.duration.upperBound)
         let duration = besideReaders ? shortest : min(max(Self.latencyFactor * latency, shortest), longest)
-        return Int(min(max(bytesPerSecond * duration, Double(bounds.lowerBound)), Double(bounds.upperBound)))
+        let longestRange = latency < Self.nearby ? min(bounds.upperBound, Self.longestNearby) : bounds.upperBound
+        return Int(min(max(bytesPerSecond * duration, Double(bounds.lowerBound)), Double(longestRange)))
     }
 
     /// How much to fetch ahead of who reads small files in order: what comes in a second.

@@ -158,10 +158,13 @@ extension EndToEnd {
                 let outcome = running.wait(seconds: 60)
                 #expect(outcome.exitCode == 0 && outcome.output.hasPrefix("rounds "), "\(outcome)")
                 // containerd and lamina know the same snapshots.
-                let listed =
-                    try containerd.ctr("snapshots", "--snapshotter", "lamina", "ls").orThrow().output
-                    .split(separator: "\n").count - 1
-                #expect(try sandbox.number("SELECT count(*) FROM snapshot") == Int64(listed), "\(listed)")
+                func listed() throws -> Int64 {
+                    Int64(
+                        try containerd.ctr("snapshots", "--snapshotter", "lamina", "ls").orThrow().output
+                            .split(separator: "\n").count - 1)
+                }
+                // Once containerd has collected what went last.
+                #expect(try eventually(seconds: 20) { try sandbox.number("SELECT count(*) FROM snapshot") == listed() })
             }
         }
 

@@ -27,7 +27,7 @@ struct PaceTests {
         "decides how much is asked for at once: long where answers are far away, short where bytes are slow",
         arguments: [
             // This machine; a local network; a cloud's store; a far one; a slow line; a phone in a tunnel.
-            Line(0.001, 100, alone: 10, besideReaders: 8), Line(0.004, 20, alone: 2, besideReaders: 2),
+            Line(0.001, 100, alone: 8, besideReaders: 8), Line(0.004, 20, alone: 2, besideReaders: 2),
             Line(0.05, 30, alone: 24, besideReaders: 3), Line(0.2, 100, alone: 32, besideReaders: 8),
             Line(0.02, 0.5, alone: 1, besideReaders: 0.25), Line(3, 0.01, alone: 1, besideReaders: 0.25),
         ])

@@ -115,7 +115,10 @@ final class LaminaContainerd {
             "snapshots", "--snapshotter", "lamina", "view", "-t", mount, "view of " + mount,
             String(chain.output.dropLast())
         ).orThrow()
-        let mounted = try sandbox.startProgram(["/bin/sh", "-c", script.output]).wait()
+        // Mount options are one page: containerd leaves out the path that its lower directories share, and goes there instead.
+        let directory = sandbox.root + "/fs"
+        let words = script.output.split(separator: directory + "/", omittingEmptySubsequences: false).joined()
+        let mounted = try sandbox.startProgram(["/bin/sh", "-c", "cd \"$0\" && " + words, directory]).wait()
         try mounted.orThrow()
     }
 
