@@ -55,6 +55,27 @@ extension EndToEnd {
             }
         }
 
+        // Of zstd:chunked it reads stargz-snapshotter's dialect, and convert writes the other one, which podman reads.
+        @Test("ctr-remote finds the table of contents that convert wrote, with the digest that it gave")
+        func tableOfContents() throws {
+            try Sandbox.with { sandbox in
+                let containerd = try Containerd(in: sandbox)
+                let layout = sandbox.directory + "/written"
+                let written = try sandbox.lamina(
+                    "convert", "--json", "oci:\(Fixtures.layout("plain-gzip"))", "oci:\(layout):latest")
+                let report: ConvertReport = try decoded(written.output)
+                let registry = try Shared.registry.get()
+                try registry.push(layout: layout, sourceTag: "latest", name: "written", tag: "1")
+                try containerd.ctr(
+                    "images", "pull", "--plain-http", "--snapshotter", "overlayfs", "\(registry.host)/written:1")
+                #expect(!report.layers.isEmpty)
+                for layer in report.layers {
+                    let found = try containerd.remote("images", "get-toc-digest", layer.digest)
+                    #expect(found.output == layer.tocDigest + "\n")
+                }
+            }
+        }
+
         @Test(
             "optimized by ctr-remote for a workload that was watched, with what it read in front",
             Requirements.tools("gcc"))

@@ -91,6 +91,7 @@ struct ConvertReport: Decodable {
         var digest: String
         var compressedBytes: Int64
         var bytes: Int64
+        var tocDigest: String
     }
 
     var manifestDigest: String
