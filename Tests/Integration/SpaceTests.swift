@@ -57,6 +57,11 @@ extension EndToEnd {
                     #expect(sandbox.backingFiles().isEmpty)
                     server?.send(SIGTERM)
                     server?.wait(seconds: 20)
+                    // The one that `mount` left ends after the last umount, not with it.
+                    #expect(
+                        eventually(seconds: 20) {
+                            (try? run(["flock", "--nonblock", sandbox.root + "/lock", "true"]))?.exitCode == 0
+                        })
                 }
                 #expect(try sandbox.sql("PRAGMA foreign_key_check; PRAGMA integrity_check") == ["ok"])
             }
