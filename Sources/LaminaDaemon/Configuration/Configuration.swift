@@ -35,6 +35,10 @@ public struct Configuration: Sendable, Equatable {
         public var root: String?
         /// What the store may take on disk, in bytes; 0: as much as there is.
         public var maxBytes: Int64 = 0
+        /// The bytes of a layer's table of contents, uncompressed; a layer with a larger one is refused.
+        public var maxTOCBytes = 256 << 20
+        /// The entries of a layer; one with more is refused.
+        public var maxLayerEntries = 1_500_000
         /// What must be proven of an image's layers before it is mounted.
         public var require = Level.chunks
         /// Whether layers are taken whose table of contents has no digests of chunks.

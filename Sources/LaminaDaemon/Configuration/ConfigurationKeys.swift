@@ -14,6 +14,8 @@ enum ConfigurationKeys {
         .boolean("directory_cache.direct", \.directoryCache.direct),
         .path("store.root", \.store.root, standard: Configuration.defaultRoot),
         .integer("store.max_bytes", \.store.maxBytes, minimum: 0),
+        .integer("store.max_toc_bytes", \.store.maxTOCBytes, minimum: 1),
+        .integer("store.max_layer_entries", \.store.maxLayerEntries, minimum: 1),
         .word("store.require", \.store.require),
         .word("store.verification", \.store.verification),
         logLevel,

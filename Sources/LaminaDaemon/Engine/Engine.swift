@@ -65,6 +65,8 @@ public final class Engine: Sendable {
         options.requiresDiffID = configuration.store.require == .diffID
         options.refusesUnproven = configuration.store.verification == .strict
         options.maxBytes = configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil
+        options.formatLimits.tocBytes = configuration.store.maxTOCBytes
+        options.formatLimits.entries = configuration.store.maxLayerEntries
         merge = try MergeEngine(store: store, options: options)
         merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
         if store.openReport.hasUnknownFiles {
