@@ -10,6 +10,9 @@ struct Inspect: ParsableCommand {
             THING is an image; or sha256: and at least six digits of the digest of a layer or a content. With PATH it is a \
             file of the image: what each layer has there, from the lowest, of which the last one counts.
 
+            --opened prints a path on each line, as 'lamina convert --prioritize' takes them. A pull of the image, or of its \
+            next version, fetches those first. What was opened a moment ago takes some seconds to show.
+
               lamina inspect registry.example.org/app:1
               lamina inspect registry.example.org/app:1 /etc/os-release
               lamina inspect --opened registry.example.org/app:1 > first.txt
@@ -19,7 +22,7 @@ struct Inspect: ParsableCommand {
     @Argument(help: "An image, or sha256: and the beginning of a digest.") var thing: String
     @Argument(help: "A path in the image.") var path: String?
 
-    @Flag(help: "Print the files of the image that were opened first, in their order; as 'lamina opened' does.")
+    @Flag(help: "Print the files of the image that were opened first, in their order.")
     var opened = false
 
     @OptionGroup var facts: FactOptions

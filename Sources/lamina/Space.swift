@@ -93,23 +93,3 @@ struct Unpin: ParsableCommand {
         }
     }
 }
-
-struct Opened: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        abstract: "List the files of an image that were opened first, in their order.",
-        discussion: """
-            A path on each line, as 'lamina convert --prioritize' takes them. A pull of the image, or of its next \
-            version, fetches them first. What was opened a moment ago takes some seconds to show.
-
-              lamina opened registry.example.org/app:1
-              lamina opened app:1 > first; lamina convert --prioritize first app:1 oci:/srv/images:app
-            """)
-
-    @Argument(help: "The image.") var image: String
-    @OptionGroup var facts: FactOptions
-    @OptionGroup var common: CommonOptions
-
-    func run() throws {
-        try reporting(json: facts.json) { try OpenedCommand(reference: image).run(common.context(json: facts.json)) }
-    }
-}

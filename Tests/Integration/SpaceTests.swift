@@ -267,7 +267,7 @@ extension EndToEnd {
             }
         }
 
-        @Test("opened lists the first opens in their order, convert takes them, and a later pull fetches them first")
+        @Test("inspect --opened lists first opens in their order, convert takes them, and a later pull fetches them first")
         func opened() throws {
             try Sandbox.with { sandbox in
                 let image = try Shared.small.get()
@@ -278,9 +278,9 @@ extension EndToEnd {
                 let first = ["files/000/00007", "middle", "files/000/00002"]
                 for name in first { try run(["cmp", "\(mount)/\(name)", "\(image.tree)/\(name)"]).orThrow() }
                 try sandbox.lamina("umount", mount)
-                let list = try sandbox.lamina("opened", reference).output
+                let list = try sandbox.lamina("inspect", "--opened", reference).output
                 #expect(list == first.map { $0 + "\n" }.joined())
-                let json: [String] = try decoded(sandbox.lamina("opened", "--json", reference).output)
+                let json: [String] = try decoded(sandbox.lamina("inspect", "--opened", "--json", reference).output)
                 #expect(json == first)
                 try write(list.utf8, to: sandbox.directory + "/list")
                 let converted = "oci:\(sandbox.directory)/converted:x"

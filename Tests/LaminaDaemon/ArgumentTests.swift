@@ -53,7 +53,7 @@ struct ArgumentTests {
         #expect(try parse(Version.self, "version", "--json").facts.json)
     }
 
-    @Test("rm, gc, pin, unpin, opened")
+    @Test("rm, gc, pin, unpin")
     func space() throws {
         let remove = try parse(Remove.self, "rm", "a", "b:1", "--no-gc", "--json")
         #expect(remove.images == ["a", "b:1"] && remove.noCollection && remove.facts.json)
@@ -62,7 +62,6 @@ struct ArgumentTests {
         #expect(try parse(Collect.self, "gc", "--dry-run").dryRun)
         #expect(try parse(Pin.self, "pin", "a").image == "a")
         #expect(try parse(Unpin.self, "unpin", "a", "--root", "/r").common.root == "/r")
-        #expect(try parse(Opened.self, "opened", "a").image == "a")
         #expect(try parse(Pull.self, "pull", "a", "--pin").pin)
     }
 

@@ -4,18 +4,38 @@ import Testing
 
 @testable import LaminaOCI
 
+/// The registry of these tests behind two proxies, of which `hosts` says that one is a mirror of the other.
+private struct Mirrored {
+    let mirror: CountingProxy
+    let registry: CountingProxy
+    private let root: String
+    var hosts: String { root + "/certs" }
+
+    init() throws {
+        let port = try Access.registry.get().port
+        (mirror, registry) = (try CountingProxy(upstream: port), try CountingProxy(upstream: port))
+        root = try Access.directory([
+            "certs/\(registry.host)/hosts.toml":
+                "server = \"http://\(registry.host)\"\n[host.\"http://\(mirror.host)\"]"
+        ])
+    }
+
+    func stop() {
+        mirror.stop()
+        registry.stop()
+        removeTree(root)
+    }
+}
+
 extension RegistryAccessTests {
     @Test(
         "a mirror that is down, stalls, refuses, lacks it or lies about its size is passed over, each range once",
         arguments: 0..<6)
     func mirrors(kind: Int) throws {
         let digest = try push()
-        let port = try Access.registry.get().port
-        let (mirror, registry) = (try CountingProxy(upstream: port), try CountingProxy(upstream: port))
-        defer {
-            mirror.stop()
-            registry.stop()
-        }
+        let mirrored = try Mirrored()
+        defer { mirrored.stop() }
+        let (mirror, registry) = (mirrored.mirror, mirrored.registry)
         switch kind {
         case 0: mirror.stop()
         case 1: mirror.faults.stallAfter = 1000
@@ -24,14 +44,9 @@ extension RegistryAccessTests {
         case 4: mirror.faults.fields = ["Content-Range": "bytes 0-2999999/9999999"]
         default: mirror.faults.status = 503
         }
-        let root = try Access.directory([
-            "certs/\(registry.host)/hosts.toml":
-                "server = \"http://\(registry.host)\"\n[host.\"http://\(mirror.host)\"]"
-        ])
-        defer { removeTree(root) }
         let tale = Tale()
         let source = try source(
-            registry.host, hosts: root + "/certs", settings: tale.settings { $0.stallLimit = .milliseconds(500) })
+            registry.host, hosts: mirrored.hosts, settings: tale.settings { $0.stallLimit = .milliseconds(500) })
         #expect(source.location == "http://\(registry.host)/test/access")
         #expect(try read(source, digest, 0..<500_000))
         #expect(try read(source, digest, 500_000..<1_000_000))
@@ -56,23 +71,15 @@ extension RegistryAccessTests {
     )
     func slowMirror() throws {
         let digest = try push()
-        let port = try Access.registry.get().port
-        let (mirror, registry) = (try CountingProxy(upstream: port), try CountingProxy(upstream: port))
-        defer {
-            mirror.stop()
-            registry.stop()
-        }
+        let mirrored = try Mirrored()
+        defer { mirrored.stop() }
+        let (mirror, registry) = (mirrored.mirror, mirrored.registry)
         // A piece of 4 KiB is the least that the proxy sends at once.
         mirror.faults.bytesPerSecond = 12 << 10
-        let root = try Access.directory([
-            "certs/\(registry.host)/hosts.toml":
-                "server = \"http://\(registry.host)\"\n[host.\"http://\(mirror.host)\"]"
-        ])
-        defer { removeTree(root) }
         let tale = Tale()
         func anew() throws -> RegistrySource {
             try self.source(
-                registry.host, hosts: root + "/certs", settings: tale.settings { $0.slowLimit = .seconds(1) })
+                registry.host, hosts: mirrored.hosts, settings: tale.settings { $0.slowLimit = .seconds(1) })
         }
         let source = try anew()
         #expect(try read(source, digest))
@@ -103,19 +110,11 @@ extension RegistryAccessTests {
     @Test("a mirror that gives wrong bytes is not asked for that blob again; manifests are checked at once")
     func lies() throws {
         let digest = try push()
-        let port = try Access.registry.get().port
-        let (mirror, registry) = (try CountingProxy(upstream: port), try CountingProxy(upstream: port))
-        defer {
-            mirror.stop()
-            registry.stop()
-        }
+        let mirrored = try Mirrored()
+        defer { mirrored.stop() }
+        let (mirror, registry) = (mirrored.mirror, mirrored.registry)
         mirror.faults.corruptions = [.init(digest: digest, offset: 777)]
-        let root = try Access.directory([
-            "certs/\(registry.host)/hosts.toml":
-                "server = \"http://\(registry.host)\"\n[host.\"http://\(mirror.host)\"]"
-        ])
-        defer { removeTree(root) }
-        let source = try source(registry.host, hosts: root + "/certs", settings: Tale().settings())
+        let source = try source(registry.host, hosts: mirrored.hosts, settings: Tale().settings())
         let descriptor = Descriptor(mediaType: "", digest: digest, size: Int64(Access.content.count))
         #expect(try source.blob(descriptor, limit: 1 << 24) == Access.content)
         #expect(mirror.requests.count == 1 && registry.requests.count == 1)

@@ -82,7 +82,7 @@ public struct PinCommand: Sendable {
     }
 }
 
-/// `lamina opened`: the files of an image that were opened first, in their order.
+/// `lamina inspect --opened`: the files of an image that were opened first, in their order.
 public struct OpenedCommand: Sendable {
     public var reference: String
 

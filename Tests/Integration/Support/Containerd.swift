@@ -12,6 +12,7 @@ struct Containerd {
 
     let socket: String
     private let sandbox: Sandbox
+    private let server: Child
 
     /// Starts one and waits until it answers.
     ///
@@ -39,13 +40,23 @@ struct Containerd {
         let server = try sandbox.startProgram([
             "containerd", "--config", directory + "/config.toml", "--log-level", "warn",
         ])
-        let isReady = eventually(seconds: 30) {
+        self.server = server
+        let isReady = eventually(seconds: 60) { [socket] in
             !server.isRunning || (try? run(["ctr", "-a", socket, "version"], seconds: 5))?.exitCode == 0
         }
         guard isReady, server.isRunning else {
             server.send(SIGKILL)
             throw Outcome.Failed(description: "containerd is not ready\n\(server.wait())")
         }
+    }
+
+    /// What it has logged.
+    var log: String { server.errorsSoFar }
+
+    /// Ends it before its sandbox goes.
+    func stop() {
+        server.send(SIGTERM)
+        server.wait(seconds: 30)
     }
 
     /// Runs `ctr`, which has to succeed.

@@ -7,9 +7,11 @@ import Testing
 final class LaminaContainerd {
     let sandbox: Sandbox
     let lamina: Supervised
-    private let socket: String
-    private let daemon: Child
-    private var directory: String { sandbox.directory + "/containerd" }
+    private let containerd: Containerd
+    private var socket: String { containerd.socket }
+
+    /// What containerd has logged.
+    var log: String { containerd.log }
 
     /// Starts lamina under its supervisor, then containerd.
     ///
@@ -18,41 +20,11 @@ final class LaminaContainerd {
         self.sandbox = sandbox
         // The path of a unix socket has 107 bytes at most.
         let address = sandbox.directory + "/l.sock"
-        socket = sandbox.directory + "/c.sock"
-        try createDirectories(sandbox.directory + "/containerd")
         let configuration = sandbox.directory + "/lamina.toml"
-        try Self.write(laminaConfiguration, to: configuration)
+        try write(laminaConfiguration.utf8, to: configuration)
         lamina = try sandbox.supervise("--address", address, "--config", configuration)
-        let text = """
-            version = 2
-            root = "\(sandbox.directory)/containerd/root"
-            state = "\(sandbox.directory)/containerd/state"
-            disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-            [grpc]
-              address = "\(socket)"
-            [ttrpc]
-              address = "\(sandbox.directory)/t.sock"
-            [proxy_plugins.lamina]
-              type = "snapshot"
-              address = "\(address)"
-
-            """
-        try Self.write(text, to: sandbox.directory + "/containerd.toml")
-        daemon = try sandbox.startProgram([
-            "containerd", "--config", sandbox.directory + "/containerd.toml", "--log-level", "info",
-        ])
-        guard eventually(seconds: 60, { (try? ctr("version"))?.exitCode == 0 }) else {
-            throw Outcome.Failed(description: "containerd does not answer\n\(daemon.errorsSoFar.suffix(4000))")
-        }
+        containerd = try Containerd(in: sandbox, proxies: ["lamina": address])
     }
-
-    private static func write(_ text: String, to path: String) throws {
-        let file = try File(path, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)
-        try Array(text.utf8).withUnsafeBytes { try file.write($0, at: 0) }
-    }
-
-    /// What containerd has logged.
-    var log: String { daemon.errorsSoFar }
 
     // MARK: Commands
 
@@ -142,8 +114,5 @@ final class LaminaContainerd {
     }
 
     /// The end: containerd first, and what its shims left.
-    func stop() {
-        daemon.send(SIGTERM)
-        daemon.wait(seconds: 30)
-    }
+    func stop() { containerd.stop() }
 }
