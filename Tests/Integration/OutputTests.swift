@@ -151,8 +151,9 @@ extension EndToEnd {
         func noColor() throws {
             try Sandbox.with { sandbox in
                 func shown(_ environment: String) throws -> String {
-                    // script(1) is a terminal to what it runs.
-                    let command = "\(environment) TERM=xterm \(Requirements.lamina) doctor --root \(sandbox.root)"
+                    // script(1) is a terminal to what it runs. Where the tests run, NO_COLOR may be set.
+                    let command =
+                        "env -u NO_COLOR \(environment) TERM=xterm \(Requirements.lamina) doctor --root \(sandbox.root)"
                     return try run(["script", "-qec", command, "/dev/null"]).output
                 }
                 let (plain, without, empty) = try (shown(""), shown("NO_COLOR=1"), shown("NO_COLOR="))
