@@ -267,7 +267,7 @@ extension EndToEnd {
             }
         }
 
-        @Test("inspect --opened lists first opens in their order, convert takes them, and a later pull fetches them first")
+        @Test("inspect --opened lists first opens in order, convert takes them, and a later pull fetches them first")
         func opened() throws {
             try Sandbox.with { sandbox in
                 let image = try Shared.small.get()

@@ -116,13 +116,16 @@ struct RegistryAccessTests {
         let proxy = try CountingProxy(upstream: registry.port)
         defer { proxy.stop() }
         proxy.faults.redirect = "https://\(registry.host)"
+        let rude = try CountingProxy(upstream: registry.port)
+        defer { rude.stop() }
+        rude.faults.endsBehindHandshake = true
         let ca = "ca = \"\(authority.certificate)\"\n"
         let pair = "client = [[\"\(authority.client.path)\", \"\(authority.client.key)\"]]\n"
         let root = try Access.directory([
             "pair/\(registry.host)/hosts.toml": ca + pair,
             "one/\(registry.host)/hosts.toml": ca + "client = \"both.pem\"\n",
             "one/\(registry.host)/both.pem": both.joined(),
-            "none/\(registry.host)/hosts.toml": ca,
+            "none/\(registry.host)/hosts.toml": ca, "none/\(rude.host)/hosts.toml": ca,
             "files/\(registry.host)/ca.crt": String(
                 decoding: try readFile(authority.certificate, limit: 1 << 16), as: UTF8.self),
             "files/\(registry.host)/me.cert": both[0], "files/\(registry.host)/me.key": both[1],
@@ -142,6 +145,9 @@ struct RegistryAccessTests {
         let refused = try failure(registry.host, "none")
         #expect(refused.code == .network && refused.message.contains(registry.host), "\(refused)")
         #expect(refused.message.contains("client") && refused.message.contains("hosts.toml"), "\(refused)")
+        // A reset may overtake the alert that would say so for certain.
+        let hungUp = try failure(rude.host, "none")
+        #expect(hungUp.code == .network && hungUp.message.contains("'client' in hosts.toml"), "\(hungUp)")
         // What the redirecting registry would be shown is not for the place that it sends us to.
         let sent = try failure(proxy.host, "sent")
         #expect(sent.message.contains("https://\(registry.host)") && sent.code == .network, "\(sent)")

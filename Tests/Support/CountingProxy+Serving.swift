@@ -6,6 +6,7 @@ import LaminaSystem
 extension CountingProxy {
     /// Answers the requests of one connection until it ends.
     func serve(_ client: LoopbackSocket, connection: Int) {
+        if faults.endsBehindHandshake { return passHandshake(of: client) }
         while let head = client.receiveHead() {
             let words = head.firstLine.split(separator: " ").map(String.init)
             guard words.count == 3, words[0] == "GET" || words[0] == "HEAD" else {
@@ -38,6 +39,19 @@ extension CountingProxy {
                 || pass(
                     head, method: words[0], blob: blob, faults: applies ? faults : Faults(), to: client, place: place)
             guard goesOn else { return }
+        }
+    }
+
+    /// Passes a handshake of TLS 1.3 on (RFC 8446 §2): one message of the client, the server's, and the client says the last word.
+    private func passHandshake(of client: LoopbackSocket) {
+        let hello = client.receive(atMost: 1 << 14)
+        guard let server = try? LoopbackSocket.connected(to: upstream), hello.withUnsafeBytes({ server.send($0) })
+        else { return }
+        while true {
+            var waiting = [client, server].map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
+            guard poll(&waiting, 2, 10_000) > 0, waiting[0].revents == 0 else { return }
+            let bytes = server.receive(atMost: 1 << 14)
+            guard !bytes.isEmpty, bytes.withUnsafeBytes({ client.send($0) }) else { return }
         }
     }
 

@@ -52,6 +52,8 @@ public struct Faults: Sendable {
     public var redirect: String?
     /// Bodies go out as `Transfer-Encoding: chunked`, without a Content-Length.
     public var isChunked = false
+    /// TLS passes to the server behind as it is, and the connection ends when both have shaken hands.
+    public var endsBehindHandshake = false
     /// Fields put in place of the registry's own.
     public var fields: [String: String] = [:]
 

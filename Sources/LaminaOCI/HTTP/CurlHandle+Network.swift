@@ -20,6 +20,14 @@ extension CurlHandle {
         }
     }
 
+    /// Whether the last exchange opened a connection, and its TLS handshake was done.
+    var hasShakenHands: Bool {
+        var (connections, microseconds) = (0, Int64(0))
+        _ = lamina_curl_get_long(easy, CURLINFO_NUM_CONNECTS, &connections)
+        _ = lamina_curl_get_offset(easy, CURLINFO_APPCONNECT_TIME_T, &microseconds)
+        return connections > 0 && microseconds > 0
+    }
+
     /// libcurl takes one file, or the text of several.
     private func setAuthorities(_ paths: [String]) {
         var text: [UInt8] = []

@@ -54,6 +54,8 @@ final class HTTPExchange {
     private(set) var retryAfter: Int64 = 0
     /// Where a redirect leads, absolute.
     private(set) var redirectURL: String?
+    /// Whether the server hung up right behind the TLS handshake, in which we showed no certificate.
+    private(set) var mayWantCertificate = false
     /// The protocol of the answer: 1.1, 2, …; `nil` without one.
     private(set) var httpVersion: String?
 
@@ -100,6 +102,10 @@ final class HTTPExchange {
         let ending = wait(for: handle)
         readFacts(handle)
         _ = lamina_curl_get_offset(handle.easy, CURLINFO_RETRY_AFTER, &retryAfter)
+        if case .failed(let code, _) = ending, head.status == 0, request.tls.clients.isEmpty {
+            // That HTTP/2 is spoken is agreed in the handshake, and fails before libcurl has taken its time.
+            mayWantCertificate = code == CURLE_HTTP2 || handle.hasShakenHands
+        }
         if case .finished = ending, isAccepted {
             do {
                 // A response without a body calls nothing but the head's function.

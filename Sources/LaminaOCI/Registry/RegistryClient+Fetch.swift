@@ -217,12 +217,16 @@ extension HTTPExchange {
         case .stalled:
             return OCIError(.stalled, "nothing of \(subject) arrived from \(url) for \(settings.stallLimit)")
         case .failed(let code, let text):
-            let error = OCIError(.network, "\(subject) did not arrive from \(url): \(text)")
+            var error = OCIError(.network, "\(subject) did not arrive from \(url): \(text)")
             // The alert comes in the handshake, or behind it with what is read first; the one or the other by the server.
             if text.contains("alert certificate required") || text.contains("alert bad certificate") {
                 throw OCIError(
                     .network,
                     error.message + " (the server wants to see a certificate: 'client' in hosts.toml names one)")
+            }
+            // Where the request is under way already, the server's reset may overtake its alert.
+            if mayWantCertificate {
+                error.message += " (where the server wants to see a certificate, 'client' in hosts.toml names one)"
             }
             switch code {
             case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING:
