@@ -79,7 +79,7 @@ extension Bench {
                 add("\(name).wall", pulled.usage.wall, against: gzip.wall)
                 add("\(name).written", pulled.usage.written / pulled.bytes)
                 add("rss", pulled.usage.peak)
-                try removeTree(store)
+                try space.putAside(store)
             }
         }
     }
@@ -105,7 +105,7 @@ extension Bench {
                 add("convert.cpu", usage.cpu, against: tar.cpu)
             }
             add("convert.rss", usage.peak)
-            try removeTree(target)
+            try space.putAside(target)
         }
     }
 }

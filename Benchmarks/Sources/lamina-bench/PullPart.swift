@@ -31,7 +31,7 @@ extension Bench {
                 add("tar.cpu", tar.cpu)
                 add("tar.wall", tar.wall)
                 add("tar.written", tar.written / pulled.bytes)
-                try removeTree(target)
+                try space.putAside(target)
             }
         }
     }
@@ -53,7 +53,7 @@ extension Bench {
         try body(server)
         add("rss", server.process.peak)
         server.end()
-        try removeTree(store)
+        try space.putAside(store)
     }
 
     /// One large file, from its first page to its last, of a store that has nothing of it.

@@ -29,12 +29,19 @@ struct Workspace {
     /// over their inodes one by one when it needs new ones, and whoever is measured then pays for it.
     func fresh(_ name: String) throws -> String {
         let path = run + "/" + name
-        if access(path, F_OK) == 0 {
-            try makeDirectory(run + "/aside")
-            guard rename(path, run + "/aside/" + UUID().uuidString) == 0 else { throw Failure.system(path) }
-        }
+        try putAside(path)
         try makeDirectory(path)
         return path
+    }
+
+    /// Takes a tree out of the way as `fresh` does; the space of its large files is given back.
+    func putAside(_ path: String) throws {
+        guard access(path, F_OK) == 0 else { return }
+        try makeDirectory(run + "/aside")
+        let place = run + "/aside/" + UUID().uuidString
+        guard rename(path, place) == 0 else { throw Failure.system(path) }
+        let large = ["-xdev", "-type", "f", "-size", "+1M"]
+        try lamina_bench.run(["find", place] + large + ["-exec", "truncate", "-s", "0", "{}", "+"])
     }
 }
 
