@@ -100,12 +100,20 @@ public final class LayerPull: Producer, @unchecked Sendable {
             case .full: return job
             case .empty: continue
             case .prepare(let active):
-                if let urgent = engine.prepare(active, preferring: layer) {
-                    engine.state.withLock(notify: true) { $0.jobs.append(urgent) }
-                }
+                prepare(active, engine)
                 // Otherwise it is a lie, or not to be had: this pull has been told.
-                if !engine.state.withLock({ _ in active.isPrepared }) { skip() }
+                guard engine.state.withLock({ _ in active.isPrepared }) else {
+                    skip()
+                    continue
+                }
+                prepareNeighbours(within: job.limit, engine)
             }
+        }
+    }
+
+    private func prepare(_ active: ActiveContent, _ engine: MergeEngine) {
+        if let urgent = engine.prepare(active, preferring: layer) {
+            engine.state.withLock(notify: true) { $0.jobs.append(urgent) }
         }
     }
 
@@ -162,13 +170,7 @@ public final class LayerPull: Producer, @unchecked Sendable {
                     continue
                 }
                 if !job.members.isEmpty { return .full }
-                let new = ActiveContent(id: row.content.id)
-                state.active[new.id] = new
-                new.early.append(
-                    Request(
-                        content: new.id, range: 0..<0, startsBackground: false,
-                        ticket: MergeTicket(content: new.id, number: ticketNumber), completion: completion()))
-                return .prepare(new)
+                return .prepare(announce(row, &state))
             }
             guard active.isPrepared else {
                 deferred.append(row)
@@ -190,11 +192,42 @@ public final class LayerPull: Producer, @unchecked Sendable {
         return .empty
     }
 
+    /// Makes a content known as one that is being prepared.
+    private func announce(_ row: UnmergedContent, _ state: inout EngineState) -> ActiveContent {
+        let new = ActiveContent(id: row.content.id)
+        state.active[new.id] = new
+        new.early.append(
+            Request(
+                content: new.id, range: 0..<0, startsBackground: false,
+                ticket: MergeTicket(content: new.id, number: ticketNumber), completion: completion()))
+        return new
+    }
+
+    /// Prepares what stands behind the content at `head` in the range that its job may become: now, while the job is empty and
+    /// nobody waits for it. A range that ended before each of them would be a request for each.
+    private func prepareNeighbours(within limit: Int, _ engine: MergeEngine) {
+        let end = rows[head].firstChunk.blobOffset + Int64(limit)
+        for row in rows[(head + 1)...].prefix(while: { $0.firstChunk.blobOffset < end }) {
+            if endsEarly { return }
+            if needsNoPreparation(row) { continue }
+            let new = engine.state.withLock { state -> ActiveContent? in
+                guard !state.isStopping, state.active[row.content.id] == nil,
+                    !state.recentlyMerged.contains(row.content.id, since: rowsTime)
+                else { return nil }
+                return announce(row, &state)
+            }
+            if let new { prepare(new, engine) }
+        }
+    }
+
     /// A content of one small chunk needs no preparation.
+    private func needsNoPreparation(_ row: UnmergedContent) -> Bool {
+        row.content.name.claim == nil && !row.hasTwin && !row.firstChunk.isHole
+            && row.content.size <= MergeEngine.smallSize && row.content.proof != .disproven
+    }
+
     private func activate(_ row: UnmergedContent, _ state: inout EngineState) -> ActiveContent? {
-        guard !isWaiting, row.content.name.claim == nil, !row.hasTwin, !row.firstChunk.isHole,
-            row.content.size <= MergeEngine.smallSize,
-            row.content.proof != .disproven, !state.recentlyMerged.contains(row.content.id, since: rowsTime)
+        guard !isWaiting, needsNoPreparation(row), !state.recentlyMerged.contains(row.content.id, since: rowsTime)
         else { return nil }
         let active = ActiveContent(single: row)
         state.active[active.id] = active

@@ -109,7 +109,8 @@ struct EvictionTests {
                 let chunks = try engine.store.index.chunks(of: content, preferring: image.layers[0])
                 return try #require(chunks.first).source.blobOffset
             }
-            let first = source.reads.prefix(wanted.count)
+            // Two of them are neighbours: one range.
+            let first = source.reads.prefix(wanted.count - 1)
             #expect(places.allSatisfy { place in first.contains { $0.range.contains(place) } }, "\(first.map(\.range))")
             #expect(first.reduce(0) { $0 + $1.range.count } < 5 * Self.size)
         }

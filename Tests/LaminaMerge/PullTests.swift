@@ -78,6 +78,22 @@ struct PullTests {
         }
     }
 
+    @Test("asks for files of middle size that stand side by side as for one range")
+    func neighbours() throws {
+        let fixture = try Fixture()
+        // Each has to be looked up before it is fetched: it may be part of what the store has.
+        let files = (0..<40).map { ("file\($0)", noise(70_000 + $0 * 1000, seed: UInt64($0))) }
+        try writeImage([Self.layer(files, chunkSize: 1 << 20)], tag: "a", layout: fixture.layout)
+        try fixture.withEngine { engine in
+            let image = try fixture.index(engine)
+            let source = fixture.control(engine)
+            try engine.merge(image)
+            #expect(try engine.store.isWholeAndRight())
+            #expect(source.reads.count <= 4, "3.6 MB, and nothing is known of the source at first")
+            #expect(source.repeatedByteCount == 0)
+        }
+    }
+
     @Test("goes on after a stop midway: only what is missing is fetched, by another process's engine")
     func resumes() throws {
         let fixture = try Fixture()
