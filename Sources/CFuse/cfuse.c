@@ -70,8 +70,29 @@ static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *pa
     return written;
 }
 
+/// Keeps the answer to a RELEASE until the next request is answered. The kernel sends a RELEASE behind the back of who closes,
+/// who may have sent the next request already, and waits for that.
+static bool defer(const struct iovec *parts, int count) {
+    struct lamina_fuse_worker *worker = lamina_fuse_current;
+    if (worker == NULL || worker->opcode != FUSE_RELEASE || count != 1 || worker->owed.len != 0) return false;
+    const struct fuse_out_header *header = parts[0].iov_base;
+    if (header->unique != worker->unique) return false;
+    worker->owed = *header;
+    return true;
+}
+
+/// Sends the answer that was kept. Who dies before it is sent the RELEASE again, as any request.
+static void pay(struct lamina_fuse_worker *worker) {
+    if (worker->owed.len == 0) return;
+    struct fuse_out_header owed = worker->owed;
+    worker->owed.len = 0;
+    // Of a session that is at its end nobody wants answers.
+    if (write(worker->fuse->device, &owed, sizeof owed) < 0) return;
+}
+
 static ssize_t io_writev(int device, struct iovec *parts, int count, void *data) {
     struct lamina_fuse *fuse = data;
+    if (defer(parts, count)) return (ssize_t)parts[0].iov_len;
     if (fuse->init_pending) {
         const struct fuse_out_header *header = parts[0].iov_base;
         if (header->unique == fuse->init_unique) {
@@ -188,7 +209,9 @@ static int keep_init(struct lamina_fuse *fuse, const void *bytes, size_t size) {
 }
 
 static void process(struct lamina_fuse_worker *worker, const struct fuse_buf *buffer) {
-    worker->unique = ((const struct fuse_in_header *)buffer->mem)->unique;
+    const struct fuse_in_header *header = buffer->mem;
+    worker->unique = header->unique;
+    worker->opcode = header->opcode;
     lamina_fuse_current = worker;
     fuse_session_process_buf(worker->fuse->session, buffer);
     lamina_fuse_current = NULL;
@@ -255,7 +278,9 @@ static void stay_awake(struct lamina_fuse *fuse) {
 static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
     while (true) {
         int received = fuse_session_receive_buf(worker->fuse->session, &worker->buffer);
-        if (received != -EAGAIN || now() >= start + SHORT_PAUSE) return received;
+        if (received != -EAGAIN) return received;
+        pay(worker);
+        if (now() >= start + SHORT_PAUSE) return received;
         // Not too often: each look takes the lock that requests are queued with.
         for (int i = 0; i < 8; i++) relax();
     }
@@ -271,6 +296,7 @@ static int take(struct lamina_fuse_worker *worker, uint64_t start) {
         if (received != -EAGAIN) return received;
         if (fuse->awake >= 0 && poll(&readable, 1, BURST_END) == 0) let_sleep(fuse);
     } else {
+        pay(worker);
         let_sleep(fuse);
     }
     // The device does not block, so that looking and taking are one call.
@@ -284,6 +310,7 @@ static int take(struct lamina_fuse_worker *worker, uint64_t start) {
 static int receive(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
     if (!worker->has_turn) {
+        pay(worker);
         while (sem_wait(&fuse->turn) != 0) {}
         worker->has_turn = true;
     }
@@ -307,6 +334,7 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     int received = receive(worker);
     if (received == -EINTR || received == -EAGAIN) return 1;
     if (received <= 0) {
+        pay(worker);
         give_turn(worker);
         return received;
     }
@@ -318,7 +346,11 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
         if (error != 0) return error;
     }
     share_if_busy(worker, header->opcode);
+    bool is_release = header->opcode == FUSE_RELEASE;
+    // Two in a row: one is kept.
+    if (is_release) pay(worker);
     process(worker, &worker->buffer);
+    if (!is_release) pay(worker);
     return 1;
 }
 

@@ -112,7 +112,10 @@ struct lamina_fuse_worker {
     void *context;
     struct fuse_buf buffer;
     uint64_t unique;
+    uint32_t opcode;
     bool has_turn;
+    // An answer that nobody waits for, and that has not gone out yet; its length is 0 where there is none. See defer.
+    struct fuse_out_header owed;
 };
 
 /// The worker whose request this thread processes now. libfuse hands its callbacks the session only.
