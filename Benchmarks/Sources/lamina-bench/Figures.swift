@@ -52,6 +52,10 @@ private let promises: [Figure] = [
         part: "restart",
         how: "`lamina serve` ended by SIGTERM; from the start of the next one until `lstat` of a path below the mount"),
     Figure(
+        "lookup", "a look-up among a million inodes against one among 10,000", .ratio, .atMost(1.3, aim: 1.0),
+        part: "restart",
+        how: "`lstat` of 5,000 files one after the other, each never looked up before, their directories known"),
+    Figure(
         "index.bytes", "index bytes a file", .bytes, .atMost(400, aim: 250), part: "tree",
         how: "`index.db` after the pull of the 100,000-entry layer, by its entries"),
     Figure(
@@ -118,6 +122,12 @@ private let comparisons: [Figure] =
         Figure(
             "million.bytes", "index bytes an entry, a million entries", .bytes, part: "restart",
             how: "`index.db`; every tenth file has a content of its own"),
+        Figure(
+            "lookup.value", "a look-up among a million inodes", .microseconds, part: "restart",
+            how: "the row's own value"),
+        Figure(
+            "lookup.reference", "a look-up among 10,000 inodes", .microseconds, part: "restart",
+            how: "the row's reference"),
     ]
     + [("text", "text (500 MB, 4:1)"), ("usr", "usr"), ("plain", "plain (mix as ordinary gzip)")].flatMap {
         name, title in

@@ -126,28 +126,41 @@ struct Inputs {
     }
 
     /// A million entries: 10,000 directories, 990,000 files, of which every tenth has a content of its own.
-    func millionImage() throws -> Image {
-        try image("million", of: try millionTar(), level: 1)
+    func millionImage() throws -> Image { try numberedImage("million", directories: Self.millionDirectories) }
+
+    /// A hundredth of it.
+    func tenThousandImage() throws -> Image {
+        try numberedImage("ten-thousand", directories: Self.millionDirectories / 100)
     }
 
-    private func millionTar() throws -> String {
-        let path = space.inputs + "/million.tar"
-        try TarFile.write(path) { tar in
-            for directory in 0..<10_000 {
-                tar.add("\(directory / 100)/\(directory)/", content: nil)
-                for number in 0..<99 {
-                    let content = number % 10 == 0 ? "content \(directory) \(number)\n" : ""
-                    tar.add("\(directory / 100)/\(directory)/file-\(number)", content: content)
+    static let millionDirectories = 10_000
+
+    private func numberedImage(_ name: String, directories: Int) throws -> Image {
+        let path = "\(space.inputs)/\(name).tar"
+        return try image(
+            name,
+            of: {
+                try TarFile.write(path) { tar in
+                    for directory in 0..<directories {
+                        tar.add(Self.directory(directory) + "/", content: nil)
+                        for number in 0..<Self.filesInDirectory {
+                            let content = number % 10 == 0 ? "content \(directory) \(number)\n" : ""
+                            tar.add("\(Self.directory(directory))/file-\(number)", content: content)
+                        }
+                    }
                 }
-            }
-        }
-        return "tar:" + path
+                return "tar:" + path
+            }(), level: 1)
     }
+
+    static let filesInDirectory = 99
+
+    /// The path of one of the numbered directories.
+    static func directory(_ number: Int) -> String { "\(number / 100)/\(number)" }
 
     /// A path of the million that nothing has looked up before.
     static func millionPath(_ number: Int) -> String {
-        let directory = (number * 7919 + 13) % 10_000
-        return "\(directory / 100)/\(directory)/file-\(number % 99)"
+        "\(directory((number * 7919 + 13) % millionDirectories))/file-\(number % filesInDirectory)"
     }
 
     /// One file of 4 GiB.

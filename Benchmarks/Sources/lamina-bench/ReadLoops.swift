@@ -88,6 +88,12 @@ final class ReadLoops {
         return got
     }
 
+    /// Asks for the attributes of each file.
+    func attributes(_ paths: Paths) throws {
+        var status = stat()
+        for path in paths.pointers where lstat(path, &status) != 0 { throw Failure.system(String(cString: path)) }
+    }
+
     /// What open and close take together, in seconds, for each file.
     func openClose(_ paths: Paths) throws -> [Double] {
         try paths.pointers.map { path in

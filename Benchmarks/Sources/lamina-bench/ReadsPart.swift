@@ -91,5 +91,30 @@ extension Bench {
         for round in 0..<rounds(11, quick: 5) {
             add("restart", try server.restart(untilFound: Inputs.millionPath(round)) * 1000)
         }
+        try lookups(server)
+    }
+
+    /// Single files looked up by name, in a store of a million inodes and in one of ten thousand.
+    private func lookups(_ million: Server) throws {
+        let image = try inputs.tenThousandImage()
+        let registry = try Registry(space, [image])
+        defer { registry.process.end() }
+        let store = try space.fresh("store-ten-thousand")
+        _ = try pull(registry, image, into: store, lazy: true)
+        let server = try Server(space, store: store, reference: registry.reference(image))
+        defer { server.end() }
+        let count = 5000
+        func microseconds(_ server: Server, directories: Int) throws -> Double {
+            try dropCaches(2)
+            // As many look-ups on both sides: those of the directories are not timed.
+            let places = (0..<count).map { "\(server.view)/\(Inputs.directory($0 * 7919 % directories))" }
+            try loops.attributes(Paths(places))
+            let files = Paths(places.enumerated().map { "\($1)/file-\($0 / directories)" })
+            return try timed { try loops.attributes(files) } / Double(count) * 1e6
+        }
+        for _ in 0..<rounds(11, quick: 5) {
+            let small = try microseconds(server, directories: Inputs.millionDirectories / 100)
+            add("lookup", try microseconds(million, directories: Inputs.millionDirectories), against: small)
+        }
     }
 }
