@@ -275,14 +275,19 @@ def reader(number, kind, seed, mounts, stop, results):
                 time.sleep(0.1)
                 continue
             mount, tree = writable[0].split("\t")
-        if mount not in known: known = {mount: Mounted(mount, tree), **dict(list(known.items())[:1])}
+        # Held for the turn: what looks at names alone has nothing open that would keep the mount from being unmounted.
+        held = os.open(mount, os.O_PATH)
         try:
+            if not os.path.ismount(mount): continue
+            if mount not in known: known = {mount: Mounted(mount, tree), **dict(list(known.items())[:1])}
             if kind is not copy_up and mount.endswith("-rw") and kind is list_directory:
                 continue  # others write there
             kind(chance, known[mount], count)
             count["turns"] += 1
         except Exception as error:
             failures.append(f"{time.monotonic():.3f} {kind.__name__}: {error!r} {traceback.format_exc(limit=2) if not isinstance(error, Wrong) else ''}")
+        finally:
+            os.close(held)
     results.put((kind.__name__, count, failures))
 
 
