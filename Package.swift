@@ -97,7 +97,7 @@ let package = Package(
         .target(
             name: "LaminaContainerd",
             dependencies: [
-                "LaminaSystem", "LaminaStore", "LaminaSnapshotter",
+                "LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaSnapshotter",
                 .product(name: "GRPCCore", package: "grpc-swift-2", condition: .when(traits: ["Containerd"])),
                 .product(
                     name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport",

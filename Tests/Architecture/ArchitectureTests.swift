@@ -16,7 +16,7 @@ private let arrows: [String: Set<String>] = [
     "LaminaFUSE": ["LaminaSystem", "CFuse"],
     "LaminaFilesystem": ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"],
     "LaminaSnapshotter": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaMerge"],
-    "LaminaContainerd": ["LaminaSystem", "LaminaStore", "LaminaSnapshotter"],
+    "LaminaContainerd": ["LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaSnapshotter"],
 ]
 
 private let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()

@@ -23,14 +23,15 @@ type server struct {
 	client     snapshotsapi.SnapshotsClient
 }
 
-// start starts lamina on a directory, and waits until it answers.
-func start(root string) (*server, error) {
+// start starts lamina on a directory, with options if need be, and waits until it answers.
+func start(root string, options ...string) (*server, error) {
 	binary := os.Getenv("LAMINA_BINARY")
 	if binary == "" {
 		return nil, fmt.Errorf("LAMINA_BINARY does not say what to test")
 	}
 	s := &server{root: root, address: filepath.Join(root, "containerd.sock")}
-	s.process = exec.Command(binary, "serve", "--root", root, "--address", s.address, "--log-level", "warn")
+	words := append([]string{"serve", "--root", root, "--address", s.address, "--log-level", "warn"}, options...)
+	s.process = exec.Command(binary, words...)
 	s.process.Stdout, s.process.Stderr = os.Stdout, os.Stderr
 	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := s.process.Start(); err != nil {

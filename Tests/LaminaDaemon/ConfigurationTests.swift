@@ -210,7 +210,9 @@ struct ConfigurationTests {
         #expect(settings.progressLimit == .seconds(300) && settings.backoffLimit == .seconds(300))
         // A negative limit is none there, and always one here.
         #expect(configuration.resolver.requestTimeoutSeconds == 30)
-        #expect(file.unused.count == 37, "\(file.unused.count)")
+        #expect(configuration.criKeychain.isEnabled)
+        #expect(configuration.criKeychain.imageServicePath == "/run/containerd/containerd.sock")
+        #expect(file.unused.count == 35, "\(file.unused.count)")
         #expect(Set(file.unused.map(\.description)).count == file.unused.count)
         #expect(file.unused.allSatisfy { $0.reason.count > 20 })
     }

@@ -9,6 +9,8 @@ public final class TokenServer: Sendable {
         case nothing
         /// `user:password` in base64.
         case basic(String)
+        /// The same; and who shows nothing gets a token that is of no use, as Docker's registry has it.
+        case basicOrUseless(String)
         case refreshToken(String)
     }
 
@@ -22,6 +24,7 @@ public final class TokenServer: Sendable {
     public let wants: Wants
     /// How long a token lives, in seconds.
     public let lifetime: Int
+    private static let useless = "-useless"
     private let state = Monitor(State())
     private let listener: LoopbackSocket
 
@@ -59,7 +62,8 @@ public final class TokenServer: Sendable {
             return ContinuousClock().now < end
         }
         if isValid { return nil }
-        let error = field == nil ? "" : ",error=\"invalid_token\""
+        let isUseless = field.map { $0.hasSuffix(Self.useless) } ?? false
+        let error = field == nil ? "" : ",error=\"\(isUseless ? "insufficient_scope" : "invalid_token")\""
         return "Bearer realm=\"http://127.0.0.1:\(port)/token\",service=\"tests\"\(error)"
     }
 
@@ -77,6 +81,7 @@ public final class TokenServer: Sendable {
             switch wants {
             case .nothing: true
             case .basic(let text): head["Authorization"] == "Basic " + text
+            case .basicOrUseless(let text): (head["Authorization"] ?? "Basic " + text) == "Basic " + text
             case .refreshToken(let token):
                 head.firstLine.hasPrefix("POST") && body.split(separator: "&").contains("refresh_token=\(token)")
             }
@@ -84,6 +89,9 @@ public final class TokenServer: Sendable {
             state.requests.append(head.firstLine + " " + body)
             guard isGranted else { return "" }
             state.issued += 1
+            if case .basicOrUseless = wants, head["Authorization"] == nil {
+                return "token-\(port)-\(state.issued)" + Self.useless
+            }
             let token = "token-\(port)-\(state.issued)"
             state.tokens[token] = ContinuousClock().now + .seconds(lifetime)
             return token

@@ -6,9 +6,11 @@ extension Configuration {
     ///
     /// - Parameters:
     ///   - spoolDirectory: where the blobs of registries that know no ranges are kept while they are read.
+    ///   - kept: what came along with the pulls of others.
     ///   - retried: counts the requests that are made again.
     func registries(
-        spoolDirectory: String? = nil, log: Logger, retried: EventCounter = EventCounter()
+        spoolDirectory: String? = nil, kept: KeptCredentials? = nil, log: Logger,
+        retried: EventCounter = EventCounter()
     ) -> Registries {
         var settings = RegistryClient.Settings()
         settings.spoolDirectory = spoolDirectory
@@ -26,7 +28,16 @@ extension Configuration {
             log.warning("the next server is asked instead", metadata: ["failure": "\(failure)"])
         }
         return Registries(
-            hosts: resolver.hosts, credentials: CredentialStore(file: resolver.credentialsFile), settings: settings)
+            hosts: resolver.hosts, credentials: CredentialStore(file: resolver.credentialsFile, kept: kept),
+            settings: settings)
+    }
+
+    /// What came along with the pulls of others; nil where nothing of it is to be kept.
+    ///
+    /// - Parameter root: the directory of the store, where a file has it.
+    func keptCredentials(root: String, log: Logger) -> KeptCredentials? {
+        guard criKeychain.isEnabled else { return nil }
+        return KeptCredentials(path: root + "/credentials.json") { log.warning("\($0)") }
     }
 
     /// Whether `[http] plain` lists the registry of a reference.

@@ -107,6 +107,16 @@ public struct Configuration: Sendable, Equatable {
         public var mergesInBackground = true
     }
 
+    /// `[cri_keychain]`: credentials that kubelet sends along with pulls.
+    public struct CRIKeychain: Sendable, Equatable {
+        /// Whether CRI's image service is offered at the socket for containerd, and what comes by it is kept.
+        public var isEnabled = false
+        /// containerd's own socket, where calls of the image service go on to.
+        public var imageServicePath: String?
+
+        public static let defaultImageServicePath = "/run/containerd/containerd.sock"
+    }
+
     public var fuse = FUSE()
     public var directoryCache = DirectoryCache()
     public var store = StoreSection()
@@ -116,6 +126,7 @@ public struct Configuration: Sendable, Equatable {
     public var resolver = Resolver()
     public var blob = Blob()
     public var snapshotter = Snapshotter()
+    public var criKeychain = CRIKeychain()
 
     public init() {}
 

@@ -26,6 +26,10 @@ enum ConfigurationKeys {
         },
         .path("snapshotter.address", \.snapshotter.address),
         .boolean("snapshotter.background_merge", \.snapshotter.mergesInBackground),
+        .boolean("cri_keychain.enable_keychain", \.criKeychain.isEnabled),
+        .path(
+            "cri_keychain.image_service_path", \.criKeychain.imageServicePath,
+            standard: Configuration.CRIKeychain.defaultImageServicePath),
         .key("resolver.config_path", .paths) {
             .string($0.resolver.hosts.directories.joined(separator: ":"))
         } set: {

@@ -32,7 +32,8 @@ enum StargzKeys {
     private static let metrics = "metrics are at the control socket, and where metrics.address says"
     private static let ranges = "ranges are as long as the chunks that are missing, and as the connection is fast"
     private static let holder = "mounts outlive the server by systemd or 'lamina serve --supervise'"
-    private static let keychain = "credentials are those of docker's configuration and of hosts.toml"
+    private static let keychain =
+        "credentials are docker's, and what kubelet sends along with pulls where cri_keychain.enable_keychain says so"
 
     private static let unused: [ConfigurationKey] = [
         .unused("http_cache_type", .string, cache),
@@ -67,9 +68,7 @@ enum StargzKeys {
             "directory_cache.fadv_dontneed", .boolean,
             "large chunks that nobody waits for are written past the page cache anyway"),
 
-        .unused("cri_keychain.enable_keychain", .boolean, keychain),
-        .unused("cri_keychain.image_service_path", .string, keychain),
-        .unused("cri_keychain.listen_path", .string, keychain),
+        .unused("cri_keychain.listen_path", .string, "CRI's image service is at the snapshotter's own socket"),
         .unused("kubeconfig_keychain.enable_keychain", .boolean, keychain),
         .unused("kubeconfig_keychain.kubeconfig_path", .string, keychain),
 

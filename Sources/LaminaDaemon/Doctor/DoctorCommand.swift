@@ -27,7 +27,8 @@ public struct DoctorCommand: Sendable {
 
     private func examine(_ reference: String, _ context: CommandContext) throws -> ExitStatus {
         let image = try ImageReference(parsing: reference)
-        let registries = context.configuration.registries(log: context.log)
+        let registries = context.configuration.registries(
+            kept: context.configuration.keptCredentials(root: context.root, log: context.log), log: context.log)
         if let credentialsFile { registries.use(credentialsFile: absolutePath(credentialsFile), for: image) }
         Interrupts.install()
         let findings = ImageExamination(

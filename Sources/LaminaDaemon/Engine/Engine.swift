@@ -38,6 +38,8 @@ public final class Engine: Sendable {
     let takeover = Mutex<TakeoverTimes?>(nil)
     /// Asks the mount when somebody wants to know whether it answers.
     let prober = Monitor<Prober?>(nil)
+    /// What came along with the pulls of others by CRI; nil where nothing of it is to be kept.
+    let keptCredentials: KeptCredentials?
     private let registries: Registries
     private let filesystem = Mutex<LayerFilesystem?>(nil)
     private let snapshotter = Mutex<Snapshotter?>(nil)
@@ -59,7 +61,9 @@ public final class Engine: Sendable {
         var options = MergeEngine.Options()
         options.bufferSize = configuration.fuse.mergeBufferSize
         options.workerCount = configuration.fuse.mergeWorkerCount
-        options.registries = configuration.registries(spoolDirectory: root, log: log, retried: retries)
+        keptCredentials = configuration.keptCredentials(root: root, log: log)
+        options.registries = configuration.registries(
+            spoolDirectory: root, kept: keptCredentials, log: log, retried: retries)
         registries = options.registries
         options.provingDelay = Self.provingDelay
         options.requiresDiffID = configuration.store.require == .diffID

@@ -1,11 +1,10 @@
 #if Containerd
     import LaminaContainerd
-    import LaminaSnapshotter
     import LaminaSystem
     import Logging
     import ServiceLifecycle
 
-    /// Answers containerd for as long as the server runs.
+    /// Answers containerd, and kubelet where that is wanted, for as long as the server runs.
     struct ContainerdService: Service {
         private let server: ContainerdServer
         private let socket: ControlSocket
@@ -16,7 +15,7 @@
 
         /// Listens, or takes over the socket that an earlier process listened at.
         init(
-            _ snapshotter: Snapshotter, socket: ControlSocket, inherited: File?, notifier: Notifier, ending: Ending,
+            _ backend: ContainerdBackend, socket: ControlSocket, inherited: File?, notifier: Notifier, ending: Ending,
             log: Logger
         ) throws {
             let listening = try socket.listen(inherited)
@@ -25,10 +24,17 @@
                 log.warning("the service manager does not keep the socket for containerd")
             }
             if ControlServer.useOneThread { log.debug("containerd is answered on the control server's thread") }
-            server = try ContainerdServer(snapshotter, socket: listening)
+            let images = backend.credentials.map {
+                ContainerdServer.Images(path: backend.imageServicePath, credentials: $0, log: log)
+            }
+            server = try ContainerdServer(backend.snapshotter, images: images, socket: listening)
             self.socket = socket
             self.ending = ending
-            log.info("containerd is answered", metadata: ["address": "\(socket.path)"])
+            log.info(
+                "containerd is answered",
+                metadata: [
+                    "address": "\(socket.path)", "image service": "\(images.map { "for \($0.path)" } ?? "no")",
+                ])
         }
 
         func run() async throws {

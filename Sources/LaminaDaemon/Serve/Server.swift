@@ -1,5 +1,4 @@
 import Glibc
-import LaminaSnapshotter
 import LaminaStore
 import LaminaSystem
 public import Logging
@@ -48,8 +47,8 @@ public struct Server: Sendable {
                 notifier.status("mounting the file system")
                 try engine.startFilesystem(notifier, held)
                 try stopIfInterrupted(ending)
-                let snapshotter = try containerdAddress.map { _ in try engine.makeSnapshotter() }
-                try serve(engine, notifier, signal, held: held, ending: ending, snapshotter: snapshotter)
+                let containerd = try containerdAddress.map { _ in try engine.makeContainerdBackend() }
+                try serve(engine, notifier, signal, held: held, ending: ending, containerd: containerd)
             } catch {
                 // Ending it twice does nothing. What was taken over from another process is left to the next one.
                 engine.shutdown(unmount: ending.unmounts)
@@ -89,12 +88,12 @@ public struct Server: Sendable {
     /// Runs the services on Swift's pool, while this thread waits.
     func serve(
         _ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal, held: HeldDescriptors = .none,
-        ending: Ending = Ending(unmounts: true), snapshotter: Snapshotter? = nil
+        ending: Ending = Ending(unmounts: true), containerd: ContainerdBackend? = nil
     ) throws {
         let outcome = Monitor<Result<Void, any Error>?>(nil)
         Task { [self] in
             do {
-                try await runServices(engine, notifier, signal, held, ending, snapshotter)
+                try await runServices(engine, notifier, signal, held, ending, containerd)
                 outcome.withLock(notify: true) { $0 = .success(()) }
             } catch {
                 outcome.withLock(notify: true) { $0 = .failure(error) }
@@ -105,7 +104,7 @@ public struct Server: Sendable {
 
     private func runServices(
         _ engine: any ControlledEngine, _ notifier: Notifier, _ signal: ReadySignal, _ held: HeldDescriptors,
-        _ ending: Ending, _ snapshotter: Snapshotter?
+        _ ending: Ending, _ containerd: ContainerdBackend?
     ) async throws {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         // One that came before they were trapped.
@@ -137,7 +136,7 @@ public struct Server: Sendable {
         quiet.logLevel = max(log.logLevel, .warning)
         let clients =
             [ServiceGroupConfiguration.ServiceConfiguration(service: control)]
-            + (try containerdServices(snapshotter, notifier, held, ending))
+            + (try containerdServices(containerd, notifier, held, ending))
         // Ended from the last to the first: no new clients, then the engine.
         var services: [ServiceGroupConfiguration.ServiceConfiguration] = [
             .init(service: EngineService(engine: engine, notifier: notifier, ending: ending, log: log))
@@ -158,12 +157,12 @@ public struct Server: Sendable {
 
     /// What answers containerd, where it is to be; it listens already, so that whoever comes waits in the socket's queue.
     private func containerdServices(
-        _ snapshotter: Snapshotter?, _ notifier: Notifier, _ held: HeldDescriptors, _ ending: Ending
+        _ backend: ContainerdBackend?, _ notifier: Notifier, _ held: HeldDescriptors, _ ending: Ending
     ) throws -> [ServiceGroupConfiguration.ServiceConfiguration] {
         #if Containerd
-            guard let snapshotter, let containerdAddress else { return [] }
+            guard let backend, let containerdAddress else { return [] }
             let service = try ContainerdService(
-                snapshotter, socket: ControlSocket(path: containerdAddress), inherited: held[.containerd],
+                backend, socket: ControlSocket(path: containerdAddress), inherited: held[.containerd],
                 notifier: notifier, ending: ending, log: log)
             return [.init(service: service)]
         #else

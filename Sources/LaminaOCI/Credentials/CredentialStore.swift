@@ -1,17 +1,22 @@
 import Glibc
 import LaminaSystem
 
-/// Where credentials are looked up: files in docker's format, and the helpers that they name. Read again each time, as a
-/// login elsewhere changes them.
+/// Where credentials are looked up: files in docker's format, and the helpers that they name, read again each time, as a
+/// login elsewhere changes them; then what came along with pulls of others.
 public struct CredentialStore: Sendable, Hashable {
     /// A file that must be there: `--creds-file`.
     public var file: String?
     /// Docker's own file, which may be missing.
     public var defaultFile: String?
+    /// What came along with pulls of others, which is looked through last.
+    public var kept: KeptCredentials?
     /// How long a helper may take.
     public var helperTimeLimit: Duration = .seconds(30)
 
-    public init(file: String? = nil, defaultFile: String? = CredentialStore.dockerFile()) {
+    public init(
+        file: String? = nil, defaultFile: String? = CredentialStore.dockerFile(), kept: KeptCredentials? = nil
+    ) {
+        self.kept = kept
         self.file = file
         self.defaultFile = defaultFile
     }
@@ -35,7 +40,7 @@ public struct CredentialStore: Sendable, Hashable {
         var origin: String
     }
 
-    /// The credentials for a repository of a registry: of the first file that has any.
+    /// The credentials for a repository of a registry: of the first place that has any.
     ///
     /// - Throws: `badConfiguration` for a file or a helper that cannot be used, `interrupted`.
     func find(host: String, repository: String, shouldStop: () -> Bool) throws(OCIError) -> Found? {
@@ -51,7 +56,9 @@ public struct CredentialStore: Sendable, Hashable {
                 return Found(credentials: found, origin: path)
             }
         }
-        return nil
+        return kept?.credentials(for: host, repository: repository).map {
+            Found(credentials: $0, origin: "a pull of \(repository) by CRI")
+        }
     }
 
     private func read(_ path: String, isOptional: Bool) throws(OCIError) -> DockerConfig? {

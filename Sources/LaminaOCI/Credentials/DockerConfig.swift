@@ -42,7 +42,10 @@ struct DockerConfig: Sendable {
         if case .string(let name)? = root["credsStore"], !name.isEmpty { store = name }
     }
 
-    private static func credentials(
+    /// The credentials that an object of `auths` holds; nil where it holds none.
+    ///
+    /// - Parameter wrong: makes the error of what `auth` is not.
+    static func credentials(
         in entry: JSON, _ wrong: (String) -> OCIError
     ) throws(OCIError) -> Credentials? {
         func text(_ name: String) -> String? {

@@ -7,7 +7,9 @@ final class Authorizer: Sendable {
     struct Grant: Sendable {
         let header: Secret
         let number: UInt64
-        /// Where the credentials come from; `nil` for a token that anybody gets.
+        /// What it was got with; `nil` for a token that anybody gets.
+        let credentials: Credentials?
+        /// Where they come from.
         let origin: String?
     }
 
@@ -78,8 +80,12 @@ final class Authorizer: Sendable {
             let challenge = challenges.first(where: { $0.scheme == "bearer" })
                 ?? challenges.first(where: { $0.scheme == "basic" })
         else { return nil }
-        // A token that is right, of somebody who may not: another one would be refused as well.
-        if refused != nil, challenge.parameters["error"] == "insufficient_scope" { return nil }
+        // A token that is right, of somebody who may not: another one would be refused as well, unless it is somebody else's now.
+        if let refused, challenge.parameters["error"] == "insufficient_scope",
+            try find(host, repository, shouldStop)?.credentials == refused.credentials
+        {
+            return nil
+        }
         let scope = Scope(host: host.key, repository: repository)
         state.withLock { $0.challenges[scope.host] = challenge }
         return try renew(scope, host, challenge, replacing: refused?.number, settings, shouldStop)
@@ -96,54 +102,62 @@ final class Authorizer: Sendable {
                 if let entry = state.entries[scope], entry.grant.number != number { return .other(entry.grant) }
                 if state.underWay.contains(scope) { return nil }
                 state.underWay.insert(scope)
-                return .own(state.entries[scope]?.refreshToken)
+                return .own(state.entries[scope])
             }
             switch turn {
             case nil: continue
             case .other(let grant): return grant
-            case .own(let refreshToken):
+            case .own(let entry):
                 defer { state.withLock(notify: true) { _ = $0.underWay.remove(scope) } }
-                return try fetch(scope, host, challenge, refreshToken, number, settings, shouldStop)
+                return try fetch(scope, host, challenge, entry, number, settings, shouldStop)
             }
         }
     }
 
     private enum Turn {
-        case own(Secret?)
+        case own(Entry?)
         case other(Grant)
     }
 
     private func fetch(
-        _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge, _ refreshToken: Secret?, _ replaced: UInt64?,
+        _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge, _ known: Entry?, _ replaced: UInt64?,
         _ settings: RegistryClient.Settings, _ shouldStop: @Sendable () -> Bool
     ) throws -> Grant? {
-        var store = store
-        if let file = state.withLock({ $0.files[host.namespace ?? host.name] }) { store.file = file }
-        let found = try store.find(host: host.name, repository: scope.repository, shouldStop: shouldStop)
+        let found = try find(host, scope.repository, shouldStop)
         let began = ContinuousClock().now
         switch (challenge.scheme, found?.credentials) {
         case (_, .registryToken(let token)):
-            return keep("Bearer " + token.revealed, scope, origin: found?.origin, replaced: replaced)
+            return keep("Bearer " + token.revealed, scope, found, replaced: replaced)
         case ("basic", .basic(let user, let password)):
             let text = Base64.encode("\(user):\(password.revealed)".utf8)
-            return keep("Basic " + text, scope, origin: found?.origin, replaced: replaced)
+            return keep("Basic " + text, scope, found, replaced: replaced)
         case ("basic", _):
             return nil
         default:
             let service = TokenService(
                 challenge: challenge, host: host, repository: scope.repository, found: found, settings: settings)
-            let token = try service.fetch(refreshToken: refreshToken, shouldStop: shouldStop)
+            // What the service gave to somebody else is of no use to these.
+            let isSame = known?.grant.credentials == found?.credentials
+            let token = try service.fetch(refreshToken: isSame ? known?.refreshToken : nil, shouldStop: shouldStop)
             // Early enough for a request on its way, and not so early that a short life has no use.
             let early = min(token.lifetime / 4, .seconds(10))
             return keep(
-                "Bearer " + token.token.revealed, scope, origin: found?.origin, replaced: nil,
+                "Bearer " + token.token.revealed, scope, found, replaced: nil,
                 renewAt: began + token.lifetime - early, refreshToken: token.refreshToken)
         }
     }
 
+    private func find(
+        _ host: RegistryHost, _ repository: String, _ shouldStop: @Sendable () -> Bool
+    ) throws(OCIError) -> CredentialStore.Found? {
+        var store = store
+        if let file = state.withLock({ $0.files[host.namespace ?? host.name] }) { store.file = file }
+        return try store.find(host: host.name, repository: repository, shouldStop: shouldStop)
+    }
+
     /// Keeps a grant for the next who ask; `nil` where it is what has been refused.
     private func keep(
-        _ value: String, _ scope: Scope, origin: String?, replaced: UInt64?,
+        _ value: String, _ scope: Scope, _ found: CredentialStore.Found?, replaced: UInt64?,
         renewAt: ContinuousClock.Instant? = nil, refreshToken: Secret? = nil
     ) -> Grant? {
         let header = Secret("Authorization: " + value)
@@ -151,7 +165,8 @@ final class Authorizer: Sendable {
             if let old = state.entries[scope], old.grant.number == replaced, old.grant.header == header { return nil }
             if state.entries.count >= Self.entryLimit { state.entries = [:] }
             state.count += 1
-            let grant = Grant(header: header, number: state.count, origin: origin)
+            let grant = Grant(
+                header: header, number: state.count, credentials: found?.credentials, origin: found?.origin)
             state.entries[scope] = Entry(grant: grant, renewAt: renewAt, refreshToken: refreshToken)
             return grant
         }

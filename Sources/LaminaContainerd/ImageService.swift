@@ -1,0 +1,88 @@
+import GRPCCore
+import LaminaOCI
+import LaminaSystem
+import Logging
+import SwiftProtobuf
+
+/// CRI's image service, for kubelet's `--image-service-endpoint`: each call goes on to containerd as it came. Of a pull the credentials
+/// are kept before: containerd has no way to tell them to a snapshotter.
+struct ImageService: RegistrableRPCService {
+    let containerd: Forwarder
+    let credentials: KeptCredentials
+    let log: Logger
+
+    /// The same methods and numbers under two names; containerd 1.6 answers to both, kubelet since 1.26 asks for the first only.
+    private static let names = ["runtime.v1.ImageService", "runtime.v1alpha2.ImageService"]
+    private static let pull = "PullImage"
+    private static let methods = ["ListImages", "ImageStatus", pull, "RemoveImage", "ImageFsInfo"]
+
+    func registerMethods<Transport: ServerTransport>(with router: inout RPCRouter<Transport>) {
+        for name in Self.names {
+            for method in Self.methods {
+                let descriptor = MethodDescriptor(fullyQualifiedService: name, method: method)
+                router.registerHandler(forMethod: descriptor, deserializer: RawMessages(), serializer: RawMessages()) {
+                    request, context in
+                    let only = try await ServerRequest(stream: request)
+                    return try await answer(only, descriptor, context).response
+                }
+            }
+        }
+    }
+
+    private func answer(
+        _ request: ServerRequest<[UInt8]>, _ method: MethodDescriptor, _ context: ServerContext
+    ) async throws -> Forwarder.Answer {
+        func forwarded() async throws -> Forwarder.Answer {
+            try await containerd.forward(request.message, request.metadata, to: method, for: context)
+        }
+        guard method.method == Self.pull, let offer = PullOffer(request.message) else { return try await forwarded() }
+        let credentials = credentials
+        // Whatever becomes of them, the pull goes on.
+        let pull = try? await onThread("credentials") {
+            credentials.begin(offer.credentials, of: offer.image, server: offer.server)
+        }
+        log.debug(
+            "a pull comes with credentials",
+            metadata: ["image": "\(offer.image)", "kept": "\(pull != nil)"])
+        guard let pull else { return try await forwarded() }
+        do {
+            let answer = try await forwarded()
+            await end(pull, succeeded: answer.isSuccess)
+            return answer
+        } catch {
+            await end(pull, succeeded: false)
+            throw error
+        }
+    }
+
+    private func end(_ pull: KeptCredentials.Pull, succeeded: Bool) async {
+        try? await onThread("credentials") { [credentials] in credentials.end(pull, succeeded: succeeded) }
+    }
+}
+
+/// A pull's image, and what came along with it.
+private struct PullOffer {
+    var image: ImageReference
+    var credentials: Credentials
+    /// What they are for; empty for the image's registry.
+    var server: String
+
+    /// nil where nothing came along, and where containerd will refuse what did.
+    init?(_ message: [UInt8]) {
+        var options = BinaryDecodingOptions()
+        // Most of the request is what pod it is for.
+        options.discardUnknownFields = true
+        guard let request = try? Runtime_V1_PullImageRequest(serializedBytes: message, options: options),
+            request.hasAuth, let image = try? ImageReference(parsing: request.image.image)
+        else { return nil }
+        let auth = request.auth
+        guard
+            let credentials = Credentials(
+                username: auth.username, password: auth.password, auth: auth.auth, identityToken: auth.identityToken,
+                registryToken: auth.registryToken)
+        else { return nil }
+        self.image = image
+        self.credentials = credentials
+        server = auth.serverAddress
+    }
+}

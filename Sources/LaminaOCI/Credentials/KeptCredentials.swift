@@ -1,0 +1,207 @@
+import Glibc
+import LaminaSystem
+import Synchronization
+
+/// Credentials that came along with the pulls of others, by repository: layers are fetched long after the pull, by this process
+/// and by the next, which has them from a file that only its owner can read.
+///
+/// Bounded in number and size: what a pull came with least recently goes first.
+public final class KeptCredentials: Sendable {
+    /// A pull that is under way, with what came along with it.
+    public struct Pull: Sendable {
+        let name: String
+        let credentials: Credentials
+    }
+
+    fileprivate struct Entry {
+        /// Registry and repository.
+        var name: String
+        var credentials: Credentials
+        /// Whether a pull with them has succeeded.
+        var hasWorked: Bool
+        /// Those that had worked before these came.
+        var previous: Credentials?
+        /// Pulls with them that are under way.
+        var pullCount = 0
+    }
+
+    /// Repositories; a machine has fewer images than that.
+    static let entryLimit = 1024
+    /// The bytes of what is secret in one: tokens of cloud registries have some thousands.
+    static let secretLimit = 16 << 10
+
+    /// Where they are kept.
+    public let path: String
+    /// The one that was used least recently first.
+    private let entries: Mutex<[Entry]>
+    /// One writes at a time, and the newest state.
+    private let writing = Mutex(())
+    private let report: @Sendable (String) -> Void
+
+    /// Takes up what an earlier process has kept.
+    ///
+    /// - Parameters:
+    ///   - path: of the file, which need not be there; its directory must be there before anything is kept.
+    ///   - report: told in a sentence, without what is secret, why something is not kept.
+    public init(path: String, report: @escaping @Sendable (String) -> Void) {
+        self.path = path
+        self.report = report
+        var known: [Entry] = []
+        do {
+            known = try Self.read(path)
+        } catch {
+            report("the credentials that came along with pulls are not known any more: \(error)")
+        }
+        entries = Mutex(known)
+    }
+
+    /// Keeps what came along with a pull that begins, in memory and in the file. Blocks for the disk where it is new.
+    ///
+    /// - Parameter server: which server they are for, where whoever sent them says so; empty for the image's registry.
+    /// - Returns: what `end` wants to know; nil where they are not kept: of a layout directory, for another server, too long.
+    public func begin(_ credentials: Credentials, of image: ImageReference, server: String = "") -> Pull? {
+        guard case .registry(let host, let repository) = image.place else { return nil }
+        let registry = DockerConfig.key(host)
+        if !server.isEmpty {
+            let named = DockerConfig.key(server)
+            guard named == registry || named.hasPrefix(registry + "/") else { return nil }
+        }
+        let name = "\(registry)/\(repository)"
+        guard credentials.byteCount <= Self.secretLimit else {
+            report("the credentials for \(name) are longer than \(Self.secretLimit) bytes and are not kept")
+            return nil
+        }
+        let isNew = entries.withLock { entries in
+            let old = entries.firstIndex { $0.name == name }.map { entries.remove(at: $0) }
+            var entry = Entry(name: name, credentials: credentials, hasWorked: false)
+            let isNew = old?.credentials != credentials
+            if let old {
+                if isNew {
+                    entry.previous = old.hasWorked ? old.credentials : old.previous
+                } else {
+                    entry = old
+                }
+            }
+            entry.pullCount += 1
+            entries.append(entry)
+            if entries.count > Self.entryLimit { entries.removeFirst() }
+            return isNew
+        }
+        if isNew { save() }
+        return Pull(name: name, credentials: credentials)
+    }
+
+    /// Learns from how a pull ended: those that never worked give way to those that did.
+    public func end(_ pull: Pull, succeeded: Bool) {
+        let hasChanged = entries.withLock { entries in
+            guard let place = entries.firstIndex(where: { $0.name == pull.name && $0.credentials == pull.credentials })
+            else { return false }
+            entries[place].pullCount -= 1
+            let entry = entries[place]
+            if succeeded {
+                (entries[place].hasWorked, entries[place].previous) = (true, nil)
+                return !entry.hasWorked
+            }
+            guard !entry.hasWorked, entry.pullCount <= 0 else { return false }
+            if let previous = entry.previous {
+                entries[place] = Entry(name: entry.name, credentials: previous, hasWorked: true)
+            } else {
+                entries.remove(at: place)
+            }
+            return true
+        }
+        if hasChanged { save() }
+    }
+
+    /// What came along with a pull of this repository.
+    func credentials(for host: String, repository: String) -> Credentials? {
+        let name = "\(DockerConfig.key(host))/\(repository)"
+        return entries.withLock { $0.last { $0.name == name }?.credentials }
+    }
+
+    // MARK: The file
+
+    private func save() {
+        do throws(SystemError) {
+            try writing.withLock { _ throws(SystemError) in try replaceFile(path, with: bytes(), mode: 0o600) }
+        } catch {
+            report("credentials that came along with a pull are lost when this server ends: \(error)")
+        }
+    }
+
+    /// The file's bytes; what makes it too long is forgotten.
+    private func bytes() -> [UInt8] {
+        entries.withLock { entries in
+            while true {
+                let bytes = JSON.object([.init("credentials", .array(entries.map(\.json)))]).sortedBytes()
+                if bytes.count <= DockerConfig.byteLimit { return bytes }
+                entries.removeFirst(entries.count / 4 + 1)
+            }
+        }
+    }
+
+    private static func read(_ path: String) throws -> [Entry] {
+        let bytes: [UInt8]
+        do {
+            bytes = try readFile(path, limit: DockerConfig.byteLimit)
+        } catch {
+            if error.code == ENOENT || error.code == ENOTDIR { return [] }
+            throw error
+        }
+        func wrong(_ what: String) -> OCIError { OCIError(.badConfiguration, "\(path) \(what)") }
+        guard case .array(let elements)? = try? JSON.parse(bytes)["credentials"], elements.count <= entryLimit else {
+            throw wrong("is not what lamina has written")
+        }
+        return try elements.map { element in
+            guard case .string(let name)? = element["name"],
+                let credentials = try DockerConfig.credentials(
+                    in: element, { wrong("names credentials whose auth \($0)") }
+                )
+            else { throw wrong("has credentials without a name or a secret") }
+            return Entry(name: name, credentials: credentials, hasWorked: element["worked"] == .bool(true))
+        }
+    }
+}
+
+extension KeptCredentials.Entry {
+    fileprivate var json: JSON {
+        var members: [JSON.Member] = [.init("name", .string(name)), .init("worked", .bool(hasWorked))]
+        switch credentials {
+        case .basic(let user, let password):
+            members += [.init("username", .string(user)), .init("password", .string(password.revealed))]
+        case .identityToken(let token): members.append(.init("identitytoken", .string(token.revealed)))
+        case .registryToken(let token): members.append(.init("registrytoken", .string(token.revealed)))
+        }
+        return .object(members)
+    }
+}
+
+/// Two are the same when they are the same object.
+extension KeptCredentials: Hashable {
+    public static func == (left: KeptCredentials, right: KeptCredentials) -> Bool { left === right }
+    public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
+}
+
+extension Credentials {
+    /// What comes along with a pull by CRI, in the words of its `AuthConfig`, of which each may be empty. Tokens go before names, as
+    /// docker has it.
+    ///
+    /// - Returns: nil where nothing of it is of use.
+    public init?(username: String, password: String, auth: String, identityToken: String, registryToken: String) {
+        let entry = JSON.strings([
+            "username": username, "password": password, "auth": auth, "identitytoken": identityToken,
+            "registrytoken": registryToken,
+        ])
+        guard
+            let found = try? DockerConfig.credentials(in: entry, { OCIError(.badConfiguration, "auth \($0)") })
+        else { return nil }
+        self = found
+    }
+
+    fileprivate var byteCount: Int {
+        switch self {
+        case .basic(let user, let password): user.utf8.count + password.revealed.utf8.count
+        case .identityToken(let token), .registryToken(let token): token.revealed.utf8.count
+        }
+    }
+}
