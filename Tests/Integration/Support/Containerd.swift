@@ -14,19 +14,25 @@ struct Containerd {
     private let sandbox: Sandbox
     private let server: Child
 
+    /// Where the one of a sandbox answers.
+    static func socket(in sandbox: Sandbox) -> String { sandbox.directory + "/containerd/socket" }
+
     /// Starts one and waits until it answers.
     ///
-    /// - Parameter proxies: snapshotters that are programs of their own, by name: their sockets.
-    init(in sandbox: Sandbox, proxies: [String: String] = [:]) throws {
+    /// - Parameters:
+    ///   - proxies: snapshotters that are programs of their own, by name: their sockets.
+    ///   - cri: the configuration of the plugin that kubelet speaks to, which is off without.
+    init(in sandbox: Sandbox, proxies: [String: String] = [:], cri: String? = nil) throws {
         self.sandbox = sandbox
         let directory = sandbox.directory + "/containerd"
-        socket = directory + "/socket"
+        socket = Self.socket(in: sandbox)
+        let disabled = (cri == nil ? ["io.containerd.grpc.v1.cri"] : []) + ["io.containerd.internal.v1.opt"]
         try createDirectories(directory)
         var configuration = """
             version = 2
             root = "\(directory)/root"
             state = "\(directory)/state"
-            disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+            disabled_plugins = \(disabled)
             [grpc]
               address = "\(socket)"
             [ttrpc]
@@ -36,6 +42,7 @@ struct Containerd {
         for (name, address) in proxies.sorted(by: { $0.key < $1.key }) {
             configuration += "[proxy_plugins.\(name)]\n  type = \"snapshot\"\n  address = \"\(address)\"\n"
         }
+        configuration += cri ?? ""
         try write(configuration.utf8, to: directory + "/config.toml")
         let server = try sandbox.startProgram([
             "containerd", "--config", directory + "/config.toml", "--log-level", "warn",

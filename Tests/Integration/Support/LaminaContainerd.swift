@@ -8,6 +8,8 @@ final class LaminaContainerd {
     let sandbox: Sandbox
     let lamina: Supervised
     private let containerd: Containerd
+    /// Lamina's socket for containerd.
+    let address: String
     private var socket: String { containerd.socket }
 
     /// What containerd has logged.
@@ -15,15 +17,17 @@ final class LaminaContainerd {
 
     /// Starts lamina under its supervisor, then containerd.
     ///
-    /// - Parameter laminaConfiguration: lines of TOML.
-    init(_ sandbox: Sandbox, laminaConfiguration: String = "") throws {
+    /// - Parameters:
+    ///   - laminaConfiguration: lines of TOML.
+    ///   - cri: the configuration of containerd's plugin for kubelet, which is off without.
+    init(_ sandbox: Sandbox, laminaConfiguration: String = "", cri: String? = nil) throws {
         self.sandbox = sandbox
         // The path of a unix socket has 107 bytes at most.
-        let address = sandbox.directory + "/l.sock"
+        address = sandbox.directory + "/l.sock"
         let configuration = sandbox.directory + "/lamina.toml"
         try write(laminaConfiguration.utf8, to: configuration)
         lamina = try sandbox.supervise("--address", address, "--config", configuration)
-        containerd = try Containerd(in: sandbox, proxies: ["lamina": address])
+        containerd = try Containerd(in: sandbox, proxies: ["lamina": address], cri: cri)
     }
 
     // MARK: Commands
@@ -66,8 +70,10 @@ final class LaminaContainerd {
     // MARK: Facts
 
     /// The digests of the blobs that containerd has downloaded.
-    func blobs() throws -> Set<String> {
-        Set(try ctr("content", "ls", "-q").orThrow().output.split(separator: "\n").map(String.init))
+    func blobs(namespace: String = "default") throws -> Set<String> {
+        Set(
+            try ctr("content", "ls", "-q", namespace: namespace).orThrow().output.split(separator: "\n").map(
+                String.init))
     }
 
     /// Expects that an image shows the fixtures' tree, mounted read-only by containerd.

@@ -1,9 +1,9 @@
 /// Images of several plain layers. (`umoci insert` leaves out the padding of a tar's last entry.)
 enum LayeredImages {
-    /// `LAYOUT TAR…`: an OCI layout of these layers, the lowest first, compressed by gzip and tagged latest.
+    /// `LAYOUT ENTRYPOINT TAR…`: an OCI layout of these layers, the lowest first, compressed by gzip and tagged latest.
     private static let make = """
         import gzip, hashlib, json, os, sys
-        layout, tars = sys.argv[1], sys.argv[2:]
+        layout, entrypoint, tars = sys.argv[1], sys.argv[2].split(), sys.argv[3:]
         os.makedirs(layout + "/blobs/sha256")
         def add(data, media_type):
             name = hashlib.sha256(data).hexdigest()
@@ -14,7 +14,7 @@ enum LayeredImages {
             with open(tar, "rb") as file: data = file.read()
             diff_ids.append("sha256:" + hashlib.sha256(data).hexdigest())
             layers.append(add(gzip.compress(data, 1, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip"))
-        config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/usr/bin"]},
+        config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/usr/bin"], "Entrypoint": entrypoint},
                   "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": [{"created_by": "test"} for _ in tars]}
         manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
                     "config": add(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"), "layers": layers}
@@ -24,7 +24,8 @@ enum LayeredImages {
         with open(layout + "/oci-layout", "w") as file: json.dump({"imageLayoutVersion": "1.0.0"}, file)
         """
 
-    static func make(_ layout: String, of tars: [String]) throws {
-        try run(["python3", "-c", make, layout] + tars, seconds: 240).orThrow()
+    /// - Parameter entrypoint: words without spaces in them.
+    static func make(_ layout: String, of tars: [String], entrypoint: [String] = []) throws {
+        try run(["python3", "-c", make, layout, entrypoint.joined(separator: " ")] + tars, seconds: 240).orThrow()
     }
 }
