@@ -279,6 +279,7 @@ SELECT
     CASE WHEN s.view IS NULL THEN 'no' ELSE 'yes' END AS lazy,
     CASE WHEN l.id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.digest)) END AS layer,
     (SELECT value FROM snapshot_label AS c WHERE c.snapshot = s.id AND c.name = 'containerd.io/snapshot.ref') AS chain_id,
+    s.reference AS image,
     s.refusal AS refusal,
     CASE WHEN s.view IS NULL THEN 'snapshots/' || s.id || '/fs' ELSE 'fs/' || s.view END AS directory,
     s.bytes AS bytes,

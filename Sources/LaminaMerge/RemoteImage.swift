@@ -1,6 +1,7 @@
 import LaminaDigest
 public import LaminaOCI
 public import LaminaStore
+import LaminaSystem
 
 /// An image in its registry, whose layers are put into the index one at a time: what a snapshotter is asked for.
 public struct RemoteImage: Sendable {
@@ -55,6 +56,33 @@ extension MergeEngine {
     /// Begins to merge what the store does not have of a layer, while readers go first.
     public func pull(_ layer: LayerID) -> LayerPull {
         let pull = LayerPull(layer: layer)
+        start([pull])
+        return pull
+    }
+
+    /// Begins to merge what of a layer is wanted first: what was opened first in an earlier container of its image or of the
+    /// version before, then what the image itself marks.
+    ///
+    /// - Returns: nil where the store has all of it.
+    public func pullFirst(_ layer: LayerID, of image: SnapshotImage?) throws -> LayerPull? {
+        let time = state.withLock { $0.recentlyMerged.clock }
+        var contents: [UnmergedContent] = []
+        if let image {
+            // A layer above may have another file of the name: that is not known yet, and costs a file that nobody opens.
+            contents = try store.index.unmergedOpened(store.index.opened(of: image), in: [layer])[layer] ?? []
+        }
+        if let end = try store.index.blob(of: layer)?.prioritizedEnd {
+            var seen = Set(contents.map(\.content.id))
+            var position: ChunkPlace?
+            while true {
+                let page = try store.index.unmerged(in: layer, after: position, before: end, limit: 1024)
+                guard let last = page.last else { break }
+                contents += page.filter { seen.insert($0.content.id).inserted }
+                position = last.firstChunk
+            }
+        }
+        guard !contents.isEmpty else { return nil }
+        let pull = LayerPull(layer: layer, first: contents, readAt: time)
         start([pull])
         return pull
     }

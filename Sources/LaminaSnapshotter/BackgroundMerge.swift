@@ -5,17 +5,33 @@ import Logging
 
 /// Fetches what is missing of the layers that snapshots are of, one layer after the other, while readers go first.
 ///
-/// In the order in which they were asked for; within a layer in the order of its blob, where what was prioritized stands first.
+/// First what of each layer is wanted first; then the layers whole, in the order in which they were asked for. A layer that comes
+/// while another one is fetched whole does not wait for the end of that, which goes on behind it.
 final class BackgroundMerge: Sendable {
-    private struct Waiting {
+    private struct Work {
         var layer: LayerID
+        var image: SnapshotImage?
+        /// Whether only what is wanted first.
+        var isFirst: Bool
         var failures = 0
         var notBefore = ContinuousClock.now
+
+        func isSame(_ other: Work) -> Bool { layer == other.layer && isFirst == other.isFirst }
     }
 
     private struct State {
-        var waiting: [Waiting] = []
+        var waiting: [Work] = []
         var isStopping = false
+
+        /// The place of the work whose turn it is.
+        var next: Int? {
+            let now = ContinuousClock.now
+            return waiting.firstIndex { $0.isFirst && $0.notBefore <= now }
+                ?? waiting.firstIndex { $0.notBefore <= now }
+        }
+
+        /// Whether there is something wanted first whose time has come.
+        var isFirstWaiting: Bool { next.map { waiting[$0].isFirst } ?? false }
     }
 
     /// A layer that cannot be fetched is tried again after this long, then after twice as long, up to the limit.
@@ -34,11 +50,12 @@ final class BackgroundMerge: Sendable {
         self.thread.withLock { $0 = thread }
     }
 
-    func add(_ layers: [LayerID]) {
+    func add(_ layer: LayerID, of image: SnapshotImage?, _ fetching: LayerFetching) {
+        var new: [Work] = []
+        if fetching.first { new.append(Work(layer: layer, image: image, isFirst: true)) }
+        if fetching.whole { new.append(Work(layer: layer, image: image, isFirst: false)) }
         state.withLock(notify: true) { state in
-            for layer in layers where !state.waiting.contains(where: { $0.layer == layer }) {
-                state.waiting.append(Waiting(layer: layer))
-            }
+            for work in new where !state.waiting.contains(where: work.isSame) { state.waiting.append(work) }
         }
     }
 
@@ -50,19 +67,39 @@ final class BackgroundMerge: Sendable {
 
     private func work() {
         while let next = take() {
-            let pull = merge.pull(next.layer)
-            var result: Result<Void, MergeError>?
-            while result == nil {
-                result = pull.wait(seconds: 0.25)
-                if state.withLock({ $0.isStopping }) { return pull.cancel() }
+            do {
+                let pull = try next.isFirst ? merge.pullFirst(next.layer, of: next.image) : merge.pull(next.layer)
+                if let pull { try finish(pull, next) }
+            } catch {
+                retry(next, after: error)
             }
-            guard case .failure(let error) = result, error.code != .interrupted else { continue }
-            retry(next, after: error)
         }
     }
 
-    /// The next layer whose time has come; nil at the end.
-    private func take() -> Waiting? {
+    /// Waits for a pull; one of a whole layer stands back as soon as something is wanted first.
+    private func finish(_ pull: LayerPull, _ work: Work) throws {
+        var hasStoodBack = false
+        while true {
+            let result = pull.wait(seconds: 0.25)
+            if let result {
+                // Cancelled, it ends as well where not everything has landed.
+                if hasStoodBack { return state.withLock { $0.waiting.insert(work, at: 0) } }
+                if case .failure(let error) = result, error.code != .interrupted { throw error }
+                return
+            }
+            let (isStopping, isLate) = state.withLock { state in
+                (state.isStopping, !work.isFirst && state.isFirstWaiting)
+            }
+            if isStopping { return pull.cancel() }
+            if isLate, !hasStoodBack {
+                pull.cancel()
+                hasStoodBack = true
+            }
+        }
+    }
+
+    /// The next work whose time has come; nil at the end.
+    private func take() -> Work? {
         while true {
             // Sleeps until somebody adds a layer where none waits, else until the first one's time.
             let pause = state.wait { state -> Double? in
@@ -75,22 +112,19 @@ final class BackgroundMerge: Sendable {
                 let count = state.withLock { $0.waiting.count }
                 _ = state.wait(seconds: pause) { $0.isStopping || $0.waiting.count > count ? () : nil }
             }
-            let next = state.withLock { state -> Waiting? in
-                guard let index = state.waiting.firstIndex(where: { $0.notBefore <= .now }) else { return nil }
-                return state.waiting.remove(at: index)
-            }
+            let next = state.withLock { state in state.next.map { state.waiting.remove(at: $0) } }
             if let next { return next }
         }
     }
 
-    private func retry(_ layer: Waiting, after error: MergeError) {
-        var layer = layer
-        layer.failures += 1
-        let pause = min(Self.firstPause * Double(1 << min(layer.failures - 1, 10)), Self.longestPause)
-        layer.notBefore = .now + .seconds(pause)
+    private func retry(_ work: Work, after error: any Error) {
+        var work = work
+        work.failures += 1
+        let pause = min(Self.firstPause * Double(1 << min(work.failures - 1, 10)), Self.longestPause)
+        work.notBefore = .now + .seconds(pause)
         log.warning(
             "a layer cannot be fetched for now; what is opened of it is fetched all the same",
-            metadata: ["layer": "\(layer.layer)", "error": "\(error)", "again in seconds": "\(Int(pause))"])
-        state.withLock { [layer] in $0.waiting.append(layer) }
+            metadata: ["layer": "\(work.layer)", "error": "\(error)", "again in seconds": "\(Int(pause))"])
+        state.withLock { [work] in $0.waiting.append(work) }
     }
 }

@@ -49,6 +49,15 @@ final class ImageLayers: Sendable {
         state.withLock { state in if case .success = state.image { true } else { false } }
     }
 
+    /// What the index is to know of the image, once it is resolved.
+    var image: SnapshotImage? {
+        state.withLock { state in
+            guard case .success(let image) = state.image else { return nil }
+            return SnapshotImage(
+                reference: image.resolved.reference.description, manifest: image.resolved.manifestDigest)
+        }
+    }
+
     /// Has the layer with a chain ID in the index; blocks until it is.
     ///
     /// - Parameter below: the chain ID of the layer below; nil for the lowest.

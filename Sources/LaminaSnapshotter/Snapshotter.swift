@@ -19,8 +19,8 @@ public struct SnapshotMount: Sendable, Equatable {
 /// What is promised of each call is in containerd's `snapshots/snapshotter.go`; its own test suite is run against this.
 public final class Snapshotter: Sendable {
     public struct Options: Sendable {
-        /// Whether layers are fetched whole behind the containers that run from them.
-        public var mergesInBackground = true
+        /// What of a layer is fetched behind the containers that run from it, where its image does not say otherwise.
+        public var fetching = LayerFetching()
         /// Whether a registry (by a reference to an image of it) is spoken to without TLS.
         public var speaksPlainHTTP: @Sendable (String) -> Bool = { _ in false }
         /// Called when the file system has a new view.
@@ -34,7 +34,8 @@ public final class Snapshotter: Sendable {
     let log: Logger
     private let layers: LazyLayers
     private let directories: SnapshotDirectories
-    private let background: BackgroundMerge?
+    private let background: BackgroundMerge
+    private let fetching: LayerFetching
     private let layerUsage: LayerUsage
     private let viewsChanged: @Sendable () -> Void
     private let collectGarbage: @Sendable () throws -> Void
@@ -47,17 +48,20 @@ public final class Snapshotter: Sendable {
         self.log = log
         directories = try SnapshotDirectories(store: store)
         layers = LazyLayers(merge: merge, speaksPlainHTTP: options.speaksPlainHTTP)
-        background = options.mergesInBackground ? try BackgroundMerge(merge: merge, log: log) : nil
+        background = try BackgroundMerge(merge: merge, log: log)
+        fetching = options.fetching
         layerUsage = LayerUsage(store: store)
         viewsChanged = options.viewsChanged
         collectGarbage = options.collectGarbage
-        background?.add(try store.index.unmergedSnapshotLayers())
+        for known in try store.index.unmergedSnapshotLayers() {
+            background.add(known.layer, of: known.image, LayerFetching(labels: known.labels, standard: fetching))
+        }
     }
 
     /// Ends what works behind the calls. Calls that wait for the network end with an error.
     public func stop() {
         layers.stop()
-        background?.stop()
+        background.stop()
     }
 
     // MARK: Making
@@ -113,9 +117,10 @@ public final class Snapshotter: Sendable {
         defer { withExtendedLifetime(hold) {} }
         for _ in 0..<2 {
             let (layer, image) = try layers.layer(offer, below: below)
-            if let id = try store.commitLayer(layer, as: name, parent: parent, labels: labels) {
+            let source = image.image
+            if let id = try store.commitLayer(layer, as: name, parent: parent, labels: labels, image: source) {
                 viewsChanged()
-                background?.add([id])
+                background.add(id, of: source, LayerFetching(labels: labels, standard: fetching))
                 return
             }
             // Between indexing and here it was collected: nothing referred to it.

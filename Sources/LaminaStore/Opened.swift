@@ -40,6 +40,11 @@ extension Index {
     /// The paths that were opened first in an image, in their order, without a leading slash. Where nothing is known of this
     /// image, what is known of an earlier one: of the same reference, else of the same repository.
     public func opened(of image: ImageRecord) throws -> [[UInt8]] {
+        try opened(of: SnapshotImage(reference: image.reference, manifest: image.manifestDigest))
+    }
+
+    /// The same of an image that containerd has.
+    public func opened(of image: SnapshotImage) throws -> [[UInt8]] {
         try read { database in
             try database.cached(
                 """
@@ -48,7 +53,7 @@ extension Index {
                     ORDER BY manifest_digest = ?2 DESC, reference = ?1 DESC, id DESC LIMIT 1)
                 ORDER BY position
                 """
-            ).bind(1, text: image.reference).bind(2, digest: image.manifestDigest)
+            ).bind(1, text: image.reference).bind(2, digest: image.manifest)
                 .bind(3, text: ImageRecord.repository(of: image.reference)).map { Array($0.blob(0)) }
         }
     }
@@ -153,10 +158,26 @@ extension Connection {
         return result
     }
 
-    /// The images that opens of these layers' files are of.
+    /// The images that opens of these layers' files are of: those that are mounted, or that containers run from, where there are
+    /// any. containerd's are those of the topmost layers, each with all below, which it may share with others.
     fileprivate func images(of layers: Set<LayerID>) throws -> [OpenedImage] {
         let rows = try cached(
             """
+            WITH RECURSIVE top (id, reference, manifest_digest, is_used) AS (
+                SELECT s.id, s.reference, s.manifest_digest,
+                       EXISTS (SELECT 1 FROM snapshot c WHERE c.parent = s.id AND c.kind <> 3)
+                FROM snapshot s WHERE s.manifest_digest IS NOT NULL
+            ),
+            chain (reference, manifest_digest, is_used, id) AS (
+                SELECT reference, manifest_digest, is_used, id FROM top
+                WHERE is_used OR NOT EXISTS (SELECT 1 FROM snapshot c WHERE c.parent = top.id AND c.view IS NOT NULL)
+                UNION
+                SELECT c.reference, c.manifest_digest, c.is_used, s.parent
+                FROM chain c JOIN snapshot s ON s.id = c.id WHERE s.parent IS NOT NULL
+            )
+            SELECT c.reference, c.manifest_digest, s.layer, c.is_used FROM chain c JOIN snapshot s ON s.id = c.id
+            WHERE s.layer IS NOT NULL
+            UNION ALL
             SELECT m.reference, m.manifest_digest, v.layer, 1 FROM mount mt JOIN image m ON m.id = mt.image
             JOIN mount_view mv ON mv.mount = mt.id JOIN layer_view v ON v.id = mv.view
             UNION ALL

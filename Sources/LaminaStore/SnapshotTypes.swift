@@ -1,3 +1,21 @@
+public import LaminaDigest
+
+/// The image that a lazy layer was asked for as part of.
+public struct SnapshotImage: Sendable, Hashable {
+    /// As the index names images.
+    public var reference: String
+    public var manifest: Digest
+    public init(reference: String, manifest: Digest) { (self.reference, self.manifest) = (reference, manifest) }
+}
+
+/// A lazy layer of which not everything has landed.
+public struct UnmergedSnapshotLayer: Sendable {
+    public var layer: LayerID
+    /// Of the oldest snapshot that is this layer.
+    public var image: SnapshotImage?
+    public var labels: [String: String]
+}
+
 /// What names a snapshot: any bytes (containerd's are `NAMESPACE/SEQ/KEY`, with slashes and spaces).
 public struct SnapshotKey: Hashable, Sendable, CustomStringConvertible {
     public let bytes: [UInt8]
@@ -35,6 +53,8 @@ public struct SnapshotRecord: Sendable {
     public var kind: SnapshotKind
     /// The layer that it is, if it is a lazy one.
     public var layer: LayerID?
+    /// The view that shows it then.
+    public var view: ViewID?
     /// What it took when it was committed; nil for lazy layers, views and active ones.
     public var usage: SnapshotUsage?
     /// Nanoseconds since 1970.

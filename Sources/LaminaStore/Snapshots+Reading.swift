@@ -89,16 +89,27 @@ extension Index {
     }
 
     /// The layers of lazy snapshots of which not everything has landed, the newest snapshot last.
-    public func unmergedSnapshotLayers() throws -> [LayerID] {
+    public func unmergedSnapshotLayers() throws -> [UnmergedSnapshotLayer] {
         try read { database in
-            try database.cached(
+            // Of the columns that are in no aggregate SQLite takes those of the row that has the minimum.
+            let found = try database.cached(
                 """
-                SELECT s.layer FROM snapshot s JOIN layer l ON l.id = s.layer
+                SELECT s.layer, min(s.id), s.reference, s.manifest_digest FROM snapshot s JOIN layer l ON l.id = s.layer
                 WHERE EXISTS (SELECT 1 FROM inode i JOIN content c ON c.id = i.content
                               WHERE i.id BETWEEN l.first_inode AND l.last_inode AND c.state < 2)
                 GROUP BY s.layer ORDER BY min(s.id)
                 """
-            ).map { LayerID($0.integer(0)) }
+            ).map { row in
+                let image = row.digest(3).map { SnapshotImage(reference: row.text(2), manifest: $0) }
+                return (
+                    UnmergedSnapshotLayer(layer: LayerID(row.integer(0)), image: image, labels: [:]), row.integer(1)
+                )
+            }
+            return try found.map { layer, snapshot in
+                var layer = layer
+                layer.labels = try database.snapshotLabels(snapshot)
+                return layer
+            }
         }
     }
 }
@@ -118,17 +129,23 @@ extension Statement {
         let isLazy = integer(10) != 0
         var record = SnapshotRecord(
             id: SnapshotID(id), key: SnapshotKey(blob(1)), parent: integer(9) == 0 ? nil : SnapshotKey(blob(2)),
-            kind: kind, layer: isLazy ? LayerID(integer(4)) : nil,
+            kind: kind, layer: isLazy ? LayerID(integer(4)) : nil, view: isLazy ? ViewID(integer(10)) : nil,
             usage: kind == .committed && !isLazy ? SnapshotUsage(bytes: integer(5), inodes: integer(6)) : nil,
             createdAt: integer(7), updatedAt: integer(8), labels: [:])
-        try database.cached("SELECT name, value FROM snapshot_label WHERE snapshot = ?").bind(1, id).forEach {
-            record.labels[$0.text(0)] = $0.text(1)
-        }
+        record.labels = try database.snapshotLabels(id)
         return record
     }
 }
 
 extension Connection {
+    fileprivate func snapshotLabels(_ snapshot: Int64) throws -> [String: String] {
+        var labels: [String: String] = [:]
+        try cached("SELECT name, value FROM snapshot_label WHERE snapshot = ?").bind(1, snapshot).forEach {
+            labels[$0.text(0)] = $0.text(1)
+        }
+        return labels
+    }
+
     func snapshot(_ key: SnapshotKey) throws -> SnapshotRecord? {
         try cached(snapshotColumns + "WHERE s.key = ?").bind(1, blob: key.bytes).first { try $0.snapshot(self) }
     }

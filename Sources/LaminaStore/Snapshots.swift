@@ -44,11 +44,13 @@ extension Store {
     /// - Parameters:
     ///   - blob: the digest of the layer.
     ///   - parent: a lazy layer, or nil for the lowest.
+    ///   - image: what it is asked for as part of.
     /// - Returns: the layer; nil where the store does not have it, or not any more.
     /// - Throws: `SnapshotError.failedPrecondition` where the parent is no lazy layer: what directories look like that the
     ///   layer does not list could not be told.
     public func commitLayer(
-        _ blob: Digest, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String]
+        _ blob: Digest, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
+        image: SnapshotImage? = nil
     ) throws -> LayerID? {
         try writeDurably { writer in
             let found = try writer.connection.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: blob)
@@ -72,11 +74,11 @@ extension Store {
             let now = Self.now()
             try writer.connection.cached(
                 """
-                INSERT INTO snapshot (key, parent, kind, layer, view, created_at, updated_at)
-                VALUES (?, ?, 3, ?, ?, ?, ?)
+                INSERT INTO snapshot (key, parent, kind, layer, view, created_at, updated_at, reference, manifest_digest)
+                VALUES (?, ?, 3, ?, ?, ?, ?, ?, ?)
                 """
             ).bind(1, blob: name.bytes).bind(2, parent?.row).bind(3, layer.row).bind(4, view.row).bind(5, now)
-                .bind(6, now).run()
+                .bind(6, now).bind(7, text: image?.reference).bind(8, digest: image?.manifest).run()
             try writer.addLabels(labels, to: SnapshotID(writer.connection.lastInsertedRow))
             return layer
         }

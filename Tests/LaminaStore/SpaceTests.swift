@@ -90,6 +90,50 @@ struct SpaceTests {
         #expect(try store.index.opened(of: app) == wanted)
     }
 
+    @Test("first opens in a container are of the image of its topmost layer, also in layers that other images have")
+    func openedInContainers() throws {
+        let store = try scratch.open()
+        let base = FileBytes(pattern(10))
+        try store.importLayer("base", [Entry("etc", .directory), Entry("etc/base", .file(base))])
+        for name in ["a", "b"] {
+            let file = FileBytes(pattern(20, seed: Int(name.utf8.first ?? 0)))
+            try store.importLayer(name, [Entry(name, .file(file))])
+        }
+        func image(_ name: String) -> SnapshotImage {
+            SnapshotImage(reference: "r/\(name):1", manifest: digest("manifest of " + name))
+        }
+        func commit(_ layer: String, _ parent: String?, _ name: String) throws {
+            let found = try store.commitLayer(
+                digest(layer), as: SnapshotKey(layer), parent: parent.map { SnapshotKey($0) },
+                labels: [snapshotChainLabel: layer], image: image(name))
+            #expect(found != nil)
+        }
+        // The lowest layer was asked for as part of the one image, and the other one has it too.
+        try commit("base", nil, "a")
+        try commit("a", "base", "a")
+        try commit("b", "base", "b")
+        func opened(_ name: String) throws -> [String] {
+            try store.index.opened(of: image(name)).map { String(decoding: $0, as: UTF8.self) }
+        }
+        func open(_ path: String) throws {
+            store.uses.note(try inode(path), ContentID(1))
+            try store.recordUses()
+        }
+        _ = try store.createSnapshot(SnapshotKey("c"), parent: SnapshotKey("b"), kind: .active, labels: [:]) { _, _ in }
+        try open("/etc/base")
+        try open("/b")
+        #expect(try opened("b") == ["etc/base", "b"] && opened("a") == [])
+        // No container is of it any more: the image that has the layer on top.
+        try open("/a")
+        #expect(try opened("a") == ["a"] && opened("b") == ["etc/base", "b"])
+        // Its next version.
+        let next = SnapshotImage(reference: "r/b:2", manifest: digest("another"))
+        #expect(try store.index.opened(of: next).count == 2)
+        let waiting = try store.index.unmergedSnapshotLayers()
+        #expect(waiting.map(\.image) == [image("a"), image("a"), image("b")])
+        #expect(waiting.last?.labels == [snapshotChainLabel: "b"])
+    }
+
     @Test("a repository keeps the lists of its last four images")
     func lists() throws {
         let store = try ExampleStore.make(in: scratch)

@@ -105,6 +105,8 @@ public struct Configuration: Sendable, Equatable {
         public var address: String?
         /// Whether layers are fetched whole behind the containers that run from them.
         public var mergesInBackground = true
+        /// Whether what is wanted first of a layer is fetched before it is opened.
+        public var prefetches = true
     }
 
     /// `[cri_keychain]`: credentials that kubelet sends along with pulls.

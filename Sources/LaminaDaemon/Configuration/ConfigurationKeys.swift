@@ -26,6 +26,7 @@ enum ConfigurationKeys {
         },
         .path("snapshotter.address", \.snapshotter.address),
         .boolean("snapshotter.background_merge", \.snapshotter.mergesInBackground),
+        .boolean("snapshotter.prefetch", \.snapshotter.prefetches),
         .boolean("cri_keychain.enable_keychain", \.criKeychain.isEnabled),
         .path(
             "cri_keychain.image_service_path", \.criKeychain.imageServicePath,

@@ -15,6 +15,8 @@ enum StargzKeys {
         ConfigurationKey(
             name: "no_background_fetch", kind: .boolean,
             effect: .translated(to: "snapshotter.background_merge", negated)),
+        ConfigurationKey(
+            name: "noprefetch", kind: .boolean, effect: .translated(to: "snapshotter.prefetch", negated)),
     ]
 
     private static let negated: @Sendable (ConfigurationValue) -> ConfigurationValue? = {
@@ -41,8 +43,6 @@ enum StargzKeys {
         .unused("filesystem_cache_type", .string, cache),
         .unused("resolve_result_entry_ttl_sec", integer, resolved),
         .unused("resolve_result_entry", integer, resolved),
-        .unused("noprefetch", .boolean, prefetching),
-        .unused("snapshotter.prefetch", .boolean, prefetching),
         .unused("prefetch_size", integer, prefetching),
         .unused("prefetch_timeout_sec", integer, "a mount does not wait for what is fetched first"),
         .unused("prefetch_async_size", integer, "a mount does not wait for what is fetched first"),

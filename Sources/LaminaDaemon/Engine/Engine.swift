@@ -199,7 +199,8 @@ public final class Engine: Sendable {
                 "the store \(root) has a comma or a colon in its path, which containerd cannot mount from")
         }
         var options = Snapshotter.Options()
-        options.mergesInBackground = configuration.snapshotter.mergesInBackground
+        options.fetching = LayerFetching(
+            first: configuration.snapshotter.prefetches, whole: configuration.snapshotter.mergesInBackground)
         options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
         options.viewsChanged = { [weak self] in self?.viewsChanged() }
         options.collectGarbage = { [weak self] in _ = try self?.collectGarbage(dryRun: false) }
