@@ -26,7 +26,7 @@ LAMINA_BENCH_DIR ?= $(CURDIR)/.bench
 PART ?=
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test kills chaos hang takeover fuzz grpc lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test kills containerd-kills chaos hang takeover fuzz grpc lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -63,6 +63,13 @@ kills: setup-test ## Kill the pull of a plain layer of 1 GiB 50 times (KILL_MEBI
 	$(SWIFT) build $(RELEASE)
 	LAMINA_BINARY="$(BINARY)" LAMINA_KILL_MEBIBYTES=$(KILL_MEBIBYTES) LAMINA_KILL_COUNT=$(KILL_COUNT) \
 	    $(SWIFT) test --no-parallel --filter 'PlainLayers/killed'
+
+CONTAINERD_KILLS ?= 200
+
+containerd-kills: setup-test ## Kill the server 200 times under containerd (CONTAINERD_KILLS), amid its calls; as root.
+	$(SWIFT) build $(RELEASE)
+	LAMINA_BINARY="$(BINARY)" LAMINA_CONTAINERD_KILLS=$(CONTAINERD_KILLS) \
+	    $(SWIFT) test --no-parallel --filter 'UnderContainerd/killed'
 
 bench-build:
 	@scripts/setup.sh build bench

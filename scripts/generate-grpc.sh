@@ -37,10 +37,16 @@ fi
 output=Sources/LaminaContainerd/Generated
 mkdir -p "$output"
 for proto in Sources/LaminaContainerd/Protos/*.proto; do
-    protoc -I Sources/LaminaContainerd/Protos \
-        --plugin="protoc-gen-swift=$plugins/protoc-gen-swift" --swift_out="$output" \
-        --swift_opt=UseAccessLevelOnImports=true \
-        --plugin="protoc-gen-grpc-swift-2=$plugins/protoc-gen-grpc-swift-2" --grpc-swift-2_out="$output" \
-        --grpc-swift-2_opt=Client=false,UseAccessLevelOnImports=true \
-        "${proto##*/}"
+    plugin_options=(
+        --plugin="protoc-gen-swift=$plugins/protoc-gen-swift" --swift_out="$output"
+        --swift_opt=UseAccessLevelOnImports=true
+    )
+    # What lamina asks of others are messages only.
+    if grep -q '^service ' "$proto"; then
+        plugin_options+=(
+            --plugin="protoc-gen-grpc-swift-2=$plugins/protoc-gen-grpc-swift-2" --grpc-swift-2_out="$output"
+            --grpc-swift-2_opt=Client=false,UseAccessLevelOnImports=true
+        )
+    fi
+    protoc -I Sources/LaminaContainerd/Protos "${plugin_options[@]}" "${proto##*/}"
 done

@@ -9,7 +9,7 @@ struct SnapshotDirectories: Sendable {
     private var base: String { store.root + "/snapshots" }
 
     /// What is on its way out begins with this.
-    private static let removed = "removed-"
+    static let removed = "removed-"
 
     init(store: Store) throws {
         self.store = store

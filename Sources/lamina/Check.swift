@@ -14,7 +14,13 @@ struct Check: ParsableCommand {
               lamina check --read-data=5 --time 10m        a part of the bytes, every night
               lamina check --read-data --repair registry.example.org/app:1
 
-            Exit code 2 when it found damage, repaired or not.
+            With --containerd it compares instead what containerd knows of its snapshots with the index, the directories and \
+            what is mounted. containerd is told to collect its garbage first.
+
+              lamina check --containerd                    at \(SnapshotCheckCommand.defaultSocket)
+              lamina check --containerd /run/k3s/containerd/containerd.sock --json
+
+            Exit code 2 when it found damage, repaired or not, or a difference.
             """)
 
     @Argument(help: "Only the files of this image; the whole store without it.") var image: String?
@@ -30,6 +36,18 @@ struct Check: ParsableCommand {
     @Option(help: ArgumentHelp("Stop after so long: seconds, or with a letter as in 90s, 10m, 2h.", valueName: "time"))
     var time: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "Compare with the snapshots of the containerd at this socket, \(SnapshotCheckCommand.defaultSocket) without one.",
+            valueName: "socket"))
+    var containerd: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "What containerd's configuration calls lamina; \(SnapshotCheckCommand.defaultSnapshotter) without it.",
+            valueName: "name"))
+    var snapshotter: String?
+
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
 
@@ -40,13 +58,34 @@ struct Check: ParsableCommand {
         if let time, Self.seconds(time) == nil {
             throw ValidationError("--time must be a number of seconds, or as in 90s, 10m, 2h; is '\(time)'")
         }
+        if containerd != nil, image != nil || readData != nil || repair || time != nil {
+            throw ValidationError(
+                "--containerd only compares: neither IMAGE, --read-data, --repair nor --time go with it")
+        }
+        guard let snapshotter else { return }
+        if containerd == nil { throw ValidationError("--snapshotter goes with --containerd") }
+        // As containerd wants names (its package identifiers).
+        let isName = snapshotter.utf8.allSatisfy { byte in
+            (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte & 0xDF) || "-_.".utf8.contains(byte)
+        }
+        if !isName || snapshotter.isEmpty {
+            throw ValidationError("--snapshotter is made of letters, digits, '-', '_' and '.'; is '\(snapshotter)'")
+        }
     }
 
     func run() throws {
         try reporting(json: facts.json) {
-            let command = CheckCommand(
-                image: image, readPercent: readData, repairs: repair, seconds: time.flatMap(Self.seconds))
-            let status = try command.run(common.context(json: facts.json))
+            let context = try common.context(json: facts.json)
+            let status =
+                if let containerd {
+                    try SnapshotCheckCommand(
+                        socket: containerd, snapshotter: snapshotter ?? SnapshotCheckCommand.defaultSnapshotter
+                    ).run(context)
+                } else {
+                    try CheckCommand(
+                        image: image, readPercent: readData, repairs: repair, seconds: time.flatMap(Self.seconds)
+                    ).run(context)
+                }
             guard status == .success else { throw ExitCode(status.rawValue) }
         }
     }
@@ -59,8 +98,19 @@ struct Check: ParsableCommand {
         return value * (unit ?? 1)
     }
 
-    /// Gives `--read-data` without a percentage its value, as the parser knows no option that may go without.
+    /// Gives `--read-data` and `--containerd` their values where they stand without, as the parser knows no option that may.
+    ///
+    /// A socket is told from an option or an image by its path.
     static func completed(_ arguments: [String]) -> [String] {
-        arguments.map { $0 == "--read-data" ? "--read-data=100" : $0 }
+        arguments.enumerated().map { position, word in
+            switch word {
+            case "--read-data": return "--read-data=100"
+            case "--containerd":
+                let next = position + 1 < arguments.count ? arguments[position + 1] : ""
+                return next.hasPrefix("/") || next.hasPrefix(".")
+                    ? word : "--containerd=" + SnapshotCheckCommand.defaultSocket
+            default: return word
+            }
+        }
     }
 }

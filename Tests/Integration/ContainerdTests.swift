@@ -10,7 +10,7 @@ extension EndToEnd {
         Requirements.tools("containerd", "ctr:containerd", "runc", "ctr-remote:stargz-snapshotter"))
     struct UnderContainerd {
         /// Runs a test with a containerd, and ends it before the sandbox goes.
-        private static func with(
+        static func with(
             _ configuration: String = "", _ body: (LaminaContainerd, Sandbox) throws -> Void
         ) throws {
             try Sandbox.with { sandbox in
@@ -75,15 +75,25 @@ extension EndToEnd {
             }
         }
 
-        @Test("the fixture images' trees are containerd's", arguments: FixtureImages.names)
+        @Test(
+            "what containerd mounts of the fixture images is its own tree of them, with /srv/private as it is",
+            arguments: FixtureImages.names + ["plain-gzip"])
         func fixtures(_ name: String) throws {
+            let isLazy = name != "plain-gzip"
             try Self.with { containerd, sandbox in
                 let reference = try FixtureImages.reference(name, sandbox)
-                try containerd.pullLazily(reference)
-                let refusals = try sandbox.sql("SELECT refusal FROM snapshot_status WHERE refusal IS NOT NULL")
-                #expect(refusals.isEmpty, "\(refusals)")
-                try containerd.expectFixture(
-                    reference, name, keepsFractions: FixtureImages.keepsFractions(name))
+                if isLazy { try containerd.pullLazily(reference) } else { try containerd.pull(reference) }
+                let lazy = try sandbox.sql("SELECT DISTINCT lazy FROM snapshot_status")
+                #expect(lazy == [isLazy ? "yes" : "no"])
+                let mount = try sandbox.mountPoint("view")
+                try containerd.view(reference, at: mount)
+                defer { try? Mount.unmount(mount) }
+                try TreeOracle.expectFixture(
+                    at: mount, in: sandbox, name, keepsFractions: !isLazy || FixtureImages.keepsFractions(name))
+                let secret = try run(["stat", "-c", "%a %u:%g", mount + "/srv/private"]).output
+                #expect(secret == "700 1000:1001\n")
+                let report = try containerd.check()
+                #expect(report.differences == [] && report.lazyLayers == (isLazy ? 3 : 0), "\(report)")
             }
         }
 
@@ -122,75 +132,25 @@ extension EndToEnd {
             }
         }
 
-        /// How often the server is killed: LAMINA_CONTAINERD_KILLS for a long run.
-        private static let kills = getenv("LAMINA_CONTAINERD_KILLS").flatMap { Int(String(cString: $0)) } ?? 6
-
-        @Test("killed again and again while containers run and images come and go, no container notices")
-        func killed() throws {
-            try Self.with { containerd, sandbox in
-                let reference = try ProgramImage.pushed.get().estargz
-                let other = try FixtureImages.reference("estargz", sandbox)
-                try containerd.pullLazily(reference)
-                let stop = sandbox.directory + "/stop"
-                let loop = """
-                    import glob, os, sys
-                    n = 0
-                    while not os.path.exists("/host/stop"):
-                        for path in filter(os.path.exists, glob.glob("/usr/lib/python3.11/**/*.py", recursive=True)[:200]):
-                            with open(path, "rb") as file: assert file.read(1) or os.path.getsize(path) == 0
-                        n += 1
-                    print("rounds", n)
-                    """
-                let running = try containerd.startCtr([
-                    "run", "--rm", "--snapshotter", "lamina", "--mount",
-                    "type=bind,src=\(sandbox.directory),dst=/host,options=rbind:ro", reference, "long",
-                    "/usr/bin/python3", "-c", loop,
-                ])
-                // A call that a kill cuts short is an error to its caller: that is not what is asked here.
-                #expect(
-                    try eventually(seconds: 60) {
-                        try containerd.ctr("tasks", "ls").output.split(separator: "\n")
-                            .contains { $0.hasPrefix("long ") && $0.hasSuffix("RUNNING") }
-                    })
-                for round in 0..<Self.kills {
-                    try containerd.lamina.killServer()
-                    // Started, ended, pulled and removed while there is no server, or one that begins.
-                    try containerd.pullLazily(other)
-                    let short = try containerd.run(reference, "short\(round)", ["/bin/sh", "-c", "echo fine"])
-                    #expect(short.output == "fine\n", "round \(round): \(short)")
-                    try containerd.ctr("images", "rm", "--sync", other).orThrow()
-                }
-                try File(stop, O_WRONLY | O_CREAT).truncate(to: 0)
-                let outcome = running.wait(seconds: 60)
-                // The program's last word comes after all its reads. What ctr tidies up behind it is a call to containerd like any
-                // other, which may meet a server that is being killed.
-                #expect(outcome.output.hasPrefix("rounds "), "\(outcome)")
-                // containerd and lamina know the same snapshots.
-                func listed() throws -> Int64 {
-                    Int64(
-                        try containerd.ctr("snapshots", "--snapshotter", "lamina", "ls").orThrow().output
-                            .split(separator: "\n").count - 1)
-                }
-                // Once containerd has collected what went last.
-                #expect(try eventually(seconds: 20) { try sandbox.number("SELECT count(*) FROM snapshot") == listed() })
+        /// Makes images of `files` files that all have and one of its own (`own`: its number), and pushes them.
+        static func pushed(_ count: Int, files: Int, _ sandbox: Sandbox) throws -> [String] {
+            let registry = try Shared.registry.get()
+            let tree = try sandbox.mountPoint("tree")
+            try run(["/bin/sh", "-c", "for n in $(seq $2); do echo common $n >\"$1/$n\"; done", "sh", tree, "\(files)"])
+                .orThrow()
+            return try (0..<count).map { number in
+                try run(["/bin/sh", "-c", "echo \"$2\" >\"$1/own\"", "sh", tree, "\(number)"]).orThrow()
+                let layout = "\(sandbox.directory)/\(number).oci"
+                try sandbox.lamina("convert", "dir:\(tree)", "oci:\(layout):latest")
+                try registry.push(layout: layout, sourceTag: "latest", name: "many-\(files)/\(number)", tag: "1")
+                return "\(registry.host)/many-\(files)/\(number):1"
             }
         }
 
         @Test("fifty images are pulled at the same time, and when all are removed nothing is left")
         func concurrent() throws {
             try Self.with { containerd, sandbox in
-                let registry = try Shared.registry.get()
-                let tree = try sandbox.mountPoint("tree")
-                try run(["/bin/sh", "-c", "for n in $(seq 20); do echo common $n >\"$1/$n\"; done", "sh", tree])
-                    .orThrow()
-                var references: [String] = []
-                for number in 0..<50 {
-                    try run(["/bin/sh", "-c", "echo \"$2\" >\"$1/own\"", "sh", tree, "\(number)"]).orThrow()
-                    let layout = "\(sandbox.directory)/\(number).oci"
-                    try sandbox.lamina("convert", "dir:\(tree)", "oci:\(layout):latest")
-                    try registry.push(layout: layout, sourceTag: "latest", name: "fifty/\(number)", tag: "1")
-                    references.append("\(registry.host)/fifty/\(number):1")
-                }
+                let references = try Self.pushed(50, files: 20, sandbox)
                 let pulls = try references.map { try containerd.startLazyPull($0) }
                 for pull in pulls { try pull.wait(seconds: 240).orThrow() }
                 let refusals = try sandbox.sql("SELECT DISTINCT refusal FROM snapshot_status WHERE refusal IS NOT NULL")

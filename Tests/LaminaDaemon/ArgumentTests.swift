@@ -43,6 +43,24 @@ struct ArgumentTests {
         }
     }
 
+    @Test("check --containerd, with a socket and without")
+    func checkContainerd() throws {
+        let words = Check.completed(["check", "--containerd", "/s", "--json"])
+        let command = try #require(try Lamina.parseAsRoot(words) as? Check)
+        #expect(command.containerd == "/s" && command.snapshotter == nil && command.image == nil && command.facts.json)
+        for words in [["check", "--containerd"], ["check", "--containerd", "--snapshotter", "overlayfs"]] {
+            let command = try #require(try Lamina.parseAsRoot(Check.completed(words)) as? Check)
+            #expect(command.containerd == "/run/containerd/containerd.sock", "\(words)")
+        }
+        for wrong in [
+            ["--containerd=/s", "a:1"], ["--containerd=/s", "--repair"], ["--containerd=/s", "--read-data=5"],
+            ["--containerd=/s", "--time=5m"], ["--snapshotter=a"], ["--containerd=/s", "--snapshotter=a\"b"],
+            ["--containerd=/s", "--snapshotter="],
+        ] {
+            #expect(throws: (any Error).self, "\(wrong)") { try Lamina.parseAsRoot(["check"] + wrong) }
+        }
+    }
+
     @Test("ls, status, doctor, version")
     func facts() throws {
         #expect(try parse(List.self, "ls").image == nil)

@@ -10,7 +10,9 @@ final class LaminaContainerd {
     private let containerd: Containerd
     /// Lamina's socket for containerd.
     let address: String
-    private var socket: String { containerd.socket }
+    /// What containerd calls lamina.
+    private let snapshotter = "lamina"
+    var socket: String { containerd.socket }
 
     /// What containerd has logged.
     var log: String { containerd.log }
@@ -27,7 +29,7 @@ final class LaminaContainerd {
         let configuration = sandbox.directory + "/lamina.toml"
         try write(laminaConfiguration.utf8, to: configuration)
         lamina = try sandbox.supervise("--address", address, "--config", configuration)
-        containerd = try Containerd(in: sandbox, proxies: ["lamina": address], cri: cri)
+        containerd = try Containerd(in: sandbox, proxies: [snapshotter: address], cri: cri)
     }
 
     // MARK: Commands
@@ -50,21 +52,26 @@ final class LaminaContainerd {
 
     func startLazyPull(_ reference: String, namespace: String = "default") throws -> Child {
         try sandbox.startProgram([
-            "ctr-remote", "-a", socket, "-n", namespace, "images", "rpull", "--plain-http", "--snapshotter", "lamina",
+            "ctr-remote", "-a", socket, "-n", namespace, "images", "rpull", "--plain-http", "--snapshotter",
+            snapshotter,
             reference,
         ])
     }
 
     /// Pulls an image the ordinary way.
-    func pull(_ reference: String, namespace: String = "default") throws {
-        try ctr(
-            "images", "pull", "--plain-http", "--snapshotter", "lamina", reference, namespace: namespace, seconds: 240
-        ).orThrow()
+    func pull(_ reference: String) throws { try startPull(reference).wait(seconds: 240).orThrow() }
+
+    func startPull(_ reference: String) throws -> Child {
+        try startCtr(["images", "pull", "--plain-http", "--snapshotter", snapshotter, reference])
     }
 
     /// Runs a program in a container of an image, to its end.
     func run(_ reference: String, _ name: String, _ words: [String], seconds: Double = 240) throws -> Outcome {
-        try startCtr(["run", "--rm", "--snapshotter", "lamina", reference, name] + words).wait(seconds: seconds)
+        try startRun(reference, name, words).wait(seconds: seconds)
+    }
+
+    func startRun(_ reference: String, _ name: String, _ words: [String]) throws -> Child {
+        try startCtr(["run", "--rm", "--snapshotter", snapshotter, reference, name] + words)
     }
 
     // MARK: Facts
@@ -76,12 +83,13 @@ final class LaminaContainerd {
                 String.init))
     }
 
-    /// Expects that an image shows the fixtures' tree, mounted read-only by containerd.
-    func expectFixture(_ reference: String, _ comment: String, keepsFractions: Bool) throws {
-        let mount = try sandbox.mountPoint("view")
-        try view(reference, at: mount)
-        defer { try? Mount.unmount(mount) }
-        try TreeOracle.expectFixture(at: mount, in: sandbox, comment, keepsFractions: keepsFractions)
+    /// What `lamina check --containerd` finds.
+    func check() throws -> SnapshotCheckReport {
+        let outcome = try sandbox.attempt("check", "--containerd", socket, "--snapshotter", snapshotter, "--json")
+        guard outcome.exitCode == 0 || outcome.exitCode == 2 else { throw Outcome.Failed(description: "\(outcome)") }
+        let report: SnapshotCheckReport = try decoded(outcome.output)
+        #expect(outcome.exitCode == (report.differences.isEmpty ? 0 : 2))
+        return report
     }
 
     /// Mounts an image read-only, by the mounts that containerd gives for a view of it.
@@ -90,7 +98,7 @@ final class LaminaContainerd {
     func view(_ reference: String, at mount: String) throws {
         let chain = try sandbox.startProgram(["/bin/sh", "-c", Self.chainOfImage, "sh", reference]).wait().orThrow()
         let script = try ctr(
-            "snapshots", "--snapshotter", "lamina", "view", "-t", mount, "view of " + mount,
+            "snapshots", "--snapshotter", snapshotter, "view", "-t", mount, "view of " + mount,
             String(chain.output.dropLast())
         ).orThrow()
         // Mount options are one page: containerd leaves out the path that its lower directories share, and goes there instead.
@@ -116,6 +124,24 @@ final class LaminaContainerd {
             for image in images {
                 try ctr("images", "rm", "--sync", String(image), namespace: namespace).orThrow()
             }
+        }
+    }
+
+    /// Takes away the tasks, containers and writable snapshots that clients which failed have left.
+    func removeContainers() throws {
+        func lines(_ words: String...) throws -> [String] {
+            try startCtr(words).wait().orThrow().output.split(separator: "\n").map(String.init)
+        }
+        for task in try lines("tasks", "ls", "-q") { try ctr("tasks", "rm", "-f", task).orThrow() }
+        for container in try lines("containers", "ls", "-q") { try ctr("containers", "rm", container).orThrow() }
+        // A key may have spaces in it: it ends where the heading of the next column begins.
+        let listing = try lines("snapshots", "--snapshotter", snapshotter, "ls")
+        guard let heading = listing.first, let parent = heading.firstRange(of: "PARENT") else { return }
+        let width = heading.distance(from: heading.startIndex, to: parent.lowerBound)
+        for line in listing.dropFirst() where line.split(separator: " ").last == "Active" {
+            var key = line.prefix(width)
+            while key.last == " " { key.removeLast() }
+            try ctr("snapshots", "--snapshotter", snapshotter, "rm", String(key)).orThrow()
         }
     }
 

@@ -17,15 +17,24 @@ func isAlive(_ pid: pid_t) -> Bool {
     return stat[end + 2] != UInt8(ascii: "Z") && stat[end + 2] != UInt8(ascii: "X")
 }
 
-/// The page faults of a process for which something had to be read (majflt of proc_pid_stat(5)).
-func majorFaults(_ pid: pid_t) -> Int {
+/// A number of proc_pid_stat(5), by its place there; 0 where the process is not there. Only of those behind the name.
+private func statField(_ field: Int, of pid: pid_t) -> Int {
     guard let stat = try? readFile("/proc/\(pid)/stat"), let end = stat.lastIndex(of: UInt8(ascii: ")")) else {
         return 0
     }
     let fields = String(decoding: stat[(end + 1)...], as: UTF8.self).split(separator: " ")
-    // The state, the third of all fields, is the first of these; majflt is the twelfth.
-    return fields.count > 9 ? Int(fields[9]) ?? 0 : 0
+    // The state, the third of all fields, is the first of these.
+    return fields.count > field - 3 ? Int(fields[field - 3]) ?? 0 : 0
 }
+
+/// The page faults of a process for which something had to be read (majflt).
+func majorFaults(_ pid: pid_t) -> Int { statField(12, of: pid) }
+
+/// The time that a process has had of the processors (utime and stime), in clock ticks of 10 ms.
+func processorTicks(_ pid: pid_t) -> Int { statField(14, of: pid) + statField(15, of: pid) }
+
+/// What a process has in memory now (rss), in bytes.
+func residentBytes(_ pid: pid_t) -> Int64 { Int64(statField(24, of: pid)) * Int64(sysconf(Int32(_SC_PAGESIZE))) }
 
 /// The processes that have `text` in their command line, this one left out.
 func processes(withArgumentContaining text: String) -> [pid_t] {

@@ -85,6 +85,23 @@ struct CheckReport: Decodable {
     var repaired: Int { damage.count { $0.repaired } }
 }
 
+/// What `lamina check --containerd --json` says.
+struct SnapshotCheckReport: Decodable {
+    struct Difference: Decodable, Equatable {
+        var kind: String
+        var namespace: String?
+        var name: String
+        var reason: String
+    }
+
+    var namespaces: Int
+    var containerdSnapshots: Int
+    var snapshots: Int
+    var lazyLayers: Int
+    var mounts: Int
+    var differences: [Difference]
+}
+
 /// What `lamina convert --json` says.
 struct ConvertReport: Decodable {
     struct Layer: Decodable {
