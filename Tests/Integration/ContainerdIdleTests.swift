@@ -1,0 +1,44 @@
+import Glibc
+import LaminaSystem
+import LaminaTestSupport
+import Testing
+
+extension EndToEnd.UnderContainerd {
+    @Test(
+        "twenty lazily pulled images, mounted and read, take at most 100 MiB and no processor when nobody asks for anything"
+    )
+    func idle() throws {
+        try Self.with { containerd, sandbox in
+            let references = try Self.pushed(20, files: 500, sandbox)
+            for (number, reference) in references.enumerated() {
+                try containerd.pullLazily(reference)
+                let mount = try sandbox.mountPoint("view\(number)")
+                try containerd.view(reference, at: mount)
+                #expect(try run(["/bin/sh", "-c", "cat \"$1\"/* | wc -l", "sh", mount]).orThrow().output == "501\n")
+            }
+            #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 20)
+            // What comes after: the rest is merged, and proven, and what is recorded is made durable.
+            let isAtRest = try eventually(seconds: 60) {
+                try sandbox.number(
+                    "SELECT count(*) FROM layer_status WHERE state <> 'complete' OR diff_id_proof = 'not yet'") == 0
+            }
+            #expect(isAtRest)
+            // What was opened is recorded every 15 seconds.
+            sleep(20)
+
+            // The supervisor, the server, and what it has the mount watched by.
+            let pids = processes(withArgumentContaining: sandbox.root)
+            let server = try #require(containerd.lamina.server)
+            #expect(pids.contains(containerd.lamina.child.pid) && pids.contains(server))
+            let before = pids.map(processorTicks)
+            sleep(10)
+            let ticks = zip(pids, before).reduce(0) { $0 + processorTicks($1.0) - $1.1 }
+            let resident = residentBytes(server)
+            print("twenty images, idle: \(resident >> 20) MiB; \(pids.count) processes, \(ticks) ticks in 10 s")
+            #expect(resident > 0 && resident <= 100 << 20)
+            // A look at the clock each second costs what a tick does not show; two are what rounding brings.
+            #expect(ticks <= 2)
+            for number in references.indices { try Mount.unmount("\(sandbox.directory)/view\(number)") }
+        }
+    }
+}
