@@ -12,11 +12,6 @@
 /// those of `runtime.v1` (https://github.com/kubernetes/cri-api) and of `runtime.v1alpha2` before it; all else passes as it came.
 /// `scripts/generate-grpc.sh` makes Generated/ of it.
 
-#if canImport(FoundationEssentials)
-internal import FoundationEssentials
-#else
-internal import Foundation
-#endif
 internal import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
