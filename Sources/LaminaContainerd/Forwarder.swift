@@ -1,5 +1,6 @@
 import GRPCCore
 import GRPCNIOTransportHTTP2Posix
+import LaminaSystem
 
 /// Makes other people's calls at containerd's socket: messages are bytes that are not looked into, and metadata, status and trailers go
 /// through both ways as they are.
@@ -74,6 +75,8 @@ struct Forwarder: Sendable {
         // The transport takes the one for the other (as of 2.9): both are set.
         options.maxRequestMessageBytes = Self.messageLimit
         options.maxResponseMessageBytes = Self.messageLimit
+        // A call waits while containerd, which is there again, is being connected to, and fails at once where it is not.
+        options.waitForReady = File.isListening(at: path)
         do {
             return try await client.unary(
                 request: ClientRequest(message: message, metadata: metadata), descriptor: method,

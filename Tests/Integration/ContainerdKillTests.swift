@@ -12,7 +12,8 @@ extension EndToEnd.UnderContainerd {
         case pull, pullElsewhere, unpack, start, removal
     }
 
-    /// What a client of containerd is told when the server dies in the middle of its call. As any client has to, it asks again.
+    /// What a client of containerd is told when the server dies in the middle of its call, and for the second or so for which
+    /// containerd waits before it connects again. As any client has to, it asks again, a little later each time.
     ///
     /// What the first try has left may be collected under the second one: containerd then answers that it is there without
     /// holding it for who asks, and does not know it when the layer above comes.
@@ -57,6 +58,7 @@ extension EndToEnd.UnderContainerd {
                     if isDone { break }
                     if attempt < 5, Self.isCutShort(outcome), work != .start || outcome.output.isEmpty {
                         cutShort += 1
+                        usleep(300_000 * UInt32(attempt + 1))
                         continue
                     }
                     Issue.record("round \(round), try \(attempt) of \(work): \(outcome)")

@@ -139,7 +139,7 @@ struct ControlServerTests {
         try await onThread("test") {
             let directory = ScratchDirectory()
             let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
-            let bound = ControlSocket.withAddress(directory.path + "/control.sock") { bind(descriptor, $0, $1) }
+            let bound = withUnixAddress(directory.path + "/control.sock") { bind(descriptor, $0, $1) }
             #expect(bound == 0)
             close(descriptor)
             #expect(access(directory.path + "/control.sock", F_OK) == 0)
@@ -178,7 +178,7 @@ struct ControlConnectionTests {
         let directory = ScratchDirectory()
         let listening = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
         defer { close(listening) }
-        guard ControlSocket.withAddress(directory.path + "/control.sock", { bind(listening, $0, $1) }) == 0,
+        guard withUnixAddress(directory.path + "/control.sock", { bind(listening, $0, $1) }) == 0,
             listen(listening, 1) == 0
         else { throw SystemError.last("listen", directory.path) }
         let thread = try Thread("test-answer") {

@@ -42,7 +42,7 @@ public struct ControlSocket: Sendable {
         guard descriptor >= 0 else { throw SystemError.last("make a socket for", path) }
         do {
             let result = try withShortPath(to: name) { short in
-                Self.withAddress(short) { Glibc.connect(descriptor, $0, $1) }
+                withUnixAddress(short) { Glibc.connect(descriptor, $0, $1) }
             }
             if result == 0 { return descriptor }
             let error = SystemError.last("connect to", path)
@@ -66,7 +66,7 @@ public struct ControlSocket: Sendable {
         guard descriptor >= 0 else { throw SystemError.last("make a socket for", path) }
         let file = File(adopting: descriptor, path: path)
         unlink(short)
-        let bound = Self.withAddress(short) { bind(descriptor, $0, $1) }
+        let bound = withUnixAddress(short) { bind(descriptor, $0, $1) }
         guard bound == 0, Glibc.listen(descriptor, Self.backlog) == 0 else { throw SystemError.last("listen at", path) }
         withExtendedLifetime(directory) {}
         try publish()
@@ -99,19 +99,5 @@ public struct ControlSocket: Sendable {
     func withdraw() {
         unlink(path)
         unlink(directory + "/" + provisionalName)
-    }
-
-    /// A unix address of `path`; too long a one is cut, and then leads nowhere.
-    static func withAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result {
-        var address = sockaddr_un()
-        address.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &address.sun_path) { room in
-            for (index, byte) in path.utf8.prefix(room.count - 1).enumerated() { room[index] = byte }
-        }
-        return withUnsafePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                body($0, socklen_t(MemoryLayout<sockaddr_un>.size))
-            }
-        }
     }
 }
