@@ -114,7 +114,7 @@ public struct Configuration: Sendable, Equatable {
         /// Whether CRI's image service is offered at the socket for containerd, and what comes by it is kept.
         public var isEnabled = false
         /// containerd's own socket, where calls of the image service go on to.
-        public var imageServicePath: String?
+        public var imageServicePath = defaultImageServicePath
 
         public static let defaultImageServicePath = "/run/containerd/containerd.sock"
     }

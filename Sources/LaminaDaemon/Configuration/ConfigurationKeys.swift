@@ -28,9 +28,13 @@ enum ConfigurationKeys {
         .boolean("snapshotter.background_merge", \.snapshotter.mergesInBackground),
         .boolean("snapshotter.prefetch", \.snapshotter.prefetches),
         .boolean("cri_keychain.enable_keychain", \.criKeychain.isEnabled),
-        .path(
-            "cri_keychain.image_service_path", \.criKeychain.imageServicePath,
-            standard: Configuration.CRIKeychain.defaultImageServicePath),
+        .key("cri_keychain.image_service_path", .path) {
+            .string($0.criKeychain.imageServicePath)
+        } set: {
+            guard case .string(let path) = $1 else { return }
+            $0.criKeychain.imageServicePath =
+                path.isEmpty ? Configuration.CRIKeychain.defaultImageServicePath : path
+        },
         .key("resolver.config_path", .paths) {
             .string($0.resolver.hosts.directories.joined(separator: ":"))
         } set: {

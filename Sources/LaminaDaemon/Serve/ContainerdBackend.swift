@@ -15,7 +15,6 @@ extension Engine {
     func makeContainerdBackend() throws -> ContainerdBackend {
         ContainerdBackend(
             snapshotter: try makeSnapshotter(), credentials: keptCredentials,
-            imageServicePath: configuration.criKeychain.imageServicePath
-                ?? Configuration.CRIKeychain.defaultImageServicePath)
+            imageServicePath: configuration.criKeychain.imageServicePath)
     }
 }
