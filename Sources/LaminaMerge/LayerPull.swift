@@ -209,7 +209,7 @@ public final class LayerPull: Producer, @unchecked Sendable {
         let end = rows[head].firstChunk.blobOffset + Int64(limit)
         for row in rows[(head + 1)...].prefix(while: { $0.firstChunk.blobOffset < end }) {
             if endsEarly { return }
-            if needsNoPreparation(row) { continue }
+            if !row.needsPreparation { continue }
             let new = engine.state.withLock { state -> ActiveContent? in
                 guard !state.isStopping, state.active[row.content.id] == nil,
                     !state.recentlyMerged.contains(row.content.id, since: rowsTime)
@@ -220,14 +220,8 @@ public final class LayerPull: Producer, @unchecked Sendable {
         }
     }
 
-    /// A content of one small chunk needs no preparation.
-    private func needsNoPreparation(_ row: UnmergedContent) -> Bool {
-        row.content.name.claim == nil && !row.hasTwin && !row.firstChunk.isHole
-            && row.content.size <= MergeEngine.smallSize && row.content.proof != .disproven
-    }
-
     private func activate(_ row: UnmergedContent, _ state: inout EngineState) -> ActiveContent? {
-        guard !isWaiting, needsNoPreparation(row), !state.recentlyMerged.contains(row.content.id, since: rowsTime)
+        guard !isWaiting, !row.needsPreparation, !state.recentlyMerged.contains(row.content.id, since: rowsTime)
         else { return nil }
         let active = ActiveContent(single: row)
         state.active[active.id] = active

@@ -122,6 +122,14 @@ extension MergeEngine {
     }
 }
 
+extension UnmergedContent {
+    /// Whether it is to be looked for in the store before it is fetched: all but a content of one small chunk.
+    var needsPreparation: Bool {
+        content.name.claim != nil || hasTwin || firstChunk.isHole || content.size > MergeEngine.smallSize
+            || content.proof == .disproven
+    }
+}
+
 extension ActiveContent {
     /// A content of one chunk, of which everything is known already.
     convenience init(single row: UnmergedContent) {

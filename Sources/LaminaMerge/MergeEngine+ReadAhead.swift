@@ -65,9 +65,7 @@ extension MergeEngine {
             var ahead = ReadAhead(window: max(Self.firstReadAhead, min(2 * window, limit)), last: place)
             var count = 0
             for neighbour in neighbours {
-                guard neighbour.content.name.claim == nil, !neighbour.hasTwin, !neighbour.firstChunk.isHole,
-                    neighbour.content.proof != .disproven,
-                    neighbour.content.size <= Self.smallSize, state.active[neighbour.content.id] == nil,
+                guard !neighbour.needsPreparation, state.active[neighbour.content.id] == nil,
                     !state.recentlyMerged.contains(neighbour.content.id, since: time)
                 else { break }
                 let active = ActiveContent(single: neighbour)

@@ -104,17 +104,11 @@ struct SnapshotDirectories: Sendable {
     }
 
     private func names() throws -> [String] {
-        guard let directory = opendir(base) else {
-            let error = SystemError.last("list", base)
+        do {
+            return try File.names(inDirectory: base)
+        } catch {
             throw StoreError(.system(error.code), "cannot list the snapshots' directories", cause: error)
         }
-        defer { closedir(directory) }
-        var names: [String] = []
-        while let entry = readdir(directory) {
-            names.append(
-                withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) })
-        }
-        return names
     }
 
     private func monotonicNanoseconds() -> Int64 {

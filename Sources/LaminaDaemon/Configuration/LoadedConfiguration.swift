@@ -92,7 +92,8 @@ extension LoadedConfiguration {
             let parts = directory + "/conf.d"
             if exists(parts) {
                 do {
-                    let names = try namesInDirectory(parts).filter { $0.hasSuffix(".toml") && !$0.hasPrefix(".") }
+                    let names = try File.names(inDirectory: parts)
+                        .filter { $0.hasSuffix(".toml") && !$0.hasPrefix(".") }
                     files += names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }.map { "\(parts)/\($0)" }
                 } catch {
                     throw DaemonError(.configuration, "cannot read the directory \(parts)", cause: error)
@@ -134,16 +135,4 @@ extension LoadedConfiguration {
         reader.read(bytes, path: path)
         self = try reader.finish()
     }
-}
-
-/// The names in a directory, without `.` and `..`.
-private func namesInDirectory(_ path: String) throws(SystemError) -> [String] {
-    guard let directory = opendir(path) else { throw .last("open", path) }
-    defer { closedir(directory) }
-    var names: [String] = []
-    while let entry = readdir(directory) {
-        names.append(
-            withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) })
-    }
-    return names.filter { $0 != "." && $0 != ".." }
 }

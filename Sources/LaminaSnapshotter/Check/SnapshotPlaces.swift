@@ -74,15 +74,9 @@ struct SnapshotPlaces {
 
     /// Directories that no snapshot has.
     private mutating func lookAtStrays() {
-        guard let directory = opendir(root + "/snapshots") else { return }
-        defer { closedir(directory) }
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            guard name != ".", name != "..", !(Int64(name).map { ids.contains(SnapshotID($0)) } ?? false) else {
-                continue
-            }
+        // Without a snapshot there is no such directory.
+        for name in (try? File.names(inDirectory: root + "/snapshots")) ?? []
+        where !(Int64(name).map { ids.contains(SnapshotID($0)) } ?? false) {
             differences.append(
                 SnapshotDifference(
                     .directory, name: "\(root)/snapshots/\(name)",
