@@ -109,7 +109,7 @@ extension EndToEnd {
                 try containerd.removeAll(namespaces: ["other"])
                 #expect(try sandbox.number("SELECT count(*) FROM snapshot") == 0)
                 #expect(try sandbox.number("SELECT count(*) FROM snapshot_label") == 0)
-                #expect(eventually(seconds: 10) { names(in: sandbox.root + "/snapshots").isEmpty })
+                #expect(eventually { names(in: sandbox.root + "/snapshots").isEmpty })
             }
         }
 
@@ -164,7 +164,7 @@ extension EndToEnd {
                 }
                 try containerd.removeAll()
                 #expect(try sandbox.number("SELECT count(*) FROM snapshot") == 0)
-                #expect(eventually(seconds: 10) { names(in: sandbox.root + "/snapshots").isEmpty })
+                #expect(eventually { names(in: sandbox.root + "/snapshots").isEmpty })
                 #expect(try eventually(seconds: 20) { try sandbox.number("SELECT count(*) FROM content") == 0 })
                 #expect(try sandbox.number("SELECT count(*) FROM layer") == 0)
                 #expect(sandbox.backingFiles().isEmpty)

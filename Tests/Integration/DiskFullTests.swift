@@ -160,7 +160,7 @@ extension EndToEnd {
                 let before = try sandbox.status().server?.pid ?? 0
                 kill(before, SIGKILL)
                 try TreeOracle.expectSame(image.tree, at: mount, in: sandbox)
-                #expect(try eventually(seconds: 10) { try sandbox.status().server.map { $0.pid != before } ?? false })
+                #expect(try eventually { try sandbox.status().server.map { $0.pid != before } ?? false })
                 #expect(supervised.child.isRunning)
                 try sandbox.lamina("umount", mount)
                 try sandbox.lamina("rm", reference)

@@ -70,7 +70,7 @@ extension EndToEnd {
                 for _ in 0..<3 { #expect(try ask("/readyz").output == "ok\n200") }
                 try Mount.unmount(sandbox.root + "/fs", detach: true, force: true)
                 #expect(
-                    try eventually(seconds: 10) {
+                    try eventually {
                         let answer = try ask("/readyz").output
                         return answer.hasSuffix("503") && answer.contains("/fs")
                     })
@@ -89,7 +89,7 @@ extension EndToEnd {
                 let settings = sandbox.directory + "/config.toml"
                 try write("[metrics]\naddress = \"127.0.0.1:\(port)\"\n".utf8, to: settings)
                 let supervised = try sandbox.supervise("--config", settings)
-                #expect(eventually(seconds: 10) { supervised.child.errorsSoFar.contains("metrics cannot be served") })
+                #expect(eventually { supervised.child.errorsSoFar.contains("metrics cannot be served") })
                 #expect(try supervised.isReady())
             }
         }

@@ -115,7 +115,7 @@ extension EndToEnd {
                     #expect(try sandbox.opens().passthrough == 0)
                 }
                 // Sooner or later it is whole again.
-                let isRight = try eventually(seconds: 10) {
+                let isRight = try eventually {
                     try run(["cmp", "\(mount)/\(name)", "\(image.tree)/\(name)"], seconds: 30).exitCode == 0
                 }
                 #expect(isRight, "it is not repaired")

@@ -154,7 +154,7 @@ struct RegistryTests {
         let clock = ContinuousClock()
         let time = clock.measure { #expect(throws: Never.self) { try setting.read(0..<10) } }
         #expect(try setting.read(0..<10) == setting.slice(0..<10))
-        #expect(time > .milliseconds(950) && time < .seconds(3))
+        #expect(time > .milliseconds(950) && time < .seconds(6))
         setting.proxy.faults = .unavailable(count: 1, retryAfter: 100_000)
         #expect(setting.code { _ = try setting.read() } == .unavailable)
     }
@@ -188,7 +188,7 @@ struct RegistryTests {
         #expect(setting.code { try read(size: setting.size + 1, 0..<10) } == .sizeMismatch)
         let clock = ContinuousClock()
         let time = clock.measure { #expect(setting.code { try read(size: 1 << 40, 1 << 39..<1 << 40) } == .http) }
-        #expect(time < .seconds(1))
+        #expect(time < .seconds(5))
         setting.proxy.faults.fields = ["Content-Range": "bytes 50-60/\(setting.size)"]
         #expect(setting.code { _ = try setting.read(10..<61) } == .http)
         setting.proxy.faults.fields = ["Content-Range": "nonsense"]
@@ -223,7 +223,7 @@ struct RegistryTests {
 
     @Test("a slow transfer and a slow receiver are no stall")
     func slowness() throws {
-        let setting = try Setting { $0.stallLimit = .milliseconds(300) }
+        let setting = try Setting { $0.stallLimit = .milliseconds(800) }
         defer { setting.proxy.stop() }
         setting.proxy.faults.bytesPerSecond = 100_000
         #expect(try setting.read(0..<80_000) == setting.slice(0..<80_000))
@@ -231,7 +231,7 @@ struct RegistryTests {
         var count = 0
         var isFirst = true
         try setting.source.read(setting.digest, size: setting.size, range: 0..<setting.size, shouldStop: { false }) {
-            if isFirst { usleep(500_000) }
+            if isFirst { usleep(1_200_000) }
             isFirst = false
             count += $0.count
         }
@@ -251,11 +251,15 @@ struct RegistryTests {
         default: setting.proxy.faults.cutAfter = 0
         }
         let clock = ContinuousClock()
-        let deadline = clock.now + .milliseconds(400)
-        let time = clock.measure {
-            #expect(setting.code { _ = try setting.read(shouldStop: { clock.now >= deadline }) } == .interrupted)
+        // One of three: a busy machine may leave any of them waiting.
+        let isHeard = (0..<3).contains { _ in
+            let deadline = clock.now + .milliseconds(400)
+            let time = clock.measure {
+                #expect(setting.code { _ = try setting.read(shouldStop: { clock.now >= deadline }) } == .interrupted)
+            }
+            return time < .milliseconds(700)
         }
-        #expect(time < .milliseconds(700))
+        #expect(isHeard)
     }
 
     @Test("what the receiver throws comes back as it is, and the next transfer is not disturbed")

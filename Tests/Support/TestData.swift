@@ -15,7 +15,7 @@ public func noise(_ count: Int, seed: UInt64) -> [UInt8] {
 }
 
 /// Waits until something is true; whether it came to it.
-public func eventually(seconds: Double = 5, _ condition: () throws -> Bool) rethrows -> Bool {
+public func eventually(seconds: Double = 30, _ condition: () throws -> Bool) rethrows -> Bool {
     for _ in 0..<Int(seconds * 200) {
         if try condition() { return true }
         usleep(5000)

@@ -171,7 +171,7 @@ func now() -> Double {
 }
 
 /// Looks every few milliseconds until `condition` holds; false when it does not in time.
-func eventually(seconds: Double = 10, _ condition: () throws -> Bool) rethrows -> Bool {
+func eventually(seconds: Double = 30, _ condition: () throws -> Bool) rethrows -> Bool {
     let deadline = now() + seconds
     while true {
         if try condition() { return true }

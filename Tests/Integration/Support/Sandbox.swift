@@ -153,7 +153,7 @@ final class Sandbox {
         ownProxy?.stop()
         unmountAll()
         // Again until none is left: a supervisor may have started another server before it is killed itself.
-        let areGone = eventually(seconds: 10) {
+        let areGone = eventually {
             let left = Set(processes(withArgumentContaining: directory) + children.filter(\.isRunning).map(\.pid))
             for pid in left { kill(pid, SIGKILL) }
             return left.isEmpty
