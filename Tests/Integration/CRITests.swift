@@ -4,7 +4,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    @Suite("by CRI, as under kubelet", Containerd.isInstalled, Requirements.tools("go:golang-go"))
+    @Suite("by CRI, as under kubelet", Containerd.isInstalled)
     struct ByCRI {
         /// Runs the program that writes to what the image brings, then waits.
         private static let script = "/usr/bin/python3 -c \"$0\" && exec sleep 600"

@@ -13,7 +13,7 @@ extension EndToEnd.UnderContainerd {
             for (number, reference) in references.enumerated() {
                 try containerd.pullLazily(reference)
                 let mount = try sandbox.mountPoint("view\(number)")
-                try containerd.view(reference, at: mount)
+                try containerd.mountImage(reference, at: mount)
                 #expect(try run(["/bin/sh", "-c", "cat \"$1\"/* | wc -l", "sh", mount]).orThrow().output == "501\n")
             }
             #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 20)
@@ -38,7 +38,7 @@ extension EndToEnd.UnderContainerd {
             #expect(resident > 0 && resident <= 100 << 20)
             // A look at the clock each second costs what a tick does not show; two are what rounding brings.
             #expect(ticks <= 2)
-            for number in references.indices { try Mount.unmount("\(sandbox.directory)/view\(number)") }
+            for number in references.indices { try containerd.unmountImage("\(sandbox.directory)/view\(number)") }
         }
     }
 }

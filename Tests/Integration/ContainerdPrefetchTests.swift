@@ -55,12 +55,12 @@ extension EndToEnd.UnderContainerd {
             let first = try Self.image(1, name: name, sandbox)
             try containerd.pullLazily(first)
             let mount = try sandbox.mountPoint("view")
-            try containerd.view(first, at: mount)
+            try containerd.mountImage(first, at: mount)
             let words = "cat \"$1\"/upper/5 \"$1\"/lower/2 >/dev/null"
             try run(["/bin/sh", "-c", words, "sh", mount]).orThrow()
             let isKnown = try eventually(seconds: 40) { try sandbox.number("SELECT count(*) FROM opened") == 2 }
             #expect(isKnown)
-            try Mount.unmount(mount)
+            try containerd.unmountImage(mount)
             // Of the first version nothing is left but that.
             try containerd.removeAll()
             #expect(try eventually(seconds: 20) { try sandbox.number("SELECT count(*) FROM content") == 0 })

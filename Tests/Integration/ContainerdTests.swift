@@ -86,8 +86,8 @@ extension EndToEnd {
                 let lazy = try sandbox.sql("SELECT DISTINCT lazy FROM snapshot_status")
                 #expect(lazy == [isLazy ? "yes" : "no"])
                 let mount = try sandbox.mountPoint("view")
-                try containerd.view(reference, at: mount)
-                defer { try? Mount.unmount(mount) }
+                try containerd.mountImage(reference, at: mount)
+                defer { try? containerd.unmountImage(mount) }
                 try TreeOracle.expectFixture(
                     at: mount, in: sandbox, name, keepsFractions: !isLazy || FixtureImages.keepsFractions(name))
                 let secret = try run(["stat", "-c", "%a %u:%g", mount + "/srv/private"]).output
@@ -158,9 +158,9 @@ extension EndToEnd {
                 #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 50)
                 for number in [0, 17, 49] {
                     let mount = try sandbox.mountPoint("view\(number)")
-                    try containerd.view(references[number], at: mount)
+                    try containerd.mountImage(references[number], at: mount)
                     #expect(try run(["cat", mount + "/own"]).output == "\(number)\n")
-                    try Mount.unmount(mount)
+                    try containerd.unmountImage(mount)
                 }
                 try containerd.removeAll()
                 #expect(try sandbox.number("SELECT count(*) FROM snapshot") == 0)
@@ -190,8 +190,8 @@ extension EndToEnd {
                 try containerd.pullLazily(reference)
                 #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 128)
                 let mount = try sandbox.mountPoint("view")
-                try containerd.view(reference, at: mount)
-                defer { try? Mount.unmount(mount) }
+                try containerd.mountImage(reference, at: mount)
+                defer { try? containerd.unmountImage(mount) }
                 #expect(names(in: mount + "/dir").count == 128)
                 try run(["/bin/sh", "-c", "for n in $(seq 128); do [ \"$(cat $1/dir/$n)\" = $n ]; done", "sh", mount])
                     .orThrow()

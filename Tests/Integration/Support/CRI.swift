@@ -56,7 +56,7 @@ struct CRI {
     /// - Parameter images: the socket of the image service; lamina's without.
     func attempt(_ words: [String], images: String? = nil) throws -> Outcome {
         let sockets = [images ?? containerd.address, Containerd.socket(in: sandbox)]
-        return try sandbox.startProgram([Self.program.get()] + sockets + words).wait(seconds: 120)
+        return try sandbox.startProgram([GoProgram.cri.get()] + sockets + words).wait(seconds: 120)
     }
 
     /// Runs a command, which has to succeed; gives what it printed.
@@ -73,22 +73,12 @@ struct CRI {
 
     // MARK: Made once
 
-    private static let program = Result<String, any Error> {
-        let program = try Shared.directory.get() + "/cri"
-        // Without C, so that it runs in an image that holds nothing else.
-        let words =
-            "cd \"$1\" && CGO_ENABLED=0 GO111MODULE=off GOPATH=/usr/share/gocode GOFLAGS= exec go build -o \"$2\" ."
-        try run(["/bin/sh", "-c", words, "sh", Fixtures.directory + "/../Containerd/cri", program], seconds: 600)
-            .orThrow()
-        return program
-    }
-
     /// The image that each pod is begun with; it is lazy too.
     static let pauseImage = Result<String, any Error> {
         let directory = try Shared.directory.get() + "/pause"
         let (tree, layout, converted) = (directory + "/tree", directory + "/pause.oci", directory + "/lazy.oci")
         try createDirectories(tree)
-        try run(["cp", program.get(), tree + "/pause"]).orThrow()
+        try run(["cp", GoProgram.cri.get(), tree + "/pause"]).orThrow()
         try run(["tar", "-C", tree, "--numeric-owner", "-cf", tree + ".tar", "."]).orThrow()
         try LayeredImages.make(layout, of: [tree + ".tar"], entrypoint: ["/pause", "pause"])
         try run([

@@ -7,7 +7,7 @@ import Testing
 struct Containerd {
     /// What its tests need, with Debian's packages.
     static var isInstalled: ConditionTrait {
-        Requirements.tools("containerd", "ctr:containerd", "runc", "ctr-remote:stargz-snapshotter")
+        Requirements.tools("containerd", "ctr:containerd", "runc", "ctr-remote:stargz-snapshotter", "go:golang-go")
     }
 
     let socket: String

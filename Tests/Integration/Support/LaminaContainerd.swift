@@ -92,30 +92,23 @@ final class LaminaContainerd {
         return report
     }
 
-    /// Mounts an image read-only, by the mounts that containerd gives for a view of it.
-    ///
-    /// Not by `ctr images mount`: that of 1.6 asks overlayfs, whatever `--snapshotter` says.
-    func view(_ reference: String, at mount: String) throws {
-        let chain = try sandbox.startProgram(["/bin/sh", "-c", Self.chainOfImage, "sh", reference]).wait().orThrow()
-        let script = try ctr(
-            "snapshots", "--snapshotter", snapshotter, "view", "-t", mount, "view of " + mount,
-            String(chain.output.dropLast())
-        ).orThrow()
-        // Mount options are one page: containerd leaves out the path that its lower directories share, and goes there instead.
-        let directory = sandbox.root + "/fs"
-        let words = script.output.split(separator: directory + "/", omittingEmptySubsequences: false).joined()
-        let mounted = try sandbox.startProgram(["/bin/sh", "-c", "cd \"$0\" && " + words, directory]).wait()
-        try mounted.orThrow()
+    /// Mounts an image read-only, by `ctr images mount`.
+    func mountImage(_ reference: String, at mount: String) throws {
+        try images("mount", reference, mount)
     }
 
-    /// The chain ID of an image's top layer, by the specification's rule: of what its configuration says.
-    private static let chainOfImage = """
-        skopeo inspect --tls-verify=false --config --raw "docker://$1" | python3 -c 'import hashlib, json, sys
-        chain = None
-        for diff in json.load(sys.stdin)["rootfs"]["diff_ids"]:
-            chain = diff if chain is None else "sha256:" + hashlib.sha256(f"{chain} {diff}".encode()).hexdigest()
-        print(chain)'
-        """
+    /// Unmounts it, and takes away the snapshot that it was mounted from.
+    func unmountImage(_ mount: String) throws {
+        try images("unmount", "--rm", "--snapshotter", snapshotter, mount)
+    }
+
+    /// By a ctr whose `images mount` knows other snapshotters than overlayfs (`Tests/Containerd/ctr`).
+    private func images(_ words: String...) throws {
+        let program = try GoProgram.ctr.get()
+        try sandbox.startProgram(
+            [program, "-a", socket, "-n", "default", "--snapshotter", snapshotter, "images"] + words
+        ).wait(seconds: 120).orThrow()
+    }
 
     /// Takes away all images and what is left of containers, and waits until containerd has collected its garbage.
     func removeAll(namespaces: [String] = ["default"]) throws {
