@@ -50,6 +50,7 @@ let package = Package(
         .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
         .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         // What Swift cannot say of the system's libraries; no policy.
@@ -105,6 +106,7 @@ let package = Package(
                 .product(
                     name: "GRPCProtobuf", package: "grpc-swift-protobuf", condition: .when(traits: ["Containerd"])),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf", condition: .when(traits: ["Containerd"])),
+                .product(name: "Yams", package: "Yams", condition: .when(traits: ["Containerd"])),
                 .product(name: "Logging", package: "swift-log"),
             ], exclude: ["Protos"], swiftSettings: swift),
         room(
@@ -141,6 +143,7 @@ let package = Package(
         tests("LaminaConvert", ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
+        tests("LaminaContainerd", ["LaminaContainerd", "LaminaOCI", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaSnapshotter", ["LaminaSnapshotter", "LaminaStore", "LaminaDigest"]),
         tests(
             "LaminaDaemon",

@@ -27,7 +27,8 @@ extension EndToEnd {
             }
         }
 
-        /// `FILE DIRECTORY`: the documents of a manifest, and those of the kustomization in a directory, as JSON.
+        /// `FILE DIRECTORY FILE`: the documents of a manifest, and those of the kustomization in a directory, as JSON; and those of
+        /// what gives it rights.
         private static let manifests = """
             import json, os, sys, yaml
             def load(path):
@@ -39,7 +40,9 @@ extension EndToEnd {
             parts = [document for name in kustomization["resources"] for document in load(f"{directory}/{name}")]
             assert sorted(kustomization["resources"] + ["kustomization.yaml"]) == sorted(os.listdir(directory))
             assert plain == parts, "lamina.yaml differs from kustomize"
-            print(json.dumps({document["kind"]: document for document in plain}))
+            kinds = {document["kind"]: document for document in plain}
+            kinds["rights"] = {document["kind"]: document for document in load(sys.argv[3])}
+            print(json.dumps(kinds))
             """
 
         /// What the manifests must have for the mounts to be seen on the node, and for the probes to ask the right thing.
@@ -55,10 +58,21 @@ extension EndToEnd {
             pod = daemon["template"]["spec"]
             account = kinds["ServiceAccount"]["metadata"]["name"]
             assert pod["serviceAccountName"] == account and pod["hostNetwork"]
-            # Nothing of the cluster's is needed, so nothing of it may be had.
-            assert kinds["ServiceAccount"]["automountServiceAccountToken"] is False
+            # Nothing of the cluster's is needed, so nothing of it may be had, but where somebody says so.
             assert not any("Role" in kind for kind in kinds)
+            rights = kinds["rights"]
+            assert set(rights) == {"ConfigMap", "ClusterRole", "ClusterRoleBinding"}
+            assert rights["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]
+            binding = rights["ClusterRoleBinding"]
+            assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": space}]
+            assert binding["roleRef"]["name"] == rights["ClusterRole"]["metadata"]["name"]
             container, = pod["containers"]
+            variable, = container["env"]
+            assert variable["name"] == "LAMINA_KUBECONFIG_KEYCHAIN_ENABLE_KEYCHAIN"
+            reference = variable["valueFrom"]["configMapKeyRef"]
+            said = rights["ConfigMap"]
+            assert reference["optional"] and reference["name"] == said["metadata"]["name"]
+            assert said["metadata"]["namespace"] == space and said["data"][reference["key"]] == "true"
             assert container["securityContext"]["privileged"]
             volumes = {volume["name"]: volume for volume in pod["volumes"]}
             mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
@@ -89,6 +103,7 @@ extension EndToEnd {
                 let directory = Self.configuration + "/kubernetes"
                 let words = [
                     "/usr/bin/python3", "-c", Self.manifests, directory + "/lamina.yaml", directory + "/kustomize",
+                    directory + "/pull-secrets.yaml",
                 ]
                 let documents = try run(words).orThrow()
                 let json = sandbox.directory + "/manifests.json"
@@ -100,6 +115,11 @@ extension EndToEnd {
                 // lamina takes the configuration and the command line.
                 let taken = try sandbox.attempt("config", "check", "--config", file)
                 #expect(taken.exitCode == 0 && taken.errors.isEmpty, "\(taken)")
+                let told = try run([
+                    "env", "LAMINA_KUBECONFIG_KEYCHAIN_ENABLE_KEYCHAIN=true", Requirements.lamina, "config", "show",
+                    "--config", file,
+                ]).orThrow().output
+                #expect(told.contains("[kubeconfig_keychain]\nenable_keychain = true\n"), "\(told)")
                 #expect(checked.output == "serve --supervise --config /etc/lamina/config.toml\n")
             }
         }

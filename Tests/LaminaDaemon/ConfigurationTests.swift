@@ -212,7 +212,8 @@ struct ConfigurationTests {
         #expect(configuration.resolver.requestTimeoutSeconds == 30)
         #expect(configuration.criKeychain.isEnabled)
         #expect(configuration.criKeychain.imageServicePath == "/run/containerd/containerd.sock")
-        #expect(file.unused.count == 34, "\(file.unused.count)")
+        #expect(configuration.kubeconfigKeychain.path == "/etc/kubeconfig")
+        #expect(file.unused.count == 32, "\(file.unused.count)")
         #expect(Set(file.unused.map(\.description)).count == file.unused.count)
         #expect(file.unused.allSatisfy { $0.reason.count > 20 })
     }

@@ -1,6 +1,10 @@
 import LaminaOCI
 import Logging
 
+#if Containerd
+    import LaminaContainerd
+#endif
+
 extension Configuration {
     /// How to reach registries, as the file and the environment say.
     ///
@@ -28,8 +32,26 @@ extension Configuration {
             log.warning("the next server is asked instead", metadata: ["failure": "\(failure)"])
         }
         return Registries(
-            hosts: resolver.hosts, credentials: CredentialStore(file: resolver.credentialsFile, kept: kept),
+            hosts: resolver.hosts,
+            credentials: CredentialStore(
+                file: resolver.credentialsFile, kept: kept, cluster: clusterSecrets(log: log)),
             settings: settings)
+    }
+
+    /// The pull secrets of a cluster; nil where it is not to be asked.
+    private func clusterSecrets(log: Logger) -> ClusterSecrets? {
+        guard kubeconfigKeychain.isEnabled else { return nil }
+        #if Containerd
+            let path = kubeconfigKeychain.path
+            return ClusterSecrets {
+                log.warning("\($0)")
+            } access: { () throws(OCIError) in
+                try Kubeconfig.access(path: path)
+            }
+        #else
+            log.warning("kubeconfig_keychain has no effect: this lamina was built without what is for clusters")
+            return nil
+        #endif
     }
 
     /// What came along with the pulls of others; nil where nothing of it is to be kept.

@@ -119,6 +119,14 @@ public struct Configuration: Sendable, Equatable {
         public static let defaultImageServicePath = "/run/containerd/containerd.sock"
     }
 
+    /// `[kubeconfig_keychain]`: the pull secrets of a Kubernetes cluster.
+    public struct KubeconfigKeychain: Sendable, Equatable {
+        /// Whether the cluster is asked for them.
+        public var isEnabled = false
+        /// How its API is reached; without it what kubectl would take, else the account of the pod that lamina runs in.
+        public var path: String?
+    }
+
     public var fuse = FUSE()
     public var directoryCache = DirectoryCache()
     public var store = StoreSection()
@@ -129,6 +137,7 @@ public struct Configuration: Sendable, Equatable {
     public var blob = Blob()
     public var snapshotter = Snapshotter()
     public var criKeychain = CRIKeychain()
+    public var kubeconfigKeychain = KubeconfigKeychain()
 
     public init() {}
 

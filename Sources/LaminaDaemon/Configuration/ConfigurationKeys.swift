@@ -35,6 +35,8 @@ enum ConfigurationKeys {
             $0.criKeychain.imageServicePath =
                 path.isEmpty ? Configuration.CRIKeychain.defaultImageServicePath : path
         },
+        .boolean("kubeconfig_keychain.enable_keychain", \.kubeconfigKeychain.isEnabled),
+        .path("kubeconfig_keychain.kubeconfig_path", \.kubeconfigKeychain.path),
         .key("resolver.config_path", .paths) {
             .string($0.resolver.hosts.directories.joined(separator: ":"))
         } set: {

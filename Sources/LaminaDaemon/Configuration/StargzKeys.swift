@@ -34,8 +34,6 @@ enum StargzKeys {
     private static let metrics = "metrics are at the control socket, and where metrics.address says"
     private static let ranges = "ranges are as long as the chunks that are missing, and as the connection is fast"
     private static let holder = "mounts outlive the server by systemd or 'lamina serve --supervise'"
-    private static let keychain =
-        "credentials are docker's, and what kubelet sends along with pulls where cri_keychain.enable_keychain says so"
 
     private static let unused: [ConfigurationKey] = [
         .unused("http_cache_type", .string, cache),
@@ -69,8 +67,6 @@ enum StargzKeys {
             "large chunks that nobody waits for are written past the page cache anyway"),
 
         .unused("cri_keychain.listen_path", .string, "CRI's image service is at the snapshotter's own socket"),
-        .unused("kubeconfig_keychain.enable_keychain", .boolean, keychain),
-        .unused("kubeconfig_keychain.kubeconfig_path", .string, keychain),
 
         .unused(
             "snapshotter.allow_invalid_mounts_on_restart", .boolean,

@@ -2,21 +2,25 @@ import Glibc
 import LaminaSystem
 
 /// Where credentials are looked up: files in docker's format, and the helpers that they name, read again each time, as a
-/// login elsewhere changes them; then what came along with pulls of others.
+/// login elsewhere changes them; then what came along with pulls of others, and what a cluster keeps for its pods.
 public struct CredentialStore: Sendable, Hashable {
     /// A file that must be there: `--creds-file`.
     public var file: String?
     /// Docker's own file, which may be missing.
     public var defaultFile: String?
-    /// What came along with pulls of others, which is looked through last.
+    /// What came along with pulls of others, which is looked through behind the files.
     public var kept: KeptCredentials?
+    /// What a cluster keeps for its pods, which is asked for last.
+    public var cluster: ClusterSecrets?
     /// How long a helper may take.
     public var helperTimeLimit: Duration = .seconds(30)
 
     public init(
-        file: String? = nil, defaultFile: String? = CredentialStore.dockerFile(), kept: KeptCredentials? = nil
+        file: String? = nil, defaultFile: String? = CredentialStore.dockerFile(), kept: KeptCredentials? = nil,
+        cluster: ClusterSecrets? = nil
     ) {
         self.kept = kept
+        self.cluster = cluster
         self.file = file
         self.defaultFile = defaultFile
     }
@@ -38,12 +42,17 @@ public struct CredentialStore: Sendable, Hashable {
     struct Found: Sendable {
         var credentials: Credentials
         var origin: String
+        /// Whether there may be others for the same repository, to be tried when these are refused.
+        var isOneOfSeveral = false
     }
 
     /// The credentials for a repository of a registry: of the first place that has any.
     ///
+    /// - Parameter refused: those that are one of several and have been refused.
     /// - Throws: `badConfiguration` for a file or a helper that cannot be used, `interrupted`.
-    func find(host: String, repository: String, shouldStop: () -> Bool) throws(OCIError) -> Found? {
+    func find(
+        host: String, repository: String, refused: Set<Credentials> = [], shouldStop: () -> Bool
+    ) throws(OCIError) -> Found? {
         for (path, isOptional) in [(file, false), (defaultFile, true)] {
             guard let path, let config = try read(path, isOptional: isOptional) else { continue }
             if let name = config.helper(for: host) {
@@ -56,9 +65,10 @@ public struct CredentialStore: Sendable, Hashable {
                 return Found(credentials: found, origin: path)
             }
         }
-        return kept?.credentials(for: host, repository: repository).map {
-            Found(credentials: $0, origin: "a pull of \(repository) by CRI")
+        if let found = kept?.credentials(for: host, repository: repository) {
+            return Found(credentials: found, origin: "a pull of \(repository) by CRI")
         }
+        return try cluster?.find(host: host, repository: repository, refused: refused, shouldStop: shouldStop)
     }
 
     private func read(_ path: String, isOptional: Bool) throws(OCIError) -> DockerConfig? {

@@ -8,13 +8,16 @@ extension CurlHandle {
             set(CURLOPT_SSL_VERIFYPEER, 0)
             set(CURLOPT_SSL_VERIFYHOST, 0)
         }
-        if let only = tls.authorities.first, tls.authorities.count == 1 {
+        if let only = tls.authorities.first, tls.authorities.count == 1, tls.authorityText == nil {
             // The system's stay trusted by its directory, CURLOPT_CAPATH, as containerd has it.
             set(CURLOPT_CAINFO, only)
-        } else if !tls.authorities.isEmpty {
-            setAuthorities(tls.authorities)
+        } else if !tls.authorities.isEmpty || tls.authorityText != nil {
+            setAuthorities(tls.authorities, tls.authorityText ?? "")
         }
-        if let client = tls.clients.first {
+        if let text = tls.clientText {
+            set(CURLOPT_SSLCERT_BLOB, text.revealed.utf8)
+            set(CURLOPT_SSLKEY_BLOB, text.revealed.utf8)
+        } else if let client = tls.clients.first {
             set(CURLOPT_SSLCERT, client.certificate)
             set(CURLOPT_SSLKEY, client.key ?? client.certificate)
         }
@@ -29,19 +32,25 @@ extension CurlHandle {
     }
 
     /// libcurl takes one file, or the text of several.
-    private func setAuthorities(_ paths: [String]) {
-        var text: [UInt8] = []
+    private func setAuthorities(_ paths: [String], _ more: String) {
+        var text = Array(more.utf8)
         for path in paths {
             guard let file = try? LayoutFile(reading: path), let bytes = try? file.readAll(limit: 16 << 20) else {
                 // Its name in the error that follows says what is missing.
                 set(CURLOPT_CAINFO, path)
                 return
             }
-            text += bytes + [0x0A]
+            text += [0x0A] + bytes
         }
-        text.withUnsafeMutableBytes { bytes in
+        set(CURLOPT_CAINFO_BLOB, text)
+    }
+
+    /// libcurl copies the bytes.
+    private func set(_ option: CURLoption, _ bytes: some Sequence<UInt8>) {
+        var bytes = Array(bytes)
+        bytes.withUnsafeMutableBytes { bytes in
             var blob = curl_blob(data: bytes.baseAddress, len: bytes.count, flags: UInt32(CURL_BLOB_COPY))
-            withUnsafeMutablePointer(to: &blob) { _ = lamina_curl_set_pointer(easy, CURLOPT_CAINFO_BLOB, $0) }
+            withUnsafeMutablePointer(to: &blob) { _ = lamina_curl_set_pointer(easy, option, $0) }
         }
     }
 

@@ -73,6 +73,10 @@ public struct TLSSettings: Sendable, Hashable {
     /// libcurl takes one: the first.
     public var clients: [Pair] = []
     public var skipsVerification = false
+    /// Certificates that are trusted besides, in PEM.
+    public var authorityText: String?
+    /// A certificate and its key in PEM, in the place of those in files.
+    public var clientText: Secret?
 
     public init() {}
 
@@ -80,6 +84,7 @@ public struct TLSSettings: Sendable, Hashable {
     var forOtherHosts: TLSSettings {
         var other = self
         other.clients = []
+        other.clientText = nil
         return other
     }
 }

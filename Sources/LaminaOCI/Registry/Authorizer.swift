@@ -11,6 +11,10 @@ final class Authorizer: Sendable {
         let credentials: Credentials?
         /// Where they come from.
         let origin: String?
+        /// Whether there may be other credentials, to be tried when these are refused.
+        let isOneOfSeveral: Bool
+        /// Whether it is the credentials themselves, and no token that was got with them.
+        let isCredentials: Bool
     }
 
     struct Scope: Hashable, Sendable {
@@ -33,6 +37,8 @@ final class Authorizer: Sendable {
         var underWay: Set<Scope> = []
         /// Files of credentials that requests named, by registry.
         var files: [String: String] = [:]
+        /// Of credentials that are one of several: those that were refused, until all were.
+        var refused: [Scope: Set<Credentials>] = [:]
         var count: UInt64 = 0
     }
 
@@ -42,6 +48,9 @@ final class Authorizer: Sendable {
     private static let entryLimit = 512
 
     init(store: CredentialStore) { self.store = store }
+
+    /// Why the secrets of the cluster are not known, where they were asked for.
+    var clusterProblem: String? { store.cluster?.problem }
 
     /// Looks for the credentials of a registry and its mirrors in this file first, from now on.
     func use(file: String, for registry: String) {
@@ -80,15 +89,22 @@ final class Authorizer: Sendable {
             let challenge = challenges.first(where: { $0.scheme == "bearer" })
                 ?? challenges.first(where: { $0.scheme == "basic" })
         else { return nil }
-        // A token that is right, of somebody who may not: another one would be refused as well, unless it is somebody else's now.
-        if let refused, challenge.parameters["error"] == "insufficient_scope",
-            try find(host, repository, shouldStop)?.credentials == refused.credentials
-        {
-            return nil
-        }
         let scope = Scope(host: host.key, repository: repository)
-        state.withLock { $0.challenges[scope.host] = challenge }
-        return try renew(scope, host, challenge, replacing: refused?.number, settings, shouldStop)
+        let isOfNoUse = challenge.parameters["error"] == "insufficient_scope"
+        if let refused, refused.isOneOfSeveral, refused.isCredentials || isOfNoUse {
+            refuse(refused.credentials, scope)
+        }
+        var grant: Grant?
+        // A token that is right, of somebody who may not: another one would be refused as well, unless it is somebody else's now.
+        if let refused, isOfNoUse, try find(host, repository, shouldStop)?.credentials == refused.credentials {
+            grant = nil
+        } else {
+            state.withLock { $0.challenges[scope.host] = challenge }
+            grant = try renew(scope, host, challenge, replacing: refused?.number, settings, shouldStop)
+        }
+        // All were refused: the next who asks begins anew, as a registry may have been wrong.
+        if grant == nil { state.withLock { $0.refused[scope] = nil } }
+        return grant
     }
 
     /// Fetches what replaces the grant of a number, or waits for who does.
@@ -123,7 +139,26 @@ final class Authorizer: Sendable {
         _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge, _ known: Entry?, _ replaced: UInt64?,
         _ settings: RegistryClient.Settings, _ shouldStop: @Sendable () -> Bool
     ) throws -> Grant? {
-        let found = try find(host, scope.repository, shouldStop)
+        while true {
+            let found = try find(host, scope.repository, shouldStop)
+            do {
+                return try fetch(found, scope, host, challenge, known, replaced, settings, shouldStop)
+            } catch let error as OCIError where error.code == .unauthorized {
+                guard let found, found.isOneOfSeveral else { throw error }
+                refuse(found.credentials, scope)
+                // None is left: what the last one met is what there is to tell.
+                if try find(host, scope.repository, shouldStop) == nil {
+                    state.withLock { $0.refused[scope] = nil }
+                    throw error
+                }
+            }
+        }
+    }
+
+    private func fetch(
+        _ found: CredentialStore.Found?, _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge,
+        _ known: Entry?, _ replaced: UInt64?, _ settings: RegistryClient.Settings, _ shouldStop: @Sendable () -> Bool
+    ) throws -> Grant? {
         let began = ContinuousClock().now
         switch (challenge.scheme, found?.credentials) {
         case (_, .registryToken(let token)):
@@ -151,8 +186,18 @@ final class Authorizer: Sendable {
         _ host: RegistryHost, _ repository: String, _ shouldStop: @Sendable () -> Bool
     ) throws(OCIError) -> CredentialStore.Found? {
         var store = store
-        if let file = state.withLock({ $0.files[host.namespace ?? host.name] }) { store.file = file }
-        return try store.find(host: host.name, repository: repository, shouldStop: shouldStop)
+        let scope = Scope(host: host.key, repository: repository)
+        let (file, refused) = state.withLock { ($0.files[host.namespace ?? host.name], $0.refused[scope] ?? []) }
+        if let file { store.file = file }
+        return try store.find(host: host.name, repository: repository, refused: refused, shouldStop: shouldStop)
+    }
+
+    private func refuse(_ credentials: Credentials?, _ scope: Scope) {
+        guard let credentials else { return }
+        state.withLock { state in
+            if state.refused.count >= Self.entryLimit { state.refused = [:] }
+            state.refused[scope, default: []].insert(credentials)
+        }
     }
 
     /// Keeps a grant for the next who ask; `nil` where it is what has been refused.
@@ -166,7 +211,8 @@ final class Authorizer: Sendable {
             if state.entries.count >= Self.entryLimit { state.entries = [:] }
             state.count += 1
             let grant = Grant(
-                header: header, number: state.count, credentials: found?.credentials, origin: found?.origin)
+                header: header, number: state.count, credentials: found?.credentials, origin: found?.origin,
+                isOneOfSeveral: found?.isOneOfSeveral ?? false, isCredentials: renewAt == nil)
             state.entries[scope] = Entry(grant: grant, renewAt: renewAt, refreshToken: refreshToken)
             return grant
         }

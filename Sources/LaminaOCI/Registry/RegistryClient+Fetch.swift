@@ -130,8 +130,9 @@ struct HostAttempt {
                 }
             } else if exchange.head.status == 401 {
                 grants += 1
+                let others = grant?.isOneOfSeveral == true ? ClusterSecrets.tryLimit : 0
                 let new =
-                    grants > Self.grantLimit
+                    grants > Self.grantLimit + others
                     ? nil
                     : try session.authorizer.grant(
                         after: exchange.head, refused: grant, from: host, repository: resource.repository,
@@ -184,6 +185,7 @@ struct HostAttempt {
         var error = OCIError(
             status: exchange.head, body: exchange.errorBody, url: Origin.withoutQuery(url), subject: resource.subject)
         error.message += ": " + whose
+        if grant?.origin == nil, let problem = session.authorizer.clusterProblem { error.message += "; \(problem)" }
         return error
     }
 }
