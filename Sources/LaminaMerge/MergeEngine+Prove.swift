@@ -14,17 +14,20 @@ struct ProofQueue {
 }
 
 extension MergeEngine {
-    /// Proves layers behind everybody's back, some time after something was merged.
+    /// Proves layers behind everybody's back, when nothing has been merged for some time.
     ///
-    /// - Parameter delay: in seconds; more may come, and whoever waits for bytes goes first.
+    /// - Parameter delay: in seconds; more may come, whoever waits for bytes goes first, and a pull that has its bytes still has to
+    ///   make them durable.
     func proveLoop(delay: Double) {
         Thread.yieldToOthers()
+        var wasQuiet = false
         while true {
             let goesOn = proofs.wait { $0.isStopping ? false : $0.isWanted ? true : nil }
             guard goesOn else { return }
-            if proofs.wait(seconds: delay, { $0.isStopping ? true : nil }) == true { return }
+            if proofs.wait(seconds: delay / 2, { $0.isStopping ? true : nil }) == true { return }
             // A pull wants the cores for itself.
-            guard isQuiet else { continue }
+            defer { wasQuiet = isQuiet }
+            guard wasQuiet, isQuiet else { continue }
             proofs.withLock { $0.isWanted = false }
             do {
                 for layer in try store.index.layersToProve() {

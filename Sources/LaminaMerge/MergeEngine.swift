@@ -9,7 +9,7 @@ import Synchronization
 /// Makes contents whole: plan, fetch, decode, verify, place, record, for whole images and for single reads alike.
 ///
 /// - Fetchers (threads) take what readers wait for first, then background work, and read long ranges from the source.
-/// - Decoders (one thread a core) decompress, verify and write to the backing files.
+/// - Decoders (a thread for each core, and one more) decompress, verify and write to the backing files.
 /// - The recorder (one thread) writes what has landed into the index, in batches.
 ///
 /// One content is merged once, whoever asks: `states` of `ActiveContent` says which chunks are on their way.
@@ -21,8 +21,8 @@ public final class MergeEngine: Sendable {
         public var workerCount = 10
         /// How the registries are reached that layers come from.
         public var registries = Registries()
-        /// Threads that decode: one a core.
-        public var decoderCount = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+        /// Threads that decode: one more than there are cores, as one or the other waits for the disk that it writes to.
+        public var decoderCount = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) + 1
         /// Seconds after a merge that layers are proven; nil: only what a pull proves.
         public var provingDelay: Double?
         /// Whether a layer is only indexed once its diff ID is known: its whole blob is read for it, if need be.
@@ -37,9 +37,9 @@ public final class MergeEngine: Sendable {
         public init() {}
     }
 
-    /// More bytes in flight than this bring nothing: decoders keep up with two chunks each waiting, and what is in flight
-    /// when the process is killed has to be fetched again.
-    static let inFlightLimit = 24 << 20
+    /// More bytes in flight than this bring little: each decoder has a chunk, and one more is on its way. What is in flight when
+    /// the process is killed has to be fetched again.
+    static let inFlightLimit = 32 << 20
     /// The compressed bytes of one request of a reader's: somebody waits for all of them. Background requests are as long as
     /// `rangeSize(of:)` says.
     static let jobSize = 8 << 20

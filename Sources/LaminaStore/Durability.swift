@@ -33,6 +33,11 @@ extension Store {
                 cause: error)
         }
         return try write { writer in
+            let connection = writer.connection
+            if writer.landedSinceSync.isEmpty {
+                try connection.cached("UPDATE content SET durable = 1 WHERE durable = 0 AND state > 0").run()
+                return connection.changes
+            }
             // Chunks that landed while syncfs ran may have missed it: their contents wait for the next one.
             let volatile = try writer.connection.cached("SELECT id FROM content WHERE durable = 0 AND state > 0")
                 .map { ContentID($0.integer(0)) }
