@@ -86,8 +86,6 @@ public final class Store: Sendable {
         try connection.execute("PRAGMA secure_delete = OFF")
         try connection.execute("PRAGMA temp_store = MEMORY")
         try connection.execute("PRAGMA journal_size_limit = 8388608")
-        // A pull touches the same pages again and again; each checkpoint writes them to the database once more.
-        try connection.execute("PRAGMA wal_autocheckpoint = 4000")
         try connection.setCacheSize(kibibytes: 16 << 10)
         try Index.migrator.migrate(connection)
         try refreshViews(connection)

@@ -59,6 +59,32 @@ struct CommandTests {
         }
     }
 
+    @Test("a server that ends between two questions is no failure: the store is opened here then")
+    func endedServer() async throws {
+        try await onThread("test") {
+            let server = try TestServer(FakeEngine())
+            var ways: [String] = []
+            let status = try EngineAccess.use(context(root: server.root)) { access in
+                switch access {
+                case .server(let client):
+                    ways.append("server")
+                    #expect(try server.stop())
+                    return try client.status().root
+                case .local(let engine):
+                    ways.append("local")
+                    return engine.status().root
+                }
+            }
+            #expect(ways == ["server", "local"] && status == server.root)
+            // Closed behind it; and what the command itself says is not taken for that.
+            for _ in 0..<2 {
+                #expect(throws: DaemonError.self) {
+                    try EngineAccess.use(context(root: server.root)) { _ in throw DaemonError(.noServer, "said") }
+                }
+            }
+        }
+    }
+
     @Test("a store that does not exist is said to be none")
     func missingStore() {
         let directory = ScratchDirectory()

@@ -30,6 +30,28 @@ enum EngineAccess {
         }
     }
 
+    /// Runs `body` with the way to the store, and closes that behind it.
+    ///
+    /// A server that a command has left behind ends after its last mount, perhaps between two questions to it. Who finds nobody then has
+    /// not been heard, and takes the other way: `body` is run again when it throws `noServer` of a server.
+    static func use<Result>(_ context: CommandContext, _ body: (EngineAccess) throws -> Result) throws -> Result {
+        let deadline = monotonicSeconds() + patience
+        while true {
+            let access = try open(context)
+            defer { access.close() }
+            do {
+                return try body(access)
+            } catch let error as DaemonError where error.code == .noServer {
+                guard case .server = access, monotonicSeconds() < deadline else { throw error }
+            }
+        }
+    }
+
+    /// Ends an engine that was opened for one command.
+    private func close() {
+        if case .local(let engine) = self { engine.shutdown(unmount: false) }
+    }
+
     static func isServer(_ holder: String) -> Bool { holder.hasPrefix("lamina serve") }
 
     static func busy(_ root: String, _ holder: String) -> DaemonError {

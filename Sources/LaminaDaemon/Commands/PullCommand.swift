@@ -28,15 +28,16 @@ public struct PullCommand: Sendable {
         let display = ProgressDisplay(output: context.output)
         let result = try stoppable("pull") {
             defer { display.end() }
-            switch try EngineAccess.open(context) {
-            case .server(let client):
-                return try client.pull(request) { display.show($0) }
-            case .local(let engine):
-                defer { engine.shutdown(unmount: false) }
-                try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
-                return try engine.pull(
-                    request.reference, platform: request.platform, plainHTTP: request.plainHTTP, lazy: request.lazy,
-                    pin: request.pin, progress: { display.show($0) }, shouldStop: { Interrupts.requested })
+            return try EngineAccess.use(context) { access in
+                switch access {
+                case .server(let client):
+                    return try client.pull(request) { display.show($0) }
+                case .local(let engine):
+                    try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
+                    return try engine.pull(
+                        request.reference, platform: request.platform, plainHTTP: request.plainHTTP, lazy: request.lazy,
+                        pin: request.pin, progress: { display.show($0) }, shouldStop: { Interrupts.requested })
+                }
             }
         }
         try context.output.show(result) { Self.text(result) }

@@ -14,15 +14,15 @@ public struct RemoveCommand: Sendable {
 
     public func run(_ context: CommandContext) throws {
         let names = try references.map { try ImageReference(parsing: $0).description }
-        let access = try EngineAccess.open(context)
-        defer { access.close() }
         var results: [RemoveResult] = []
-        for (number, name) in names.enumerated() {
-            // Once for all of them.
-            let request = RemoveRequest(reference: name, collects: collects && number == names.count - 1)
-            switch access {
-            case .server(let client): results.append(try client.remove(request))
-            case .local(let engine): results.append(try engine.removeImage(name, collects: request.collects))
+        try EngineAccess.use(context) { access in
+            for (number, name) in names.enumerated().dropFirst(results.count) {
+                // Once for all of them.
+                let request = RemoveRequest(reference: name, collects: collects && number == names.count - 1)
+                switch access {
+                case .server(let client): results.append(try client.remove(request))
+                case .local(let engine): results.append(try engine.removeImage(name, collects: request.collects))
+                }
             }
         }
         try context.output.show(results) {
@@ -41,13 +41,12 @@ public struct GarbageCommand: Sendable {
     public init(dryRun: Bool) { self.dryRun = dryRun }
 
     public func run(_ context: CommandContext) throws {
-        let access = try EngineAccess.open(context)
-        defer { access.close() }
-        let report =
+        let report = try EngineAccess.use(context) { access in
             switch access {
             case .server(let client): try client.collectGarbage(GarbageRequest(dryRun: dryRun))
             case .local(let engine): try engine.collectGarbage(dryRun: dryRun)
             }
+        }
         try context.output.show(report) { Self.text(report, dryRun: dryRun) }
     }
 
@@ -71,13 +70,12 @@ public struct PinCommand: Sendable {
 
     public func run(_ context: CommandContext) throws {
         let request = PinRequest(reference: try ImageReference(parsing: reference).description, pinned: pinned)
-        let access = try EngineAccess.open(context)
-        defer { access.close() }
-        let result =
+        let result = try EngineAccess.use(context) { access in
             switch access {
             case .server(let client): try client.pin(request)
             case .local(let engine): try engine.pin(request.reference, pinned)
             }
+        }
         try context.output.show(result) { "\(result.reference): " + (result.pinned ? "pinned" : "not pinned any more") }
     }
 }
@@ -101,12 +99,5 @@ public struct OpenedCommand: Sendable {
             return try context.output.show(paths.map { String(decoding: $0, as: UTF8.self) }) { "" }
         }
         context.output.write(paths.flatMap { $0 + [UInt8(ascii: "\n")] })
-    }
-}
-
-extension EngineAccess {
-    /// Ends an engine that was opened for one command.
-    func close() {
-        if case .local(let engine) = self { engine.shutdown(unmount: false) }
     }
 }
