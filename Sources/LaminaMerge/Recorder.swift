@@ -12,8 +12,8 @@ final class Recorder: Sendable {
         var hasVolatile = false
     }
 
-    /// How long a batch is gathered, in seconds: nobody waits for it.
-    private static let gathering = 0.1
+    /// How long a batch is gathered, in seconds.
+    private static let gathering = 0.03
     /// Landed bytes that end the gathering: what a kill may cost, beside what is in flight. Each transaction writes the pages
     /// that it touches to the log anew, so that smaller batches write more.
     private static let batchBytes = 8 << 20
