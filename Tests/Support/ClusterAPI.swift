@@ -24,13 +24,7 @@ public final class ClusterAPI: Sendable {
         self.pageSize = pageSize
         self.encode = encode
         (listener, port) = try LoopbackSocket.listening()
-        let listener = listener
-        _ = try Thread("cluster") { [weak self] in
-            while let client = listener.accepted() {
-                self?.serve(client)
-                client.hangUp()
-            }
-        }
+        try listener.serve("cluster") { [weak self] in self?.serve($0) }
     }
 
     deinit { listener.hangUp() }
@@ -75,8 +69,6 @@ public final class ClusterAPI: Sendable {
                 "{\"kind\":\"SecretList\",\"metadata\":{\"continue\":\"\(next)\"},\"items\":[\(items.joined(separator: ","))]}"
             )
         }
-        _ = client.send(
-            "HTTP/1.1 \(status) OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                + "Content-Length: \(text.utf8.count)\r\n\r\n\(text)")
+        client.answer("\(status) OK", json: text)
     }
 }

@@ -63,6 +63,23 @@ final class LoopbackSocket: @unchecked Sendable {
         }
     }
 
+    /// Hands every connection to `serve`, one after the other on a thread of its own, until this listener hangs up.
+    func serve(_ name: String, _ serve: @escaping @Sendable (LoopbackSocket) -> Void) throws {
+        _ = try Thread(name) {
+            while let client = self.accepted() {
+                serve(client)
+                client.hangUp()
+            }
+        }
+    }
+
+    /// Answers a request with JSON, as the last of this connection.
+    func answer(_ status: String, json: String) {
+        _ = send(
+            "HTTP/1.1 \(status)\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                + "Content-Length: \(json.utf8.count)\r\n\r\n\(json)")
+    }
+
     /// Ends every call that waits on the socket, from any thread.
     func hangUp() { shutdown(descriptor, Int32(SHUT_RDWR)) }
 

@@ -32,13 +32,7 @@ public final class TokenServer: Sendable {
         self.wants = wants
         self.lifetime = lifetime
         (listener, port) = try LoopbackSocket.listening()
-        let listener = listener
-        _ = try Thread("tokens") { [weak self] in
-            while let client = listener.accepted() {
-                self?.serve(client)
-                client.hangUp()
-            }
-        }
+        try listener.serve("tokens") { [weak self] in self?.serve($0) }
     }
 
     deinit { listener.hangUp() }
@@ -100,9 +94,6 @@ public final class TokenServer: Sendable {
             isGranted
             ? #"{"token":"\#(token)","expires_in":\#(lifetime)}"#
             : #"{"errors":[{"code":"UNAUTHORIZED","message":"wrong password"}]}"#
-        let status = isGranted ? "200 OK" : "401 Unauthorized"
-        _ = client.send(
-            "HTTP/1.1 \(status)\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                + "Content-Length: \(text.utf8.count)\r\n\r\n\(text)")
+        client.answer(isGranted ? "200 OK" : "401 Unauthorized", json: text)
     }
 }
