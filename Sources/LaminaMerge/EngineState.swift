@@ -84,6 +84,22 @@ struct EngineState {
         return completions
     }
 
+    /// Forgets contents that the index has recorded, as merged or as far as anybody wanted.
+    ///
+    /// - Returns: whether none is left.
+    mutating func forget(_ landing: Landing) -> Bool {
+        for (content, _) in landing.merged {
+            active[content] = nil
+            recentlyMerged.insert(content)
+        }
+        for (content, _) in landing.chunks {
+            guard let known = active[content] else { continue }
+            known.unrecorded -= 1
+            forgetIfIdle(known)
+        }
+        return active.isEmpty
+    }
+
     /// Forgets a content that nobody waits for and of which nothing is on its way: the index knows as much.
     mutating func forgetIfIdle(_ content: ActiveContent) {
         guard content.isPrepared, content.missing > 0, content.early.isEmpty, content.waiters.isEmpty,

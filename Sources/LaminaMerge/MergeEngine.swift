@@ -85,10 +85,10 @@ public final class MergeEngine: Sendable {
         pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
         sources = SourceCache(index: store.index, registries: options.registries)
         state = Monitor(EngineState())
-        recorder = Recorder(store: store)
+        recorder = Recorder(store: store) { [state, proofs] landing in
+            if state.withLock({ $0.forget(landing) }) { proofs.withLock(notify: true) { $0.isWanted = true } }
+        }
         space = options.maxBytes.map { SpaceKeeper(limit: $0) }
-        recorder.onRecorded = { [weak self] in self?.forgetRecorded($0) }
-        recorder.onInterval = { [weak self] in self?.rest() }
         try start()
     }
 
@@ -104,7 +104,7 @@ public final class MergeEngine: Sendable {
                     threads.decoders.append(try Thread("decode-\(number)") { self.decodeLoop() })
                 }
                 threads.recorders.append(try Thread("record") { self.recorder.loop() })
-                threads.recorders.append(try Thread("sync") { self.recorder.syncLoop() })
+                threads.recorders.append(try Thread("sync") { self.recorder.syncLoop(onInterval: self.rest) })
                 if let space { threads.recorders.append(try Thread("space") { space.loop(self) }) }
                 if let delay = options.provingDelay {
                     threads.recorders.append(try Thread("prove") { self.proveLoop(delay: delay) })
@@ -276,23 +276,6 @@ public final class MergeEngine: Sendable {
     private func answerWaiting() {
         let waiting = state.withLock(notify: true) { state in state.stop() }
         for completion in waiting { completion(.failure(.stopped)) }
-    }
-
-    /// Forgets contents that the index has recorded, as merged or as far as anybody wanted.
-    private func forgetRecorded(_ landing: Landing) {
-        let isIdle = state.withLock { state in
-            for (content, _) in landing.merged {
-                state.active[content] = nil
-                state.recentlyMerged.insert(content)
-            }
-            for (content, _) in landing.chunks {
-                guard let active = state.active[content] else { continue }
-                active.unrecorded -= 1
-                state.forgetIfIdle(active)
-            }
-            return state.active.isEmpty
-        }
-        if isIdle { proofs.withLock(notify: true) { $0.isWanted = true } }
     }
 
     /// Gives the buffers back when nothing was merged for a while; sooner, each pause of a reader would cost their pages anew.

@@ -26,14 +26,15 @@ final class Recorder: Sendable {
     private let state = Monitor(State())
     private let recording = Monitor(())
     private let syncing = Monitor(())
-    /// Told what the index has recorded; set once, before the threads start.
-    nonisolated(unsafe) var onRecorded: (@Sendable (Landing) -> Void)?
-    /// Called every few seconds; set once, before the threads start.
-    nonisolated(unsafe) var onInterval: (@Sendable () -> Void)?
+    private let onRecorded: @Sendable (Landing) -> Void
     /// Told of errors that nobody waits for.
     private let reporter = Mutex<(@Sendable (any Error) -> Void)?>(nil)
 
-    init(store: Store) { self.store = store }
+    /// - Parameter onRecorded: told what the index has recorded, on the thread that recorded it.
+    init(store: Store, onRecorded: @escaping @Sendable (Landing) -> Void) {
+        self.store = store
+        self.onRecorded = onRecorded
+    }
 
     func setReporter(_ report: @escaping @Sendable (any Error) -> Void) { reporter.withLock { $0 = report } }
 
@@ -84,7 +85,7 @@ final class Recorder: Sendable {
             do {
                 try store.record(landing)
                 state.withLock { $0.hasVolatile = true }
-                onRecorded?(landing)
+                onRecorded(landing)
             } catch {
                 // The bytes stand in the files, only the index does not know.
                 state.withLock { state in
@@ -98,12 +99,13 @@ final class Recorder: Sendable {
         }
     }
 
-    func syncLoop() {
+    /// - Parameter onInterval: called every few seconds.
+    func syncLoop(onInterval: () -> Void) {
         while true {
             let stopping = state.wait(seconds: Self.syncInterval) { $0.isStopping ? true : nil }
             if stopping == true { return }
             do { try sync() } catch { report(error) }
-            onInterval?()
+            onInterval()
         }
     }
 
