@@ -25,7 +25,9 @@ fi
 
 echo
 echo "== summary, after $((SECONDS - started)) s =="
-grep -E '^[✘].*(Test|Suite) ' "$log" | grep -E 'failed|recorded' | sort -u | head -40 || true
+grep -E '^[✘].*(Test|Suite) ' "$log" | grep -E 'failed' | sort -u | head -40 || true
+# With what each says beyond its first line: the output of a program, the state that was waited for.
+awk '/^(◇|✔|✘)/ { left = 0 } /^✘.* recorded an issue/ { left = 60 } left-- > 0' "$log" | cut -c 1-300 | head -200 || true
 grep -E 'Test run with|Executed [0-9]+ test' "$log" | tail -4 || true
 if [ "$status" -eq 0 ]; then echo 'all tests passed'; else echo "tests failed (status $status)"; fi
 exit "$status"

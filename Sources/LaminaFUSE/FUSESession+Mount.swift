@@ -119,7 +119,10 @@ extension FUSESession {
 
     /// Where the mount cannot be reached by its path. Works where fusectl is mounted; `stop` reports if the threads
     /// stay.
+    ///
+    /// Not where the connection has ended with its mount: its number may be that of somebody else's by now.
     private func abortConnection(_ mount: Mount) {
+        guard Self.isConnected(device) else { return }
         try? Self.write("1", to: "/sys/fs/fuse/connections/\(mount.minor)/abort")
     }
 
