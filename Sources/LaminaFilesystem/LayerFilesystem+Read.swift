@@ -34,7 +34,12 @@ extension LayerFilesystem {
         for range: Range<Int64>, of content: ContentID, isRetry: Bool = false, _ reply: consuming ReadReply
     ) {
         let parked = reply.park()
-        engine.range(range, of: content) { [self] result in
+        let take: @Sendable (UnsafeRawBufferPointer) -> Void = { [self] bytes in
+            guard let reply = parked.take() else { return }
+            counters.readBytes.add(UInt64(bytes.count), ordering: .relaxed)
+            reply.bytes(bytes)
+        }
+        engine.range(range, of: content, take: take) { [self] result in
             if isLeft(parked, result) { return }
             guard let reply = parked.take() else { return }
             switch result {

@@ -38,6 +38,8 @@ final class ActiveContent: @unchecked Sendable {
     var pull: LayerPull?
     /// Merges its remaining chunks behind the readers' backs.
     var background: ContentPull?
+    /// Whether a reader waits for the first of it: the background merge would take half of the way from it.
+    var isFirstAwaited = false
     /// Where the background merge goes on: behind the latest read.
     var cursor = 0
 
@@ -64,6 +66,17 @@ final class ActiveContent: @unchecked Sendable {
         return first..<max(first, end)
     }
 
+    /// Takes out those who want bytes of a chunk and of no other.
+    func takeServings(ofChunk index: Int) -> [Serving] {
+        var servings: [Serving] = []
+        waiters.removeAll { waiter in
+            guard waiter.chunks == index..<(index + 1), let serving = waiter.serving else { return false }
+            servings.append(serving)
+            return true
+        }
+        return servings
+    }
+
     /// The first chunk index for which `isBehind` is true; chunks are in file order.
     private func lowerBound(_ isBehind: (Int) -> Bool) -> Int {
         var low = 0
@@ -82,7 +95,15 @@ struct Waiter {
     var chunks: Range<Int>
     /// How many of `chunks` have not landed.
     var missing: Int
+    var serving: Serving?
     var completion: MergeCompletion
+}
+
+/// A range of one chunk that somebody takes as soon as it is verified, in the place of being told that it has landed.
+struct Serving: Sendable {
+    /// The range of the file.
+    var range: Range<Int64>
+    var take: @Sendable (UnsafeRawBufferPointer) -> Void
 }
 
 /// Called once, on a thread of the merge, when what was asked for has landed or cannot.
@@ -102,6 +123,7 @@ struct Request: Sendable {
     /// Whether the rest of the content is merged behind it.
     var startsBackground: Bool
     var ticket: MergeTicket
+    var serving: Serving?
     var completion: MergeCompletion
 }
 

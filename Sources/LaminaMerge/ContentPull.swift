@@ -5,6 +5,7 @@ import LaminaSystem
 final class ContentPull: Producer, @unchecked Sendable {
     // @unchecked: `isProducing` is touched with the engine's lock held only.
     var isProducing = false
+    var isHeld: Bool { content.isFirstAwaited }
     private let content: ActiveContent
 
     init(_ content: ActiveContent) { self.content = content }

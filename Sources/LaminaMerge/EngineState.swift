@@ -45,7 +45,7 @@ struct EngineState {
         }
         if let layer = ahead.pop() { return .readAhead(layer) }
         guard backgroundRunning < backgroundLimit,
-            let index = producers.firstIndex(where: { !$0.isProducing })
+            let index = producers.firstIndex(where: { !$0.isProducing && !$0.isHeld })
         else { return nil }
         // Round robin: the next fetcher asks another one.
         let producer = producers.remove(at: index)
@@ -114,6 +114,8 @@ struct EngineState {
 protocol Producer: AnyObject, Sendable {
     /// Whether a fetcher is just asking it; with the engine's lock.
     var isProducing: Bool { get set }
+    /// Whether it is not to be asked just now; with the engine's lock.
+    var isHeld: Bool { get }
     /// The next job, nil when there is none any more. Called by one fetcher at a time, without the lock.
     func next(_ engine: MergeEngine) throws -> FetchJob?
     /// Ends it; with the lock. The completions of who waits for all of it.
@@ -122,6 +124,10 @@ protocol Producer: AnyObject, Sendable {
     func withdraw(_ state: inout EngineState) -> [MergeCompletion]
     /// It has no more jobs, or failed; without the lock.
     func ended(_ error: MergeError?)
+}
+
+extension Producer {
+    var isHeld: Bool { false }
 }
 
 /// A queue in the order of arrival.

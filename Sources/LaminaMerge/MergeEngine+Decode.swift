@@ -73,6 +73,7 @@ extension MergeEngine {
                     for part in member.parts {
                         do throws(VerificationFailure) {
                             let chunk = try VerifiedChunk(part, of: decompressed)
+                            serve(chunk)
                             if place(chunk) { landed.append(part) }
                         } catch {
                             wrong.append((part, .mismatch(part, error.actual, layer: layerName(piece.layer))))
@@ -91,12 +92,29 @@ extension MergeEngine {
         finish(landed, landing)
     }
 
+    /// Gives a verified chunk to those who read in it: before it is written, which nobody has to wait for.
+    private func serve(_ chunk: borrowing VerifiedChunk) {
+        let part = chunk.part
+        let content = part.content
+        guard content.hasReaders.load(ordering: .relaxed) else { return }
+        let (servings, wasFirst) = state.withLock { _ in
+            defer { content.isFirstAwaited = false }
+            return (content.takeServings(ofChunk: part.index), content.isFirstAwaited)
+        }
+        for serving in servings {
+            let start = Int(serving.range.lowerBound - part.offset)
+            serving.take(UnsafeRawBufferPointer(rebasing: chunk.bytes[start..<(start + serving.range.count)]))
+        }
+        // The fetchers have its background merge to do now.
+        if wasFirst { state.withLock(notify: true) { _ in } }
+    }
+
     /// Writes a verified chunk at its own offset in its backing file.
     private func place(_ chunk: borrowing VerifiedChunk) -> Bool {
         let part = chunk.part
         guard let record = part.content.record else { return false }
         do {
-            let keepsCached = part.content.hasReaders.load(ordering: .relaxed)
+            let keepsCached = record.size < Self.largeSize && part.content.hasReaders.load(ordering: .relaxed)
             if part.content.chunks.count == 1 {
                 try store.files.write(chunk.bytes, as: record.name, keepsCached: keepsCached)
             } else {
@@ -189,10 +207,11 @@ extension MergeEngine {
         let parts = members.flatMap(\.parts)
         guard !parts.isEmpty else { return }
         var completions: [MergeCompletion] = []
-        state.withLock { state in
+        state.withLock(notify: true) { state in
             for part in parts {
                 let content = part.content
                 if content.states[part.index] == .inFlight { content.states[part.index] = .absent }
+                content.isFirstAwaited = false
                 content.suspects.remove(part.index)
                 // Not tried again behind anyone's back, for ever: the next reader does.
                 content.background = nil

@@ -72,6 +72,11 @@ extension MergeEngine {
                 }
                 let indices = request.range.map { active.indices(holding: $0) } ?? 0..<active.chunks.count
                 let missing = indices.count { active.states[$0] != .landed }
+                if request.startsBackground, missing > 0, missing < active.missing,
+                    active.missing == active.chunks.count
+                {
+                    active.isFirstAwaited = true
+                }
                 for index in indices where active.states[index] == .absent {
                     active.states[index] = .inFlight
                     wanted.append(index)
@@ -81,7 +86,8 @@ extension MergeEngine {
                 } else {
                     active.waiters.append(
                         Waiter(
-                            ticket: request.ticket, chunks: indices, missing: missing, completion: request.completion))
+                            ticket: request.ticket, chunks: indices, missing: missing, serving: request.serving,
+                            completion: request.completion))
                 }
                 if !indices.isEmpty { active.cursor = indices.upperBound }
                 if request.startsBackground, active.missing > 0, active.background == nil, !state.isStopping {

@@ -60,9 +60,12 @@ extension MergeEngine {
     func copyLandedChunks(of content: ContentRecord, _ chunks: inout [ChunkRecord]) throws {
         var landing = Landing()
         var target: File?
+        // The same file in other chunks.
+        let twin = try store.index.twin(of: content)
         for index in chunks.indices where !chunks[index].hasLanded && !chunks[index].source.isHole {
             let chunk = chunks[index]
-            guard let found = try landedCopy(of: chunk, in: content) else { continue }
+            let copy = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
+            guard let found = copy ?? twin.map({ ($0.name, chunk.offset) }) else { continue }
             space?.makeRoom(for: chunk.size)
             // In place where all contents with this file want these bytes.
             let file =
@@ -90,15 +93,6 @@ extension MergeEngine {
             landing.chunks.append((content.id, chunk.offset))
         }
         try record(&landing, of: content, chunks)
-    }
-
-    /// Where another content has a chunk's bytes, as far as its layer is to be believed.
-    private func landedCopy(
-        of chunk: ChunkRecord, in content: ContentRecord
-    ) throws -> (name: BackingName, offset: Int64)? {
-        if let found = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id) { return found }
-        // The same file in other chunks.
-        return try store.index.twin(of: content).map { ($0.name, chunk.offset) }
     }
 
     /// Lands the chunks that are holes: a backing file is sparse, so its zeros are there before anything is written. That

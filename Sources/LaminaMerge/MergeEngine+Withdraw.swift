@@ -24,7 +24,10 @@ extension MergeEngine {
             for part in rest.flatMap(\.parts) where part.content.states[part.index] == .inFlight {
                 part.content.states[part.index] = .absent
             }
-            for part in rest.flatMap(\.parts) { state.forgetIfIdle(part.content) }
+            for part in rest.flatMap(\.parts) {
+                part.content.isFirstAwaited = false
+                state.forgetIfIdle(part.content)
+            }
         }
     }
 }

@@ -48,6 +48,9 @@ public final class MergeEngine: Sendable {
 
     /// So many long ranges at once fill any connection, and each costs a thread.
     static let fetcherLimit = 6
+    /// Contents of this size and more are written past the page cache even while they are read: the kernel keeps what was
+    /// read as that of the mount, and a gigabyte of it twice is in nobody's interest.
+    static let largeSize: Int64 = 64 << 20
 
     public let store: Store
     let pool: BufferPool
@@ -125,11 +128,17 @@ public final class MergeEngine: Sendable {
     }
 
     /// Merges the chunks that hold a range of the file, and goes on with the rest behind it.
+    ///
+    /// - Parameter take: called in the place of `completion` where the range is of one chunk that was fetched for it: with its bytes,
+    ///   verified, before they are written. They are gone when it returns.
     @discardableResult
     public func range(
-        _ range: Range<Int64>, of content: ContentID, _ completion: @escaping MergeCompletion
+        _ range: Range<Int64>, of content: ContentID, take: (@Sendable (UnsafeRawBufferPointer) -> Void)? = nil,
+        _ completion: @escaping MergeCompletion
     ) -> MergeTicket {
-        enqueue(content, range: range, startsBackground: true, completion)
+        enqueue(
+            content, range: range, startsBackground: true, serving: take.map { Serving(range: range, take: $0) },
+            completion)
     }
 
     /// Merges the chunks that hold a range of the file, and no others.
@@ -219,11 +228,13 @@ public final class MergeEngine: Sendable {
 
     @discardableResult
     private func enqueue(
-        _ content: ContentID, range: Range<Int64>?, startsBackground: Bool, _ completion: @escaping MergeCompletion
+        _ content: ContentID, range: Range<Int64>?, startsBackground: Bool, serving: Serving? = nil,
+        _ completion: @escaping MergeCompletion
     ) -> MergeTicket {
         let ticket = MergeTicket(content: content, number: ticketCount.add(1, ordering: .relaxed).newValue)
         let request = Request(
-            content: content, range: range, startsBackground: startsBackground, ticket: ticket, completion: completion)
+            content: content, range: range, startsBackground: startsBackground, ticket: ticket, serving: serving,
+            completion: completion)
         // One fetcher: it takes the request, or another one that was awake has.
         let refused = state.withLockWakingOne { state in
             if state.isStopping { return true }
