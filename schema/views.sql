@@ -123,7 +123,7 @@ SELECT
     count(*) AS chunks,
     sum(k.landed) AS landed_chunks,
     round(100.0 * sum(CASE WHEN k.landed = 1 THEN k.size ELSE 0 END) / c.size, 1) AS percent,
-    CASE c.durable WHEN 1 THEN 'yes' ELSE 'no' END AS durable
+    CASE WHEN c.state > 0 AND c.sync BETWEEN 1 AND (SELECT syncs FROM store) THEN 'yes' ELSE 'no' END AS durable
 FROM content AS c
 JOIN chunk AS k ON k.content = c.id
 WHERE c.state = 1
@@ -178,7 +178,7 @@ SELECT
     d.landed_bytes AS landed_bytes,
     CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
     CASE c.proof WHEN 1 THEN 'proven' WHEN 2 THEN 'disproven' ELSE 'claimed' END AS proof,
-    CASE c.durable WHEN 1 THEN 'yes' ELSE 'no' END AS durable,
+    CASE WHEN c.state > 0 AND c.sync BETWEEN 1 AND (SELECT syncs FROM store) THEN 'yes' ELSE 'no' END AS durable,
     coalesce(u.layers, 0) AS layers,
     coalesce(u.files, 0) AS files,
     coalesce(h.images, 0) AS images

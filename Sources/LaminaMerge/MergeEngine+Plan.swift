@@ -72,14 +72,13 @@ extension MergeEngine {
                 }
                 let indices = request.range.map { active.indices(holding: $0) } ?? 0..<active.chunks.count
                 let missing = indices.count { active.states[$0] != .landed }
-                if request.startsBackground, missing > 0, missing < active.missing,
+                let new = indices.filter { active.states[$0] == .absent }
+                for index in new { active.states[index] = .inFlight }
+                wanted += new
+                if request.startsBackground, !new.isEmpty, missing < active.missing,
                     active.missing == active.chunks.count
                 {
                     active.isFirstAwaited = true
-                }
-                for index in indices where active.states[index] == .absent {
-                    active.states[index] = .inFlight
-                    wanted.append(index)
                 }
                 if missing == 0 {
                     done.append(request.completion)

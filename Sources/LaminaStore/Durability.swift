@@ -6,23 +6,30 @@ import Synchronization
 
 // Durability without an fsync per file. What has landed is recorded at once: within one boot the page cache outlives
 // every crash of the process, so the record is true. Once in a while one syncfs makes everything durable, and one
-// transaction says so. After a restart of the machine, whatever was not durable is hashed again before it is served.
+// number says so: each content names the syncfs that its last write waits for. After a restart of the machine, whatever
+// names one that was not done is hashed again before it is served.
 
 extension Store {
     /// Whether something has landed that is not known to be on disk.
     public func hasVolatileContent() throws -> Bool {
-        try index.read { try $0.integer("SELECT 1 FROM content WHERE durable = 0 AND state > 0 LIMIT 1") != nil }
+        try writer.withLock { try $0.hasVolatileContent() }
     }
 
-    /// Makes what has landed durable: one syncfs, then one transaction.
+    /// Makes what has landed durable: one syncfs, then one number; nothing where nothing has landed.
     ///
     /// An error of syncfs means that some write was lost, nobody knows whose: everything that was not durable is hashed
     /// again, from the disk, and what fails goes back to absent.
     ///
-    /// - Returns: how many contents became durable.
+    /// - Returns: whether something became durable.
     @discardableResult
-    public func makeDurable() throws -> Int {
-        writer.withLock { $0.landedSinceSync.removeAll(keepingCapacity: true) }
+    public func makeDurable() throws -> Bool {
+        let began = try writer.withLock { writer -> Int64? in
+            guard try writer.hasVolatileContent() else { return nil }
+            // What lands from now on may be missed, and waits for the next one.
+            defer { writer.nextSync += 1 }
+            return writer.nextSync
+        }
+        guard let began else { return false }
         do {
             try files.synchronize()
         } catch {
@@ -32,23 +39,10 @@ extension Store {
                 .system(error.code), "a write to \(root)/content was lost; what was not durable was checked again",
                 cause: error)
         }
-        return try write { writer in
-            let connection = writer.connection
-            if writer.landedSinceSync.isEmpty {
-                try connection.cached("UPDATE content SET durable = 1 WHERE durable = 0 AND state > 0").run()
-                return connection.changes
-            }
-            // Chunks that landed while syncfs ran may have missed it: their contents wait for the next one.
-            let volatile = try writer.connection.cached("SELECT id FROM content WHERE durable = 0 AND state > 0")
-                .map { ContentID($0.integer(0)) }
-            let mark = try writer.connection.cached("UPDATE content SET durable = 1 WHERE id = ?")
-            var count = 0
-            for content in volatile where !writer.landedSinceSync.contains(content) {
-                try mark.bind(1, content.row).run()
-                count += 1
-            }
-            return count
+        try write { writer in
+            try writer.connection.cached("UPDATE store SET syncs = ?1 WHERE syncs < ?1").bind(1, began).run()
         }
+        return true
     }
 
     /// Hashes what another boot left without making it durable, and remembers that this boot has.
@@ -58,7 +52,8 @@ extension Store {
         var report = OpenReport()
         let known = try writer.withLock { try $0.connection.prepare("SELECT boot FROM store").first { $0.text(0) } }
         guard known != boot else { return report }
-        for content in try writer.withLock({ try volatileContents($0.connection) }) {
+        let volatile = try writer.withLock { try $0.hasVolatileContent() ? volatileContents($0.connection) : [] }
+        for content in volatile {
             report.rechecked += 1
             if try !recheck(content, writer: writer, files: files) { report.lost += 1 }
         }
@@ -77,8 +72,13 @@ extension Store {
     }
 
     private static func volatileContents(_ database: Connection) throws -> [ContentRecord] {
-        try database.cached("SELECT \(Index.contentColumns) FROM content c WHERE c.durable = 0 AND c.state > 0")
-            .map { try Index.content($0) }
+        // Without an index: it is read after a crash of the machine, or an error of its disk.
+        try database.cached(
+            """
+            SELECT \(Index.contentColumns) FROM content c
+            WHERE c.state > 0 AND c.sync NOT BETWEEN 1 AND (SELECT syncs FROM store)
+            """
+        ).map { try Index.content($0) }
     }
 
     /// Hashes every chunk that a content is said to have, and takes back those that differ.
@@ -106,7 +106,7 @@ extension Store {
                     try writer.connection.cached("UPDATE chunk SET landed = 0 WHERE content = ? AND offset = ?")
                         .bind(1, content.id.row).bind(2, offset).run()
                 }
-                try writer.connection.cached("UPDATE content SET state = ?, proof = 0, durable = 0 WHERE id = ?")
+                try writer.connection.cached("UPDATE content SET state = ?, proof = 0 WHERE id = ?")
                     .bind(1, failed.count == chunks.count ? 0 : 1).bind(2, content.id.row).run()
             }
         }

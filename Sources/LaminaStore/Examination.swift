@@ -115,7 +115,7 @@ extension Store {
             for range in damaged { try landed.bind(1, content.row).bind(2, range.lowerBound).run() }
             try database.cached(
                 """
-                UPDATE content SET proof = 0, durable = 0,
+                UPDATE content SET proof = 0,
                     state = EXISTS (SELECT 1 FROM chunk WHERE content = ?1 AND landed = 1)
                 WHERE id = ?1
                 """

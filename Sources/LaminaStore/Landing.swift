@@ -22,15 +22,15 @@ extension Store {
         guard !landing.isEmpty else { return }
         try write { writer in
             let database = writer.connection
+            let sync = try writer.noteLanding()
             let landed = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND offset = ?")
             let partial = try database.cached(
-                "UPDATE content SET state = max(state, 1), durable = 0 WHERE id = ? AND (state = 0 OR durable = 1)")
+                "UPDATE content SET state = max(state, 1), sync = ?2 WHERE id = ?1 AND (state = 0 OR sync < ?2)")
             var previous: ContentID?
             for (content, offset) in landing.chunks {
                 try landed.bind(1, content.row).bind(2, offset).run()
                 if content != previous {
-                    try partial.bind(1, content.row).run()
-                    writer.landedSinceSync.insert(content)
+                    try partial.bind(1, content.row).bind(2, sync).run()
                     previous = content
                 }
             }
@@ -47,14 +47,13 @@ extension Store {
                 }
             }
             let merged = try database.cached(
-                "UPDATE content SET state = 2, proof = ?, durable = 0, used_at = ? WHERE id = ?")
+                "UPDATE content SET state = 2, proof = ?, sync = ?, used_at = ? WHERE id = ?")
             let now = millisecondsSince1970()
             // Whoever copies a content whole names no chunks; the check after a restart goes by them.
             let rest = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND landed = 0")
             for (content, proof) in landing.merged {
-                try merged.bind(1, proof.rawValue).bind(2, now).bind(3, content.row).run()
+                try merged.bind(1, proof.rawValue).bind(2, sync).bind(3, now).bind(4, content.row).run()
                 try rest.bind(1, content.row).run()
-                writer.landedSinceSync.insert(content)
             }
         }
     }
@@ -86,11 +85,11 @@ extension Store {
             try database.cached("UPDATE chunk SET landed = 1 WHERE content = ?").bind(1, content.id.row).run()
             try database.cached(
                 """
-                UPDATE content SET state = 2, proof = 1, durable = 0, used_at = ?3,
+                UPDATE content SET state = 2, proof = 1, sync = ?4, used_at = ?3,
                     holes = (SELECT holes FROM content WHERE id = ?2) WHERE id = ?1
                 """
-            ).bind(1, content.id.row).bind(2, proven.id.row).bind(3, millisecondsSince1970()).run()
-            writer.landedSinceSync.insert(content.id)
+            ).bind(1, content.id.row).bind(2, proven.id.row).bind(3, millisecondsSince1970())
+                .bind(4, try writer.noteLanding()).run()
         }
     }
 
@@ -134,9 +133,17 @@ extension Store {
 }
 
 extension Writer {
+    /// Notes that something lands, in the transaction that says so.
+    ///
+    /// - Returns: the number of the syncfs that makes it durable, for its content's row.
+    func noteLanding() throws -> Int64 {
+        try connection.cached("UPDATE store SET landing = ?1 WHERE landing < ?1").bind(1, nextSync).run()
+        return nextSync
+    }
+
     func forget(_ content: ContentID) throws {
         try connection.cached("UPDATE chunk SET landed = 0 WHERE content = ?").bind(1, content.row).run()
-        try connection.cached("UPDATE content SET state = 0, proof = 0, durable = 0, holes = 0 WHERE id = ?").bind(
+        try connection.cached("UPDATE content SET state = 0, proof = 0, holes = 0 WHERE id = ?").bind(
             1, content.row
         )
         .run()

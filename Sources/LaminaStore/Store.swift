@@ -53,15 +53,14 @@ public final class Store: Sendable {
         files = try BackingFiles(root: root)
         let path = Index.path(root: root)
         reserve = SpaceReserve(root: root)
-        let connection: Connection
         let hasUnknownFiles = access(path, F_OK) != 0 && Self.backingFileCount(root: root, upTo: 1) > 0
         do {
-            connection = try reserve.lending(SpaceReserve.opening) { try Self.connect(path) }
+            let connection = try reserve.lending(SpaceReserve.opening) { try Self.connect(path) }
+            writer = Monitor(try Writer(connection))
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)
         }
         reserve.refill()
-        writer = Monitor(Writer(connection))
         index = Index(migrated: path)
         let boot = try Self.bootID()
         do {
@@ -127,10 +126,17 @@ public final class Store: Sendable {
 /// The one writing connection; touched with the store's lock held only.
 final class Writer {
     let connection: Connection
-    /// The contents that chunks landed in since the last syncfs began: what it does not make durable.
-    var landedSinceSync: Set<ContentID> = []
+    /// The number of the syncfs that makes durable what lands now: the next one to begin.
+    var nextSync: Int64
 
-    init(_ connection: sending Connection) { self.connection = connection }
+    init(_ connection: sending Connection) throws {
+        self.connection = connection
+        // Of what a process that was killed has landed, too.
+        nextSync = try connection.integer("SELECT max(syncs + 1, landing) FROM store") ?? 1
+    }
+
+    /// Whether something has landed that is not known to be on disk.
+    func hasVolatileContent() throws -> Bool { try connection.integer("SELECT landing > syncs FROM store") == 1 }
 }
 
 extension Statement {

@@ -140,15 +140,14 @@ extension Store {
         }
         let content = try database.cached(
             """
-            INSERT INTO content (id, digest, size, state, proof, holes, used_at)
-            VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4)
+            INSERT INTO content (id, digest, size, state, proof, holes, used_at, sync)
+            VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4, ?5)
             ON CONFLICT (digest, claim) DO UPDATE
-            SET state = 2, proof = 1, durable = 0, holes = max(holes, ?3), used_at = ?4 RETURNING id
+            SET state = 2, proof = 1, sync = ?5, holes = max(holes, ?3), used_at = ?4 RETURNING id
             """
         ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes).bind(4, millisecondsSince1970())
-            .first { ContentID($0.integer(0)) }
+            .bind(5, try writer.noteLanding()).first { ContentID($0.integer(0)) }
         guard let content else { return }
-        writer.landedSinceSync.insert(content)
         try database.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)").bind(1, stream.row)
             .bind(2, content.row).run()
     }

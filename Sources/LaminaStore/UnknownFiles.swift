@@ -61,14 +61,12 @@ extension Store {
                 return
             }
             if plain.path != unknown.path { try files.rename(unknown.path, to: plain.path) }
-            let content = try writer.connection.cached(
+            try writer.connection.cached(
                 """
-                INSERT INTO content (digest, size, state, proof, holes) VALUES (?1, ?2, 2, 1, ?3)
-                ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, durable = 0, holes = max(holes, ?3)
-                RETURNING id
+                INSERT INTO content (digest, size, state, proof, holes, sync) VALUES (?1, ?2, 2, 1, ?3, ?4)
+                ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, sync = ?4, holes = max(holes, ?3)
                 """
-            ).bind(1, digest: name.digest).bind(2, unknown.size).bind(3, holes).first { ContentID($0.integer(0)) }
-            if let content { writer.landedSinceSync.insert(content) }
+            ).bind(1, digest: name.digest).bind(2, unknown.size).bind(3, holes).bind(4, try writer.noteLanding()).run()
         }
         return true
     }

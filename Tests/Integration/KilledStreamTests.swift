@@ -144,7 +144,7 @@ extension EndToEnd.PlainLayers {
     private func expectSameStores(_ sandbox: Sandbox, _ other: Sandbox) throws {
         for query in [
             "SELECT path, type, mode, uid, gid, bytes, modified_at, target, digest, state, inode FROM file ORDER BY path",
-            "SELECT hex(digest), hex(claim), size, state, proof, durable, holes FROM content ORDER BY digest",
+            "SELECT hex(digest), hex(claim), size, state, proof, sync <= (SELECT syncs FROM store), holes FROM content ORDER BY digest",
             "SELECT format, hex(diff_id), diff_id_state, toc_proof, first_inode, last_inode FROM layer",
             "SELECT blob_offset, inner_offset, blob_size, offset FROM chunk_source ORDER BY 1, 2",
             "SELECT count(*) FROM stream_entry", "SELECT state FROM stream",

@@ -1,5 +1,6 @@
 import Glibc
 import LaminaDigest
+import LaminaSQLite
 import LaminaSystem
 import Testing
 
@@ -29,19 +30,43 @@ struct DurabilityTests {
         let store = try scratch.open()
         let contents = try importFiles(store)
         #expect(try !store.hasVolatileContent())
-        #expect(try store.makeDurable() == 0)
+        #expect(try !store.makeDurable())
         var landing = Landing()
         landing.merged = [(contents[0].id, .proven)]
         landing.chunks = [(contents[2].id, 0)]
         try store.record(landing)
         #expect(try store.hasVolatileContent())
-        #expect(try store.makeDurable() == 2)
+        #expect(try store.makeDurable())
         #expect(try !store.hasVolatileContent())
-        #expect(try store.makeDurable() == 0)
-        #expect(
-            try scratch.integers("SELECT id FROM content WHERE durable = 1") == [
-                contents[0].id.row, contents[2].id.row,
-            ])
+        #expect(try !store.makeDurable())
+        #expect(try durable() == [contents[0].name.digest, contents[2].name.digest])
+    }
+
+    /// What a person sees.
+    private func durable(_ other: Scratch? = nil) throws -> Set<Digest> {
+        let database = try Connection(path: (other ?? scratch).index, access: .readOnly)
+        return try Set(
+            database.prepare("SELECT digest FROM content_status WHERE durable = 'yes'")
+                .map { try #require(Digest(parsing: $0.text(0))) })
+    }
+
+    @Test("what a process landed that was killed is durable after the next one's syncfs, not before")
+    func afterKill() throws {
+        var store: Store? = try scratch.open()
+        let contents = try importFiles(try #require(store))
+        var landing = Landing()
+        landing.merged = [(contents[0].id, .proven)]
+        try store?.record(landing)
+        try store?.makeDurable()
+        landing.merged = [(contents[1].id, .proven)]
+        try store?.record(landing)
+        store = nil
+        let again = try scratch.open()
+        #expect(try again.hasVolatileContent())
+        #expect(try durable() == [contents[0].name.digest])
+        #expect(try again.makeDurable())
+        #expect(try durable() == [contents[0].name.digest, contents[1].name.digest])
+        #expect(try !again.hasVolatileContent())
     }
 
     @Test("a content that goes on landing is not durable until the next time")
@@ -55,7 +80,7 @@ struct DurabilityTests {
         landing.chunks = [(contents[2].id, 4096)]
         try store.record(landing)
         #expect(try store.hasVolatileContent())
-        #expect(try store.makeDurable() == 1)
+        #expect(try store.makeDurable())
         landing.chunks = []
         landing.merged = [(contents[2].id, .claimed)]
         try store.record(landing)
@@ -80,11 +105,13 @@ struct DurabilityTests {
         try land(contents[0])
         let thread = try Thread("sync") { _ = try? store.makeDurable() }
         // What it will not mark is counted anew from where the wait begins.
-        while !store.writer.withLock({ $0.landedSinceSync.isEmpty }) { usleep(100) }
+        let first = store.writer.withLock { $0.nextSync }
+        while store.writer.withLock({ $0.nextSync == first }) { usleep(100) }
         try land(contents[1])
         thread.join()
-        #expect(try scratch.integers("SELECT id FROM content WHERE durable = 1") == [contents[0].id.row])
-        #expect(try store.makeDurable() == 1)
+        #expect(try durable(scratch) == [contents[0].name.digest])
+        #expect(try store.makeDurable())
+        #expect(try durable(scratch) == [contents[0].name.digest, contents[1].name.digest])
     }
 
     @Test(
@@ -116,7 +143,8 @@ struct DurabilityTests {
         #expect(try landed(again, contents[2]) == [true, false, true])
         #expect(try landed(again, contents[3]) == [false, false])
         #expect(try again.hasVolatileContent(), "what was found right is on disk only after the next syncfs")
-        #expect(try again.makeDurable() == 2)
+        #expect(try again.makeDurable())
+        #expect(try durable() == [contents[0].name.digest, contents[2].name.digest])
     }
 
     @Test("after a restart the check is done once, and an interrupted one is done again")
