@@ -1,6 +1,7 @@
 import Glibc
 import LaminaDigest
 import LaminaSQLite
+import LaminaSchema
 import LaminaSystem
 import Testing
 
@@ -48,6 +49,29 @@ struct DurabilityTests {
         return try Set(
             database.prepare("SELECT digest FROM content_status WHERE durable = 'yes'")
                 .map { try #require(Digest(parsing: $0.text(0))) })
+    }
+
+    @Test("an index that marked each content is understood: the marked are durable, the others wait for a syncfs")
+    func olderIndex() throws {
+        do {
+            let database = try Connection(path: scratch.index, access: .readWrite)
+            try Migrator(applicationID: Schema.applicationID, migrations: Array(Schema.migrations.prefix(6)))
+                .migrate(database)
+            for (name, state, durable) in [("a", 2, 1), ("b", 2, 0), ("c", 1, 0), ("d", 0, 0)] {
+                try database.execute(
+                    """
+                    INSERT INTO content (digest, size, state, proof, durable)
+                    VALUES (x'\(digest(name).hex)', 1, \(state), 1, \(durable))
+                    """)
+            }
+            try database.execute("UPDATE store SET boot = '\(Store.bootID())'")
+        }
+        let store = try scratch.open()
+        #expect(store.openReport.rechecked == 0)
+        #expect(try durable() == [digest("a")])
+        #expect(try store.hasVolatileContent())
+        #expect(try store.makeDurable())
+        #expect(try durable() == [digest("a"), digest("b"), digest("c")])
     }
 
     @Test("what a process landed that was killed is durable after the next one's syncfs, not before")

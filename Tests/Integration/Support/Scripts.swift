@@ -26,10 +26,13 @@ enum Scripts {
         database = sqlite3.connect(index + ".first")
         database.executescript(open(migration).read())
         database.execute("ATTACH ? AS latest", (index,))
+        today = {"durable": "sync <= (SELECT syncs FROM latest.store)"}
         names = [name for name, in database.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'")]
         for name in names:
-            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({name})"))
-            database.execute(f"INSERT OR REPLACE INTO main.{name} ({columns}) SELECT {columns} FROM latest.{name}")
+            columns = [row[1] for row in database.execute(f"PRAGMA main.table_info({name})")]
+            values = [today.get(column, column) for column in columns]
+            database.execute(f"INSERT OR REPLACE INTO main.{name} ({', '.join(columns)}) "
+                             f"SELECT {', '.join(values)} FROM latest.{name}")
         database.execute("UPDATE main.store SET views = NULL")
         application, = database.execute("PRAGMA latest.application_id").fetchone()
         database.commit()
