@@ -333,6 +333,8 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
     int received = receive(worker);
     if (received == -EINTR || received == -EAGAIN) return 1;
+    // The connection ends, as with ENODEV: what a read says that has a request in hand just then (fuse_dev_do_read).
+    if (received == -ECONNABORTED) received = 0;
     if (received <= 0) {
         pay(worker);
         give_turn(worker);

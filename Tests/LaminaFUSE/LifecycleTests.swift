@@ -32,6 +32,33 @@ extension SessionTests {
         }
     }
 
+    @Test("stop in the middle of requests is a stop, and no connection that broke")
+    func stopAmongRequests() throws {
+        for _ in 0..<40 {
+            let isOver = Monitor(false)
+            var threads: [Thread] = []
+            defer {
+                isOver.withLock { $0 = true }
+                for thread in threads { thread.join() }
+            }
+            try Fixture.with(tree: { _, _ in }) { fixture in
+                for number in 0..<6 {
+                    // Names that the kernel has not asked for yet.
+                    let path = fixture.path("\(number)-")
+                    threads.append(
+                        try Thread("asks") {
+                            var count = 0
+                            while !isOver.withLock({ $0 }) {
+                                access(path + "\(count)", F_OK)
+                                count += 1
+                            }
+                        })
+                }
+                usleep(5000)
+            }
+        }
+    }
+
     @Test("an unmount from outside ends the session, and stop leaves what is mounted there since alone")
     func unmountedFromOutside() throws {
         try Fixture.with { tree, _ in
