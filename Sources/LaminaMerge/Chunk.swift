@@ -99,7 +99,7 @@ struct Waiter {
     var completion: MergeCompletion
 }
 
-/// A range of one chunk that somebody takes as soon as it is verified, in the place of being told that it has landed.
+/// A range of one chunk that somebody takes from memory, in the place of being told that it has landed.
 struct Serving: Sendable {
     /// The range of the file.
     var range: Range<Int64>

@@ -73,8 +73,10 @@ extension MergeEngine {
                     for part in member.parts {
                         do throws(VerificationFailure) {
                             let chunk = try VerifiedChunk(part, of: decompressed)
-                            serve(chunk)
-                            if place(chunk) { landed.append(part) }
+                            if place(chunk) {
+                                serve(chunk)
+                                landed.append(part)
+                            }
                         } catch {
                             wrong.append((part, .mismatch(part, error.actual, layer: layerName(piece.layer))))
                         }
@@ -92,7 +94,7 @@ extension MergeEngine {
         finish(landed, landing)
     }
 
-    /// Gives a verified chunk to those who read in it: before it is written, which nobody has to wait for.
+    /// Gives a chunk that is in its place to those who read in it: from here, as its file would have to be read for them.
     private func serve(_ chunk: borrowing VerifiedChunk) {
         let part = chunk.part
         let content = part.content

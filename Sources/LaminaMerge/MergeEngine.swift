@@ -130,7 +130,7 @@ public final class MergeEngine: Sendable {
     /// Merges the chunks that hold a range of the file, and goes on with the rest behind it.
     ///
     /// - Parameter take: called in the place of `completion` where the range is of one chunk that was fetched for it: with its bytes,
-    ///   verified, before they are written. They are gone when it returns.
+    ///   verified. They are gone when it returns.
     @discardableResult
     public func range(
         _ range: Range<Int64>, of content: ContentID, take: (@Sendable (UnsafeRawBufferPointer) -> Void)? = nil,

@@ -4,9 +4,9 @@ import Synchronization
 
 /// A backing file that chunks are written to.
 ///
-/// What nobody has asked for yet goes past the page cache, straight from the decoder's buffer to the disk (O_DIRECT, open(2)):
-/// no second copy of the bytes, no page of memory taken from what is in use, nothing left for syncfs to wait for. What
-/// a reader waits for, and small files, go through the page cache, where they are read from next.
+/// What nobody has asked for yet, and what is large, goes past the page cache, straight from the decoder's buffer to the disk
+/// (O_DIRECT, open(2)): no second copy of the bytes, no page of memory taken from what is in use, nothing left for syncfs to wait
+/// for. Other files that somebody reads, and small ones, go through the page cache, where they are read from next.
 public final class BackingFile: Sendable {
     private let file: File
     private let direct = Mutex(Direct.unknown)

@@ -31,8 +31,8 @@ struct ServingTests {
         func wait() -> Bool { bytes.wait(seconds: 10) { $0.isEmpty ? nil : true } ?? false }
     }
 
-    @Test("is given verified bytes before they are written, and is not answered twice")
-    func beforeTheyLand() throws {
+    @Test("is given verified bytes from memory, and is not answered twice")
+    func fromMemory() throws {
         try withFile { engine, source, content in
             let (taken, answers, hadLanded) = (Taken(), Answers(), Flag())
             engine.range(

@@ -43,6 +43,7 @@ enum EngineAccess {
                 return try body(access)
             } catch let error as DaemonError where error.code == .noServer {
                 guard case .server = access, monotonicSeconds() < deadline else { throw error }
+                usleep(50_000)
             }
         }
     }

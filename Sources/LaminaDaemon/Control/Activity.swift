@@ -5,16 +5,36 @@ final class Activity: Sendable {
     private struct State {
         var running = 0
         var everUsed = false
+        var isClosed = false
     }
 
     private let state = Mutex(State())
 
-    func begin() {
-        state.withLock {
-            $0.running += 1
-            $0.everUsed = true
+    /// Begins work for a client.
+    ///
+    /// - Returns: false where the server is about to end: the client has to turn to another one.
+    func begin() -> Bool {
+        state.withLock { state in
+            guard !state.isClosed else { return false }
+            state.running += 1
+            state.everUsed = true
+            return true
         }
     }
+
+    /// Lets nothing begin any more.
+    ///
+    /// - Returns: false where something runs, which goes on, as does whatever comes.
+    func close() -> Bool {
+        state.withLock { state in
+            guard state.running == 0 else { return false }
+            state.isClosed = true
+            return true
+        }
+    }
+
+    /// Takes `close` back.
+    func reopen() { state.withLock { $0.isClosed = false } }
 
     func end() { state.withLock { $0.running -= 1 } }
 

@@ -103,7 +103,11 @@ public struct ControlClient: Sendable {
                 defer { pending.removeAll(keepingCapacity: true) }
                 if pending.isEmpty { continue }
                 let line = try decode(ControlLine<Answer>.self, pending)
-                if let error = line.error { throw DaemonError(.remote(exitCode: error.exitCode), error.message) }
+                if let error = line.error {
+                    // One that ends has not begun with it.
+                    let isEnding = error.exitCode == ExitStatus.noServer.rawValue
+                    throw DaemonError(isEnding ? .noServer : .remote(exitCode: error.exitCode), error.message)
+                }
                 if let result = line.result { return result }
                 if let state = line.progress { progress(state) }
             }

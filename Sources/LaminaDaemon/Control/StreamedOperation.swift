@@ -38,7 +38,10 @@ final class StreamedOperation<Result: Codable & Sendable>: Sendable {
         _ name: String, activity: Activity, to writer: inout any ResponseBodyWriter,
         _ work: @escaping @Sendable (StreamedOperation) throws -> Result
     ) async throws {
-        activity.begin()
+        guard activity.begin() else {
+            let failure = DaemonError(.noServer, "the lamina server is ending, as nothing is mounted any more")
+            return try await write(ControlFailure(failure).line, to: &writer)
+        }
         do throws(SystemError) {
             try startDetached(name) {
                 let line = Self.line { try work(self) }

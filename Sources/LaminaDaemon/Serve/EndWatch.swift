@@ -28,8 +28,9 @@ struct EndWatch: Service {
             guard activity.running == 0, activity.everUsed || seconds >= Self.patience else { continue }
             let engine = engine
             do {
-                // Looked at again, as a client may have come in between.
-                if try await onThread("mounts", { try engine.mounts() }).isEmpty, activity.running == 0 {
+                guard try await onThread("mounts", { try engine.mounts() }).isEmpty, activity.close() else { continue }
+                // Looked at again with the door closed: a client may have come and gone in between, and has a mount.
+                if try await onThread("mounts", { try engine.mounts() }).isEmpty {
                     log.info("the server ends: nothing is mounted any more")
                     ending.unmount()
                     request.yield()
@@ -38,6 +39,7 @@ struct EndWatch: Service {
             } catch {
                 log.warning("the mounts cannot be listed", metadata: ["error": "\(describe(error))"])
             }
+            activity.reopen()
         }
     }
 }
