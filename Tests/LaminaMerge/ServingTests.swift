@@ -24,6 +24,15 @@ struct ServingTests {
         }
     }
 
+    /// The file is there with the right bytes, and none was fetched twice.
+    private static func expectWhole(
+        _ content: ContentRecord, _ engine: MergeEngine, _ source: ControlledSource
+    ) throws {
+        let landed = try engine.store.bytes(content)
+        #expect(landed == bytes)
+        #expect(source.repeatedByteCount == 0)
+    }
+
     /// What readers were given.
     private final class Taken: Sendable {
         let bytes = Monitor<[[UInt8]]>([])
@@ -46,9 +55,7 @@ struct ServingTests {
             #expect(!hadLanded.isSet)
             #expect(engine.isIdle)
             #expect(answers.all.isEmpty)
-            let landed = try engine.store.bytes(content)
-            #expect(landed == Self.bytes)
-            #expect(source.repeatedByteCount == 0)
+            try Self.expectWhole(content, engine, source)
         }
     }
 
@@ -98,9 +105,7 @@ struct ServingTests {
             source.behaviour.allowance = nil
             #expect(taken.wait())
             #expect(eventually { (try? engine.store.index.content(content.id)?.state) == .merged })
-            let landed = try engine.store.bytes(content)
-            #expect(landed == Self.bytes)
-            #expect(source.repeatedByteCount == 0)
+            try Self.expectWhole(content, engine, source)
         }
     }
 
