@@ -110,12 +110,18 @@ extension Writer {
         let list = try connection.cached("SELECT id FROM opened_image WHERE reference = ? AND manifest_digest = ?")
             .bind(1, text: image.reference).bind(2, digest: image.manifest).first { $0.integer(0) }
         guard let list else { return }
-        let add = try connection.cached(
-            """
-            INSERT OR IGNORE INTO opened (image, position, path)
-            SELECT ?1, coalesce(max(position), 0) + 1, ?2 FROM opened WHERE image = ?1 HAVING count(*) < ?3
-            """)
-        for path in paths { try add.bind(1, list).bind(2, blob: path).bind(3, Store.openedLimit).run() }
+        // Counted once: counting for each path took the writer's connection for seconds after a walk through an image.
+        var (count, position) =
+            try connection.cached("SELECT count(*), coalesce(max(position), 0) FROM opened WHERE image = ?")
+            .bind(1, list).first { ($0.integer(0), $0.integer(1)) } ?? (0, 0)
+        let add = try connection.cached("INSERT OR IGNORE INTO opened (image, position, path) VALUES (?, ?, ?)")
+        for path in paths {
+            guard count < Store.openedLimit else { break }
+            try add.bind(1, list).bind(2, position + 1).bind(3, blob: path).run()
+            guard connection.changes > 0 else { continue }
+            count += 1
+            position += 1
+        }
     }
 }
 
