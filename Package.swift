@@ -74,7 +74,8 @@ let package = Package(
                 .embedInCode("migrations/v001-index.sql"), .embedInCode("migrations/v002-session.sql"),
                 .embedInCode("migrations/v003-space.sql"), .embedInCode("migrations/v004-check.sql"),
                 .embedInCode("migrations/v005-snapshots.sql"), .embedInCode("migrations/v006-snapshot-image.sql"),
-                .embedInCode("migrations/v007-durability.sql"), .embedInCode("views.sql"),
+                .embedInCode("migrations/v007-durability.sql"),
+                .embedInCode("migrations/v008-content-checks.sql"), .embedInCode("views.sql"),
             ], swiftSettings: swift),
 
         // From a reference to bytes.

@@ -54,17 +54,32 @@ struct TOCClaims {
 
 /// A layer's table of contents as it was fetched, before anything of it is believed.
 struct FetchedTOC {
-    var format: LayerFormat
-    var json: [UInt8]
+    let format: LayerFormat
+    let json: [UInt8]
+    /// SHA-256 of the JSON.
+    let digest: Digest
     /// Where in the blob the last member ends.
-    var membersEnd: Int64
+    let membersEnd: Int64
     /// The bytes of the blob from here on were read, and this is their digest; `nil` where they are in another image.
-    var tail: (offset: Int64, size: Int64, digest: Digest)?
+    let tail: (offset: Int64, size: Int64, digest: Digest)?
     /// Of zstd:chunked: the SHA-256 of the JSON as it stands in the blob.
-    var checksum: Digest?
-    var tarSplit: ZstdChunked.Place?
+    let checksum: Digest?
+    let tarSplit: ZstdChunked.Place?
 
-    var digest: Digest { SHA256.hash(json) }
+    /// Hashes the JSON.
+    init(
+        format: LayerFormat, json: [UInt8], membersEnd: Int64,
+        tail: (offset: Int64, size: Int64, digest: Digest)? = nil, checksum: Digest? = nil,
+        tarSplit: ZstdChunked.Place? = nil
+    ) {
+        self.format = format
+        self.json = json
+        digest = SHA256.hash(json)
+        self.membersEnd = membersEnd
+        self.tail = tail
+        self.checksum = checksum
+        self.tarSplit = tarSplit
+    }
 }
 
 extension TOCClaims {

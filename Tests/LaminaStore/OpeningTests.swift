@@ -1,5 +1,6 @@
 import Glibc
 import LaminaDigest
+import LaminaSQLite
 import LaminaSchema
 import LaminaStore
 import LaminaSystem
@@ -150,5 +151,29 @@ struct OpeningTests {
         let error = #expect(throws: StoreError.self) { _ = try Store(root: scratch.root + "/file/store") }
         #expect(error?.code == .system(ENOTDIR))
         #expect(error?.description.contains("/file/store") == true)
+    }
+
+    @Test("a content's rows are checked without a function, and an open connection learns of it")
+    func contentChecks() throws {
+        let database = try Connection(path: scratch.index, access: .readWrite)
+        try Migrator(applicationID: Schema.applicationID, migrations: Array(Schema.migrations.prefix(7)))
+            .migrate(database)
+        let insert = "INSERT INTO content (digest, size, state) VALUES (randomblob(%), 1, %)"
+        func add(_ length: Int, state: Int) throws {
+            let values = insert.split(separator: "%", omittingEmptySubsequences: false)
+            try database.execute("\(values[0])\(length)\(values[1])\(state)\(values[2])")
+        }
+        try add(32, state: 2)
+        #expect(throws: SQLiteError.self) { try add(31, state: 0) }
+        _ = try scratch.open()
+        let text = try scratch.sqlite3("SELECT sql FROM sqlite_schema WHERE name = 'content'")
+        // A function in it has SQLite copy every page that a statement of many rows changes.
+        #expect(!text.contains("length(") && text.contains("state BETWEEN 0 AND 2"), "\(text)")
+        try add(31, state: 2)
+        #expect(throws: SQLiteError.self) { try add(32, state: 3) }
+        #expect(throws: SQLiteError.self) { try database.execute("UPDATE content SET proof = 3") }
+        #expect(try scratch.integer("SELECT count(*) FROM content WHERE state = 2") == 2)
+        #expect(try scratch.sqlite3("PRAGMA integrity_check").hasPrefix("ok"))
+        #expect(try scratch.integer("PRAGMA user_version") == Int64(Schema.migrations.count))
     }
 }
