@@ -17,7 +17,7 @@ final class Bench {
         inputs = Inputs(space: space)
     }
 
-    /// How often something is measured: the issue wants five, everyday use fewer.
+    /// How often something is measured: five times at least for the table, fewer for everyday use.
     func rounds(_ full: Int, quick: Int) -> Int { options.quick ? quick : full }
 
     func add(_ id: String, _ value: Double) { findings.add(id, value) }
@@ -88,6 +88,9 @@ struct PullOutcome {
 
 /// The same files somewhere: on the disk, in lamina, in an image of another file system.
 struct Side {
+    /// The name of the one that is lamina's own file in the store.
+    static let backing = "backing"
+
     var name: String
     var path: String
 }

@@ -15,7 +15,9 @@ extension Bench {
         defer { sides.end() }
         let file = "/large/big"
         try run("cmp", inputs.mix + file, server.mount + file)
-        // Where in memory a side's pages happen to lie makes a tenth of difference, until they are dropped: several times.
+        // Where in memory a copy's pages happen to lie makes a tenth of difference, until they are dropped: several times,
+        // and beside the copy the very file that lamina has the kernel read.
+        try sides.addBacking(of: file, store: store, size: Inputs.big)
         let fills = rounds(3, quick: 1)
         for fill in 0..<fills { try reads(file, sides.all, turn: fill, rounds(15, quick: 7) / fills) }
     }

@@ -31,6 +31,17 @@ final class Sides {
         }
     }
 
+    /// Adds the backing file of a merged file, by the path that the file has in the other sides: the same pages, without
+    /// lamina.
+    func addBacking(of file: String, store: String, size: Int) throws {
+        let found = try run(["find", store + "/content", "-type", "f", "-size", "\(size)c"]).output
+        guard let backing = found.split(separator: "\n").first else { throw Failure("no backing file of \(file)") }
+        let target = try bench.space.fresh("side-" + Side.backing)
+        try run("mkdir", "-p", (target + file as NSString).deletingLastPathComponent)
+        try run("ln", "-s", String(backing), target + file)
+        all.append(Side(name: Side.backing, path: target))
+    }
+
     private func add(_ name: String, _ options: [String]) throws {
         let target = try bench.space.fresh("side-" + name)
         try run(["mount"] + options + [target])
@@ -53,7 +64,8 @@ extension Bench {
         if !absences.contains(what) { absences.append(what) }
     }
 
-    /// Adds what a pass of all sides took: each side's own value, and lamina's against the disk's.
+    /// Adds what a pass of all sides took: each side's own value, and lamina's against the disk's: against the same pages,
+    /// where they are a side, and against the copy then by another name.
     ///
     /// - Parameters:
     ///   - seconds: by side.
@@ -61,9 +73,13 @@ extension Bench {
     ///   - isRate: whether the ratio is one of speeds (more is better) or of times.
     func add(_ id: String, _ seconds: [String: Double], isRate: Bool, value: (Double) -> Double) {
         for (side, time) in seconds { add("\(id).\(side)", value(time)) }
-        for (side, reference) in [("lamina", "ext4"), ("lamina-overlay", "ext4-overlay")] {
-            guard let ours = seconds[side], let theirs = seconds[reference] else { continue }
-            add(side == "lamina" ? id : id + ".overlaid", isRate ? theirs / ours : ours / theirs)
+        func compare(_ name: String, _ side: String, _ reference: String) {
+            guard let ours = seconds[side], let theirs = seconds[reference] else { return }
+            add(name, isRate ? theirs / ours : ours / theirs)
         }
+        let hasPages = seconds[Side.backing] != nil
+        if hasPages { compare(id, "lamina", Side.backing) }
+        compare(hasPages ? id + ".copy" : id, "lamina", "ext4")
+        compare(id + ".overlaid", "lamina-overlay", "ext4-overlay")
     }
 }
