@@ -64,8 +64,8 @@ extension Bench {
         if !absences.contains(what) { absences.append(what) }
     }
 
-    /// Adds what a pass of all sides took: each side's own value, and lamina's against the disk's: against the same pages,
-    /// where they are a side, and against the copy then by another name.
+    /// Adds what a pass of all sides took: each side's own value, and lamina's against the disk's, and against the same
+    /// pages where they are a side.
     ///
     /// - Parameters:
     ///   - seconds: by side.
@@ -77,9 +77,8 @@ extension Bench {
             guard let ours = seconds[side], let theirs = seconds[reference] else { return }
             add(name, isRate ? theirs / ours : ours / theirs)
         }
-        let hasPages = seconds[Side.backing] != nil
-        if hasPages { compare(id, "lamina", Side.backing) }
-        compare(hasPages ? id + ".copy" : id, "lamina", "ext4")
+        compare(id, "lamina", "ext4")
+        compare(id + ".pages", "lamina", Side.backing)
         compare(id + ".overlaid", "lamina-overlay", "ext4-overlay")
     }
 }
