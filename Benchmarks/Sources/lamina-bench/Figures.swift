@@ -25,10 +25,7 @@ private let promises: [Figure] = [
         how: "the largest VmHWM of all pulls and servers: mix and a 4 GiB file, 1 and 50 readers; defaults"),
     Figure(
         "reads.sequential", "reads of a merged file against ext4: 1 MiB sequential", .ratio, .atLeast(0.97, aim: 1.0),
-        part: "reads",
-        how:
-            "the 1,074 MB file; caches dropped, read once on both sides, then timed"
-    ),
+        part: "reads", how: "the 1,074 MB file; caches dropped, read once on both sides, then timed"),
     Figure(
         "reads.random", "4 KiB random", .ratio, .atLeast(0.90, aim: 0.95), part: "reads",
         how: "300,000 `pread` of 4 KiB at the same random places"),
