@@ -274,12 +274,17 @@ static void stay_awake(struct lamina_fuse *fuse) {
 
 /// Takes a request without sleeping; -EAGAIN when none comes for SHORT_PAUSE. Falling asleep and being woken cost both sides
 /// more than most answers do; where requests come in quick succession, the next one is there before that would be done.
+/// What the handler can do ahead is done meanwhile.
 /// After one that was long in coming nobody looks out: an idle session costs nothing.
 static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
     while (true) {
         int received = fuse_session_receive_buf(worker->fuse->session, &worker->buffer);
         if (received != -EAGAIN) return received;
         pay(worker);
+        if (worker->fuse->callbacks.idle(worker->context)) {
+            start = now();
+            continue;
+        }
         if (now() >= start + SHORT_PAUSE) return received;
         // Not too often: each look takes the lock that requests are queued with.
         for (int i = 0; i < 8; i++) relax();

@@ -1,21 +1,53 @@
 import CFuse
 
-/// The answer to readdir: entries are added until one does not fit or there are no more, then `finish`.
+/// The answer to readdir.
 public struct DirectoryReply: ~Copyable, Sendable {
     private let pending: PendingReply
-    private let entries: EntryBuffer
+    /// How many bytes of entries the kernel takes.
+    public let size: Int
     /// Whether the kernel wants whole attributes with each entry and takes them as looked up; else only node and type
     /// are sent.
+    public let isPlus: Bool
+
+    init(pending: consuming PendingReply, size: Int, isPlus: Bool) {
+        self.pending = pending
+        self.size = size
+        self.isPlus = isPlus
+    }
+
+    /// Sends entries, made for as many bytes and as much of each as this reply wants; none say that the directory ends.
+    public consuming func entries(_ entries: borrowing DirectoryEntries) {
+        let (address, used) = (entries.address, entries.used)
+        _ = pending.answer { lamina_fuse_reply_bytes($0, address, used) }
+    }
+
+    public consuming func error(_ code: Int32) { pending.refuse(code) }
+}
+
+/// Entries of a directory as readdir sends them: added until one does not fit or there are no more.
+public struct DirectoryEntries: ~Copyable, @unchecked Sendable {
+    // @unchecked: the memory belongs to this value alone, which is not copied.
+    fileprivate let address: UnsafeMutableRawPointer
+    private let capacity: Int
+    /// How many bytes the entries take.
+    public private(set) var used = 0
+    /// As in `DirectoryReply`.
     public let isPlus: Bool
     /// How long what is sent may be kept; both unlimited at first.
     public var entryTime = FUSECacheTime.unlimited
     public var attributeTime = FUSECacheTime.unlimited
 
-    init(pending: consuming PendingReply, size: Int, isPlus: Bool) {
-        self.pending = pending
+    /// Above this, a longer reply saves nothing, and malloc would map and unmap memory for each.
+    private static let limit = 64 << 10
+
+    /// - Parameter size: how many bytes they may take; no more than 64 KiB of it are used.
+    public init(size: Int, isPlus: Bool) {
+        capacity = min(size, Self.limit)
         self.isPlus = isPlus
-        entries = EntryBuffer(capacity: size)
+        address = .allocate(byteCount: capacity, alignment: 8)
     }
+
+    deinit { address.deallocate() }
 
     /// Adds an entry.
     ///
@@ -26,39 +58,12 @@ public struct DirectoryReply: ~Copyable, Sendable {
     ///     directory another, the same at each reading.
     /// - Returns: false when it does not fit; nothing was added then.
     public mutating func add(name: UnsafeRawBufferPointer, attributes: FUSEAttributes, nextOffset: Int64) -> Bool {
-        guard let address = name.baseAddress else { return false }
+        guard let start = name.baseAddress else { return false }
         var raw = attributes.raw
         let used = lamina_fuse_add_entry(
-            entries.address, entries.capacity, entries.used, isPlus, address, name.count, &raw, nextOffset,
-            entryTime.raw, attributeTime.raw)
+            address, capacity, self.used, isPlus, start, name.count, &raw, nextOffset, entryTime.raw, attributeTime.raw)
         guard used > 0 else { return false }
-        entries.used = used
+        self.used = used
         return true
     }
-
-    /// Sends what was added; nothing says that the directory ends.
-    public consuming func finish() {
-        let entries = entries
-        _ = pending.answer { lamina_fuse_reply_bytes($0, entries.address, entries.used) }
-    }
-
-    public consuming func error(_ code: Int32) { pending.refuse(code) }
-}
-
-/// The memory that entries are gathered in, freed with the reply.
-private final class EntryBuffer: @unchecked Sendable {
-    // @unchecked: only the reply that made it refers to it, which is not copied.
-    let address: UnsafeMutableRawPointer
-    let capacity: Int
-    var used = 0
-
-    /// Above this, a longer reply saves nothing, and malloc would map and unmap memory for each.
-    static let limit = 64 << 10
-
-    init(capacity: Int) {
-        self.capacity = min(capacity, Self.limit)
-        address = .allocate(byteCount: self.capacity, alignment: 8)
-    }
-
-    deinit { address.deallocate() }
 }

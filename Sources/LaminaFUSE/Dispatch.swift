@@ -68,6 +68,12 @@ extension lamina_fuse_callbacks {
                     worker.core.handler.statfs(
                         node: node, thread: worker.thread, reply: StatisticsReply(pending: pending))
                 }
+            },
+            idle: { context in
+                guard let context else { return false }
+                return Unmanaged<Worker>.fromOpaque(context)._withUnsafeGuaranteedRef { worker in
+                    worker.core.handler.idle(thread: worker.thread)
+                }
             }
         )
     }

@@ -61,4 +61,16 @@ public protocol FUSEHandler: Sendable {
 
     /// STATFS.
     func statfs(node: UInt64, thread: FUSEThread, reply: consuming StatisticsReply)
+
+    /// Does a little of what later requests may ask for, some 50 µs at most: the next request waits for as long.
+    ///
+    /// Called again and again, on the thread that takes requests, while they come in quick succession (`busyWait`) and none
+    /// is there.
+    ///
+    /// - Returns: whether there was something to do; saying no must cost next to nothing.
+    func idle(thread: FUSEThread) -> Bool
+}
+
+extension FUSEHandler {
+    public func idle(thread: FUSEThread) -> Bool { false }
 }

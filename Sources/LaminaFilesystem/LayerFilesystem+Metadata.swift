@@ -51,32 +51,6 @@ extension LayerFilesystem: FUSEHandler {
         }
     }
 
-    public func readdir(node: UInt64, offset: Int64, thread: FUSEThread, reply: consuming DirectoryReply) {
-        let directory = Int64(bitPattern: node)
-        reply.entryTime = options.entryTime
-        reply.attributeTime = options.attributeTime
-        do {
-            // Positions 0 and 1 are "." and "..", whose attributes the kernel does not take.
-            let dots: [[UInt8]] = [[UInt8(ascii: ".")], [UInt8(ascii: "."), UInt8(ascii: ".")]]
-            let own = FUSEAttributes(node: node, mode: UInt32(S_IFDIR))
-            for position in max(0, Int(clamping: offset))..<max(2, Int(clamping: offset)) where position < 2 {
-                let fits = dots[position].withUnsafeBytes {
-                    reply.add(name: $0, attributes: own, nextOffset: Int64(position) + 1)
-                }
-                guard fits else { return reply.finish() }
-            }
-            var position = max(offset, 2)
-            try reader(thread).entries(of: directory, from: position - 2) { inode, name in
-                position += 1
-                return reply.add(name: name, attributes: inode.attributes, nextOffset: position)
-            }
-            reply.finish()
-        } catch {
-            report(error)
-            reply.error(EIO)
-        }
-    }
-
     public func getxattr(
         node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming AttributeValueReply
     ) {

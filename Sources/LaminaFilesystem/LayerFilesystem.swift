@@ -16,6 +16,7 @@ public final class LayerFilesystem: Sendable {
     let readers: [IndexReader]
     let opens: OpenTable
     let files: OpenFileCache
+    let directories = DirectoryAhead()
     let counters = Counters()
     /// Told of what an operator should know.
     let log: @Sendable (String) -> Void

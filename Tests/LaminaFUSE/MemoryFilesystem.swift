@@ -140,6 +140,7 @@ final class MemoryFilesystem: FUSEHandler {
         guard let directory = self.node(node) else { return reply.error(ENOENT) }
         var index = Int(offset)
         let count = directory.entries.count + 2
+        var entries = DirectoryEntries(size: reply.size, isPlus: reply.isPlus)
         while index < count {
             let (name, target): ([UInt8], UInt64) =
                 switch index {
@@ -148,12 +149,12 @@ final class MemoryFilesystem: FUSEHandler {
                 default: directory.entries[index - 2]
                 }
             let added = name.withUnsafeBytes {
-                reply.add(name: $0, attributes: nodes[Int(target) - 1].attributes, nextOffset: Int64(index) + 1)
+                entries.add(name: $0, attributes: nodes[Int(target) - 1].attributes, nextOffset: Int64(index) + 1)
             }
             guard added else { break }
             index += 1
         }
-        reply.finish()
+        reply.entries(entries)
     }
 
     func getxattr(node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming AttributeValueReply)

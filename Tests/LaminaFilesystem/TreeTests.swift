@@ -5,6 +5,7 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 import LaminaTestSupport
+import Synchronization
 import Testing
 
 @testable import LaminaFilesystem
@@ -49,6 +50,50 @@ extension FilesystemTests {
             closedir(stream)
             for number in stride(from: 0, to: 5000, by: 501) {
                 #expect(try Self.status("\(directory)/file-with-a-name-\(number)").st_size == 0)
+            }
+        }
+    }
+
+    @Test(
+        "a walk through many directories finds all that is in them, and finds them listed ahead",
+        .timeLimit(.minutes(2)))
+    func walk() throws {
+        // Some end with the first answer, some take several.
+        let sizes = (0..<400).map { $0 % 50 == 49 ? 700 : $0 % 30 }
+        let layer = forge { layer in
+            for (number, size) in sizes.enumerated() {
+                layer.directory("\(number / 20)/\(number)")
+                for file in 0..<size { layer.file("\(number / 20)/\(number)/file-\(file)", []) }
+            }
+        }
+        try Fixture.with(["a": [layer]]) { fixture in
+            func walk(_ path: String, backwards: Bool) throws -> Set<String> {
+                var found: Set<String> = []
+                var below: [String] = []
+                for name in try Self.names(path) where name != "." && name != ".." {
+                    #expect(found.insert("\(path)/\(name)").inserted)
+                    if try Self.status("\(path)/\(name)").st_mode & S_IFMT == S_IFDIR {
+                        below.append("\(path)/\(name)")
+                    }
+                }
+                for path in backwards ? below.reversed() : below {
+                    found.formUnion(try walk(path, backwards: backwards))
+                }
+                return found
+            }
+            let root = try fixture.path()
+            var expected = Set((0..<20).map { "\(root)/\($0)" })
+            for (number, size) in sizes.enumerated() {
+                let directory = "\(root)/\(number / 20)/\(number)"
+                expected.insert(directory)
+                for file in 0..<size { expected.insert("\(directory)/file-\(file)") }
+            }
+            for backwards in [false, true] {
+                let before = fixture.filesystem.directories.hits.load(ordering: .relaxed)
+                #expect(try walk(root, backwards: backwards) == expected)
+                #expect(fixture.filesystem.directories.hits.load(ordering: .relaxed) > before)
+                let drop = try File("/proc/sys/vm/drop_caches", O_WRONLY)
+                try Array("2".utf8).withUnsafeBytes { try drop.write($0, at: 0) }
             }
         }
     }

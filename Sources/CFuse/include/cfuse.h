@@ -71,6 +71,8 @@ struct lamina_fuse_callbacks {
     void (*listxattr)(
         void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node, size_t size);
     void (*statfs)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node);
+    /// With busy_wait, as long as no request is there: may do what later ones will ask for. False: there is nothing.
+    bool (*idle)(void *context);
 };
 
 enum lamina_fuse_passthrough {

@@ -135,7 +135,9 @@ private final class OneFile: FUSEHandler {
 
     func release(node: UInt64, handle: UInt64, thread: FUSEThread) {}
 
-    func readdir(node: UInt64, offset: Int64, thread: FUSEThread, reply: consuming DirectoryReply) { reply.finish() }
+    func readdir(node: UInt64, offset: Int64, thread: FUSEThread, reply: consuming DirectoryReply) {
+        reply.entries(DirectoryEntries(size: 0, isPlus: reply.isPlus))
+    }
 
     func getxattr(
         node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming AttributeValueReply
