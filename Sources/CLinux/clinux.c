@@ -96,13 +96,18 @@ int lamina_punch_hole(int fd, int64_t offset, int64_t count) {
     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, count);
 }
 
-int lamina_leave_no_access_times(int fd) {
+/// 1: the flag is new, 0: it was there, -1 with errno.
+static int add_flag(int fd, int flag) {
     int flags = 0;
     if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0) return -1;
-    if (flags & FS_NOATIME_FL) return 0;
-    flags |= FS_NOATIME_FL;
+    if (flags & flag) return 0;
+    flags |= flag;
     return ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0 ? 1 : -1;
 }
+
+int lamina_leave_no_access_times(int fd) { return add_flag(fd, FS_NOATIME_FL); }
+
+int lamina_spread_directories(int fd) { return add_flag(fd, FS_TOPDIR_FL); }
 
 int lamina_syncfs(int fd) { return syncfs(fd); }
 

@@ -10,13 +10,13 @@ import Synchronization
 public final class BackingID: Sendable {
     /// The kernel's number, above 0.
     public let value: Int32
-    // Weak, as it is the handler that keeps these, and the session keeps the handler.
-    private weak let core: SessionCore?
+    // Not the session itself, as it is the handler that keeps these, and the session keeps the handler.
+    private let link: SessionLink
     private let isRegistered = Atomic<Bool>(true)
 
-    init(value: Int32, core: SessionCore) {
+    init(value: Int32, link: SessionLink) {
         self.value = value
-        self.core = core
+        self.link = link
     }
 
     deinit { unregister() }
@@ -26,9 +26,9 @@ public final class BackingID: Sendable {
     /// - Returns: whether the kernel had it: a number that was adopted may be known to nobody.
     @discardableResult
     public func unregister() -> Bool {
-        guard isRegistered.exchange(false, ordering: .relaxed), let core else { return false }
+        guard isRegistered.exchange(false, ordering: .relaxed) else { return false }
         // Fails only when the connection is gone, and with it the registration, or for a number that is none.
-        return lamina_fuse_backing_close(core.fuse, value) == 0
+        return link.withSession { lamina_fuse_backing_close($0, value) == 0 } ?? false
     }
 }
 
@@ -44,9 +44,9 @@ extension FUSESession {
             throw SystemError(
                 code: value == 0 ? EIO : -value, operation: "register for passthrough", subject: "fd \(descriptor)")
         }
-        return BackingID(value: value, core: core)
+        return BackingID(value: value, link: core.link)
     }
 
     /// A registration that another process made on this connection, by its number. Nothing is asked of the kernel.
-    public func adoptBacking(_ value: Int32) -> BackingID { BackingID(value: value, core: core) }
+    public func adoptBacking(_ value: Int32) -> BackingID { BackingID(value: value, link: core.link) }
 }

@@ -7,6 +7,7 @@ import Synchronization
 final class SessionCore: Sendable {
     // Libfuse's session locks itself; it is freed in deinit, when nobody refers to this any more.
     nonisolated(unsafe) let fuse: OpaquePointer
+    let link: SessionLink
     let configuration: FUSEConfiguration
     let handler: any FUSEHandler
     let interrupts = InterruptRegistry()
@@ -24,11 +25,35 @@ final class SessionCore: Sendable {
                 cause: .last("set up libfuse on", device.path))
         }
         self.fuse = fuse
+        link = SessionLink(fuse)
         self.configuration = configuration
         self.handler = handler
     }
 
-    deinit { lamina_fuse_free(fuse) }
+    deinit {
+        link.cut()
+        lamina_fuse_free(fuse)
+    }
+}
+
+/// The way to libfuse's session for what may outlive it.
+///
+/// No weak reference to the `SessionCore`: an object that ever had one counts its references in a table beside it, and each
+/// request counts two.
+final class SessionLink: @unchecked Sendable {
+    // @unchecked: the pointer is used with the lock held only, and libfuse's session locks itself.
+    private var fuse: OpaquePointer?
+    private let lock = Mutex<Void>(())
+
+    init(_ fuse: OpaquePointer) { self.fuse = fuse }
+
+    /// nil when the session is gone; while `body` runs it stays.
+    func withSession<Result: Sendable>(_ body: (OpaquePointer) -> Result) -> Result? {
+        lock.withLock { _ in fuse.map(body) }
+    }
+
+    /// The session is about to go.
+    fileprivate func cut() { lock.withLock { _ in fuse = nil } }
 }
 
 /// What a thread of the session takes requests with.

@@ -17,8 +17,9 @@ extension LayerFilesystem {
         do {
             // Most opens: two queries less.
             if let again = try? opens.again(node, request) {
-                store.uses.note(Int64(bitPattern: node), again.content)
-                return answer(again.open, node, reply)
+                answer(again.open, node, reply)
+                // Somebody waits for the answer, and nobody for this.
+                return store.uses.note(Int64(bitPattern: node), again.content)
             }
             guard let inode = try reader(thread).inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
             guard inode.mode & UInt32(S_IFMT) == UInt32(S_IFREG) else { return reply.error(EINVAL) }

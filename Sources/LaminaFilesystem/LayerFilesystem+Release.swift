@@ -10,12 +10,16 @@ extension LayerFilesystem {
     /// Lets go of what is kept of these contents.
     ///
     /// - Returns: those that are open.
-    func release(_ contents: Set<ContentID>) -> Set<ContentID> {
+    static func release(
+        _ contents: Set<ContentID>, _ store: Store, _ files: OpenFileCache, _ opens: OpenTable
+    ) -> Set<ContentID> {
         files.forget(contents)
         return opens.release(contents) { [store] node in
             (try? store.index.content(ofInode: Int64(bitPattern: node))) ?? nil
         }
     }
+
+    func release(_ contents: Set<ContentID>) -> Set<ContentID> { Self.release(contents, store, files, opens) }
 
     /// The inodes that are open.
     public var openInodes: [Int64] { opens.openNodes.map(Int64.init(bitPattern:)) }

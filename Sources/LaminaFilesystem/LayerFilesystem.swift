@@ -53,7 +53,8 @@ public final class LayerFilesystem: Sendable {
         files = OpenFileCache(files: store.files)
         self.record = try record ?? SessionRecord()
         opens = OpenTable(record: self.record)
-        engine.setHolders(.init { [weak self] contents in self?.release(contents) ?? [] })
+        // Without a reference to this object: a weak one would make every request slower, which counts references to it.
+        engine.setHolders(.init { [store, files, opens] in Self.release($0, store, files, opens) })
     }
 
     /// Where the file system is mounted.

@@ -37,6 +37,9 @@ public final class BackingFiles: Sendable {
             // Nobody asks for a backing file's access time, and each read that goes through the kernel would look whether it
             // is due: 6% of a read of 4 KiB.
             let isNew = directory.leaveNoAccessTimes()
+            // ext4 passes over inodes that were deleted in the last minutes, one by one and from the group's first on for each new
+            // file: where many are in few groups, that is most of what a pull costs.
+            directory.spreadDirectories()
             let digits = Array("0123456789abcdef")
             for name in (0..<256).map({ String([digits[$0 >> 4], digits[$0 & 15]]) }) + [Self.temporaryDirectory] {
                 if mkdirat(directory.descriptor, name, 0o755) == 0 { continue }

@@ -172,6 +172,10 @@ public final class File: Sendable {
     @discardableResult
     public func leaveNoAccessTimes() -> Bool { lamina_leave_no_access_times(descriptor) > 0 }
 
+    /// Has ext4 give the directories that will be made in this one inodes in block groups far from each other, and what is made
+    /// in them inodes in theirs (`chattr +T`). Other file systems do as they do.
+    public func spreadDirectories() { _ = lamina_spread_directories(descriptor) }
+
     /// Waits until everything written to the whole file system of this file is on disk (syncfs). An error means that
     /// some write since the last call was lost, by whomever.
     public func syncFilesystem() throws(SystemError) {

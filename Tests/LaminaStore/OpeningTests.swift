@@ -1,4 +1,3 @@
-import Glibc
 import LaminaDigest
 import LaminaSQLite
 import LaminaSchema
@@ -36,6 +35,21 @@ struct OpeningTests {
         for path in ["content", "content/ab", "content/00", "content/stream", "content/" + name.path] {
             #expect(try attributes(path).contains("A") == knows, "\(path)")
         }
+    }
+
+    @Test("on ext4 the directories of the contents lie in groups of their own")
+    func directories() throws {
+        let knows =
+            try scratch.shell(
+                "cd '\(scratch.root)' && mkdir probe && chattr +T probe 2>/dev/null && lsattr -d probe || true"
+            ).prefix { $0 != " " }.contains("T")
+        _ = try scratch.open()
+        #expect(try scratch.shell("lsattr -d '\(scratch.root)/content'").prefix { $0 != " " }.contains("T") == knows)
+        var filesystem = statvfs()
+        guard knows, statvfs(scratch.root, &filesystem) == 0, filesystem.f_files > 1_000_000 else { return }
+        let groups = try scratch.shell("stat -c %i '\(scratch.root)'/content/??").split(separator: "\n")
+            .map { try #require(Int($0)) / 8192 }
+        #expect(groups.count == 256 && Set(groups).count > 20)
     }
 
     @Test("a root that is let go of leaves no log behind and no lock")

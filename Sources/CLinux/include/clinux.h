@@ -40,6 +40,9 @@ int lamina_punch_hole(int fd, int64_t offset, int64_t count);
 /// inherits it where the file system does that. 1: it has the attribute now, 0: it had it before, -1 with errno.
 int lamina_leave_no_access_times(int fd);
 
+/// Has ext4 lay the directories that are made in this one far from each other (chattr +T). Returns as the one before.
+int lamina_spread_directories(int fd);
+
 /// syncfs(2), which glibc declares for _GNU_SOURCE only.
 int lamina_syncfs(int fd);
 
