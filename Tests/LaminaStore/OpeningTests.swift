@@ -1,3 +1,4 @@
+import Glibc
 import LaminaDigest
 import LaminaSQLite
 import LaminaSchema
