@@ -70,18 +70,9 @@ static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *pa
     return written;
 }
 
-/// Keeps the answer to a RELEASE until the next request is answered. The kernel sends a RELEASE behind the back of who closes,
-/// who may have sent the next request already, and waits for that.
-static bool defer(const struct iovec *parts, int count) {
-    struct lamina_fuse_worker *worker = lamina_fuse_current;
-    if (worker == NULL || worker->opcode != FUSE_RELEASE || count != 1 || worker->owed.len != 0) return false;
-    const struct fuse_out_header *header = parts[0].iov_base;
-    if (header->unique != worker->unique) return false;
-    worker->owed = *header;
-    return true;
-}
-
-/// Sends the answer that was kept. Who dies before it is sent the RELEASE again, as any request.
+/// Sends the answer to a RELEASE, which is kept until the next request is answered: the kernel sends it behind the back of
+/// who closes, who may have sent the next request already, and waits for that. Who dies before it is sent the RELEASE
+/// again, as any request.
 static void pay(struct lamina_fuse_worker *worker) {
     if (worker->owed.len == 0) return;
     struct fuse_out_header owed = worker->owed;
@@ -92,7 +83,6 @@ static void pay(struct lamina_fuse_worker *worker) {
 
 static ssize_t io_writev(int device, struct iovec *parts, int count, void *data) {
     struct lamina_fuse *fuse = data;
-    if (defer(parts, count)) return (ssize_t)parts[0].iov_len;
     if (fuse->init_pending) {
         const struct fuse_out_header *header = parts[0].iov_base;
         if (header->unique == fuse->init_unique) {
@@ -211,7 +201,6 @@ static int keep_init(struct lamina_fuse *fuse, const void *bytes, size_t size) {
 static void process(struct lamina_fuse_worker *worker, const struct fuse_buf *buffer) {
     const struct fuse_in_header *header = buffer->mem;
     worker->unique = header->unique;
-    worker->opcode = header->opcode;
     lamina_fuse_current = worker;
     fuse_session_process_buf(worker->fuse->session, buffer);
     lamina_fuse_current = NULL;
@@ -280,6 +269,7 @@ static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
     while (true) {
         int received = fuse_session_receive_buf(worker->fuse->session, &worker->buffer);
         if (received != -EAGAIN) return received;
+        worker->found_none = true;
         pay(worker);
         if (worker->fuse->callbacks.idle(worker->context)) {
             start = now();
@@ -299,6 +289,7 @@ static int take(struct lamina_fuse_worker *worker, uint64_t start) {
         stay_awake(fuse);
         int received = look_out(worker, start);
         if (received != -EAGAIN) return received;
+        worker->found_none = false;
         if (fuse->awake >= 0 && poll(&readable, 1, BURST_END) == 0) let_sleep(fuse);
     } else {
         pay(worker);
@@ -321,6 +312,7 @@ static int receive(struct lamina_fuse_worker *worker) {
     }
     if (fuse_session_exited(fuse->session)) return 0;
     uint64_t start = now();
+    worker->found_none = false;
     int received = take(worker, start);
     if (now() - start > LONG_PAUSE) fuse->burst = 0;
     else if (fuse->burst < BURST) fuse->burst++;
@@ -328,10 +320,36 @@ static int receive(struct lamina_fuse_worker *worker) {
 }
 
 static void share_if_busy(struct lamina_fuse_worker *worker, uint32_t opcode) {
+    // A moment ago there was not even this one.
+    if (worker->found_none) return;
     // A process that closes one file and opens the next is no two processes, and these are answered in no time.
     if (opcode == FUSE_RELEASE || opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET) return;
     struct pollfd device = {.fd = worker->fuse->device, .events = POLLIN};
     if (poll(&device, 1, 0) > 0) give_turn(worker);
+}
+
+/// Answers what needs no request of libfuse's: a close, and an open whose answer the handler knows. To make such a request, to
+/// keep it in the list of those that may be interrupted and to free it takes longer than the rest of the answer.
+static bool answer_at_once(struct lamina_fuse_worker *worker, const struct fuse_in_header *header, size_t size) {
+    struct lamina_fuse *fuse = worker->fuse;
+    if (!fuse->ready) return false;
+    const void *argument = header + 1;
+    if (header->opcode == FUSE_RELEASE && size >= sizeof *header + sizeof(struct fuse_release_in)) {
+        const struct fuse_release_in *release = argument;
+        // Two in a row: one is kept.
+        pay(worker);
+        fuse->callbacks.release(worker->context, header->nodeid, release->fh);
+        worker->owed = (struct fuse_out_header){.len = sizeof worker->owed, .unique = header->unique};
+        return true;
+    }
+    if (header->opcode == FUSE_OPEN && size >= sizeof *header + sizeof(struct fuse_open_in)) {
+        const struct fuse_open_in *open = argument;
+        if (!lamina_fuse_is_read(open->flags)) return false;
+        if (!fuse->callbacks.reopen(worker->context, header->unique, header->nodeid)) return false;
+        pay(worker);
+        return true;
+    }
+    return false;
 }
 
 int lamina_fuse_step(struct lamina_fuse_worker *worker) {
@@ -353,11 +371,9 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
         if (error != 0) return error;
     }
     share_if_busy(worker, header->opcode);
-    bool is_release = header->opcode == FUSE_RELEASE;
-    // Two in a row: one is kept.
-    if (is_release) pay(worker);
+    if (answer_at_once(worker, header, (size_t)received)) return 1;
     process(worker, &worker->buffer);
-    if (!is_release) pay(worker);
+    pay(worker);
     return 1;
 }
 

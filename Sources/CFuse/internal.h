@@ -10,6 +10,7 @@
 #define FUSE_USE_VERSION 312
 #include "cfuse.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include <semaphore.h>
@@ -112,9 +113,10 @@ struct lamina_fuse_worker {
     void *context;
     struct fuse_buf buffer;
     uint64_t unique;
-    uint32_t opcode;
     bool has_turn;
-    // An answer that nobody waits for, and that has not gone out yet; its length is 0 where there is none. See defer.
+    // Whether no request was there when this thread looked before the one it has.
+    bool found_none;
+    // An answer that nobody waits for, and that has not gone out yet; its length is 0 where there is none. See pay.
     struct fuse_out_header owed;
 };
 
@@ -125,6 +127,10 @@ extern const struct fuse_lowlevel_ops lamina_fuse_operations;
 
 static inline struct lamina_fuse_request *wrap(fuse_req_t request) { return (struct lamina_fuse_request *)request; }
 static inline fuse_req_t unwrap(struct lamina_fuse_request *request) { return (fuse_req_t)request; }
+
+static inline bool lamina_fuse_is_read(uint32_t flags) {
+    return (flags & O_ACCMODE) == O_RDONLY && (flags & O_TRUNC) == 0;
+}
 
 static inline void bump(_Atomic uint64_t *counter) {
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);

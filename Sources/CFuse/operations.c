@@ -41,7 +41,7 @@ static void op_readlink(fuse_req_t request, fuse_ino_t node) {
 
 static void op_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) {
     // MS_RDONLY keeps these away, unless somebody remounts.
-    if ((file->flags & O_ACCMODE) != O_RDONLY || (file->flags & O_TRUNC)) {
+    if (!lamina_fuse_is_read((uint32_t)file->flags)) {
         fuse_reply_err(request, EROFS);
         return;
     }
@@ -52,11 +52,6 @@ static void op_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offs
     // It may wait for the disk.
     lamina_fuse_share();
     CALL(read, wrap(request), lamina_fuse_current->unique, node, file->fh, offset, size);
-}
-
-static void op_release(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) {
-    CALL(release, node, file->fh);
-    fuse_reply_err(request, 0);
 }
 
 static void op_opendir(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) {
@@ -171,7 +166,6 @@ const struct fuse_lowlevel_ops lamina_fuse_operations = {
     .readlink = op_readlink,
     .open = op_open,
     .read = op_read,
-    .release = op_release,
     .opendir = op_opendir,
     .readdir = op_readdir,
     .readdirplus = op_readdirplus,

@@ -1,6 +1,7 @@
 // From the callbacks to libfuse: replies, and the interrupts of requests that wait for theirs.
 #include "internal.h"
 #include <sys/stat.h>
+#include <unistd.h>
 
 int lamina_fuse_reply_error(struct lamina_fuse_request *request, int32_t code) {
     return fuse_reply_err(unwrap(request), code);
@@ -84,6 +85,19 @@ int lamina_fuse_reply_open_cached(struct lamina_fuse_request *request, uint64_t 
 
 int lamina_fuse_reply_open_passthrough(struct lamina_fuse_request *request, uint64_t handle, int32_t backing) {
     return reply_open(request, handle, OPEN_PASSTHROUGH, backing);
+}
+
+int lamina_fuse_answer_reopen(struct lamina_fuse *fuse, uint64_t unique, uint64_t handle, int32_t backing) {
+    struct {
+        struct fuse_out_header header;
+        struct open_out open;
+    } reply = {
+        .header = {.len = sizeof reply, .unique = unique},
+        .open = {.handle = handle, .flags = OPEN_PASSTHROUGH | OPEN_NOFLUSH, .backing = backing},
+    };
+    _Static_assert(sizeof reply == 32, "fuse_out_header and fuse_open_out, nothing between them");
+    bump(&fuse->opens[LAMINA_FUSE_OPEN_PASSTHROUGH]);
+    return write(fuse->device, &reply, sizeof reply) < 0 ? -errno : 0;
 }
 
 int lamina_fuse_reply_size(struct lamina_fuse_request *request, size_t count) {

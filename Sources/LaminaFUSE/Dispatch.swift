@@ -29,6 +29,13 @@ extension lamina_fuse_callbacks {
                         node: node, flags: flags, thread: worker.thread, reply: OpenReply(pending: pending))
                 }
             },
+            reopen: { context, unique, node in
+                guard let context else { return false }
+                return Unmanaged<Worker>.fromOpaque(context)._withUnsafeGuaranteedRef { worker in
+                    worker.core.handler.reopen(
+                        node: node, thread: worker.thread, reply: ReopenReply(unique: unique, fuse: worker.core.fuse))
+                }
+            },
             read: { context, request, unique, node, handle, offset, size in
                 dispatch(context, request, unique) { worker, pending in
                     worker.core.handler.read(

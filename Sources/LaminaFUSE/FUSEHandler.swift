@@ -37,6 +37,12 @@ public protocol FUSEHandler: Sendable {
     /// - Parameter flags: those of open(2), such as `O_NONBLOCK`; the kernel adds `0x20` for exec.
     func open(node: UInt64, flags: Int32, thread: FUSEThread, reply: consuming OpenReply)
 
+    /// OPEN of what may have been open before, asked before `open`: the answer to most opens is known, and is given here without
+    /// what it takes to answer later.
+    ///
+    /// - Returns: true after `reply.passthrough`, whatever that says; false without it, and `open` is called.
+    func reopen(node: UInt64, thread: FUSEThread, reply: consuming ReopenReply) -> Bool
+
     /// READ of a file that was opened in cached mode; those of passthrough do not come here.
     ///
     /// A reply shorter than `size` says that the file ends there.
@@ -73,4 +79,6 @@ public protocol FUSEHandler: Sendable {
 
 extension FUSEHandler {
     public func idle(thread: FUSEThread) -> Bool { false }
+
+    public func reopen(node: UInt64, thread: FUSEThread, reply: consuming ReopenReply) -> Bool { false }
 }

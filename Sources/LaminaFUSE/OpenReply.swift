@@ -44,3 +44,24 @@ public struct OpenReply: ~Copyable, Sendable {
         return parked
     }
 }
+
+/// The answer to an open that takes no waiting and no look into anything but memory. Valid until `FUSEHandler.reopen` returns.
+public struct ReopenReply: ~Copyable {
+    private let uniqueOnWire: UInt64
+    private let fuse: OpaquePointer
+
+    init(unique: UInt64, fuse: OpaquePointer) {
+        uniqueOnWire = unique
+        self.fuse = fuse
+    }
+
+    /// As in `OpenReply`.
+    public var unique: UInt64 { uniqueOnWire & ~LAMINA_FUSE_UNIQUE_RESEND }
+    /// As in `OpenReply`.
+    public var isResent: Bool { uniqueOnWire & LAMINA_FUSE_UNIQUE_RESEND != 0 }
+
+    /// As in `OpenReply`; whoever called it returns true from `reopen`.
+    public consuming func passthrough(_ backing: BackingID, handle: UInt64) -> Bool {
+        lamina_fuse_answer_reopen(fuse, uniqueOnWire, handle, backing.value) == 0
+    }
+}

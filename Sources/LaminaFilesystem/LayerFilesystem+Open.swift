@@ -15,12 +15,6 @@ extension LayerFilesystem {
     public func open(node: UInt64, flags: Int32, thread: FUSEThread, reply: consuming OpenReply) {
         let request = OpenTable.Request(unique: reply.unique, isResent: reply.isResent)
         do {
-            // Most opens: two queries less.
-            if let again = try? opens.again(node, request) {
-                answer(again.open, node, reply)
-                // Somebody waits for the answer, and nobody for this.
-                return store.uses.note(Int64(bitPattern: node), again.content)
-            }
             guard let inode = try reader(thread).inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
             guard inode.mode & UInt32(S_IFMT) == UInt32(S_IFREG) else { return reply.error(EINVAL) }
             guard let content = inode.content else {
@@ -40,6 +34,18 @@ extension LayerFilesystem {
             report(error)
             reply.error(Self.errorNumber(of: error))
         }
+    }
+
+    /// Most opens.
+    public func reopen(node: UInt64, thread: FUSEThread, reply: consuming ReopenReply) -> Bool {
+        let request = OpenTable.Request(unique: reply.unique, isResent: reply.isResent)
+        // Where no more opens can be recorded, the other way says so.
+        guard let again = try? opens.again(node, request) else { return false }
+        if !reply.passthrough(again.backing, handle: again.handle) { opens.release(node, again.handle) }
+        // Somebody waits for the answer, and nobody for these.
+        counters.passthrough.add(1, ordering: .relaxed)
+        store.uses.note(Int64(bitPattern: node), again.content)
+        return true
     }
 
     public func release(node: UInt64, handle: UInt64, thread: FUSEThread) { opens.release(node, handle) }

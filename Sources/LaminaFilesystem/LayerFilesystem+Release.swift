@@ -48,7 +48,7 @@ extension OpenTable {
         var open: Set<ContentID> = []
         for shard in shards {
             shard.withLock { shard in
-                for entry in shard.open.values {
+                for entry in shard.entries.values where entry.count > 0 {
                     if let content = entry.content, contents.contains(content) { open.insert(content) }
                 }
             }
@@ -65,7 +65,9 @@ extension OpenTable {
     }
 
     /// The inodes that are open.
-    var openNodes: [UInt64] { shards.flatMap { shard in shard.withLock { Array($0.open.keys) } } }
+    var openNodes: [UInt64] {
+        shards.flatMap { shard in shard.withLock { $0.entries.filter { $0.value.count > 0 }.map(\.key) } }
+    }
 
     /// Gives up the backing IDs of inodes that nothing has open.
     func releaseIdle(where matches: (UInt64) -> Bool) {
@@ -78,27 +80,17 @@ extension OpenTable {
     private func takeIdle(
         _ shard: inout Shard, _ index: Int, _ matches: (UInt64, ContentID?) -> Bool
     ) -> [Backing] {
-        let taken = shard.idle.filter { matches($0.key, $0.value.backing.content) }
-        for (node, idle) in taken {
-            record.closeBacking(index, idle.backing.slot)
-            shard.idle[node] = nil
-        }
-        return taken.map(\.value.backing)
+        let matching = shard.entries.filter { $0.value.count == 0 && matches($0.key, $0.value.content) }
+        return take(matching.map(\.key), &shard, index)
     }
 
     /// Finds out what another process had open: its record has the inodes only.
     private func learnContents(_ find: (UInt64) -> ContentID?) {
         for index in 0..<Self.shardCount {
-            let unknown = shards[index].withLock { shard in
-                shard.open.filter { $0.value.content == nil }.map(\.key)
-                    + shard.idle.filter { $0.value.backing.content == nil }.map(\.key)
-            }
+            let unknown = shards[index].withLock { $0.entries.filter { $0.value.content == nil }.map(\.key) }
             for node in unknown {
                 guard let content = find(node) else { continue }
-                shards[index].withLock { shard in
-                    shard.open[node]?.content = content
-                    shard.idle[node]?.backing.content = content
-                }
+                shards[index].withLock { $0.entries[node]?.content = content }
             }
         }
     }

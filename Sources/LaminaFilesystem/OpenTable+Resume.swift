@@ -31,19 +31,19 @@ extension OpenTable {
                         record.removeBacking(index, backing.slot)
                     } else {
                         known.insert(backing.value)
-                        shard.clock += 1
-                        shard.idle[backing.node] = Idle(
-                            backing: Backing(id: id, slot: backing.slot, content: nil), released: shard.clock)
+                        Self.keep(Backing(id: id, slot: backing.slot), backing.node, nil, &shard)
                     }
                 }
                 for open in record.opens(index) {
                     result.opens += 1
-                    if let entry = shard.open[open.node] {
-                        shard.open[open.node] = Entry(backing: entry.backing, count: entry.count + 1, content: nil)
+                    if let entry = shard.entries[open.node], entry.count > 0 {
+                        shard.entries[open.node]?.count += 1
                     } else {
-                        let backing = open.backing == nil ? nil : shard.idle.removeValue(forKey: open.node)?.backing
+                        let idle = shard.entries.removeValue(forKey: open.node)
+                        if idle != nil { shard.idleCount -= 1 }
                         if open.backing == nil { result.cached.append(open.node) }
-                        shard.open[open.node] = Entry(backing: backing, count: 1, content: nil)
+                        shard.entries[open.node] = Entry(
+                            backing: open.backing == nil ? nil : idle?.backing, count: 1, content: nil)
                     }
                 }
             }

@@ -39,28 +39,25 @@ final class OpenTable: Sendable {
     struct Backing {
         var id: BackingID
         var slot: Int
-        /// Whose file it is; nil where another process registered it.
-        var content: ContentID?
     }
 
+    /// An inode that is open, or whose backing file is kept: then `count` is 0.
     struct Entry {
         /// nil: cached.
         var backing: Backing?
         var count: Int
-        /// What is open; nil where another process opened it.
+        /// Whose bytes the inode has; nil where another process opened it.
         var content: ContentID?
+        /// When the last open ended, by the shard's clock.
+        var released: UInt64 = 0
 
         var mode: Mode { backing.map { .passthrough($0.id) } ?? .cached }
     }
 
-    struct Idle {
-        var backing: Backing
-        var released: UInt64
-    }
-
     struct Shard {
-        var open: [UInt64: Entry] = [:]
-        var idle: [UInt64: Idle] = [:]
+        var entries: [UInt64: Entry] = [:]
+        /// Entries that nothing has open.
+        var idleCount = 0
         var clock: UInt64 = 0
     }
 
@@ -84,32 +81,26 @@ final class OpenTable: Sendable {
         var evicted: [Backing] = []
         defer { giveUp(evicted, index) }
         return try shards[index].withLock { shard in
-            if let entry = shard.open[node] {
+            let entry = shard.entries[node]
+            if let entry, entry.count > 0 {
                 // One that was answered by a process that did not live to see it through is counted already.
                 if request.isResent, let handle = record.findOpen(index, unique: request.unique) {
                     return Open(mode: entry.mode, handle: handle)
                 }
                 return try add(&shard, index, node, content, request, entry.backing)
             }
-            let idle = shard.idle[node]?.backing
-            switch try decide(idle?.id) {
-            case nil: return nil
-            case .cached?:
-                if let idle {
-                    record.closeBacking(index, idle.slot)
-                    shard.idle[node] = nil
-                    evicted = [idle]
-                }
-                return try add(&shard, index, node, content, request, nil)
-            case .passthrough(let id)?:
-                if let idle, idle.id === id {
-                    shard.idle[node] = nil
+            guard let mode = try decide(entry?.backing?.id) else { return nil }
+            if let idle = entry?.backing {
+                if case .passthrough(let id) = mode, id === idle.id {
                     return try add(&shard, index, node, content, request, idle)
                 }
-                guard let slot = record.addBacking(index, node: node, value: id.value) else { throw Self.isFull }
-                return try add(
-                    &shard, index, node, content, request, Backing(id: id, slot: slot, content: content))
+                evicted = take([node], &shard, index)
             }
+            guard case .passthrough(let id) = mode else {
+                return try add(&shard, index, node, content, request, nil)
+            }
+            guard let slot = record.addBacking(index, node: node, value: id.value) else { throw Self.isFull }
+            return try add(&shard, index, node, content, request, Backing(id: id, slot: slot))
         }
     }
 
@@ -118,16 +109,19 @@ final class OpenTable: Sendable {
     ///
     /// - Returns: nil where it takes a decision.
     /// - Throws: ENFILE when more is open than can be recorded.
-    func again(_ node: UInt64, _ request: Request) throws -> (open: Open, content: ContentID)? {
+    func again(_ node: UInt64, _ request: Request) throws -> (backing: BackingID, handle: UInt64, content: ContentID)? {
         let index = index(node)
         return try shards[index].withLock { shard in
-            if let entry = shard.open[node] {
-                guard let backing = entry.backing, let content = entry.content, !request.isResent else { return nil }
-                return (try add(&shard, index, node, content, request, backing), content)
-            }
-            guard let idle = shard.idle[node]?.backing, let content = idle.content else { return nil }
-            shard.idle[node] = nil
-            return (try add(&shard, index, node, content, request, idle), content)
+            guard let place = shard.entries.index(forKey: node) else { return nil }
+            let entry = shard.entries.values[place]
+            // What another process opened, and whether this request did, has to be looked up.
+            guard let backing = entry.backing, let content = entry.content, entry.count == 0 || !request.isResent
+            else { return nil }
+            let handle = record.addOpen(index, unique: request.unique, node: node, backing: backing.id.value)
+            guard let handle else { throw Self.isFull }
+            if entry.count == 0 { shard.idleCount -= 1 }
+            shard.entries.values[place].count += 1
+            return (backing.id, handle, content)
         }
     }
 
@@ -141,18 +135,21 @@ final class OpenTable: Sendable {
     ) throws -> Open {
         let handle = record.addOpen(index, unique: request.unique, node: node, backing: backing?.id.value)
         guard let handle else {
-            if let backing, shard.open[node] == nil { Self.keep(backing, node, &shard) }
+            if let backing, shard.entries[node] == nil { Self.keep(backing, node, content, &shard) }
             throw Self.isFull
         }
-        let count = shard.open[node]?.count ?? 0
-        let entry = Entry(backing: backing, count: count + 1, content: content)
-        shard.open[node] = entry
+        let count = shard.entries[node]?.count
+        if count == 0 { shard.idleCount -= 1 }
+        let entry = Entry(backing: backing, count: (count ?? 0) + 1, content: content)
+        shard.entries[node] = entry
         return Open(mode: entry.mode, handle: handle)
     }
 
-    private static func keep(_ backing: Backing, _ node: UInt64, _ shard: inout Shard) {
+    /// Keeps a backing file that nothing has open.
+    static func keep(_ backing: Backing, _ node: UInt64, _ content: ContentID?, _ shard: inout Shard) {
         shard.clock += 1
-        shard.idle[node] = Idle(backing: backing, released: shard.clock)
+        shard.entries[node] = Entry(backing: backing, count: 0, content: content, released: shard.clock)
+        shard.idleCount += 1
     }
 
     /// Counts one open less; for a handle that was released before, or counts nothing (0), it does nothing.
@@ -160,16 +157,20 @@ final class OpenTable: Sendable {
         guard handle != 0 else { return }
         let index = index(node)
         let evicted = shards[index].withLock { shard -> [Backing] in
-            guard record.removeOpen(index, handle: handle), let entry = shard.open[node] else { return [] }
-            guard entry.count == 1 else {
-                shard.open[node]?.count -= 1
+            guard record.removeOpen(index, handle: handle), let place = shard.entries.index(forKey: node),
+                shard.entries.values[place].count > 0
+            else { return [] }
+            shard.entries.values[place].count -= 1
+            guard shard.entries.values[place].count == 0 else { return [] }
+            guard shard.entries.values[place].backing != nil else {
+                shard.entries.remove(at: place)
                 return []
             }
-            shard.open[node] = nil
-            guard let backing = entry.backing else { return [] }
-            Self.keep(backing, node, &shard)
-            guard shard.idle.count > Self.idleLimit / Self.shardCount else { return [] }
-            return evict(&shard, index, keeping: shard.idle.count * 3 / 4)
+            shard.clock += 1
+            shard.entries.values[place].released = shard.clock
+            shard.idleCount += 1
+            guard shard.idleCount > Self.idleLimit / Self.shardCount else { return [] }
+            return evict(&shard, index, keeping: shard.idleCount * 3 / 4)
         }
         giveUp(evicted, index)
     }
@@ -189,18 +190,24 @@ final class OpenTable: Sendable {
     /// How many backing files the kernel has.
     var backingCount: Int {
         shards.reduce(0) { sum, shard in
-            sum + shard.withLock { shard in shard.idle.count + shard.open.values.count { $0.backing != nil } }
+            sum + shard.withLock { shard in shard.entries.values.count { $0.backing != nil } }
         }
     }
 
     private func evict(_ shard: inout Shard, _ index: Int, keeping limit: Int) -> [Backing] {
-        let oldest = shard.idle.sorted { $0.value.released < $1.value.released }.prefix(
-            max(0, shard.idle.count - limit))
-        for (node, idle) in oldest {
-            record.closeBacking(index, idle.backing.slot)
-            shard.idle[node] = nil
+        let idle = shard.entries.filter { $0.value.count == 0 }
+        let oldest = idle.sorted { $0.value.released < $1.value.released }.prefix(max(0, idle.count - limit))
+        return take(oldest.map(\.key), &shard, index)
+    }
+
+    /// Takes out inodes that nothing has open; their backing files are to be given up.
+    func take(_ nodes: [UInt64], _ shard: inout Shard, _ index: Int) -> [Backing] {
+        shard.idleCount -= nodes.count
+        return nodes.compactMap { node in
+            guard let backing = shard.entries.removeValue(forKey: node)?.backing else { return nil }
+            record.closeBacking(index, backing.slot)
+            return backing
         }
-        return oldest.map(\.value.backing)
     }
 
     /// Ends registrations, behind the lock, as each is an ioctl; forgotten only then, so that a process that is killed in

@@ -35,6 +35,7 @@ final class MemoryFilesystem: FUSEHandler {
         var releases: [UInt64] = []
         var threads: Set<Int> = []
         var uniques: [UInt64] = []
+        var reopens = 0
     }
 
     /// Index: node ID less one.
@@ -99,6 +100,15 @@ final class MemoryFilesystem: FUSEHandler {
                 $0.threads.insert(thread.index)
             }
         }
+    }
+
+    func reopen(node: UInt64, thread: FUSEThread, reply: consuming ReopenReply) -> Bool {
+        guard case .passthrough = nodes[Int(node) - 1].content, let backing = backings.withLock({ $0[node] }) else {
+            return false
+        }
+        events.withLock { $0.reopens += 1 }
+        if !reply.passthrough(backing, handle: node) { events.withLock(notify: true) { $0.releases.append(node) } }
+        return true
     }
 
     /// Concurrent opens share one registration: a second ID for an inode that is open would be EIO.

@@ -57,6 +57,8 @@ struct lamina_fuse_callbacks {
     void (*getattr)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node);
     void (*readlink)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node);
     void (*open)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node, int32_t flags);
+    /// Asked before open: answers with lamina_fuse_answer_reopen and true, or says false.
+    bool (*reopen)(void *context, uint64_t unique, uint64_t node);
     void (*read)(
         void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node, uint64_t handle,
         int64_t offset, size_t size);
@@ -139,6 +141,8 @@ int lamina_fuse_reply_bytes(struct lamina_fuse_request *request, const void *byt
 int lamina_fuse_reply_file(struct lamina_fuse_request *request, int file, int64_t offset, size_t count);
 int lamina_fuse_reply_open_cached(struct lamina_fuse_request *request, uint64_t handle, bool keep_cache);
 int lamina_fuse_reply_open_passthrough(struct lamina_fuse_request *request, uint64_t handle, int32_t backing);
+/// In `reopen` alone, on the thread that was asked: as lamina_fuse_reply_open_passthrough.
+int lamina_fuse_answer_reopen(struct lamina_fuse *fuse, uint64_t unique, uint64_t handle, int32_t backing);
 /// The size of an extended attribute (or list of names), asked for with size 0.
 int lamina_fuse_reply_size(struct lamina_fuse_request *request, size_t count);
 int lamina_fuse_reply_statistics(
