@@ -31,7 +31,7 @@ private let promises: [Figure] = [
         how: "300,000 `pread` of 4 KiB at the same random places"),
     Figure(
         "reads.touch", "mmap touch", .ratio, .atLeast(0.85, aim: 0.95), part: "reads",
-        how: "`mmap` of the whole file, one byte of each page, `munmap`"),
+        how: "`mmap` of the whole file, one byte of each page, `munmap`, four times"),
     Figure(
         "small.cold", "20,000 small files, first read from a cold store", .perSecond, .atLeast(5000, aim: 12000),
         part: "small", how: "empty store, mounted; open, read, close, one file after the other, one thread"),

@@ -18,7 +18,7 @@ extension Bench {
         // Where in memory a copy's pages happen to lie makes a tenth of difference, until they are dropped: several times,
         // and beside the copy the very file that lamina has the kernel read.
         try sides.addBacking(of: file, store: store, size: Inputs.big)
-        let fills = rounds(3, quick: 1)
+        let fills = rounds(5, quick: 1)
         for fill in 0..<fills { try reads(file, sides.all, turn: fill, rounds(15, quick: 7) / fills) }
     }
 
@@ -39,9 +39,14 @@ extension Bench {
                 try timed { try loops.random(side.path + file, count: places) }
             })
         { add("reads.random", pass, isRate: true) { Double(places) / $0 } }
-        for pass in try interleaved(count, sides, { side in try timed { try loops.touch(side.path + file) } }) {
-            add("reads.touch", pass, isRate: true) { Double(Inputs.big / 4096) / $0 }
-        }
+        // One takes some 7 ms, in which an interrupt shows.
+        let touches = 4
+        for pass in try interleaved(
+            count, sides,
+            { side in
+                try timed { for _ in 0..<touches { try loops.touch(side.path + file) } }
+            })
+        { add("reads.touch", pass, isRate: true) { Double(touches * Inputs.big / 4096) / $0 } }
     }
 
     /// The layer of 100,000 entries: into the index, and walked.
