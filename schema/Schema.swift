@@ -9,7 +9,7 @@ public enum Schema {
             PackageResources.v001_index_sql, PackageResources.v002_session_sql, PackageResources.v003_space_sql,
             PackageResources.v004_check_sql, PackageResources.v005_snapshots_sql,
             PackageResources.v006_snapshot_image_sql, PackageResources.v007_durability_sql,
-            PackageResources.v008_content_checks_sql,
+            PackageResources.v008_content_checks_sql, PackageResources.v009_stream_resume_sql,
         ].map { String(decoding: $0, as: UTF8.self) }
     }
 

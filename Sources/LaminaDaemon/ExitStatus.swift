@@ -97,7 +97,8 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
     private static func status(ofErrno number: Int32) -> ExitStatus {
         switch number {
         case EPERM, EACCES: permission
-        case EINTR: interrupted
+        // A call that a signal cut short is no Ctrl-C.
+        case EINTR: Interrupts.requested ? interrupted : tryAgain
         default: failure
         }
     }

@@ -132,23 +132,30 @@ extension LayerFilesystem {
         if let kept { return .passthrough(kept) }
         guard passthroughRefusal == nil else { return nil }
         guard let record = try spareReader.content(content) else { return nil }
-        // Evicted a moment ago: its reads ask for it again.
-        guard let file = try backingFile(record.name) else { return nil }
+        guard let file = try backingFile(record.name) else {
+            // Evicted a moment ago, or gone: the reads of a cached open ask for it again.
+            if record.state == .merged { isDamaged = try takeBackDamage(of: record) }
+            return nil
+        }
         // The last line of defence: a mapping of a hole reads zeros that nobody verified, but for those that a layer lists.
         guard try file.size() == record.size,
             try file.firstHole() == record.size || file.holeBytes() <= store.index.holes(of: content)
         else {
             FUSEThread.shareTurn()
-            let isWhole = try store.recheck(record)
-            isDamaged = !isWhole
-            // A copy of zeros is a hole, too: verified now, it is none for the next open.
-            if isWhole { try store.recordHoles(file.holeBytes(), of: content) }
+            isDamaged = try takeBackDamage(of: record)
             log(
-                "the backing file of \(record.name.digest) has a hole: "
-                    + (isWhole ? "its bytes are right, they go through lamina" : "what is missing is merged again"))
+                "the backing file of \(record.name.digest) has a hole or another size: "
+                    + (isDamaged ? "what is missing is merged again" : "its bytes are right, they go through lamina"))
             return nil
         }
         return try register(file).map { .passthrough($0) }
+    }
+
+    /// Takes back what is damaged of a merged content's file, unless somebody merges it just now.
+    ///
+    /// - Returns: whether anything is.
+    private func takeBackDamage(of content: ContentRecord) throws -> Bool {
+        try engine.exclusively(content.id) { try store.takeBackDamage(of: content) != .sound } ?? true
     }
 
     /// A content's file; nil where there is none.

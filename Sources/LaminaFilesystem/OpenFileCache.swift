@@ -12,6 +12,7 @@ final class OpenFileCache: Sendable {
 
     private struct Entry {
         var file: File
+        var name: BackingName
         var inode: ino_t
         var used: UInt64
     }
@@ -21,10 +22,10 @@ final class OpenFileCache: Sendable {
         var clock: UInt64 = 0
     }
 
-    private let files: BackingFiles
+    private let files: ContentFiles
     private let state = Mutex(State())
 
-    init(files: BackingFiles) { self.files = files }
+    init(files: ContentFiles) { self.files = files }
 
     /// The open backing file of a content. Call it when it is known what has landed, not before.
     ///
@@ -37,14 +38,15 @@ final class OpenFileCache: Sendable {
             return entry
         }
         if let known, hasName(known) { return known.file }
-        let opened = try files.open(try name())
+        let name = try name()
+        let opened = try files.open(name)
         let inode = try opened.status().st_ino
         return state.withLock { state in
             state.clock += 1
             if state.files.count >= Self.limit, let oldest = state.files.min(by: { $0.value.used < $1.value.used }) {
                 state.files[oldest.key] = nil
             }
-            state.files[content] = Entry(file: opened, inode: inode, used: state.clock)
+            state.files[content] = Entry(file: opened, name: name, inode: inode, used: state.clock)
             return opened
         }
     }
@@ -56,9 +58,6 @@ final class OpenFileCache: Sendable {
 
     func forgetAll() { state.withLock { $0.files = [:] } }
 
-    /// Whether the file's name is still its own; about 1 µs. An open file's inode number is not used again.
-    private func hasName(_ entry: Entry) -> Bool {
-        var status = stat()
-        return fstatat(files.directoryFile.descriptor, entry.file.path, &status, 0) == 0 && status.st_ino == entry.inode
-    }
+    /// Whether the file's name is still its own. An open file's inode number is not used again.
+    private func hasName(_ entry: Entry) -> Bool { files.hasInode(entry.inode, entry.name) }
 }

@@ -1,10 +1,11 @@
 import LaminaSystem
 
-/// Memory for compressed bytes, bounded for the whole process.
+/// Memory for compressed bytes, bounded for the whole process, and with it what a kill costs.
 ///
 /// A reservation counts a piece's compressed and decompressed bytes, from before it is fetched until it has landed. What
 /// a reader waits for goes before background work, which never takes the last quarter. Only a piece that is larger than
-/// the limit goes over it: alone, or beside background work when a reader waits for it.
+/// the limit goes over it: alone, or beside background work when a reader waits for it. What has landed and is not recorded
+/// counts as in flight, though it takes no memory: when the index's writer is held up, so is landing.
 final class BufferPool: Sendable {
     private struct State {
         var used = 0
@@ -12,8 +13,14 @@ final class BufferPool: Sendable {
         var urgent = 0
         /// How many urgent reservations wait: background work stands back for them.
         var urgentWaiting = 0
+        /// Bytes that have landed and that the index does not know of.
+        var unrecorded = 0
+        /// Why the index records nothing: nobody waits for it then.
+        var refusal: (any Error)?
         var isClosed = false
         var free: [UnsafeMutableRawBufferPointer] = []
+
+        var isEmpty: Bool { used == 0 && unrecorded == 0 }
     }
 
     private let limit: Int
@@ -39,32 +46,53 @@ final class BufferPool: Sendable {
 
     /// Waits until `bytes` more may be in flight.
     ///
-    /// - Returns: false when the pool was closed meanwhile.
-    func reserve(_ bytes: Int, urgent: Bool) -> Bool {
+    /// - Throws: `MergeError.stopped` when the pool was closed meanwhile; why the index records nothing, where that is what would
+    ///   have to be waited for.
+    func reserve(_ bytes: Int, urgent: Bool) throws(MergeError) {
         var isWaiting = false
-        return state.wait { pool in
-            let mayGo = pool.isClosed || (urgent ? allowsUrgent(bytes, pool) : allowsBackground(bytes, pool))
+        let failure = state.wait { pool -> Result<Void, MergeError>? in
+            let allows = urgent ? allowsUrgent(bytes, pool) : allowsBackground(bytes, pool)
+            let mayGo = pool.isClosed || allows || pool.refusal != nil
             // Begins to wait, or has waited.
             if urgent, isWaiting == mayGo {
                 isWaiting.toggle()
                 pool.urgentWaiting += isWaiting ? 1 : -1
             }
             guard mayGo else { return nil }
-            guard !pool.isClosed else { return false }
+            if pool.isClosed { return .failure(.stopped) }
+            if !allows, let refusal = pool.refusal {
+                return .failure(MergeError(.index, "what has landed cannot be recorded", cause: refusal))
+            }
             pool.used += bytes
             pool.peak = max(pool.peak, pool.used)
             if urgent { pool.urgent += bytes }
-            return true
+            return .success(())
         }
+        try failure.get()
     }
 
     private func allowsUrgent(_ bytes: Int, _ pool: State) -> Bool {
-        pool.used + bytes <= limit || pool.used == 0 || (bytes > limit && pool.urgent == 0)
+        pool.used + pool.unrecorded + bytes <= limit || pool.isEmpty
+            || (bytes > limit && pool.urgent == 0 && pool.unrecorded < limit)
     }
 
     private func allowsBackground(_ bytes: Int, _ pool: State) -> Bool {
-        pool.urgentWaiting == 0 && (pool.used + bytes <= backgroundLimit || pool.used == 0)
+        pool.urgentWaiting == 0 && (pool.used + pool.unrecorded + bytes <= backgroundLimit || pool.isEmpty)
     }
+
+    /// Counts bytes that have landed, until they are recorded.
+    func landed(_ bytes: Int) { state.withLock { $0.unrecorded += bytes } }
+
+    /// Says that landed bytes are on record.
+    func recorded(_ bytes: Int) {
+        state.withLock(notify: true) { pool in
+            pool.unrecorded -= bytes
+            pool.refusal = nil
+        }
+    }
+
+    /// Says why the index records nothing just now.
+    func refuse(_ error: any Error) { state.withLock(notify: true) { $0.refusal = error } }
 
     /// Gives a reservation back.
     func release(_ bytes: Int, urgent: Bool) {

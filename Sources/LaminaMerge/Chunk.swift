@@ -9,8 +9,8 @@ import Synchronization
 /// index has recorded the content as merged, or nobody waits for it any more.
 final class ActiveContent: @unchecked Sendable {
     // @unchecked: `id` and `startedAt` never change, nor do `record` and `chunks` once `prepare` has set them, with the
-    // engine's lock held and before any job of this content is made; everything else is touched with that lock held, but for `file`, which has
-    // a lock of its own because opening it is a system call.
+    // engine's lock held and before any job of this content is made; everything else is touched with that lock held, but for `file` and
+    // `lease`, which have locks of their own because opening a file is a system call, and a lease may be waited for.
 
     enum ChunkState: UInt8 {
         case absent
@@ -44,6 +44,8 @@ final class ActiveContent: @unchecked Sendable {
     var cursor = 0
 
     let file = Monitor<BackingFile?>(nil)
+    /// Of its name, from before the first byte until the index has recorded the last; given up with this object otherwise.
+    let lease = Mutex<WritingLease?>(nil)
     /// Whether a reader has asked for any of it, and so will for more: its bytes are worth the page cache.
     let hasReaders = Atomic<Bool>(false)
 
@@ -145,6 +147,9 @@ struct Member: Sendable {
 
     /// How many decompressed bytes hold every part.
     var neededBytes: Int { parts.reduce(0) { max($0, $1.innerOffset + $1.size) } }
+
+    /// What its parts will take on disk.
+    var diskBytes: Int64 { parts.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) } }
 }
 
 /// A contiguous range of one blob: one request to its source.
@@ -161,10 +166,5 @@ struct FetchJob: Sendable {
     var range: Range<Int64> {
         guard let first = members.first, let last = members.last else { return 0..<0 }
         return first.blobOffset..<(last.blobOffset + Int64(last.blobSize))
-    }
-
-    /// What its chunks will take on disk.
-    var byteCount: Int64 {
-        members.reduce(0) { $0 + $1.parts.reduce(0) { $0 + (Int64($1.size) + 4095) / 4096 * 4096 } }
     }
 }

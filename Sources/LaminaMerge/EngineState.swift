@@ -1,5 +1,6 @@
 import LaminaStore
 import LaminaSystem
+import Synchronization
 
 /// What the engine's threads share; touched with its monitor's lock held only.
 struct EngineState {
@@ -89,6 +90,7 @@ struct EngineState {
     /// - Returns: whether none is left.
     mutating func forget(_ landing: Landing) -> Bool {
         for (content, _) in landing.merged {
+            active[content]?.lease.withLock { $0?.recorded() }
             active[content] = nil
             recentlyMerged.insert(content)
         }

@@ -28,6 +28,23 @@ public final class ImagePull {
         public var fetchedBytes: Int64 = 0
         /// What is being worked on: a layer's digest.
         public var current: String?
+        /// What the image takes on disk that the store does not have, and what is free there; known before it is merged.
+        public var room: RoomForImage?
+    }
+
+    /// Asked before a layer is read as a whole, of which nothing is known but how large it is compressed, and before an image is
+    /// merged; throws where there is no room for it.
+    public struct RoomCheck {
+        public var ofLayer: (_ compressedBytes: Int64) throws -> Void
+        public var ofImage: (RoomForImage) throws -> Void
+
+        public init(
+            ofLayer: @escaping (_ compressedBytes: Int64) throws -> Void,
+            ofImage: @escaping (RoomForImage) throws -> Void
+        ) {
+            self.ofLayer = ofLayer
+            self.ofImage = ofImage
+        }
     }
 
     /// How often progress is told while merging, in seconds.
@@ -40,10 +57,14 @@ public final class ImagePull {
     /// Keeps the layers while they have no image yet, or are merged.
     private var hold: LayerHold?
 
+    private let roomCheck: RoomCheck?
+
     public init(
-        _ engine: MergeEngine, shouldStop: @escaping @Sendable () -> Bool, report: @escaping (Progress) -> Void
+        _ engine: MergeEngine, roomCheck: RoomCheck? = nil, shouldStop: @escaping @Sendable () -> Bool,
+        report: @escaping (Progress) -> Void
     ) {
         self.engine = engine
+        self.roomCheck = roomCheck
         self.shouldStop = shouldStop
         self.report = report
     }
@@ -114,6 +135,7 @@ public final class ImagePull {
                 .badImage,
                 "the image's configuration has no diff ID for layer \(descriptor.digest), which nothing else can prove")
         }
+        try roomCheck?.ofLayer(descriptor.size)
         let fetchedBefore = progress.fetchedBytes
         var reported = ContinuousClock.now
         (progress.stage, progress.bytes, progress.landedBytes) = (.streaming, descriptor.size, 0)
@@ -137,6 +159,11 @@ public final class ImagePull {
     /// - Throws: `MergeError`; what landed before it stays, and the next pull goes on from there.
     public func merge(_ image: ImageRecord) throws {
         let totals = try engine.store.index.totals(of: image.id)
+        if let roomCheck {
+            let room = try engine.store.room(for: image.id)
+            progress.room = room
+            try roomCheck.ofImage(room)
+        }
         progress.stage = .merging
         progress.bytes = totals.bytes
         progress.landedBytes = totals.landedBytes
@@ -186,6 +213,8 @@ public final class ImagePull {
             throw failure ?? MergeError(.index, "what has landed cannot be recorded", cause: error)
         }
         if let failure { throw failure }
+        // All that the index was told, by whomever: what is said to be whole is whole after a power cut.
+        try engine.store.commitDurably()
         // The image is whole without it: what cannot be told now, the ledger says so.
         do { try engine.proveDiffIDs(image) } catch {
             if shouldStop() { throw MergeError.stopped }

@@ -1,3 +1,4 @@
+import Glibc
 import LaminaDigest
 import LaminaFormats
 import LaminaStore
@@ -52,13 +53,15 @@ extension MergeEngine {
             return
         }
         while let piece = decodeQueue.wait({ $0.next() }) {
-            decode(piece, with: decoder)
+            let landed = decode(piece, with: decoder)
+            space?.giveBack(piece.diskBytes - landed)
             pool.give(piece.buffer)
             pool.release(piece.reserved, urgent: piece.isUrgent)
         }
     }
 
-    private func decode(_ piece: Piece, with decoder: ChunkDecoder) {
+    /// - Returns: what has landed of it, in bytes on disk.
+    private func decode(_ piece: Piece, with decoder: ChunkDecoder) -> Int64 {
         var landed: [Part] = []
         var offset = 0
         let (compression, keepsTarParts) = sources.decoding(of: piece.layer)
@@ -91,7 +94,11 @@ extension MergeEngine {
             }
             if !wrong.isEmpty { mistrust(member, wrong, piece.layer) }
         }
+        let bytes = landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) }
+        // First: what is on record must not be counted as on its way, too.
+        space?.landed(bytes)
         finish(landed, landing)
+        return bytes
     }
 
     /// Gives a chunk that is in its place to those who read in it: from here, as its file would have to be read for them.
@@ -118,11 +125,15 @@ extension MergeEngine {
         do {
             let keepsCached = record.size < Self.largeSize && part.content.hasReaders.load(ordering: .relaxed)
             if part.content.chunks.count == 1 {
-                try store.files.write(chunk.bytes, as: record.name, keepsCached: keepsCached)
+                try withLease(of: part.content, record.name) { lease throws(SystemError) in
+                    try lease.write(chunk.bytes, as: record.name, keepsCached: keepsCached)
+                }
             } else {
                 let file = try part.content.file.withLock { file throws(SystemError) -> BackingFile in
                     if let file { return file }
-                    let opened = try store.files.writable(record.name, size: record.size)
+                    let opened = try withLease(of: part.content, record.name) { lease throws(SystemError) in
+                        try lease.writable(record.name, size: record.size)
+                    }
                     file = opened
                     return opened
                 }
@@ -134,6 +145,22 @@ extension MergeEngine {
                 [Member(blobOffset: 0, blobSize: 0, parts: [part])],
                 MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error))
             return false
+        }
+    }
+
+    /// Runs `body` with the lease of a content that is being merged, which it keeps until it is recorded.
+    func withLease<Result>(
+        of content: ActiveContent, _ name: BackingName, _ body: (borrowing WritingLease) throws(SystemError) -> Result
+    ) throws(SystemError) -> Result {
+        try content.lease.withLock { lease throws(SystemError) -> Result in
+            var taken = lease.take() ?? store.files.emptyLease()
+            taken.cover(name)
+            var failure: SystemError?
+            var result: Result?
+            do throws(SystemError) { result = try body(taken) } catch { failure = error }
+            lease = consume taken
+            guard let result else { throw failure ?? SystemError(code: EIO, operation: "write", subject: name.path) }
+            return result
         }
     }
 
@@ -172,6 +199,7 @@ extension MergeEngine {
                 }
             }
             // With the lock held, so that a content's chunks are recorded before it is recorded as merged.
+            pool.landed(bytes)
             recorder.add(landing, bytes: bytes)
             counters.landedBytes.add(UInt64(bytes), ordering: .relaxed)
         }

@@ -56,9 +56,8 @@ extension MergeEngine {
                 }
             }
         }
-        space?.makeRoom(for: job.byteCount)
         if let format = sources.format(of: job.layer), !format.hasTOC { return restream(job, format) }
-        let cutter = PieceCutter(job, pool: pool) { piece in
+        let cutter = PieceCutter(job, pool: pool, space: space) { piece in
             self.decodeQueue.withLockWakingOne { $0.append(piece) }
         }
         let watch = ReadWatch()
@@ -141,6 +140,8 @@ struct Piece: @unchecked Sendable {
     var buffer: UnsafeMutableRawBufferPointer
     /// What the pool was asked for.
     var reserved: Int
+    /// What the store's limit was asked for.
+    var diskBytes: Int64
     var isUrgent: Bool
 }
 
@@ -151,6 +152,7 @@ final class PieceCutter {
 
     private let job: FetchJob
     private let pool: BufferPool
+    private let space: SpaceKeeper?
     private let deliver: (Piece) -> Void
     private var nextMember = 0
     private var piece: Piece?
@@ -158,9 +160,10 @@ final class PieceCutter {
     private var filled = 0
     private(set) var isClosed = false
 
-    init(_ job: FetchJob, pool: BufferPool, deliver: @escaping (Piece) -> Void) {
+    init(_ job: FetchJob, pool: BufferPool, space: SpaceKeeper?, deliver: @escaping (Piece) -> Void) {
         self.job = job
         self.pool = pool
+        self.space = space
         self.deliver = deliver
     }
 
@@ -188,6 +191,7 @@ final class PieceCutter {
             members = piece.members + members
             pool.give(piece.buffer)
             pool.release(piece.reserved, urgent: piece.isUrgent)
+            space?.giveBack(piece.diskBytes)
         }
         piece = nil
         nextMember = job.members.count
@@ -212,15 +216,26 @@ final class PieceCutter {
             // The member that a reader waits for is decoded before its neighbours arrive.
             if job.isUrgent, start == 0 { break }
         } while nextMember < job.members.count && fits(job.members[nextMember], beside: size, needed)
-        guard pool.reserve(size + needed, urgent: job.isUrgent) else {
+        let members = Array(job.members[start..<nextMember])
+        let diskBytes = members.reduce(0) { $0 + $1.diskBytes }
+        do throws(MergeError) {
+            // First the room, as making it takes the bytes of nobody who waits for memory.
+            try space?.reserve(diskBytes)
+            do throws(MergeError) {
+                try pool.reserve(size + needed, urgent: job.isUrgent)
+            } catch {
+                space?.giveBack(diskBytes)
+                throw error
+            }
+        } catch {
             nextMember = start
             isClosed = true
-            throw MergeError.stopped
+            throw error
         }
         wanted = size
         filled = 0
         piece = Piece(
-            layer: job.layer, members: Array(job.members[start..<nextMember]), buffer: pool.take(size),
-            reserved: size + needed, isUrgent: job.isUrgent)
+            layer: job.layer, members: members, buffer: pool.take(size), reserved: size + needed, diskBytes: diskBytes,
+            isUrgent: job.isUrgent)
     }
 }

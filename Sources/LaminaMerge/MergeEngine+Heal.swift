@@ -20,7 +20,7 @@ extension MergeEngine {
     /// Runs `body` while nobody merges a content, and those who ask for it wait.
     ///
     /// - Returns: nil, with `body` not run, while somebody merges it.
-    func exclusively<Result>(_ content: ContentID, _ body: () throws -> Result) rethrows -> Result? {
+    public func exclusively<Result>(_ content: ContentID, _ body: () throws -> Result) rethrows -> Result? {
         let placeholder = ActiveContent(id: content)
         let isFree = state.withLock { state in
             guard !state.isStopping, state.active[content] == nil else { return false }
@@ -47,7 +47,7 @@ extension MergeEngine {
             guard let record = try store.index.content(found.content.id), record.state != .absent else {
                 return Examination(content: found.content)
             }
-            return try store.examine(record, readsData: found.damage == .digest, shouldStop: shouldStop)
+            return try store.examine(record, readsData: found.health == .wrong, shouldStop: shouldStop)
         }
     }
 
@@ -58,13 +58,15 @@ extension MergeEngine {
     public func heal(_ damaged: Examination, shouldStop: () -> Bool) throws -> Healing {
         let content = damaged.content
         var shared: File?
+        var lease = store.files.lease(writing: content.name)
+        // Whatever comes of it, the content keeps its name.
+        defer { lease.recorded() }
         let isTaken = try exclusively(content.id) { () throws -> Bool in
             guard let record = try store.index.content(content.id), record.state != .absent else { return false }
-            shared = try sharedFile(of: content)
-            if damaged.damage == .size, shared == nil {
-                _ = try store.files.openInPlace(content.name, size: content.size)
+            shared = content.name.claim == nil ? nil : try lease.openShared(content.name)
+            if case .short = damaged.health {
+                try (shared ?? lease.openInPlace(content.name, size: content.size)).truncate(to: content.size)
             }
-            if damaged.damage == .size { try shared?.truncate(to: content.size) }
             guard !damaged.damaged.isEmpty else { return true }
             state.withLock { _ = $0.healing.insert(content.id) }
             try store.takeBack(damaged.damaged, of: content.id)
@@ -97,12 +99,6 @@ extension MergeEngine {
         }
     }
 
-    /// The file of a content, where other contents have the same one and the chunks of this one are not theirs.
-    private func sharedFile(of content: ContentRecord) throws -> File? {
-        guard content.name.claim != nil, let file = try? store.files.openShared(content.name) else { return nil }
-        return file
-    }
-
     /// Proves a healed content anew. What had been one file with other contents' got a file of its own, as its chunks are what
     /// one layer says of them: once the whole is proven, the bytes go into the shared file, and that takes its place again.
     private func restoreProof(of content: ContentRecord, _ damaged: Examination, _ shared: File?) throws {
@@ -116,7 +112,8 @@ extension MergeEngine {
         }
         guard try shared.digest(of: 0..<content.size) == content.name.digest,
             let twin = try store.index.merged(content.name.digest, size: content.size).first(where: {
-                try $0.id != content.id && $0.proof == .proven && store.files.isSame(shared, $0.name)
+                try $0.id != content.id && $0.proof == .proven
+                    && store.files.hasInode(shared.status().st_ino, $0.name)
             })
         else { return }
         _ = try exclusively(content.id) { try store.adopt(twin, as: record) }

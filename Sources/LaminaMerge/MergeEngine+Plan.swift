@@ -38,6 +38,8 @@ extension MergeEngine {
             throw MergeError(.index, "\(content) is not in the index")
         }
         if record.proof == .disproven { throw MergeError.lie(record) }
+        // Whoever asks for what has landed has not found it in the file. What is damaged or gone is fetched again.
+        if record.state != .absent { record = try withoutDamage(record) }
         // Somebody may have the damaged file open: it keeps its name, and nothing but bytes go into it.
         let isHealing = state.withLock { $0.healing.contains(content) }
         if record.state != .merged, !isHealing, try adoptTwin(of: record) { record.state = .merged }
@@ -54,6 +56,17 @@ extension MergeEngine {
             try landHoles(of: record, &chunks)
         }
         return (record, chunks)
+    }
+
+    /// A content as it is after what is damaged of its file was taken back.
+    private func withoutDamage(_ record: ContentRecord) throws -> ContentRecord {
+        let health = try store.takeBackDamage(of: record)
+        if health == .sound { return record }
+        recorder.report(
+            MergeError(
+                .index, "the file of \(record.name.digest) is damaged (\(health)): what is missing is fetched again"))
+        _ = holders.withLock { $0 }?.release([record.id])
+        return try store.index.content(record.id) ?? record
     }
 
     /// Assigns a prepared content's requests to its chunks, and makes fetch jobs of what nobody has asked for yet.

@@ -22,9 +22,9 @@ extension MergeEngine {
                 // It is recorded as disproven or as damaged now, so the next look finds another one or none.
             } catch {
                 if isStopping.load(ordering: .relaxed) { throw MergeError.stopped }
+                // It may be damaged, which `prove` has taken back, or there is an error of this moment, which says nothing of it.
                 recorder.report(MergeError(.index, "\(twin.name.digest) cannot be taken from the store", cause: error))
-                // A file that is not what the index says is no twin any more. Where it is, the bytes are fetched.
-                if try store.recheck(twin) { return false }
+                guard try store.index.content(twin.id)?.state != .merged else { return false }
             }
         }
         return false
@@ -35,7 +35,21 @@ extension MergeEngine {
     /// - Throws: `StoreError`, `SystemError`; `MergeError` when the merge stops meanwhile.
     func prove(_ content: ContentRecord) throws -> Bool {
         if content.proof != .claimed { return content.proof == .proven }
-        let file = try store.files.open(content.name)
+        let isProven: Bool
+        do {
+            isProven = try store.files.reading(content.name) { try hasDigest(content, $0) }
+        } catch let error as SystemError where error.code == ENOENT {
+            isProven = false
+        }
+        // Whatever is wrong, the next open has to look at the content anew.
+        defer { if !isProven { _ = holders.withLock { $0 }?.release([content.id]) } }
+        // Bytes that were damaged here say nothing of the layer.
+        if !isProven, try !store.recheck(content) { return false }
+        try store.recordProof(isProven ? .proven : .disproven, of: content.id)
+        return isProven
+    }
+
+    private func hasDigest(_ content: ContentRecord, _ file: File) throws -> Bool {
         var hash = SHA256()
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
         defer { buffer.deallocate() }
@@ -47,58 +61,70 @@ extension MergeEngine {
             offset += Int64(count)
             if isStopping.load(ordering: .relaxed) { throw MergeError.stopped }
         }
-        let isProven = offset == content.size && hash.digest() == content.name.digest
-        // Whatever is wrong, the next open has to look at the content anew.
-        defer { if !isProven { _ = holders.withLock { $0 }?.release([content.id]) } }
-        // Bytes that were damaged here say nothing of the layer.
-        if !isProven, try !store.recheck(content) { return false }
-        try store.recordProof(isProven ? .proven : .disproven, of: content.id)
-        return isProven
+        return offset == content.size && hash.digest() == content.name.digest
     }
 
     /// Copies chunks that some other content has, verifies the copies, and records them.
     func copyLandedChunks(of content: ContentRecord, _ chunks: inout [ChunkRecord]) throws {
         var landing = Landing()
+        var lease = store.files.emptyLease()
         var target: File?
         // The same file in other chunks.
         let twin = try store.index.twin(of: content)
         for index in chunks.indices where !chunks[index].hasLanded && !chunks[index].source.isHole {
             let chunk = chunks[index]
-            let copy = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
-            guard let found = copy ?? twin.map({ ($0.name, chunk.offset) }) else { continue }
-            space?.makeRoom(for: chunk.size)
+            let landed = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
+            guard let found = landed ?? twin.map({ ($0.name, chunk.offset) }) else { continue }
+            // What is not to be had from the store is fetched; whoever fetches it says that there is no room.
+            guard (try? space?.reserve(SpaceKeeper.onDisk(chunk.size))) != nil || space == nil else { break }
+            var hasLanded = false
+            defer {
+                if hasLanded { space?.landed(SpaceKeeper.onDisk(chunk.size)) }
+                if !hasLanded { space?.giveBack(SpaceKeeper.onDisk(chunk.size)) }
+            }
+            lease.cover(content.name)
             // In place where all contents with this file want these bytes.
             let file =
                 try target
                 ?? (content.name.claim == nil
-                    ? store.files.openInPlace(content.name, size: content.size)
-                    : store.files.create(content.name, size: content.size))
+                    ? lease.openInPlace(content.name, size: content.size)
+                    : lease.create(content.name, size: content.size))
             target = file
             do {
-                let source = try store.files.open(found.name)
-                let range = chunk.offset..<(chunk.offset + chunk.size)
-                // Who has the file open may be reading there: nothing goes over what it has but what is right.
-                if try !file.isHole(range) {
-                    let digest = try source.digest(of: found.offset..<(found.offset + chunk.size))
-                    guard digest == chunk.digest else { continue }
+                let isCopied = try store.files.reading(found.name) { source in
+                    try copy(chunk, of: source, at: found.offset, to: file)
                 }
-                try file.copyRange(from: source, at: found.offset, to: chunk.offset, count: Int(chunk.size))
+                guard isCopied else { continue }
             } catch {
                 // What cannot be copied is fetched.
                 continue
             }
-            let bytes = try file.read(Int(chunk.size), at: chunk.offset)
-            guard SHA256.hash(bytes) == chunk.digest, Int64(bytes.count) == chunk.size else { continue }
+            hasLanded = true
             chunks[index].hasLanded = true
             landing.chunks.append((content.id, chunk.offset))
         }
         try record(&landing, of: content, chunks)
+        // Chunks that landed before are on record, too.
+        if !landing.isEmpty || content.state != .absent { lease.recorded() }
+    }
+
+    /// - Returns: whether the chunk's bytes are in the file now.
+    private func copy(_ chunk: ChunkRecord, of source: File, at offset: Int64, to file: File) throws -> Bool {
+        let range = chunk.offset..<(chunk.offset + chunk.size)
+        // Who has the file open may be reading there: nothing goes over what it has but what is right.
+        if try !file.isHole(range), try source.digest(of: offset..<(offset + chunk.size)) != chunk.digest {
+            return false
+        }
+        try file.copyRange(from: source, at: offset, to: chunk.offset, count: Int(chunk.size))
+        let bytes = try file.read(Int(chunk.size), at: chunk.offset)
+        return SHA256.hash(bytes) == chunk.digest && Int64(bytes.count) == chunk.size
     }
 
     /// Lands the chunks that are holes: a backing file is sparse, so its zeros are there before anything is written. That
     /// their digests are those of zeros was seen when the layer was indexed.
     func landHoles(of content: ContentRecord, _ chunks: inout [ChunkRecord]) throws {
-        let file = try store.files.create(content.name, size: content.size)
+        var lease = store.files.lease(writing: content.name)
+        let file = try lease.create(content.name, size: content.size)
         var landing = Landing()
         var holes: Int64 = 0
         for index in chunks.indices where !chunks[index].hasLanded && chunks[index].source.isHole {
@@ -112,6 +138,7 @@ extension MergeEngine {
         // First: as soon as it is merged, the file may be opened.
         try store.recordHoles(holes, of: content.id)
         try record(&landing, of: content, chunks)
+        lease.recorded()
     }
 
     /// Records chunks that were put in place without being fetched.

@@ -88,9 +88,12 @@ public final class MergeEngine: Sendable {
         pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
         sources = SourceCache(index: store.index, registries: options.registries)
         state = Monitor(EngineState())
-        recorder = Recorder(store: store) { [state, proofs] landing in
-            if state.withLock({ $0.forget(landing) }) { proofs.withLock(notify: true) { $0.isWanted = true } }
-        }
+        recorder = Recorder(
+            store: store,
+            onRecorded: { [state, proofs, pool] landing, bytes in
+                if state.withLock({ $0.forget(landing) }) { proofs.withLock(notify: true) { $0.isWanted = true } }
+                pool.recorded(bytes)
+            }, onRefused: { [pool] in pool.refuse($0) })
         space = options.maxBytes.map { SpaceKeeper(limit: $0) }
         try start()
     }
@@ -282,6 +285,7 @@ public final class MergeEngine: Sendable {
             recorder.report(error)
         }
         state.withLock { $0.active = [:] }
+        do { try store.settleGivenUp() } catch { recorder.report(error) }
     }
 
     private func answerWaiting() {
@@ -291,6 +295,7 @@ public final class MergeEngine: Sendable {
 
     /// Gives the buffers back when nothing was merged for a while; sooner, each pause of a reader would cost their pages anew.
     private func rest() {
+        do { try store.settleGivenUp() } catch { recorder.report(error) }
         if state.withLock({ $0.active.isEmpty }) { pool.trim() }
     }
 }

@@ -9,7 +9,7 @@ final class Recorder: Sendable {
         var landing = Landing()
         var bytes = 0
         var isStopping = false
-        var hasVolatile = false
+        var isSyncWanted = false
     }
 
     /// How long a batch is gathered, in seconds.
@@ -26,14 +26,21 @@ final class Recorder: Sendable {
     private let state = Monitor(State())
     private let recording = Monitor(())
     private let syncing = Monitor(())
-    private let onRecorded: @Sendable (Landing) -> Void
+    private let onRecorded: @Sendable (Landing, _ bytes: Int) -> Void
+    private let onRefused: @Sendable (any Error) -> Void
     /// Told of errors that nobody waits for.
     private let reporter = Mutex<(@Sendable (any Error) -> Void)?>(nil)
 
-    /// - Parameter onRecorded: told what the index has recorded, on the thread that recorded it.
-    init(store: Store, onRecorded: @escaping @Sendable (Landing) -> Void) {
+    /// - Parameters:
+    ///   - onRecorded: told what the index has recorded, on the thread that recorded it.
+    ///   - onRefused: told why the index records nothing just now.
+    init(
+        store: Store, onRecorded: @escaping @Sendable (Landing, _ bytes: Int) -> Void,
+        onRefused: @escaping @Sendable (any Error) -> Void
+    ) {
         self.store = store
         self.onRecorded = onRecorded
+        self.onRefused = onRefused
     }
 
     func setReporter(_ report: @escaping @Sendable (any Error) -> Void) { reporter.withLock { $0 = report } }
@@ -84,8 +91,7 @@ final class Recorder: Sendable {
             guard !landing.isEmpty else { return }
             do {
                 try store.record(landing)
-                state.withLock { $0.hasVolatile = true }
-                onRecorded(landing)
+                onRecorded(landing, bytes)
             } catch {
                 // The bytes stand in the files, only the index does not know.
                 state.withLock { state in
@@ -94,6 +100,7 @@ final class Recorder: Sendable {
                     state.landing.tarParts = landing.tarParts + state.landing.tarParts
                     state.bytes += bytes
                 }
+                onRefused(error)
                 throw error
             }
         }
@@ -102,33 +109,25 @@ final class Recorder: Sendable {
     /// - Parameter onInterval: called every few seconds.
     func syncLoop(onInterval: () -> Void) {
         while true {
-            let stopping = state.wait(seconds: Self.syncInterval) { $0.isStopping ? true : nil }
+            let stopping = state.wait(seconds: Self.syncInterval) { state -> Bool? in
+                if state.isStopping { return true }
+                defer { state.isSyncWanted = false }
+                return state.isSyncWanted ? false : nil
+            }
             if stopping == true { return }
             do { try sync() } catch { report(error) }
             onInterval()
         }
     }
 
-    /// Makes durable what was recorded, if anything was since the last time.
+    /// Has the sync thread make durable what is recorded now, and does not wait for it.
+    func requestSync() { state.withLock(notify: true) { $0.isSyncWanted = true } }
+
+    /// Makes durable what was recorded, by whomever, if anything was since the last time.
     func sync() throws {
         // One at a time: who finds nothing left to do must not return before it is done.
-        try syncing.withLock { _ in
-            let isNeeded = state.withLock { state in
-                defer { state.hasVolatile = false }
-                return state.hasVolatile
-            }
-            guard isNeeded else { return }
-            do {
-                try store.makeDurable()
-            } catch {
-                state.withLock { $0.hasVolatile = true }
-                throw error
-            }
-        }
+        try syncing.withLock { _ in _ = try store.makeDurable() }
     }
-
-    /// Says that something has landed past this recorder.
-    func noteVolatile() { state.withLock { $0.hasVolatile = true } }
 
     func stop() { state.withLock(notify: true) { $0.isStopping = true } }
 }

@@ -1,35 +1,42 @@
+import Glibc
 public import LaminaStore
 import LaminaSystem
 import Synchronization
 
 /// Keeps a store below a size: what was used least recently is given up, and fetched again when it is wanted.
 ///
-/// What is about to be fetched is counted before it is: the fetcher that would go over the limit waits until room was made,
-/// or nothing is left that could go. A thread of its own makes room, before the limit is reached where it can.
+/// Whoever writes to the store reserves room when it has the bytes, so nothing is evicted for bytes that never come. Who finds no
+/// room waits until there is some; where nothing is left that could go, it is an error. So the store is never larger than
+/// its limit and what is in flight. A thread of its own makes room, before the limit is reached where it can.
 final class SpaceKeeper: Sendable {
     private struct State {
-        /// What the store takes, with what is on its way.
+        /// What the store takes, with what is reserved.
         var used: Int64 = 0
+        /// What is reserved and neither landed nor given back.
+        var pending: Int64 = 0
         var isKnown = false
         /// Whether something was counted since the store's size was taken from the index.
         var isEstimate = false
-        /// Rounds of eviction that have ended.
+        /// The bytes of those who wait.
+        var wanted: Int64 = 0
+        /// Rounds that have ended; of those that found nothing to give up, the last one and when it was.
         var rounds: UInt64 = 0
+        var exhausted: (round: UInt64, at: ContinuousClock.Instant)?
         var isWanted = true
         var isStopping = false
-        /// After a round that found nothing to give up: not again at once.
-        var isExhausted = false
     }
 
-    /// Contents that are given up in one transaction.
-    private static let batch = 256
-    /// Candidates of one round. More than these are open only where nearly everything is.
-    private static let candidateLimit = 2048
-    /// Seconds after which the size is counted anew where nothing happens; and after which it is looked again where
-    /// nothing could be given up, in which nobody waits.
-    private static let patience = (idle: 1.0, exhausted: 0.1)
+    /// Contents that are given up in one transaction, which is synced to the disk.
+    private static let batch = 1024
+    /// Candidates that are asked for at once.
+    private static let candidates = 2048
+    /// Seconds after which the size is counted anew where nothing happens.
+    private static let idle = 0.5
+    /// How long it is not tried again where nothing could be given up.
+    private static let patience = Duration.milliseconds(100)
+    private static let pause = Duration.seconds(5)
 
-    private let limit: Int64
+    let limit: Int64
     /// How far below the limit room is made before it is asked for; two of them below is where a round ends.
     private let margin: Int64
     private let state = Monitor(State())
@@ -39,94 +46,193 @@ final class SpaceKeeper: Sendable {
         margin = min(limit / 8, 64 << 20)
     }
 
-    /// Counts bytes that are about to be written; waits, once, until room was made for them.
-    func makeRoom(for bytes: Int64) {
-        let round = state.withLock(notify: true) { state -> UInt64? in
-            state.used += bytes
-            state.isEstimate = true
-            guard !state.isStopping, !state.isExhausted, !state.isKnown || state.used > limit - margin else {
+    /// What a file of so many bytes takes on disk, about: whole blocks.
+    static func onDisk(_ bytes: Int64) -> Int64 { (bytes + 4095) & ~4095 }
+
+    /// Takes room for bytes that are about to be written, and waits until there is some. Call it with no lock held.
+    ///
+    /// - Throws: `MergeError` with ENOSPC where nothing is left that could be given up.
+    func reserve(_ bytes: Int64) throws(MergeError) {
+        guard bytes > 0 else { return }
+        let start = state.withLock(notify: true) { state -> UInt64? in
+            if state.isStopping || (state.isKnown && state.used + bytes <= limit) {
+                take(bytes, &state)
                 return nil
             }
+            state.wanted += bytes
             state.isWanted = true
-            return !state.isKnown || state.used > limit ? state.rounds : nil
+            // A round that is under way may have counted before these bytes were wanted.
+            return state.rounds
         }
-        // Who has come while a round was under way waits for the next one.
-        guard let round else { return }
-        _ = state.wait { $0.rounds > round || $0.isStopping || $0.isExhausted ? true : nil }
+        guard let start else { return }
+        let isTaken = state.wait { state -> Bool? in
+            if state.isStopping || (state.isKnown && state.used + bytes <= limit) {
+                state.wanted -= bytes
+                take(bytes, &state)
+                return true
+            }
+            guard let exhausted = state.exhausted else { return nil }
+            let isRecent = ContinuousClock.now - exhausted.at < Self.patience
+            guard exhausted.round > start + 1 || (exhausted.round == start && isRecent) else { return nil }
+            state.wanted -= bytes
+            return false
+        }
+        if !isTaken { throw full(bytes) }
+    }
+
+    private func take(_ bytes: Int64, _ state: inout State) {
+        state.used += bytes
+        state.pending += bytes
+        state.isEstimate = true
+        if state.used > limit - margin { state.isWanted = true }
+    }
+
+    private func full(_ bytes: Int64) -> MergeError {
+        MergeError(
+            .write,
+            "the store is at its limit of \(limit) bytes ([store] max_bytes), and nothing is left that could be given up "
+                + "for \(bytes) more: raise the limit, or 'lamina rm', 'lamina unpin' or 'lamina umount' what is not needed",
+            cause: SystemError(code: ENOSPC, operation: "make room in", subject: "the store"))
+    }
+
+    /// Says that reserved bytes have landed.
+    func landed(_ bytes: Int64) { state.withLock { $0.pending -= bytes } }
+
+    /// Says that reserved bytes do not come.
+    func giveBack(_ bytes: Int64) {
+        guard bytes > 0 else { return }
+        state.withLock(notify: true) { state in
+            state.used -= bytes
+            state.pending -= bytes
+        }
     }
 
     /// Has the store's size counted anew: somebody else took something away.
     func forget() {
         state.withLock(notify: true) { state in
-            (state.isKnown, state.used) = (false, 0)
+            state.isKnown = false
             state.isWanted = true
         }
     }
 
     func stop() { state.withLock(notify: true) { $0.isStopping = true } }
 
+    // MARK: Making room
+
     func loop(_ engine: MergeEngine) {
         while true {
-            let seconds = state.withLock { $0.isExhausted ? Self.patience.exhausted : Self.patience.idle }
-            let isWanted = state.wait(seconds: seconds) { state -> Bool? in
+            let isWanted = state.wait(seconds: Self.idle) { state -> Bool? in
                 if state.isStopping { return false }
-                return state.isWanted && !state.isExhausted ? true : nil
+                return state.isWanted ? true : nil
             }
             if isWanted == false { return }
             do {
                 try settle(engine)
-                if isWanted == true || state.withLock({ $0.isExhausted }) { try round(engine) }
+                if isWanted == true { try round(engine) }
             } catch {
                 engine.recorder.report(MergeError(.index, "no room can be made in the store", cause: error))
                 endRound(isExhausted: true)
+                usleep(100_000)
             }
         }
     }
 
-    /// Counts anew what the store takes, when nothing is on its way: what failed was counted too.
+    /// Counts anew what the store takes.
     private func settle(_ engine: MergeEngine) throws {
-        let (isKnown, isEstimate, before) = state.withLock { ($0.isKnown, $0.isEstimate, $0.used) }
-        guard !isKnown || (isEstimate && engine.state.withLock { $0.active.isEmpty }) else { return }
-        let used = try engine.store.spaceUsed()
-        state.withLock { state in
-            // What was counted meanwhile is on its way; of what was counted before anything was known, some may be.
-            let underWay = isKnown ? state.used - before : state.used
-            state.isEstimate = underWay != 0
-            state.used = used + max(0, underWay)
+        let (isDue, before, pending) = state.withLock { state in
+            (!state.isKnown || (state.isEstimate && state.pending == 0), state.used, state.pending)
+        }
+        guard isDue else { return }
+        try engine.recorder.flush()
+        let counted = try engine.store.spaceUsed()
+        state.withLock(notify: true) { state in
+            // What was reserved or given back meanwhile, and what is on its way.
+            let since = state.isKnown ? state.used - before : state.pending
+            state.used = counted + since
+            state.isEstimate = since != 0 || pending != 0
             state.isKnown = true
-            if state.used > limit - margin { state.isWanted = true }
+            // Where everything is open or pinned, the next look is not at once.
+            let isHopeless = state.exhausted.map { ContinuousClock.now - $0.at < Self.pause } ?? false
+            if state.used + state.wanted > limit - margin, !isHopeless { state.isWanted = true }
+        }
+    }
+
+    /// How much has to go before there is room again.
+    private var excess: Int64 {
+        state.withLock { state in
+            guard !state.isStopping, state.used + state.wanted > limit - margin else { return 0 }
+            return state.used + max(state.wanted, margin) - (limit - margin)
         }
     }
 
     private func round(_ engine: MergeEngine) throws {
+        // What lands during a pass may go in the next one: nothing is left only when one found nothing, with nothing on its way.
+        while excess > 0 {
+            let isQuiet = state.withLock { $0.pending == 0 }
+            let freed = try pass(engine)
+            if freed == 0, state.withLock({ $0.used + $0.wanted > limit && !$0.isStopping }) {
+                if isQuiet, try !shrinkLog(engine) { return endRound(isExhausted: true) }
+                // On its way is what somebody decodes: some milliseconds.
+                _ = state.wait(seconds: 0.02) { $0.pending == 0 || $0.isStopping ? true : nil }
+            } else if freed == 0 {
+                break
+            }
+        }
+        endRound(isExhausted: false)
+    }
+
+    /// Goes through everything that may be given up, once.
+    ///
+    /// - Returns: how many contents were.
+    private func pass(_ engine: MergeEngine) throws -> Int {
         try engine.recorder.flush()
         try engine.store.recordUses()
-        let goal = limit - 2 * margin
-        var isShort = true
-        var candidates = try engine.store.index.evictable(limit: Self.candidateLimit)[...]
-        while state.withLock({ $0.used > goal && !$0.isStopping }) {
-            let goes = state.withLock { $0.used } - goal
-            var sum: Int64 = 0
-            let batch = candidates.prefix(Self.batch).prefix { content in
-                defer { sum += content.size }
-                return sum < goes
+        // The index and its log grow, too.
+        try recount(engine)
+        var freed = 0
+        var position: EvictionPosition?
+        while excess > 0 {
+            let found = try engine.store.index.evictable(after: position, limit: Self.candidates)
+            position = found.end
+            var candidates = found.contents[...]
+            while excess > 0, !candidates.isEmpty {
+                let goes = excess
+                var sum: Int64 = 0
+                let batch = candidates.prefix(Self.batch).prefix { content in
+                    defer { sum += Self.onDisk(content.size) }
+                    return sum < goes
+                }
+                candidates = candidates.dropFirst(batch.count)
+                let given = try engine.evictUnopened(Array(batch))
+                freed += given.contents
+                if given.contents > 0 { state.withLock(notify: true) { $0.used -= given.bytes } }
             }
-            candidates = candidates.dropFirst(batch.count)
-            guard !batch.isEmpty else { break }
-            let freed = try engine.evictUnopened(Array(batch))
-            guard freed.contents > 0 else { continue }
-            isShort = false
-            state.withLock { $0.used -= freed.bytes }
+            if found.contents.count < Self.candidates { break }
         }
-        let isOver = state.withLock { $0.used > limit }
-        endRound(isExhausted: isShort && isOver)
+        return freed
+    }
+
+    /// Gives up the index's log, as far as nobody reads from it.
+    ///
+    /// - Returns: whether there is room then.
+    private func shrinkLog(_ engine: MergeEngine) throws -> Bool {
+        try engine.store.tidy([], settling: true)
+        try recount(engine)
+        return state.withLock { $0.used + $0.wanted <= limit }
+    }
+
+    private func recount(_ engine: MergeEngine) throws {
+        let (before, pending) = state.withLock { ($0.used, $0.pending) }
+        let counted = try engine.store.spaceUsed()
+        // Of what is pending, some may have been recorded already: it is counted twice until nothing is pending.
+        state.withLock { state in state.used = counted + pending + (state.used - before) }
     }
 
     private func endRound(isExhausted: Bool) {
         state.withLock(notify: true) { state in
             state.rounds += 1
-            state.isExhausted = isExhausted
-            state.isWanted = state.used > limit - margin && isExhausted
+            state.exhausted = isExhausted ? (state.rounds, .now) : nil
+            state.isWanted = state.wanted > 0 && state.used + state.wanted > limit
         }
     }
 }

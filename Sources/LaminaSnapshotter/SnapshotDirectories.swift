@@ -22,9 +22,23 @@ struct SnapshotDirectories: Sendable {
 
     /// Makes the directory of a snapshot; its owner is that of the one below, as a merged directory shows the topmost's.
     ///
-    /// Called within the transaction that makes the snapshot.
+    /// Called within the transaction that makes the snapshot, and on disk when it returns: a snapshot that was answered for must
+    /// not be a row without a directory after a power cut.
     func make(_ id: SnapshotID, kind: SnapshotKind, below: SnapshotPlace?) throws {
         let path = "\(base)/\(id)"
+        try makeDirectories(path, kind: kind, below: below)
+        do throws(SystemError) {
+            // From below. The first one commits the file system's journal with all of it, so the others cost little.
+            for directory in [path + "/fs", path + "/work", path, base] {
+                if kind != .active, directory.hasSuffix("/work") { continue }
+                try File(directory, O_RDONLY | O_DIRECTORY).synchronize()
+            }
+        } catch {
+            throw StoreError(.system(error.code), "cannot bring a snapshot's directory to the disk", cause: error)
+        }
+    }
+
+    private func makeDirectories(_ path: String, kind: SnapshotKind, below: SnapshotPlace?) throws {
         do throws(SystemError) {
             // Of one that a killed process made and did not record: the number is free, and so is what has it.
             try DirectoryTree.remove(path)

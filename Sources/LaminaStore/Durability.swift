@@ -15,7 +15,13 @@ extension Store {
         try writer.withLock { try $0.hasVolatileContent() }
     }
 
-    /// Makes what has landed durable: one syncfs, then one number; nothing where nothing has landed.
+    /// The last syncfs that is done: what names it or an earlier one is on disk.
+    public func durableSync() throws -> Int64 {
+        try index.read { try $0.integer("SELECT syncs FROM store") } ?? 0
+    }
+
+    /// Makes what has landed durable: one syncfs, then one number, which is on disk too when this returns; nothing where nothing
+    /// has landed.
     ///
     /// An error of syncfs means that some write was lost, nobody knows whose: everything that was not durable is hashed
     /// again, from the disk, and what fails goes back to absent.
@@ -33,42 +39,39 @@ extension Store {
         do {
             try files.synchronize()
         } catch {
-            let volatile = try writer.withLock { try Self.volatileContents($0.connection) }
-            for content in volatile { _ = try Self.recheck(content, writer: writer, files: files) }
+            for content in try writer.withLock({ try Self.volatileContents($0.connection) }) {
+                _ = try recheck(content)
+            }
             throw StoreError(
                 .system(error.code), "a write to \(root)/content was lost; what was not durable was checked again",
                 cause: error)
         }
-        try write { writer in
+        try writeDurably { writer in
             try writer.connection.cached("UPDATE store SET syncs = ?1 WHERE syncs < ?1").bind(1, began).run()
         }
         return true
     }
 
     /// Hashes what another boot left without making it durable, and remembers that this boot has.
-    static func recheckAfterBoot(
-        _ boot: String, writer: Monitor<Writer>, files: BackingFiles
-    ) throws -> OpenReport {
+    func recheckAfterBoot(_ boot: String) throws -> OpenReport {
         var report = OpenReport()
         let known = try writer.withLock { try $0.connection.prepare("SELECT boot FROM store").first { $0.text(0) } }
         guard known != boot else { return report }
-        let volatile = try writer.withLock { try $0.hasVolatileContent() ? volatileContents($0.connection) : [] }
+        let volatile = try writer.withLock { try $0.hasVolatileContent() ? Self.volatileContents($0.connection) : [] }
         for content in volatile {
             report.rechecked += 1
-            if try !recheck(content, writer: writer, files: files) { report.lost += 1 }
+            do {
+                if try !recheck(content) { report.lost += 1 }
+            } catch let error as SystemError where error.code == EIO {
+                // Nobody was promised these bytes, and the disk does not give them: one file must not keep the store shut.
+                try takeBack(index.landedRanges(of: content).map(\.range), of: content.id)
+                report.lost += 1
+            }
         }
         try writer.withLock { writer in
             _ = try writer.connection.cached("UPDATE store SET boot = ?").bind(1, text: boot).run()
         }
         return report
-    }
-
-    /// Hashes what a content is said to have, and takes back what differs.
-    ///
-    /// - Returns: whether everything was as recorded.
-    public func recheck(_ content: ContentRecord) throws -> Bool {
-        defer { index.version.add(1, ordering: .releasing) }
-        return try Self.recheck(content, writer: writer, files: files)
     }
 
     private static func volatileContents(_ database: Connection) throws -> [ContentRecord] {
@@ -79,38 +82,6 @@ extension Store {
             WHERE c.state > 0 AND c.sync NOT BETWEEN 1 AND (SELECT syncs FROM store)
             """
         ).map { try Index.content($0) }
-    }
-
-    /// Hashes every chunk that a content is said to have, and takes back those that differ.
-    ///
-    /// - Returns: whether everything was as recorded.
-    private static func recheck(
-        _ content: ContentRecord, writer: Monitor<Writer>, files: BackingFiles
-    ) throws -> Bool {
-        var chunks = try writer.withLock { writer in
-            try writer.connection.cached(
-                "SELECT offset, size, digest FROM chunk WHERE content = ? AND landed = 1 ORDER BY offset"
-            ).bind(1, content.id.row).map { (offset: $0.integer(0), size: $0.integer(1), digest: $0.digest(2)) }
-        }
-        if content.name.claim == nil { chunks = [(0, content.size, content.name.digest)] }
-        let file = try? files.open(content.name)
-        var failed: [Int64] = []
-        for chunk in chunks {
-            let actual = file.flatMap { try? $0.digest(of: chunk.offset..<(chunk.offset + chunk.size)) }
-            if actual == nil || actual != chunk.digest { failed.append(chunk.offset) }
-        }
-        guard !failed.isEmpty else { return true }
-        try writer.withLock { writer in
-            try writer.connection.transaction {
-                for offset in failed {
-                    try writer.connection.cached("UPDATE chunk SET landed = 0 WHERE content = ? AND offset = ?")
-                        .bind(1, content.id.row).bind(2, offset).run()
-                }
-                try writer.connection.cached("UPDATE content SET state = ?, proof = 0 WHERE id = ?")
-                    .bind(1, failed.count == chunks.count ? 0 : 1).bind(2, content.id.row).run()
-            }
-        }
-        return false
     }
 
     /// Ends idle read transactions and cuts the write-ahead log when it has grown.

@@ -3,24 +3,12 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 
-/// What is wrong with a content's backing file.
-public enum Damage: String, Sendable, Codable {
-    /// There is no file.
-    case missing
-    /// The file is shorter or longer than the content.
-    case size
-    /// Nothing stands where bytes are said to have landed, and they are no zeros.
-    case hole
-    /// The bytes have another digest.
-    case digest
-}
-
 /// What a look at a content's file has shown.
 public struct Examination: Sendable {
     /// As it was when the file was looked at.
     public var content: ContentRecord
-    /// The first thing that is wrong; nil: nothing that was looked at.
-    public var damage: Damage?
+    /// The first thing that is wrong.
+    public var health = ContentHealth.sound
     /// The chunks that are said to have landed and have not, in file order.
     public var damaged: [Range<Int64>] = []
     /// How many bytes were read for it.
@@ -46,30 +34,38 @@ extension Store {
         var result = Examination(content: content)
         let chunks = try index.landedRanges(of: content)
         guard !chunks.isEmpty else { return result }
-        let file: File
-        do throws(SystemError) {
-            file = try files.open(content.name)
-        } catch {
-            guard error.code == ENOENT else { throw error }
-            result.damage = .missing
+        do {
+            return try files.reading(content.name) { try examine(&result, chunks, $0, readsData, shouldStop) }
+        } catch let error as SystemError where error.code == ENOENT {
+            result.health = .absent
             result.damaged = chunks.map(\.range)
             return result
         }
-        let size = try file.size()
-        if size != content.size { result.damage = .size }
+    }
+
+    private func examine(
+        _ result: inout Examination, _ chunks: [LandedRange], _ file: File, _ readsData: Bool, _ shouldStop: () -> Bool
+    ) throws -> Examination {
+        let content = result.content
+        let status = try file.status()
+        guard status.st_mode & S_IFMT == S_IFREG else {
+            result.health = .absent
+            result.damaged = chunks.map(\.range)
+            return result
+        }
+        let size = Int64(status.st_size)
+        if size != content.size { result.health = .short(size: size) }
         let suspects = try suspects(chunks, of: content, in: file)
         for (number, chunk) in chunks.enumerated() {
             let isSuspect = suspects.contains(number)
             guard isSuspect || readsData || chunk.range.upperBound > size else { continue }
             result.bytesRead += Int64(chunk.range.count)
-            if try file.readableDigest(of: chunk.range, shouldStop) == chunk.digest { continue }
-            result.damage = result.damage ?? (isSuspect ? .hole : .digest)
+            if try file.digest(of: chunk.range, shouldStop: shouldStop) == chunk.digest { continue }
+            if !result.health.isDamage { result.health = isSuspect ? .holed : .wrong }
             result.damaged.append(chunk.range)
         }
-        if !suspects.isEmpty, result.damaged.isEmpty, result.damage == nil {
-            // Zeros that were copied are a hole, too: verified now, they need not be again.
-            try recordHoles(file.holeBytes(), of: content.id)
-        }
+        // Zeros that were copied are a hole, too: verified now, they need not be again.
+        if !suspects.isEmpty, !result.health.isDamage { try recordVerifiedHoles(of: content) }
         return try acquitted(result, file, shouldStop)
     }
 
@@ -95,43 +91,15 @@ extension Store {
         _ found: Examination, _ file: File, _ shouldStop: () -> Bool
     ) throws -> Examination {
         let content = found.content
-        guard found.damage == .digest || found.damage == .hole, content.name.claim != nil, content.proof == .proven
+        guard found.health == .wrong || found.health == .holed, content.name.claim != nil, content.proof == .proven
         else { return found }
         var found = found
         found.bytesRead += content.size
-        if try file.readableDigest(of: 0..<content.size, shouldStop) == content.name.digest {
-            found.damage = nil
+        if try file.digest(of: 0..<content.size, shouldStop: shouldStop) == content.name.digest {
+            found.health = .sound
             found.damaged = []
         }
         return found
-    }
-
-    /// Takes back what was said of chunks whose bytes are not there: they are fetched again when somebody asks for them.
-    /// The content is whole no more; the others of its chunks stay.
-    public func takeBack(_ damaged: [Range<Int64>], of content: ContentID) throws {
-        try write { writer in
-            let database = writer.connection
-            let landed = try database.cached("UPDATE chunk SET landed = 0 WHERE content = ? AND offset = ?")
-            for range in damaged { try landed.bind(1, content.row).bind(2, range.lowerBound).run() }
-            try database.cached(
-                """
-                UPDATE content SET proof = 0,
-                    state = EXISTS (SELECT 1 FROM chunk WHERE content = ?1 AND landed = 1)
-                WHERE id = ?1
-                """
-            ).bind(1, content.row).run()
-        }
-    }
-}
-
-extension File {
-    /// As `digest(of:)`; nil also where the disk does not give the bytes.
-    fileprivate func readableDigest(of range: Range<Int64>, _ shouldStop: () -> Bool) throws -> Digest? {
-        do {
-            return try digest(of: range, shouldStop: shouldStop)
-        } catch let error as SystemError where error.code == EIO {
-            return nil
-        }
     }
 }
 

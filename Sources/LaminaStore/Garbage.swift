@@ -30,7 +30,7 @@ public struct MarkedGarbage: Sendable {
 
 // What nothing holds is deleted. What holds a layer is said by the view layer_holder; besides, the layers that are held in
 // memory (`Store.hold`) and those of open files stay. All rows go in one transaction, in which the names of their files are
-// noted; then the files are unlinked. A process that is killed in between leaves the notes.
+// noted; when that is on disk, the files are unlinked (`Removals.swift`). A process that is killed in between leaves the notes.
 
 extension Store {
     /// Deletes from the index what nothing holds, and notes which files are to be unlinked: `sweep` does.
@@ -43,10 +43,10 @@ extension Store {
             var marked = MarkedGarbage()
             do {
                 try reserve.lending {
-                    try write { writer in
+                    try writeDurably { writer in
                         marked = try writer.deleteUnheld(held, open: open)
                         guard dryRun else { return }
-                        for name in try writer.garbageNames(limit: .max) {
+                        for name in try Writer.garbageNames(limit: .max, writer.connection) {
                             let size = files.allocatedSize(name.path)
                             marked.report.files += files.exists(name) ? 1 : 0
                             marked.report.bytes += size
@@ -62,35 +62,6 @@ extension Store {
     /// Whether files are left that a collection has marked.
     public func hasMarkedFiles() throws -> Bool {
         try index.read { try $0.integer("SELECT 1 FROM garbage LIMIT 1") != nil }
-    }
-
-    /// Unlinks the files that are marked.
-    ///
-    /// - Returns: how many there were, and the bytes that they took on disk.
-    @discardableResult
-    public func sweep(shouldStop: () -> Bool = { false }) throws -> (files: Int, bytes: Int64) {
-        var result = (files: 0, bytes: Int64(0))
-        while !shouldStop() {
-            let count = try reserve.lending {
-                try write { writer in
-                    let names = try writer.garbageNames(limit: 256)
-                    for name in names {
-                        // With the writer's lock, so that nobody brings it back meanwhile. If somebody has, its file is whoever's.
-                        if try !writer.knows(name) {
-                            let (isThere, bytes) = try files.remove(name)
-                            result.files += isThere ? 1 : 0
-                            result.bytes += bytes
-                        }
-                        try writer.connection.cached("DELETE FROM garbage WHERE digest = ? AND claim = ?")
-                            .bind(1, digest: name.digest).bind(2, claim: name.claim).run()
-                    }
-                    return names.count
-                }
-            }
-            if count == 0 { break }
-        }
-        reserve.refill()
-        return result
     }
 
     private struct DryRun: Error {}
@@ -186,19 +157,13 @@ extension Writer {
         }
     }
 
-    func garbageNames(limit: Int64) throws -> [BackingName] {
-        try connection.cached("SELECT digest, claim FROM garbage LIMIT ?").bind(1, limit).map { row in
+    static func garbageNames(limit: Int64, _ database: Connection) throws -> [BackingName] {
+        try database.cached("SELECT digest, claim FROM garbage LIMIT ?").bind(1, limit).map { row in
             guard let digest = row.digest(0) else {
                 throw StoreError(.damaged, "the index marks a file without a digest")
             }
             return BackingName(digest: digest, claim: row.digest(1))
         }
-    }
-
-    /// Whether the index has a content whose file this is.
-    func knows(_ name: BackingName) throws -> Bool {
-        try connection.cached("SELECT 1 FROM content WHERE digest = ? AND claim = ?").bind(1, digest: name.digest)
-            .bind(2, claim: name.claim).first { _ in true } ?? false
     }
 }
 

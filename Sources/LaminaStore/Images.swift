@@ -26,12 +26,12 @@ public struct MountRecord: Sendable {
 }
 
 extension Store {
-    /// Records an image, replacing what its reference named before.
+    /// Records an image, replacing what its reference named before. On disk when it returns, with its layers.
     public func addImage(
         reference: String, manifest: Digest, platform: String, config: [UInt8], layers: [LayerID], views: [ViewID]
     ) throws -> ImageID {
         precondition(layers.count == views.count, "each layer has its view")
-        return try write { writer in
+        return try writeDurably { writer in
             let database = writer.connection
             try database.cached(
                 """

@@ -33,11 +33,11 @@ public final class Index: Sendable {
     /// - Throws: `StoreError.missing` where no store is, `.incompatible` when this program cannot read it.
     public init(root: String) throws {
         path = Self.path(root: root)
-        guard (try? File(path, 0)) != nil else {
-            throw StoreError(.missing, "there is no store at \(root); 'lamina pull' makes one")
-        }
+        guard (try? File(path, 0)) != nil else { throw Self.noStore(root) }
         let connection = try Self.connect(path)
         let version = try connection.withLock { try Self.usable($0.database, path: path) }
+        // A power cut came while the store was being made: there is nothing in it.
+        if version == 0 { throw Self.noStore(root) }
         guard version == Schema.migrations.count else {
             throw StoreError(
                 .incompatible,
@@ -45,6 +45,16 @@ public final class Index: Sendable {
                     + "any command that writes to the store upgrades it")
         }
         idle.withLock { $0.append(connection) }
+    }
+
+    private static func noStore(_ root: String) -> StoreError {
+        StoreError(.missing, "there is no store at \(root); 'lamina pull' makes one")
+    }
+
+    /// Whether there is no index yet, or one that a process began to make.
+    static func isEmpty(_ path: String) throws -> Bool {
+        guard access(path, F_OK) == 0 else { return true }
+        return (try? connect(path).withLock { try usable($0.database, path: path) }) == 0
     }
 
     /// Says whether this program can use the index of a store, and bring it to its own version; touches nothing.

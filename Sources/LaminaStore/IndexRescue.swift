@@ -85,7 +85,7 @@ extension Store {
     /// How many files stand below `content/`; counted up to a limit.
     static func backingFileCount(root: String, upTo limit: Int = 1_000_000) -> Int {
         var count = 0
-        for name in BackingFiles.parts where count < limit {
+        for name in ContentFiles.parts where count < limit {
             guard let listing = opendir("\(root)/content/\(name)") else { continue }
             defer { closedir(listing) }
             while let entry = readdir(listing), count < limit {

@@ -36,10 +36,10 @@ extension Store {
             }
             if !landing.tarParts.isEmpty {
                 let keep = try database.cached(
-                    // A layer may have been given up meanwhile.
+                    // A layer may have been given up meanwhile, or its diff ID told: nobody would take these away again.
                     """
                     INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes)
-                    SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1)
+                    SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1 AND diff_id_state = 0)
                     """)
                 for part in landing.tarParts {
                     try keep.bind(1, part.layer.row).bind(2, part.blobOffset).bind(3, part.blobSize)
@@ -75,9 +75,11 @@ extension Store {
         guard let known, known.state == .merged, known.proof == .proven, known.id != content.id,
             known.name.digest == content.name.digest, known.size == content.size
         else { throw StoreError(.conflict, "\(proven.id) is not proven to have the bytes of \(content.id)") }
+        var lease = files.lease(writing: content.name)
         do {
-            try files.link(proven.name, as: content.name)
-        } catch {
+            // The proven one is not given up meanwhile.
+            try files.reading(proven.name) { _ in try lease.link(proven.name, as: content.name) }
+        } catch let error as SystemError {
             throw StoreError(.system(error.code), "cannot share \(proven.name.path)", cause: error)
         }
         try write { writer in
@@ -91,6 +93,7 @@ extension Store {
             ).bind(1, content.id.row).bind(2, proven.id.row).bind(3, millisecondsSince1970())
                 .bind(4, try writer.noteLanding()).run()
         }
+        lease.recorded()
     }
 
     /// Records how many bytes of a content's file may be holes: they were verified to be zeros.
@@ -99,36 +102,6 @@ extension Store {
             try writer.connection.cached("UPDATE content SET holes = max(holes, ?) WHERE id = ?").bind(1, bytes)
                 .bind(2, content.row).run()
         }
-    }
-
-    /// Gives up a content's bytes; as below.
-    public func evict(_ content: ContentRecord) throws { try evict([content]) }
-
-    /// Gives up contents' bytes: they are fetched again when they are asked for. Files that are open or mapped keep theirs.
-    ///
-    /// Whoever calls this sees to it that nobody merges the contents just now (`MergeEngine.evict`).
-    ///
-    /// - Returns: the bytes on disk that nobody has a name for any more.
-    @discardableResult
-    public func evict(_ contents: [ContentRecord]) throws -> Int64 {
-        // First the index, then the files: a kill in between leaves files that nobody knows of, not gaps.
-        do {
-            return try writer.withLock { writer in
-                try files.evict(contents.map(\.name)) {
-                    try reserve.lending {
-                        try writer.connection.transaction { for content in contents { try writer.forget(content.id) } }
-                    }
-                    index.version.add(1, ordering: .releasing)
-                }
-            }
-        } catch let error as SQLiteError {
-            throw StoreError(error, index: index.path)
-        }
-    }
-
-    /// Takes back what was said of a content: its bytes are not what the index says. It will be fetched again.
-    public func forget(_ content: ContentID) throws {
-        try write { writer in try writer.forget(content) }
     }
 }
 
@@ -143,10 +116,8 @@ extension Writer {
 
     func forget(_ content: ContentID) throws {
         try connection.cached("UPDATE chunk SET landed = 0 WHERE content = ?").bind(1, content.row).run()
-        try connection.cached("UPDATE content SET state = 0, proof = 0, holes = 0 WHERE id = ?").bind(
-            1, content.row
-        )
-        .run()
+        try connection.cached("UPDATE content SET state = 0, proof = 0, holes = 0 WHERE id = ?").bind(1, content.row)
+            .run()
     }
 }
 

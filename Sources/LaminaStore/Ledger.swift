@@ -223,6 +223,7 @@ extension Store {
             try writer.connection.cached(
                 "UPDATE layer SET diff_id_state = ?2, diff_id_at = ?3, computed_diff_id = ?4, blob_proven_at = ?3 WHERE id = ?1"
             ).bind(1, layer.row).bind(2, state.rawValue).bind(3, Int64(time(nil))).bind(4, digest: computed).run()
+            try writer.connection.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
         }
     }
 }

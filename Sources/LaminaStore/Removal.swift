@@ -8,7 +8,7 @@ extension Store {
     /// - Throws: `StoreError.notFound`; `.conflict` when it is mounted.
     public func removeImage(_ reference: String, mountedAt isMounted: (String) throws -> Bool) throws {
         try reserve.lending {
-            try write { writer in
+            try writeDurably { writer in
                 let database = writer.connection
                 let image = try database.cached("SELECT id FROM image WHERE reference = ?").bind(1, text: reference)
                     .first { $0.integer(0) }

@@ -22,7 +22,7 @@ extension Store {
         _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil,
         makeDirectory: (SnapshotID, SnapshotPlace?) throws -> Void
     ) throws -> SnapshotChain {
-        try writeDurably { writer in
+        try writeSnapshots { writer in
             let parent = try parent.map { try writer.committedParent($0) }
             try writer.requireFree(key)
             let now = Self.now()
@@ -52,7 +52,7 @@ extension Store {
         _ blob: Digest, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
         image: SnapshotImage? = nil
     ) throws -> LayerID? {
-        try writeDurably { writer in
+        try writeSnapshots { writer in
             let found = try writer.connection.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: blob)
                 .first { LayerID($0.integer(0)) }
             guard let layer = found else { return nil }
@@ -90,7 +90,7 @@ extension Store {
     public func commitSnapshot(
         _ key: SnapshotKey, as name: SnapshotKey, labels: [String: String], usage: SnapshotUsage
     ) throws {
-        try writeDurably { writer in
+        try writeSnapshots { writer in
             let (id, kind) = try writer.requireSnapshot(key)
             guard kind == .active else {
                 throw SnapshotError(.failedPrecondition, "the snapshot \(key) is not active: it cannot be committed")
@@ -110,7 +110,7 @@ extension Store {
 
     /// Forgets a snapshot. Its directory, which nothing leads to any more, is for `takeAbandoned`.
     public func removeSnapshot(_ key: SnapshotKey) throws {
-        try writeDurably { writer in
+        try writeSnapshots { writer in
             let (id, _) = try writer.requireSnapshot(key)
             let hasChild = try writer.connection.cached("SELECT 1 FROM snapshot WHERE parent = ? LIMIT 1")
                 .bind(1, id.row).first { _ in true }
@@ -123,7 +123,7 @@ extension Store {
 
     /// Changes the labels of a snapshot; nothing else of it ever changes.
     public func updateSnapshot(_ key: SnapshotKey, _ change: LabelChange) throws -> SnapshotRecord {
-        try writeDurably { writer in
+        try writeSnapshots { writer in
             let (id, _) = try writer.requireSnapshot(key)
             let database = writer.connection
             switch change {
@@ -165,21 +165,8 @@ extension Store {
         return Int64(now.tv_sec) * 1_000_000_000 + Int64(now.tv_nsec)
     }
 
-    /// As `write`, and on disk when it returns.
-    private func writeDurably<Result>(_ body: (Writer) throws -> Result) throws -> Result {
-        do {
-            return try writer.withLock { writer in
-                // Not within a transaction: there it has no effect (https://www.sqlite.org/pragma.html#pragma_synchronous).
-                try writer.connection.execute("PRAGMA synchronous = FULL")
-                defer { try? writer.connection.execute("PRAGMA synchronous = NORMAL") }
-                let result = try writer.connection.transaction { try body(writer) }
-                index.snapshotVersion.add(1, ordering: .releasing)
-                index.version.add(1, ordering: .releasing)
-                return result
-            }
-        } catch let error as SQLiteError {
-            throw StoreError(error, index: index.path)
-        }
+    private func writeSnapshots<Result>(_ body: (Writer) throws -> Result) throws -> Result {
+        try writeDurably(changesContents: false, body)
     }
 }
 

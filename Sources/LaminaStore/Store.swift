@@ -15,7 +15,7 @@ public final class Store: Sendable {
     /// For reading.
     public let index: Index
     /// The backing files.
-    public let files: BackingFiles
+    public let files: ContentFiles
 
     let writer: Monitor<Writer>
     let holds = LayerHolds()
@@ -25,7 +25,8 @@ public final class Store: Sendable {
     private let lock: StoreLock
 
     /// What opening found that an operator should know.
-    public let openReport: OpenReport
+    public var openReport: OpenReport { reportOfOpening.withLock { $0 } }
+    private let reportOfOpening = Mutex(OpenReport())
 
     public struct OpenReport: Sendable {
         /// Contents that were not known to be on disk before the machine restarted, and were hashed again.
@@ -50,23 +51,25 @@ public final class Store: Sendable {
             throw StoreError(.system(error.code), "cannot make the store \(root)", cause: error)
         }
         lock = try StoreLock(root: root)
-        files = try BackingFiles(root: root)
+        files = try ContentFiles(root: root)
         let path = Index.path(root: root)
         reserve = SpaceReserve(root: root)
-        let hasUnknownFiles = access(path, F_OK) != 0 && Self.backingFileCount(root: root, upTo: 1) > 0
+        let isNew = try Index.isEmpty(path)
+        let hasUnknownFiles = isNew && Self.backingFileCount(root: root, upTo: 1) > 0
         do {
             let connection = try reserve.lending(SpaceReserve.opening) { try Self.connect(path) }
             writer = Monitor(try Writer(connection))
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)
         }
+        if isNew { try Self.settle(root, writer) }
         reserve.refill()
         index = Index(migrated: path)
-        let boot = try Self.bootID()
         do {
-            var report = try Self.recheckAfterBoot(boot, writer: writer, files: files)
-            report.hasUnknownFiles = hasUnknownFiles
-            openReport = report
+            let boot = try Self.bootID()
+            reportOfOpening.withLock { $0.hasUnknownFiles = hasUnknownFiles }
+            let report = try recheckAfterBoot(boot)
+            reportOfOpening.withLock { ($0.rechecked, $0.lost) = (report.rechecked, report.lost) }
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)
         }
@@ -91,7 +94,47 @@ public final class Store: Sendable {
         return connection
     }
 
-    /// Runs `body` in one transaction of the writer.
+    /// Has a new store on disk before anything is put into it: after a power cut, files without an index would be there.
+    private static func settle(_ root: String, _ writer: Monitor<Writer>) throws {
+        do {
+            // Syncs log and database (https://www.sqlite.org/pragma.html#pragma_wal_checkpoint).
+            try writer.withLock { try $0.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)") }
+            for directory in [root + "/content", root, root + "/.."] {
+                try File(directory, O_RDONLY | O_DIRECTORY).synchronize()
+            }
+        } catch let error as SystemError where error.code == EINVAL {
+            // A file system that cannot sync directories keeps them as it does.
+        } catch let error as SystemError {
+            throw StoreError(.system(error.code), "cannot make the store \(root)", cause: error)
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: Index.path(root: root))
+        }
+    }
+
+    /// As `write`, and on disk when it returns, with all that was committed before: the log is synced once.
+    ///
+    /// - Parameter changesContents: false: what is kept of the contents' state stays good.
+    func writeDurably<Result>(
+        changesContents: Bool = true, _ body: (Writer) throws -> Result
+    ) throws -> Result {
+        do {
+            return try writer.withLock { writer in
+                let result = try writer.durableTransaction { try body(writer) }
+                if !changesContents { index.snapshotVersion.add(1, ordering: .releasing) }
+                index.version.add(1, ordering: .releasing)
+                return result
+            }
+        } catch let error as SQLiteError {
+            throw StoreError(error, index: index.path)
+        }
+    }
+
+    /// Has everything that was committed so far on disk when it returns.
+    public func commitDurably() throws {
+        try writeDurably { try $0.connection.cached("UPDATE store SET syncs = syncs").run() }
+    }
+
+    /// Runs `body` in one transaction of the writer. A power cut may take it back, with all that came after it.
     func write<Result>(_ body: (Writer) throws -> Result) throws -> Result {
         do {
             return try writer.withLock { writer in
@@ -133,6 +176,14 @@ final class Writer {
         self.connection = connection
         // Of what a process that was killed has landed, too.
         nextSync = try connection.integer("SELECT max(syncs + 1, landing) FROM store") ?? 1
+    }
+
+    /// Runs `body` in a transaction that is on disk when this returns.
+    func durableTransaction<Result>(_ body: () throws -> Result) throws -> Result {
+        // Not within a transaction: there it has no effect (https://www.sqlite.org/pragma.html#pragma_synchronous).
+        try connection.execute("PRAGMA synchronous = FULL")
+        defer { try? connection.execute("PRAGMA synchronous = NORMAL") }
+        return try connection.transaction(body)
     }
 
     /// Whether something has landed that is not known to be on disk.

@@ -42,15 +42,15 @@ public struct StreamStep: Sendable {
     public struct Landed: Sendable {
         public var digest: Digest
         public var size: Int64
-        /// Where its bytes are, if not in its backing file: a temporary file of the stream.
-        public var temporary: String?
+        /// Where its bytes are, if not in its backing file: a spool of the stream.
+        public var spool: String?
         /// How many of its bytes may be holes: they are zeros.
         public var holes: Int64
 
-        public init(digest: Digest, size: Int64, temporary: String?, holes: Int64 = 0) {
+        public init(digest: Digest, size: Int64, spool: String?, holes: Int64 = 0) {
             self.digest = digest
             self.size = size
-            self.temporary = temporary
+            self.spool = spool
             self.holes = holes
         }
     }
@@ -66,7 +66,7 @@ public struct StreamStep: Sendable {
 }
 
 extension Store {
-    /// The stream of a layer; one that was begun goes on.
+    /// The stream of a layer; one that was begun goes on. After a restart of the machine it goes on from what was on disk for certain.
     public func stream(of layer: Digest) throws -> StreamRecord {
         try write { writer in
             let database = writer.connection
@@ -79,6 +79,7 @@ extension Store {
                         isOfOtherBoot: row.text(1) != boot)
                 }
             if var known {
+                if known.isOfOtherBoot { known.state = try writer.returnToDurableState(of: known.id) ?? known.state }
                 known.checkpoint = try database.cached(
                     "SELECT output, blob_offset, decoder FROM checkpoint WHERE stream = ? ORDER BY output DESC LIMIT 1"
                 ).bind(1, known.id.row).first(Index.checkpoint)
@@ -90,11 +91,20 @@ extension Store {
         }
     }
 
-    /// Records what a stream has done, in one transaction; then its temporary files are gone.
-    public func record(_ step: StreamStep, of stream: StreamID) throws {
-        try write { writer in
+    /// Records what a stream has done, in one transaction.
+    ///
+    /// - Parameter lease: of the names of all files of the step; their writer lets go of it after this.
+    /// - Returns: the syncfs after which the step is durable. The spools of its files are needed until then: a power cut
+    ///   takes the stream back to where they were not whole.
+    public func record(
+        _ step: StreamStep, of stream: StreamID, under lease: borrowing WritingLease
+    ) throws -> Int64 {
+        let links = try step.landed.map { try link($0, under: lease) }
+        return try write { writer in
             let database = writer.connection
-            for landed in step.landed { try land(landed, of: stream, writer) }
+            for (landed, isInPlace) in zip(step.landed, links) where isInPlace {
+                try writer.land(landed, of: stream)
+            }
             if !step.lines.isEmpty {
                 try database.cached(
                     """
@@ -109,92 +119,148 @@ extension Store {
                     "INSERT OR IGNORE INTO checkpoint (stream, output, blob_offset, decoder) VALUES (?, ?, ?, ?)"
                 ).bind(1, stream.row).bind(2, checkpoint.output).bind(3, checkpoint.blobOffset)
                     .bind(4, blob: checkpoint.decoder).run()
+                try writer.keepState(step.state, of: stream, at: checkpoint.output)
             }
             try database.cached(
                 "UPDATE stream SET state = ?2, boot = (SELECT boot FROM store) WHERE id = ?1"
             ).bind(1, stream.row).bind(2, blob: step.state).run()
+            return try writer.noteLanding()
         }
-        for case let temporary? in step.landed.map(\.temporary) { files.removeTemporary(temporary) }
     }
 
-    /// Puts one file's bytes where they belong and says so.
-    private func land(_ landed: StreamStep.Landed, of stream: StreamID, _ writer: Writer) throws {
-        let database = writer.connection
-        let known = try database.cached(
-            "SELECT \(Index.contentColumns) FROM content c WHERE c.digest = ? AND c.claim = x''"
-        ).bind(1, digest: landed.digest).first { try Index.content($0) }
+    /// Puts one file's bytes where they belong. Not in the transaction: nobody who holds the writer may wait for files.
+    ///
+    /// - Returns: whether its bytes are under its name; false where a layer claims another size for the digest.
+    private func link(_ landed: StreamStep.Landed, under lease: borrowing WritingLease) throws -> Bool {
+        let name = BackingName(digest: landed.digest, claim: nil)
+        let known = try index.content(named: name)
         // Of the two sizes that layers claim for one digest, this one is right: it was counted. The import keeps them apart.
-        if let known, known.state == .merged || known.size != landed.size { return }
-        if let temporary = landed.temporary {
-            let name = BackingName(digest: landed.digest, claim: nil)
-            do throws(SystemError) {
-                // Whoever merges it has its file open: that one gets the bytes.
-                if known != nil {
-                    try files.copyTemporary(temporary, to: name, size: landed.size)
-                } else {
-                    try files.linkTemporary(temporary, as: name)
-                }
-            } catch {
-                throw StoreError(.system(error.code), "cannot keep \(landed.digest)", cause: error)
+        if let known, known.size != landed.size { return false }
+        guard let spool = landed.spool else { return true }
+        if known?.state == .merged, files.isThere(name, size: landed.size) { return true }
+        do throws(SystemError) {
+            // Whoever merges it has its file open: that one gets the bytes.
+            if known != nil, files.exists(name) {
+                try lease.copy(spool: spool, to: name, size: landed.size)
+            } else {
+                try lease.link(spool: spool, as: name)
             }
+        } catch {
+            throw StoreError(.system(error.code), "cannot keep \(landed.digest)", cause: error)
         }
-        let content = try database.cached(
-            """
-            INSERT INTO content (id, digest, size, state, proof, holes, used_at, sync)
-            VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4, ?5)
-            ON CONFLICT (digest, claim) DO UPDATE
-            SET state = 2, proof = 1, sync = ?5, holes = max(holes, ?3), used_at = ?4 RETURNING id
-            """
-        ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes).bind(4, millisecondsSince1970())
-            .bind(5, try writer.noteLanding()).first { ContentID($0.integer(0)) }
-        guard let content else { return }
-        try database.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)").bind(1, stream.row)
-            .bind(2, content.row).run()
+        return true
     }
 
-    /// Whether the store has a file whole, and nothing need be written for it.
+    /// Whether the store has a file whole, and nothing need be written for it. Ask with a lease of its name: then it stays so.
     public func hasMerged(_ digest: Digest, size: Int64) throws -> Bool {
-        try index.read { database in
+        let isMerged = try index.read { database in
             try database.cached("SELECT 1 FROM content WHERE digest = ? AND claim = x'' AND size = ? AND state = 2")
                 .bind(1, digest: digest).bind(2, size).first { _ in true } ?? false
         }
+        return isMerged && files.isThere(BackingName(digest: digest, claim: nil), size: size)
     }
 
     /// Forgets a stream, so that its layer is read from the start again. What landed stays: it has its digest.
     public func forget(_ stream: StreamID, of layer: Digest) throws {
-        try write { writer in
+        try writeDurably { writer in
             try writer.connection.cached("DELETE FROM stream WHERE id = ?").bind(1, stream.row).run()
         }
-        files.removeTemporaries(of: layer, except: nil)
+        try files.removeSpools(of: layer, except: nil)
+    }
+
+    /// Forgets the stream of a layer that is wrong, and gives up what it has brought, where no other layer wants it.
+    public func abandon(_ stream: StreamID, of layer: Digest) throws {
+        let names = try index.read { try Index.contentsOnly(of: stream, $0).map(\.name) }
+        // What another stream writes just now has a lease, and stays. What one has recorded meanwhile is seen when it is asked again.
+        try files.leases.removing(names) { free in
+            let free = Set(free)
+            let gone = try writeDurably { writer in
+                let contents = try Index.contentsOnly(of: stream, writer.connection).filter { free.contains($0.name) }
+                for content in contents { try writer.forget(content.id) }
+                try writer.connection.cached("DELETE FROM stream WHERE id = ?").bind(1, stream.row).run()
+                return contents
+            }
+            for content in gone { try files.remove(content.name) }
+        }
+        try files.removeSpools(of: layer, except: nil)
     }
 }
 
-extension Store {
-    /// Forgets the stream of a layer that is wrong, and gives up what it has brought, where no other layer wants it.
-    public func abandon(_ stream: StreamID, of layer: Digest) throws {
-        let contents = try index.read { database in
-            try database.cached(
+extension Index {
+    /// What a stream has brought and nobody else has.
+    fileprivate static func contentsOnly(of stream: StreamID, _ database: Connection) throws -> [ContentRecord] {
+        try database.cached(
+            """
+            SELECT \(contentColumns) FROM stream_content s JOIN content c ON c.id = s.content
+            WHERE s.stream = ?1 AND NOT EXISTS (SELECT 1 FROM chunk_source WHERE content = c.id)
+                AND NOT EXISTS (SELECT 1 FROM stream_content WHERE content = c.id AND stream <> ?1)
+            """
+        ).bind(1, stream.row).map { try content($0) }
+    }
+}
+
+extension Writer {
+    /// Records a file of a stream that is under its name.
+    fileprivate func land(_ landed: StreamStep.Landed, of stream: StreamID) throws {
+        let known = try connection.cached("SELECT id, state, size FROM content WHERE digest = ? AND claim = x''")
+            .bind(1, digest: landed.digest).first { ($0.integer(0), $0.integer(1), $0.integer(2)) }
+        if let known, known.2 != landed.size { return }
+        var content = known.map { ContentID($0.0) }
+        if known?.1 != ContentRecord.State.merged.rawValue {
+            content = try connection.cached(
                 """
-                SELECT \(Index.contentColumns) FROM stream_content s JOIN content c ON c.id = s.content
-                WHERE s.stream = ?1 AND NOT EXISTS (SELECT 1 FROM chunk_source WHERE content = c.id)
-                    AND NOT EXISTS (SELECT 1 FROM stream_content WHERE content = c.id AND stream <> ?1)
+                INSERT INTO content (id, digest, size, state, proof, holes, used_at, sync)
+                VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4, ?5)
+                ON CONFLICT (digest, claim) DO UPDATE
+                SET state = 2, proof = 1, sync = ?5, holes = max(holes, ?3), used_at = ?4 RETURNING id
                 """
-            ).bind(1, stream.row).map { try Index.content($0) }
+            ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes)
+                .bind(4, millisecondsSince1970()).bind(5, try noteLanding()).first { ContentID($0.integer(0)) }
         }
-        try evict(contents)
-        try forget(stream, of: layer)
+        guard let content else { return }
+        // Whoever had it first: from here on this stream holds it too.
+        try connection.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)")
+            .bind(1, stream.row).bind(2, content.row).run()
     }
 
-    /// Takes away files that were written under their names and of which the index knows nothing.
-    public func removeUnknown(_ digests: [Digest]) {
-        // What cannot be taken away costs space, no more.
-        try? write { writer in
-            for digest in digests {
-                let isKnown = try writer.connection.cached("SELECT 1 FROM content WHERE digest = ? AND claim = x''")
-                    .bind(1, digest: digest).first { _ in true }
-                if isKnown == nil { try files.evict([BackingName(digest: digest, claim: nil)]) {} }
-            }
+    /// Keeps a stream's state until a later one is durable.
+    fileprivate func keepState(_ state: [UInt8], of stream: StreamID, at output: Int64) throws {
+        try connection.cached(
+            """
+            DELETE FROM stream_resume WHERE stream = ?1 AND number < (
+                SELECT max(number) FROM stream_resume WHERE stream = ?1 AND sync <= (SELECT syncs FROM store))
+            """
+        ).bind(1, stream.row).run()
+        try connection.cached(
+            """
+            INSERT INTO stream_resume (stream, number, output, entries, sync, state)
+            VALUES (?1, (SELECT coalesce(max(number), 0) + 1 FROM stream_resume WHERE stream = ?1), ?2,
+                    (SELECT coalesce(max(number), 0) FROM stream_entry WHERE stream = ?1), ?3, ?4)
+            """
+        ).bind(1, stream.row).bind(2, output).bind(3, try noteLanding()).bind(4, blob: state).run()
+    }
+
+    /// Takes a stream back to its last state that is on disk for certain, and forgets what came after it.
+    ///
+    /// - Returns: that state; nil where there is none.
+    fileprivate func returnToDurableState(of stream: StreamID) throws -> [UInt8]? {
+        let found = try connection.cached(
+            """
+            SELECT number, output, entries, state FROM stream_resume
+            WHERE stream = ? AND sync <= (SELECT syncs FROM store) ORDER BY number DESC LIMIT 1
+            """
+        ).bind(1, stream.row).first { ($0.integer(0), $0.integer(1), $0.integer(2), [UInt8]($0.blob(3))) }
+        guard let (number, output, entries, state) = found else { return nil }
+        for (sql, limit) in [
+            ("DELETE FROM stream_resume WHERE stream = ? AND number > ?", number),
+            ("DELETE FROM checkpoint WHERE stream = ? AND output > ?", output),
+            ("DELETE FROM stream_entry WHERE stream = ? AND number > ?", entries),
+        ] {
+            try connection.cached(sql).bind(1, stream.row).bind(2, limit).run()
         }
+        try connection.cached("UPDATE stream SET state = ?2 WHERE id = ?1").bind(1, stream.row).bind(2, blob: state)
+            .run()
+        return state
     }
 }
 

@@ -22,12 +22,17 @@ extension Store {
     ///
     /// What is just being merged may be among them.
     public func forEachUnknownFile(_ body: (UnknownFile) throws -> Void) throws {
-        for parent in BackingFiles.parts {
-            for name in files.names(in: parent) {
+        for parent in ContentFiles.parts {
+            for name in try files.names(in: parent) {
                 let path = "\(parent)/\(name)"
-                // Gone again meanwhile.
-                guard let file = try? File(path, O_RDONLY, in: files.directoryFile), let status = try? file.status()
-                else { continue }
+                let status: stat
+                do {
+                    status = try File(path, O_RDONLY, in: files.directory).status()
+                } catch {
+                    // Gone again meanwhile.
+                    if error.code == ENOENT { continue }
+                    throw error
+                }
                 var found = UnknownFile(
                     path: path, name: BackingName(file: name), size: Int64(status.st_size),
                     changedAt: Int64(status.st_mtim.tv_sec))
@@ -43,32 +48,35 @@ extension Store {
     /// Takes a file into the index whose bytes have the digest of its name: a content that is whole and proven, under the
     /// digest alone. A layer that lists it, in whatever chunks, has it from then on without fetching.
     ///
-    /// - Returns: false: the bytes have another digest.
+    /// - Returns: false: the bytes have another digest, or somebody works with the name.
     public func adopt(_ unknown: UnknownFile, shouldStop: () -> Bool) throws -> Bool {
         guard let name = unknown.name, unknown.size > 0 else { return false }
-        let file = try File(unknown.path, O_RDONLY, in: files.directoryFile)
-        guard try file.digest(of: 0..<unknown.size, shouldStop: shouldStop) == name.digest else { return false }
         let plain = BackingName(digest: name.digest, claim: nil)
-        let holes = try file.holeBytes()
-        try write { writer in
-            // Under the writer's lock: a file that the index knows is not replaced.
-            let known = try writer.connection.cached(
-                "SELECT \(Index.contentColumns) FROM content c WHERE c.digest = ? AND c.claim = x''"
-            ).bind(1, digest: name.digest).first { try Index.content($0) }
+        let names = Set([name, plain])
+        return try files.leases.removing(Array(names)) { free in
+            guard free.count == names.count else { return false }
+            let file = try File(unknown.path, O_RDONLY, in: files.directory)
+            guard try file.digest(of: 0..<unknown.size, shouldStop: shouldStop) == name.digest else { return false }
+            let holes = try file.holeBytes()
+            let known = try index.content(named: plain)
             // Its size was counted now, whatever a layer says.
-            if let known, known.state == .merged || known.size != unknown.size {
-                if known.state == .merged { files.unlink(unknown.path) }
-                return
+            if let known, known.size != unknown.size { return true }
+            if let known, known.state == .merged, files.isThere(plain, size: known.size) {
+                if plain.path != unknown.path { _ = try files.removePath(unknown.path) }
+                return true
             }
             if plain.path != unknown.path { try files.rename(unknown.path, to: plain.path) }
-            try writer.connection.cached(
-                """
-                INSERT INTO content (digest, size, state, proof, holes, sync) VALUES (?1, ?2, 2, 1, ?3, ?4)
-                ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, sync = ?4, holes = max(holes, ?3)
-                """
-            ).bind(1, digest: name.digest).bind(2, unknown.size).bind(3, holes).bind(4, try writer.noteLanding()).run()
+            try write { writer in
+                try writer.connection.cached(
+                    """
+                    INSERT INTO content (digest, size, state, proof, holes, sync) VALUES (?1, ?2, 2, 1, ?3, ?4)
+                    ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, sync = ?4, holes = max(holes, ?3)
+                    """
+                ).bind(1, digest: name.digest).bind(2, unknown.size).bind(3, holes).bind(4, try writer.noteLanding())
+                    .run()
+            }
+            return true
         }
-        return true
     }
 
     /// Records those chunks of an absent content that stand in its file already: each is hashed.
@@ -77,6 +85,7 @@ extension Store {
     ///
     /// - Returns: how many bytes were found.
     public func salvage(_ content: ContentRecord, shouldStop: () -> Bool) throws -> Int64 {
+        var lease = files.lease(writing: content.name)
         let chunks = try index.chunks(of: content, preferring: nil)
         let file = try files.open(content.name)
         guard try file.size() == content.size, chunks.reduce(0, { $0 + $1.size }) == content.size else { return 0 }
@@ -95,14 +104,26 @@ extension Store {
             landing.merged.append((content.id, content.name.claim == nil ? .proven : .claimed))
         }
         try record(landing)
+        if bytes > 0 { lease.recorded() }
         return bytes
     }
 
     /// Takes away a file that is nothing, unless the index has come to know it.
     public func remove(_ unknown: UnknownFile) throws {
-        try write { _ in
-            if let name = unknown.name, let known = try index.content(named: name), known.state != .absent { return }
-            files.unlink(unknown.path)
+        var result = (files: 0, bytes: Int64(0))
+        if let name = unknown.name, name.path == unknown.path {
+            return try removeUnlessKnown([name], counting: &result)
+        }
+        guard
+            let base = unknown.name
+                ?? unknown.path.split(separator: "/").last.flatMap({ BackingName(momentary: String($0)) })
+        else {
+            // Nobody here gives a file such a name.
+            _ = try files.removePath(unknown.path)
+            return
+        }
+        try files.leases.removing([base]) { free in
+            if !free.isEmpty { _ = try files.removePath(unknown.path) }
         }
     }
 }
@@ -114,16 +135,8 @@ extension Index {
             let statement = try database.cached(
                 "SELECT \(Self.contentColumns) FROM content c WHERE c.digest = ? AND c.claim = ?"
             ).bind(1, digest: name.digest)
-            if let claim = name.claim { statement.bind(2, digest: claim) } else { statement.bind(2, blob: []) }
+            statement.bind(2, claim: name.claim)
             return try statement.first { try Self.content($0) }
-        }
-    }
-}
-
-extension BackingFiles {
-    func rename(_ path: String, to newPath: String) throws(SystemError) {
-        guard renameat(directoryFile.descriptor, path, directoryFile.descriptor, newPath) == 0 else {
-            throw SystemError.last("rename", path)
         }
     }
 }

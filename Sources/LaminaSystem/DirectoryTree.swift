@@ -50,7 +50,7 @@ public enum DirectoryTree {
     }
 
     private static func measure(_ directory: File, _ count: inout Count) throws(SystemError) {
-        for name in try names(in: directory) {
+        for name in try File.rawNames(inDirectory: ".", of: directory) {
             var status = stat()
             guard fstatat(directory.descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0 else { continue }
             guard status.st_dev == count.device else { continue }
@@ -61,7 +61,7 @@ public enum DirectoryTree {
     }
 
     private static func empty(_ directory: File) throws(SystemError) {
-        for name in try names(in: directory) {
+        for name in try File.rawNames(inDirectory: ".", of: directory) {
             if unlinkat(directory.descriptor, name, 0) == 0 || errno == ENOENT { continue }
             guard errno == EISDIR || errno == EPERM else { throw SystemError.last("remove from", directory.path) }
             if let below = try open(name, in: directory) { try empty(below) }
@@ -77,24 +77,5 @@ public enum DirectoryTree {
         if descriptor >= 0 { return File(adopting: descriptor, path: directory.path) }
         if errno == ENOENT || errno == ENOTDIR { return nil }
         throw SystemError.last("open a directory in", directory.path)
-    }
-
-    /// The names of a directory as they are, ending in NUL.
-    private static func names(in directory: File) throws(SystemError) -> [[CChar]] {
-        // A descriptor of its own, which closedir closes.
-        let copy = openat(directory.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard copy >= 0, let stream = fdopendir(copy) else { throw SystemError.last("list", directory.path) }
-        defer { closedir(stream) }
-        var names: [[CChar]] = []
-        errno = 0
-        while let entry = readdir(stream) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                Array(bytes.prefix { $0 != 0 }.map { CChar(bitPattern: $0) }) + [0]
-            }
-            if name != [46, 0], name != [46, 46, 0] { names.append(name) }
-            errno = 0
-        }
-        guard errno == 0 else { throw SystemError.last("list", directory.path) }
-        return names
     }
 }

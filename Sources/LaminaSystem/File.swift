@@ -21,7 +21,11 @@ public final class File: Sendable {
     ///
     /// - Parameter directory: the directory that a relative `path` starts at; the working directory without it.
     public init(_ path: String, _ flags: Int32, mode: mode_t = 0o600, in directory: File? = nil) throws(SystemError) {
-        let opened = openat(directory?.descriptor ?? AT_FDCWD, path, flags | O_CLOEXEC, mode)
+        var opened: Int32
+        repeat {
+            opened = openat(directory?.descriptor ?? AT_FDCWD, path, flags | O_CLOEXEC, mode)
+        } while opened < 0
+            && errno == EINTR
         guard opened >= 0 else { throw SystemError.last("open", path) }
         self.descriptor = opened
         self.path = path
@@ -102,7 +106,9 @@ public final class File: Sendable {
 
     /// Sets the size; what is new reads as zeros and takes no space.
     public func truncate(to size: Int64) throws(SystemError) {
-        guard ftruncate(descriptor, off_t(size)) == 0 else { throw SystemError.last("truncate", path) }
+        while ftruncate(descriptor, off_t(size)) != 0 {
+            if errno != EINTR { throw SystemError.last("truncate", path) }
+        }
     }
 
     /// Copies a range of another file in the kernel, sharing blocks where the file system can (FICLONERANGE).
@@ -180,6 +186,33 @@ public final class File: Sendable {
     /// some write since the last call was lost, by whomever.
     public func syncFilesystem() throws(SystemError) {
         guard lamina_syncfs(descriptor) == 0 else { throw SystemError.last("syncfs", path) }
+    }
+
+    /// Waits until this file is on disk (fsync). Of a directory: the names in it.
+    public func synchronize() throws(SystemError) {
+        while fsync(descriptor) != 0 {
+            if errno != EINTR { throw SystemError.last("fsync", path) }
+        }
+    }
+
+    /// Makes a directory in this one.
+    ///
+    /// - Returns: whether it is new.
+    public func makeDirectory(_ name: String, mode: mode_t) throws(SystemError) -> Bool {
+        if mkdirat(descriptor, name, mode) == 0 { return true }
+        guard errno == EEXIST else { throw SystemError.last("make directory", "\(path)/\(name)") }
+        return false
+    }
+
+    /// The bytes of the file system that this file is on: those that are free for who is not root, and all. nil where it does not
+    /// say.
+    public func filesystemSpace() -> (free: Int64, total: Int64)? {
+        var statistics = statvfs()
+        guard fstatvfs(descriptor, &statistics) == 0 else { return nil }
+        let unit = UInt64(statistics.f_frsize)
+        return (
+            Int64(clamping: UInt64(statistics.f_bavail) &* unit), Int64(clamping: UInt64(statistics.f_blocks) &* unit)
+        )
     }
 
     /// Tries to lock the file for this process alone (flock); false when another one holds it.

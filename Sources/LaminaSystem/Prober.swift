@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 
 /// Looks a path up from a process of its own.
 ///
@@ -15,6 +16,7 @@ public final class Prober: Sendable {
     public init(path: String) throws(SystemError) {
         let (commandsIn, commandsOut) = try BackgroundProcess.makePipe()
         let (answersIn, answersOut) = try BackgroundProcess.makePipe()
+        Self.ended.withLock { waiting in waiting = waiting.filter { waitpid($0, nil, WNOHANG) == 0 } }
         process = lamina_start_prober(path, commandsIn.descriptor, answersOut.descriptor)
         guard process > 0 else { throw SystemError.last("start a process that probes", path) }
         (commands, answers) = (commandsOut, answersIn)
@@ -35,8 +37,21 @@ public final class Prober: Sendable {
     }
 
     deinit {
-        // It ends when its commands do, or when its request is answered.
+        // It ends when its commands do, or when its request is answered: that may be later, and somebody has to take its status.
         kill(process, SIGKILL)
-        _ = waitpid(process, nil, WNOHANG)
+        Self.reap(process)
     }
+
+    private static let ended = Mutex<Set<pid_t>>([])
+
+    /// Takes the status of this process, and of those before it, where they have ended; the others' next time.
+    private static func reap(_ process: pid_t) {
+        ended.withLock { waiting in
+            waiting.insert(process)
+            waiting = waiting.filter { waitpid($0, nil, WNOHANG) == 0 }
+        }
+    }
+
+    /// How many processes have been told to end and are not known to have; for tests.
+    static var unreapedCount: Int { ended.withLock { $0.count } }
 }

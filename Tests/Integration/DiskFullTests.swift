@@ -55,7 +55,9 @@ extension EndToEnd {
             }
         }
 
-        @Test("a pull says so, what landed stays, and the same command goes on from there")
+        @Test(
+            "a pull that does not fit says so before it fetches; one that is overtaken keeps what landed, and goes on from there"
+        )
         func pull() throws {
             try Sandbox.with { sandbox in
                 let disk = try Disk(sandbox, mebibytes: 96)
@@ -64,18 +66,33 @@ extension EndToEnd {
                 let reference = image.reference(proxy)
                 for serves in [false, true] {
                     let server = serves ? try sandbox.serve() : nil
-                    if !serves { try sandbox.lamina("pull", "--lazy", reference) }
-                    try disk.fill(leaving: serves ? 4 << 20 : 12 << 20)
-                    let failed = try sandbox.attempt("pull", reference)
+                    try sandbox.lamina("pull", "--lazy", reference)
+                    try disk.fill(leaving: 12 << 20)
+                    let before = proxy.sentByteCount(of: image.layer)
+                    let refused = try sandbox.attempt("pull", reference)
+                    #expect(refused.exitCode == 1 && refused.errors.contains("are free"), "\(refused)")
+                    #expect(refused.errors.contains("No space left on device"), "\(refused)")
+                    #expect(proxy.sentByteCount(of: image.layer) - before < 1 << 20)
+                    disk.clear()
+                    // There is room, until somebody else takes it.
+                    var faults = Faults()
+                    faults.bytesPerSecond = 6 << 20
+                    proxy.faults = faults
+                    let pull = try sandbox.start(["pull", reference])
+                    #expect(
+                        try eventually(seconds: 30) {
+                            try sandbox.number("SELECT coalesce(sum(landed_bytes), 0) FROM image_status") > 4 << 20
+                        })
+                    try disk.fill(leaving: 0)
+                    proxy.faults = Faults()
+                    let failed = pull.wait(seconds: 60)
                     #expect(failed.exitCode == 1, "\(failed)")
                     #expect(failed.errors.contains("No space left on device"), "\(failed)")
                     try expectTrue(sandbox)
                     disk.clear()
                     let report: PullReport = try decoded(sandbox.lamina("pull", "--json", reference).output)
                     #expect(report.complete)
-                    if !serves {
-                        #expect(report.fetchedBytes < image.layerSize * 9 / 10, "what landed was fetched again")
-                    }
+                    #expect(report.fetchedBytes < image.layerSize * 9 / 10, "what landed was fetched again")
                     try expectTrue(sandbox)
                     server?.send(SIGTERM)
                     server?.wait(seconds: 20)

@@ -246,24 +246,47 @@ extension EndToEnd {
                             if not a: break
             """
 
-        @Test("a pinned image stays in a store that is too small, by pull --pin and by pin; unpinned it goes")
+        @Test("a pinned image stays where another one needs its room, by pull --pin and by pin; unpinned it goes")
         func pinned() throws {
             try Sandbox.with { sandbox in
                 let image = try Shared.small.get()
                 let reference = image.reference(try sandbox.proxy())
                 let config = sandbox.directory + "/config.toml"
-                try write("[store]\nmax_bytes = \(image.byteCount / 2)\n".utf8, to: config)
+                let fixture = "oci:\(Fixtures.layout("estargz"))"
+                try write("[store]\nmax_bytes = \(image.byteCount * 4)\n".utf8, to: config)
                 let pull: PullReport = try decoded(
                     sandbox.lamina("pull", "--pin", "--json", reference, "--config", config).output)
                 #expect(pull.complete)
                 #expect(try sandbox.number("SELECT pinned FROM image_status") == 1)
+                let others = try bytesOnDisk(sandbox.root) - image.byteCount
+                // Room for the image and what the index takes, and not for another one.
+                try write("[store]\nmax_bytes = \(image.byteCount + others + 65_536)\n".utf8, to: config)
+                _ = try sandbox.attempt("pull", fixture, "--config", config)
+                #expect(try sandbox.number("SELECT merged_contents = contents FROM image_status WHERE pinned") == 1)
                 try sandbox.lamina("unpin", reference, "--config", config)
-                // Whatever is pulled next makes room first.
-                try sandbox.lamina("pull", "oci:\(Fixtures.layout("estargz"))", "--config", config)
+                try sandbox.lamina("pull", fixture, "--config", config)
                 #expect(try sandbox.number("SELECT count(*) FROM content WHERE state = 0") > 0)
-                #expect(try bytesOnDisk(sandbox.root) < image.byteCount)
                 #expect(try sandbox.lamina("pin", reference, "--config", config).output.contains("pinned"))
                 #expect(try sandbox.attempt("pin", "127.0.0.1:1/none:x").exitCode == 1)
+            }
+        }
+
+        @Test("an image that does not fit is refused before it is fetched, naming what it needs and what there is")
+        func refused() throws {
+            try Sandbox.with { sandbox in
+                let image = try Shared.small.get()
+                let proxy = try sandbox.proxy()
+                let reference = image.reference(proxy)
+                let config = sandbox.directory + "/config.toml"
+                try write("[store]\nmax_bytes = \(image.byteCount / 2)\n".utf8, to: config)
+                let outcome = try sandbox.attempt("pull", reference, "--config", config)
+                #expect(outcome.exitCode == 1)
+                #expect(outcome.errors.contains("max_bytes") && outcome.errors.contains("--lazy"), "\(outcome)")
+                #expect(proxy.sentByteCount(of: image.layer) < 1 << 20)
+                // As the message says, it can be had lazily.
+                let mount = try sandbox.mountPoint()
+                try sandbox.lamina("mount", reference, mount, "--config", config)
+                try run(["cmp", "\(mount)/files/000/00007", "\(image.tree)/files/000/00007"]).orThrow()
             }
         }
 

@@ -32,7 +32,7 @@ struct ExitStatusTests {
             (ConvertError(.badReference, ""), 64), (ConvertError(.interrupted, ""), 130),
             (ConvertError(.io, "", cause: denied), 77), (ConvertError(.badSource, ""), 1),
             (FormatError(.badFooter, ""), 1),
-            (denied, 77), (SystemError(code: EINTR, operation: "", subject: ""), 130),
+            (denied, 77), (SystemError(code: EINTR, operation: "", subject: ""), 75),
             (SystemError(code: ENOENT, operation: "", subject: ""), 1),
             (FUSEError(.deviceUnavailable, "", cause: denied), 77), (FUSEError(.handshakeFailed, ""), 1),
             (StoreError(.damaged, ""), 2), (StoreError(.database, ""), 1),

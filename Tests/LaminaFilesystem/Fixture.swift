@@ -124,7 +124,9 @@ final class Fixture {
 
     /// Takes a page out of a backing file, as a crash or a careless tool may.
     func punchHole(_ content: ContentRecord, at offset: Int) throws {
-        let file = try store.files.create(content.name, size: content.size)
+        var lease = store.files.lease(writing: content.name)
+        defer { lease.recorded() }
+        let file = try lease.create(content.name, size: content.size)
         let rest = try file.read(Int(content.size), at: Int64(offset) + 4096)
         try file.truncate(to: Int64(offset))
         try file.truncate(to: content.size)

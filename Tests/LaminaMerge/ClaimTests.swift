@@ -106,7 +106,7 @@ struct ClaimTests {
             try engine.merge(a)
             let content = try engine.store.contents()[0]
             try [UInt8](repeating: 7, count: 100).withUnsafeBytes {
-                try engine.store.files.create(content.name, size: content.size).write($0, at: 100)
+                try engine.store.files.make(content.name, size: content.size).write($0, at: 100)
             }
             try engine.merge(b)
             let contents = try engine.store.contents()
@@ -168,7 +168,7 @@ struct ClaimTests {
             try engine.merge(first)
             let content = try engine.store.contents()[0]
             try [UInt8(7), 7, 7].withUnsafeBytes {
-                try engine.store.files.create(content.name, size: content.size).write($0, at: 60_000)
+                try engine.store.files.make(content.name, size: content.size).write($0, at: 60_000)
             }
             let source = fixture.control(engine)
             try engine.merge(second)

@@ -379,7 +379,7 @@ struct FaultTests {
             try engine.merge(record)
             #expect(engine.isIdle)
             let content = try engine.content(SHA256.hash(image.bytes))
-            let file = try engine.store.files.create(content.name, size: content.size)
+            let file = try engine.store.files.make(content.name, size: content.size)
             try [UInt8](repeating: 0, count: 100).withUnsafeBytes { try file.write($0, at: 25_000) }
             #expect(try !engine.store.recheck(content))
             source.reset()

@@ -167,3 +167,13 @@ final class Flag: Sendable {
     var isSet: Bool { value.load(ordering: .acquiring) }
     func set() { value.store(true, ordering: .releasing) }
 }
+
+extension ContentFiles {
+    /// Makes a backing file as somebody does who records it.
+    @discardableResult
+    func make(_ name: BackingName, size: Int64) throws -> File {
+        var lease = lease(writing: name)
+        defer { lease.recorded() }
+        return try lease.create(name, size: size)
+    }
+}

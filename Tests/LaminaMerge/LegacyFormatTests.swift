@@ -66,7 +66,10 @@ struct LegacyStargzTests {
         var step = StreamStep()
         step.state = try StreamState(format: .stargz).encoded()
         for isBegun in [false, true] {
-            if isBegun { try store.record(step, of: store.stream(of: descriptor.digest).id) }
+            if isBegun {
+                _ = try store.record(
+                    step, of: store.stream(of: descriptor.digest).id, under: store.files.emptyLease())
+            }
             let engine = try MergeEngine(store: store, options: options)
             defer { engine.stop() }
             let error = #expect(throws: MergeError.self) { try fixture.index(engine) }

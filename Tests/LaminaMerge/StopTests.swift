@@ -242,16 +242,16 @@ struct BufferPoolTests {
     @Test("leaves a quarter to what readers wait for, which goes first")
     func shares() throws {
         let pool = BufferPool(limit: 100)
-        #expect(pool.reserve(75, urgent: false))
+        #expect(pool.takes(75, urgent: false))
         let order = Mutex<[String]>([])
         let background = try Thread("background") {
-            _ = pool.reserve(1, urgent: false)
+            _ = pool.takes(1, urgent: false)
             order.withLock { $0.append("background") }
             pool.release(1, urgent: false)
         }
-        #expect(pool.reserve(25, urgent: true))
+        #expect(pool.takes(25, urgent: true))
         let urgent = try Thread("urgent") {
-            _ = pool.reserve(80, urgent: true)
+            _ = pool.takes(80, urgent: true)
             order.withLock { $0.append("urgent") }
             pool.release(80, urgent: true)
         }
@@ -270,10 +270,10 @@ struct BufferPoolTests {
     @Test("lets a piece that is larger than the limit go alone, or beside background work for a reader")
     func tooLarge() throws {
         let pool = BufferPool(limit: 1)
-        #expect(pool.reserve(50, urgent: false))
-        #expect(pool.reserve(60, urgent: true))
+        #expect(pool.takes(50, urgent: false))
+        #expect(pool.takes(60, urgent: true))
         let waiting = try Thread("waiting") {
-            #expect(pool.reserve(70, urgent: true))
+            #expect(pool.takes(70, urgent: true))
             pool.release(70, urgent: true)
         }
         pool.release(60, urgent: true)
@@ -285,16 +285,16 @@ struct BufferPoolTests {
     @Test("refuses whoever waits when it is closed")
     func closed() throws {
         let pool = BufferPool(limit: 10)
-        #expect(pool.reserve(10, urgent: true))
+        #expect(pool.takes(10, urgent: true))
         let refused = Atomic<Int>(0)
         let threads = try (0..<4).map { number in
-            try Thread("wait") { if !pool.reserve(5, urgent: number % 2 == 0) { refused.add(1, ordering: .relaxed) } }
+            try Thread("wait") { if !pool.takes(5, urgent: number % 2 == 0) { refused.add(1, ordering: .relaxed) } }
         }
         usleep(20_000)
         pool.close()
         for thread in threads { thread.join() }
         #expect(refused.load(ordering: .relaxed) == 4)
-        #expect(!pool.reserve(1, urgent: true))
+        #expect(!pool.takes(1, urgent: true))
     }
 
     @Test("gives buffers out again, the smallest that is large enough, and keeps no more than the limit")
@@ -310,4 +310,9 @@ struct BufferPoolTests {
         pool.give(large)
         pool.trim()
     }
+}
+
+extension BufferPool {
+    /// Whether so many bytes may be in flight; waits for that.
+    fileprivate func takes(_ bytes: Int, urgent: Bool) -> Bool { (try? reserve(bytes, urgent: urgent)) != nil }
 }

@@ -213,7 +213,7 @@ struct DurabilityTests {
         let contents = try importFiles(try #require(store))
         if let store {
             try scratch.write(files[0].bytes, to: contents[0], in: store)
-            try store.files.create(contents[0].name, size: 4999).truncate(to: 4999)
+            try store.files.make(contents[0].name, size: 4999).truncate(to: 4999)
             mkdir(scratch.root + "/content/" + contents[1].name.path, 0o755)
             var landing = Landing()
             landing.merged = [(contents[0].id, .proven), (contents[1].id, .proven)]

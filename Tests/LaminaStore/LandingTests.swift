@@ -56,7 +56,7 @@ struct LandingTests {
         var landing = Landing()
         landing.merged = [(try content(store).id, .proven)]
         try store.record(landing)
-        try store.forget(try content(store).id)
+        try store.takeBack(try content(store))
         #expect(try content(store).state == .absent)
         #expect(try content(store).proof == .claimed)
         #expect(try store.index.chunks(of: try content(store), preferring: nil).allSatisfy { !$0.hasLanded })
@@ -67,14 +67,14 @@ struct LandingTests {
         let store = try scratch.open()
         let name = BackingName(digest: digest("large"), claim: digest("claim"))
         let size: Int64 = 5 << 30
-        let made = try store.files.create(name, size: size)
+        let made = try store.files.make(name, size: size)
         #expect(try made.size() == size)
         #expect(try made.status().st_blocks == 0)
         try [1, 2, 3].withUnsafeBytes { try made.write($0, at: size - 100) }
-        #expect(try store.files.create(name, size: size).status().st_ino == made.status().st_ino)
+        #expect(try store.files.make(name, size: size).status().st_ino == made.status().st_ino)
         #expect(try store.files.open(name).read(1, at: size - 100) == [1])
         try made.truncate(to: 5)
-        #expect(try store.files.create(name, size: size).size() == size)
+        #expect(try store.files.make(name, size: size).size() == size)
         let error = #expect(throws: SystemError.self) {
             _ = try store.files.open(BackingName(digest: digest("none"), claim: nil))
         }
@@ -95,7 +95,9 @@ struct LandingTests {
         bytes.copyBytes(from: pattern(count))
         let size = Int64(offset + count)
         for keepsCached in [false, true] {
-            let file = try store.files.writable(name, size: size)
+            var lease = store.files.lease(writing: name)
+            defer { lease.recorded() }
+            let file = try lease.writable(name, size: size)
             try file.write(UnsafeRawBufferPointer(bytes), at: Int64(offset), keepsCached: keepsCached)
             let read = try store.files.open(name).read(Int(size), at: 0)
             #expect(read.count == Int(size))
@@ -110,7 +112,7 @@ struct LandingTests {
         let name = BackingName(digest: digest("single"), claim: nil)
         let bytes = pattern(count)
         for left in [nil, 0, count + 9000] as [Int?] {
-            if let left { try store.files.create(name, size: 1).truncate(to: Int64(left)) }
+            if let left { try store.files.make(name, size: 1).truncate(to: Int64(left)) }
             try bytes.withUnsafeBytes { try store.files.write($0, as: name, keepsCached: false) }
             let file = try store.files.open(name)
             #expect(try file.read(count + 1, at: 0) == bytes)
@@ -197,7 +199,7 @@ struct AdoptTests {
     func privateCopy() throws {
         let (store, proven, other) = try contents(liar)
         try store.adopt(proven, as: other)
-        try store.forget(other.id)
+        try store.takeBack(try #require(try store.index.content(other.id)))
         try scratch.write(liar.chunks[1], to: other, at: 4096, in: store)
         #expect(try store.files.open(proven.name).read(20_000, at: 0) == bytes)
         let status = try store.files.open(proven.name).status()

@@ -32,7 +32,7 @@ struct OpeningTests {
             == "yes\n"
         let store = try scratch.open()
         let name = BackingName(digest: digest("x"), claim: nil)
-        _ = try store.files.create(name, size: 10)
+        _ = try store.files.make(name, size: 10)
         for path in ["content", "content/ab", "content/00", "content/stream", "content/" + name.path] {
             #expect(try attributes(path).contains("A") == knows, "\(path)")
         }

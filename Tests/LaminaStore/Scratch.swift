@@ -90,7 +90,7 @@ final class Scratch: Sendable {
 
     /// Writes bytes into a backing file as a merge does.
     func write(_ bytes: [UInt8], to content: ContentRecord, at offset: Int64 = 0, in store: Store) throws {
-        let file = try store.files.create(content.name, size: content.size)
+        let file = try store.files.make(content.name, size: content.size)
         try bytes.withUnsafeBytes { try file.write($0, at: offset) }
     }
 }
@@ -100,4 +100,29 @@ func digest(_ text: String) -> Digest { SHA256.hash(Array(text.utf8)) }
 /// Bytes that differ with the seed.
 func pattern(_ count: Int, seed: Int = 0) -> [UInt8] {
     (0..<count).map { UInt8(truncatingIfNeeded: ($0 &* 31) ^ ($0 >> 8) ^ (seed &* 101)) }
+}
+
+extension ContentFiles {
+    /// Makes a backing file as somebody does who records it.
+    @discardableResult
+    func make(_ name: BackingName, size: Int64) throws -> File {
+        var lease = lease(writing: name)
+        defer { lease.recorded() }
+        return try lease.create(name, size: size)
+    }
+
+    /// Writes a content of one chunk, as somebody does who records it.
+    func write(_ bytes: UnsafeRawBufferPointer, as name: BackingName, keepsCached: Bool) throws {
+        var lease = lease(writing: name)
+        defer { lease.recorded() }
+        try lease.write(bytes, as: name, keepsCached: keepsCached)
+    }
+}
+
+extension Store {
+    /// Takes back all that has landed of a content; its file stays.
+    func takeBack(_ content: ContentRecord) throws {
+        let chunks = try index.chunks(of: content, preferring: nil)
+        try takeBack(chunks.map { $0.offset..<($0.offset + $0.size) }, of: content.id)
+    }
 }

@@ -119,6 +119,7 @@ public struct CheckCommand: Sendable {
         case .size: "file of a wrong size"
         case .hole: "file with a hole"
         case .digest: "file with wrong bytes"
+        case .unreadable: "file that cannot be read"
         }
     }
 }

@@ -60,7 +60,7 @@ extension Engine {
             let swept = try store.sweep()
             (report.files, report.bytes) = (swept.files, swept.bytes)
         }
-        let strays = try store.removeStrayFiles(dryRun: dryRun)
+        let strays = try store.removeUnknownFiles(dryRun: dryRun)
         report.files += strays.files
         report.bytes += strays.bytes
         if !dryRun {

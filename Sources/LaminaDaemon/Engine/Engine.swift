@@ -108,7 +108,9 @@ public final class Engine: Sendable {
     ) throws -> PullResult {
         let parsed = try ImageReference(parsing: reference)
         let name = parsed.description
-        let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
+        let pull = ImagePull(merge, roomCheck: roomCheck(name), shouldStop: shouldStop) {
+            progress(PullProgress($0, reference: name))
+        }
         let image = try counted {
             let image = try pull.index(
                 parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
@@ -253,6 +255,7 @@ extension PullProgress {
         self.init(
             stage: Stage(rawValue: progress.stage.rawValue) ?? .merging, reference: reference, layers: progress.layers,
             indexedLayers: progress.indexedLayers, bytes: progress.bytes, landedBytes: progress.landedBytes,
-            fetchedBytes: progress.fetchedBytes, current: progress.current)
+            fetchedBytes: progress.fetchedBytes, current: progress.current, neededBytes: progress.room?.missing,
+            freeBytes: progress.room?.free)
     }
 }

@@ -19,11 +19,17 @@ public struct PullProgress: Sendable, Codable, Equatable {
     public var fetchedBytes: Int64
     /// What is being merged.
     public var current: String?
+    /// What is missing takes so much on disk, and so much is free there; known before the image is merged.
+    public var neededBytes: Int64?
+    public var freeBytes: Int64?
 
     public init(
         stage: Stage, reference: String, layers: Int = 0, indexedLayers: Int = 0, bytes: Int64 = 0,
-        landedBytes: Int64 = 0, fetchedBytes: Int64 = 0, current: String? = nil
+        landedBytes: Int64 = 0, fetchedBytes: Int64 = 0, current: String? = nil, neededBytes: Int64? = nil,
+        freeBytes: Int64? = nil
     ) {
+        self.neededBytes = neededBytes
+        self.freeBytes = freeBytes
         self.stage = stage
         self.reference = reference
         self.layers = layers

@@ -42,7 +42,9 @@ struct ProgressModel {
         case .resolving: parts = ["resolving", latest.reference]
         case .indexing: parts = ["indexing", "\(latest.indexedLayers) of \(counted(latest.layers, "layer"))"]
         case .streaming: parts = transfer("reading layer \(latest.indexedLayers + 1) of \(latest.layers)", latest)
-        case .merging: parts = transfer("merging", latest)
+        case .merging:
+            parts = transfer("merging", latest)
+            if latest.fetchedBytes == 0, let room = Self.room(latest) { parts.append(room) }
         case .checking: parts = transfer("checking", latest)
         case .done: parts = ["done"]
         }
@@ -62,6 +64,12 @@ struct ProgressModel {
             if rate >= 1 { parts.append("ETA \(Units.duration(Double(latest.bytes - latest.landedBytes) / rate))") }
         }
         return parts
+    }
+
+    /// What is needed and what there is, before anything is fetched.
+    private static func room(_ progress: PullProgress) -> String? {
+        guard let needed = progress.neededBytes, let free = progress.freeBytes else { return nil }
+        return "it needs \(Units.bytes(needed)) on disk, \(Units.bytes(free)) are free"
     }
 
     /// Cuts in the middle of what is shown last: the end of a path says more than its beginning.
@@ -96,7 +104,8 @@ struct ProgressModel {
         guard latest.stage == .merging else { return lines }
         if announced.rawValue < Announced.merging.rawValue {
             lines.append(
-                "merging \(Units.bytes(latest.bytes)), of which \(Units.bytes(latest.landedBytes)) are in the store")
+                "merging \(Units.bytes(latest.bytes)), of which \(Units.bytes(latest.landedBytes)) are in the store"
+                    + (Self.room(latest).map { "; \($0)" } ?? ""))
             announced = .merging
             announcedTenth = Units.percentage(latest.landedBytes, of: latest.bytes) / 10
         }

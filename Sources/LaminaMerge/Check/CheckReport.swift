@@ -1,3 +1,5 @@
+import LaminaStore
+
 /// What a check is to look at.
 public struct CheckOptions: Sendable, Codable, Equatable {
     /// Only this image's files; nil: the whole store.
@@ -22,8 +24,21 @@ public struct CheckFinding: Sendable, Codable, Equatable {
     public enum Kind: String, Sendable, Codable {
         /// The index itself.
         case index
-        /// Of a backing file: see `Damage`.
+        /// Of a backing file: it is not there, has another size, a hole where bytes are said to be, or other bytes.
         case missing, size, hole, digest
+        /// Nobody can tell: the disk, or the system, does not let the file be read just now. Nothing is forgotten for that.
+        case unreadable
+
+        /// nil for a file that is sound.
+        init?(_ health: ContentHealth) {
+            switch health {
+            case .sound: return nil
+            case .absent: self = .missing
+            case .short: self = .size
+            case .holed: self = .hole
+            case .wrong: self = .digest
+            }
+        }
     }
 
     /// A range of a file, in bytes.

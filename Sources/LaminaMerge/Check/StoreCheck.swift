@@ -109,7 +109,7 @@ public final class StoreCheck {
             for content in contents {
                 try checkTime()
                 result.contents += 1
-                let found = try engine.store.examine(content, readsData: false, shouldStop: shouldStop)
+                guard let found = try examine(content, readsData: false, shouldStop) else { continue }
                 if try handle(found) { changed.append(content.id) }
             }
         }
@@ -136,11 +136,10 @@ public final class StoreCheck {
                 // Whatever its time, a check reads one file: else it would never come past a large one.
                 if result.readBytes > 0 { try checkTime() }
                 progress.current = content.name.digest.description
-                let found = try engine.store.examine(
-                    content, readsData: true, shouldStop: result.readBytes > 0 ? shouldStop : interrupted)
-                result.readBytes += found.bytesRead
-                budget -= found.bytesRead
-                if try handle(found) { changed.append(content.id) }
+                let found = try examine(content, readsData: true, result.readBytes > 0 ? shouldStop : interrupted)
+                result.readBytes += found?.bytesRead ?? content.size
+                budget -= found?.bytesRead ?? content.size
+                if let found, try handle(found) { changed.append(content.id) }
                 position = content.id
                 progress.readBytes = result.readBytes
                 progress.fetchedBytes = Int64(engine.totalFetchedBytes - fetchedBefore)
@@ -190,17 +189,33 @@ public final class StoreCheck {
 
     // MARK: Findings
 
+    /// - Returns: nil where the file cannot be read, which is noted.
+    private func examine(
+        _ content: ContentRecord, readsData: Bool, _ shouldStop: () -> Bool
+    ) throws -> Examination? {
+        do {
+            return try engine.store.examine(content, readsData: readsData, shouldStop: shouldStop)
+        } catch let error as SystemError where error.code != EINTR {
+            guard known.insert(content.id).inserted else { return nil }
+            result.damage.append(
+                CheckFinding(
+                    .unreadable, digest: content.name.digest.description, path: "content/\(content.name.path)",
+                    reason: "\(error); if that stays so, remove the file: it is fetched again when it is opened"))
+            return nil
+        }
+    }
+
     /// Notes what is wrong with a content, and puts it right if that is wanted.
     ///
     /// - Returns: whether its file has other bytes now.
     private func handle(_ found: Examination) throws -> Bool {
-        guard found.damage != nil, !known.contains(found.content.id) else { return false }
+        guard found.health != .sound, !known.contains(found.content.id) else { return false }
         // What was being merged or given up just then is no damage. Seen to its end, whatever the time.
         guard let found = try engine.confirm(found, shouldStop: interrupted) else {
             result.skipped += 1
             return false
         }
-        guard let damage = found.damage, let kind = CheckFinding.Kind(rawValue: damage.rawValue) else { return false }
+        guard let kind = CheckFinding.Kind(found.health) else { return false }
         var finding = CheckFinding(
             kind, digest: found.content.name.digest.description, path: "content/\(found.content.name.path)",
             chunks: found.damaged.map { CheckFinding.Part(offset: $0.lowerBound, size: Int64($0.count)) })

@@ -8,6 +8,9 @@ import LaminaSystem
 /// pass whose state is recorded every few MiB. The layer is in the index only when the digests of its blob and its tar were
 /// right; until then nothing of it is served.
 struct LayerStream {
+    /// A power cut costs so much of a blob, in bytes, and what comes while it is being synced.
+    private static let syncedBytes: Int64 = 8 << 20
+
     let engine: MergeEngine
     let source: any BlobSource
     let descriptor: Descriptor
@@ -51,7 +54,7 @@ struct LayerStream {
 
     private func run(_ stream: StreamRecord) throws -> LayerID {
         var stream = stream
-        var resumed: (state: StreamState, temporary: File?)?
+        var resumed: (state: StreamState, spool: File?)?
         if stream.state != nil || stream.checkpoint != nil {
             resumed = try resume(stream)
             if resumed == nil {
@@ -59,28 +62,30 @@ struct LayerStream {
                 stream = try engine.store.stream(of: descriptor.digest)
             }
         }
-        engine.store.files.removeTemporaries(
+        // What it goes on from first: a power cut must not take it back to where one of these is needed.
+        if resumed != nil { try engine.recorder.sync() }
+        try engine.store.files.removeSpools(
             of: descriptor.digest,
-            except: resumed?.state.file.map { BackingFiles.temporaryName(descriptor.digest, offset: $0.entry.offset) })
+            except: resumed?.state.file.map { ContentFiles.spoolName(descriptor.digest, offset: $0.entry.offset) })
         var state = resumed?.state
         if state?.isVerified != true {
             let position = stream.checkpoint.map {
                 StreamPosition(blobOffset: $0.blobOffset, outputOffset: $0.output, decoder: $0.decoder)
             }
-            state = try read(from: position ?? .start, stream, state, resumed?.temporary)
+            state = try read(from: position ?? .start, stream, state, resumed?.spool)
         }
         guard let state else { throw MergeError(.badImage, "layer \(descriptor.digest) is empty") }
         return try addToIndex(stream.id, state)
     }
 
     /// What an earlier process has left; nil when it cannot be gone on from.
-    private func resume(_ stream: StreamRecord) throws -> (state: StreamState, temporary: File?)? {
+    private func resume(_ stream: StreamRecord) throws -> (state: StreamState, spool: File?)? {
         guard let bytes = stream.state, let state = StreamState.decode(bytes), state.format != nil,
             state.isVerified || stream.checkpoint != nil
         else { return nil }
         guard let open = state.file else { return (state, nil) }
-        let name = BackingFiles.temporaryName(descriptor.digest, offset: open.entry.offset)
-        let file = try engine.store.files.openTemporary(name)
+        let name = ContentFiles.spoolName(descriptor.digest, offset: open.entry.offset)
+        let file = try engine.store.files.openSpool(name)
         guard try file.size() >= open.received else { return nil }
         // Within one boot, what was written before the checkpoint is there.
         if stream.isOfOtherBoot, try file.digest(of: 0..<open.received) != open.hash.digest() { return nil }
@@ -88,7 +93,7 @@ struct LayerStream {
     }
 
     private func read(
-        from position: StreamPosition, _ stream: StreamRecord, _ state: StreamState?, _ temporary: File?
+        from position: StreamPosition, _ stream: StreamRecord, _ state: StreamState?, _ spool: File?
     ) throws -> StreamState {
         let reader = StreamReader(
             source: source, descriptor: descriptor, recorded: max(position.blobOffset, state?.blobOffset ?? 0))
@@ -100,11 +105,10 @@ struct LayerStream {
             at: position, format: state?.format ?? format, tar: state?.tarOffset ?? 0, shouldStop: shouldStop)
         func placer(_ state: StreamState) -> StreamPlacer {
             StreamPlacer(
-                engine: engine, layer: descriptor.digest, stream: stream.id, state: state, temporary: temporary)
+                engine: engine, layer: descriptor.digest, stream: stream.id, state: state, spool: spool)
         }
         var current = (state ?? format.map { StreamState(format: $0) }).map(placer)
-        // Files that no checkpoint names are taken away, or nobody would ever know of them. At a good end there are none.
-        defer { if let current { engine.store.removeUnknown(current.unrecorded) } }
+        var synced: Int64 = current?.state.blobOffset ?? 0
         while let event = try reader.next() {
             if shouldStop() { throw MergeError.stopped }
             if case .format(let format) = event {
@@ -123,18 +127,22 @@ struct LayerStream {
                 guard tar >= current.state.tarOffset else { continue }
                 try current.record(position)
                 reader.advance(to: current.state.blobOffset, isRecorded: true)
+                if current.state.blobOffset - synced >= Self.syncedBytes {
+                    synced = current.state.blobOffset
+                    engine.recorder.requestSync()
+                }
             }
             report(reader.fetchedBytes, current.state.blobOffset)
         }
         guard let current else { throw MergeError(.badImage, "layer \(descriptor.digest) is empty") }
         try current.finish(expecting: diffID)
+        try current.settle()
         report(reader.fetchedBytes, current.state.blobOffset)
         return current.state
     }
 
     /// Makes the tree of everything that the tar said, and puts the layer into the index.
     private func addToIndex(_ stream: StreamID, _ state: StreamState) throws -> LayerID {
-        try engine.recorder.sync()
         guard let format = state.format else { throw MergeError(.badImage, "layer \(descriptor.digest) has no format") }
         let lines = try EntryLines.document(try engine.store.index.lines(of: stream))
         let tree = try lines.withUnsafeBytes {

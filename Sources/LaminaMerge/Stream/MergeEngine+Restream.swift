@@ -36,7 +36,7 @@ extension MergeEngine {
                 }
             }
         }
-        return (placeholders.count, try store.evict(placeholders.map(\.0)))
+        return try store.evict(placeholders.map(\.0))
     }
 
     /// Reads the files of a job from a plain layer: places in its members are places in the layer's tar.
@@ -86,14 +86,23 @@ private struct RestreamedFiles {
     struct Enough: Error {}
 
     private static let zeros = [UInt8](repeating: 0, count: TarReader.zerosAtOnce)
+    /// Files up to this size wait in memory for their digest, in bytes.
+    private static let smallSize = 256 << 10
+
+    private enum Target {
+        case nowhere
+        case memory([UInt8])
+        case spool(File)
+    }
 
     private let engine: MergeEngine
     private let layer: LayerID
     private var members: ArraySlice<Member>
     private var tar = TarReader()
-    private var file: File?
-    /// Where the file goes until its digest is known: somebody may have the one with its name open.
-    private var temporary: String?
+    /// Where the file at hand goes until its digest is known.
+    private var target = Target.nowhere
+    /// What was reserved for it.
+    private var reserved: Int64 = 0
     private var hash = SHA256()
     private var received: Int64 = 0
     /// Whether the member at the front has begun.
@@ -115,7 +124,8 @@ private struct RestreamedFiles {
             if !isWithin {
                 isWithin = true
                 position = max(offset, member.blobOffset)
-                (tar, file, hash, received) = (TarReader(), nil, SHA256(), 0)
+                (tar, hash, received) = (TarReader(), SHA256(), 0)
+                discard(member)
             }
             var piece = UnsafeRawBufferPointer(rebasing: bytes[Int(position - offset)...])
             guard try read(&piece, member) else { return }
@@ -136,47 +146,57 @@ private struct RestreamedFiles {
                 guard entry.header.kind == .regular, entry.header.size == Int64(part.size) else {
                     throw MergeError(.index, "the tar of \(layer) has another file where the index has \(part.digest)")
                 }
-                file = try open(record)
+                try open(part, record)
                 // First: as soon as it is merged, the file may be opened.
                 if entry.holeSize > 0 { try engine.store.recordHoles(entry.holeSize, of: record.id) }
             case .zeros(let count):
-                // What an earlier try left there was not verified.
-                try file?.clear(received..<received + Int64(count))
-                Self.zeros.withUnsafeBytes { hash.update(UnsafeRawBufferPointer(rebasing: $0[..<count])) }
+                // In a spool they stay a hole.
+                try Self.zeros.withUnsafeBytes {
+                    let zeros = UnsafeRawBufferPointer(rebasing: $0[..<count])
+                    if case .memory = target { try write(zeros) }
+                    hash.update(zeros)
+                }
                 received += Int64(count)
-                if received == Int64(part.size) { return try end(member, part) }
+                if received == Int64(part.size) { return try end(member, part, record) }
             case .payload(let payload):
-                try file?.write(payload, at: received)
+                try write(payload)
                 hash.update(payload)
                 received += Int64(payload.count)
-                if received == Int64(part.size) { return try end(member, part) }
+                if received == Int64(part.size) { return try end(member, part, record) }
             }
         }
     }
 
-    /// Opens what a file's bytes are written to.
-    private mutating func open(_ record: ContentRecord) throws -> File {
-        guard (try? engine.store.files.open(record.name)) != nil else {
-            return try engine.store.files.create(record.name, size: record.size)
-        }
-        let name = "restream-\(record.name.digest.hex)"
-        temporary = name
-        let file = try engine.store.files.openTemporary(name)
+    private mutating func open(_ part: Part, _ record: ContentRecord) throws {
+        try engine.space?.reserve(SpaceKeeper.onDisk(record.size))
+        reserved = SpaceKeeper.onDisk(record.size)
+        guard part.size > Self.smallSize else { return target = .memory([]) }
+        let file = try engine.store.files.openSpool(ContentFiles.restreamSpoolName(record.name.digest))
+        target = .spool(file)
         try file.truncate(to: 0)
         try file.truncate(to: record.size)
-        return file
+    }
+
+    private mutating func write(_ bytes: UnsafeRawBufferPointer) throws {
+        switch target {
+        case .nowhere: break
+        case .spool(let file): try file.write(bytes, at: received)
+        case .memory(var memory):
+            target = .nowhere
+            memory.append(contentsOf: bytes)
+            target = .memory(memory)
+        }
     }
 
     /// A file has come whole: it is right, or fetched once more, or an error.
-    private mutating func end(_ member: Member, _ part: Part) throws -> Bool {
-        file = nil
+    private mutating func end(_ member: Member, _ part: Part, _ record: ContentRecord) throws -> Bool {
         let digest = hash.digest()
-        defer { discard() }
+        defer { discard(member) }
         if digest == part.digest {
-            if let temporary, let record = part.content.record {
-                try engine.store.files.copyTemporary(temporary, to: record.name, size: record.size)
-            }
+            try place(part, record)
             engine.finish(member.parts)
+            engine.space?.landed(reserved)
+            reserved = 0
         } else {
             let error = MergeError.mismatch(part, digest, layer: engine.layerName(layer))
             engine.mistrust(member, member.parts.map { ($0, error) }, layer)
@@ -184,14 +204,42 @@ private struct RestreamedFiles {
         return true
     }
 
-    private mutating func discard() {
-        if let temporary { engine.store.files.removeTemporary(temporary) }
-        temporary = nil
+    /// Puts a file that is right under its name.
+    private func place(_ part: Part, _ record: ContentRecord) throws {
+        let files = engine.store.files
+        try engine.withLease(of: part.content, record.name) { lease throws(SystemError) in
+            switch target {
+            case .nowhere: break
+            case .memory(let bytes):
+                let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: max(1, bytes.count), alignment: 4096)
+                defer { buffer.deallocate() }
+                buffer.copyBytes(from: bytes)
+                try lease.write(
+                    UnsafeRawBufferPointer(rebasing: buffer[..<bytes.count]), as: record.name, keepsCached: true)
+            case .spool:
+                let spool = ContentFiles.restreamSpoolName(record.name.digest)
+                // Somebody may have the one with its name open: that one gets the bytes.
+                if (try? files.open(record.name)) != nil {
+                    try lease.copy(spool: spool, to: record.name, size: record.size)
+                } else {
+                    try lease.link(spool: spool, as: record.name)
+                }
+            }
+        }
+    }
+
+    private mutating func discard(_ member: Member?) {
+        if case .spool = target, let record = member?.parts.first?.content.record {
+            engine.store.files.removeSpool(ContentFiles.restreamSpoolName(record.name.digest))
+        }
+        target = .nowhere
+        engine.space?.giveBack(reserved)
+        reserved = 0
     }
 
     /// Says of what has not come that it has not.
     mutating func finish(_ error: (any Error)?) {
-        discard()
+        discard(members.first)
         let missing = Array(members)
         members = []
         guard !missing.isEmpty else { return }

@@ -7,10 +7,12 @@ import LaminaSystem
 /// records with each checkpoint what came before it.
 ///
 /// A file's name is its digest, which is known at its end. A small file waits in memory for that, or is there whole at once;
-/// a large one is written to a temporary file, which then gets its name. At a checkpoint nothing is kept in memory alone.
+/// a large one is written to a spool, which then gets its name. At a checkpoint nothing is kept in memory alone.
 final class StreamPlacer {
-    /// Files above this size go to a temporary file, in bytes.
+    /// Files above this size go to a spool, in bytes.
     private static let smallSize: Int64 = 256 << 10
+    /// What may stand in the store unrecorded where it has a limit, in bytes: what is not recorded cannot be given up.
+    private static let unrecordedLimit: Int64 = 8 << 20
     private static let zeros = [UInt8](repeating: 0, count: 64 << 10)
 
     private let engine: MergeEngine
@@ -21,19 +23,28 @@ final class StreamPlacer {
     private var lines: [UInt8] = []
     /// What the step has landed, so that a file that comes twice is written once.
     private var landed: Set<Digest> = []
+    /// Of the names of all files of the step.
+    private var lease: WritingLease
     /// The bytes so far of a small file.
     private var small: [UInt8] = []
-    /// The temporary file of a large one.
-    private var temporary: File?
+    /// The spool of a large one.
+    private var spool: File?
+    /// What was reserved for the step, on disk.
+    private var reserved: Int64 = 0
+    /// Spools whose files have their names, and the syncfs after which nothing needs them.
+    private var retired: [(spools: [String], sync: Int64)] = []
 
-    /// - Parameter temporary: that of the file that the state is in the midst of.
-    init(engine: MergeEngine, layer: Digest, stream: StreamID, state: StreamState, temporary: File?) {
+    /// - Parameter spool: that of the file that the state is in the midst of.
+    init(engine: MergeEngine, layer: Digest, stream: StreamID, state: StreamState, spool: File?) {
         self.engine = engine
         self.layer = layer
         self.stream = stream
         self.state = state
-        self.temporary = temporary
+        self.spool = spool
+        lease = engine.store.files.emptyLease()
     }
+
+    deinit { engine.space?.giveBack(reserved) }
 
     /// Takes bytes of the blob: hashes those that were not hashed before. A blob that is the tar itself is hashed as that.
     func takeBlob(_ bytes: UnsafeRawBufferPointer, at offset: Int64) {
@@ -61,9 +72,6 @@ final class StreamPlacer {
         }
     }
 
-    /// Digests of files that were written under their names since the last checkpoint.
-    var unrecorded: [Digest] { step.landed.filter { $0.temporary == nil }.map(\.digest) }
-
     /// Records everything that has come so far.
     ///
     /// - Parameter position: where a reader can begin to go on from here; nil at the end.
@@ -74,13 +82,30 @@ final class StreamPlacer {
         step.checkpoint = position.map {
             CheckpointRecord(output: $0.outputOffset, blobOffset: $0.blobOffset, decoder: $0.decoder)
         }
-        try engine.store.record(step, of: stream)
-        engine.recorder.noteVolatile()
+        let sync = try engine.store.record(step, of: stream, under: lease)
+        lease.recorded()
+        engine.space?.landed(reserved)
+        reserved = 0
+        retired.append((step.landed.compactMap(\.spool), sync))
         for file in step.landed { try shareTwins(of: file) }
-        engine.space?.makeRoom(for: step.landed.reduce(0) { $0 + $1.size - $1.holes })
         step = StreamStep()
         lines.removeAll(keepingCapacity: true)
         landed.removeAll(keepingCapacity: true)
+        try removeRetired(upTo: engine.store.durableSync())
+    }
+
+    /// Takes away spools that a power cut cannot make needed again.
+    private func removeRetired(upTo sync: Int64) throws {
+        for entry in retired where entry.sync <= sync {
+            for spool in entry.spools { engine.store.files.removeSpool(spool) }
+        }
+        retired.removeAll { $0.sync <= sync }
+    }
+
+    /// Makes everything durable that was recorded, and leaves no spool behind.
+    func settle() throws {
+        try engine.recorder.sync()
+        try removeRetired(upTo: engine.store.durableSync())
     }
 
     /// Holds the digests of everything against what the manifest and the configuration say, and records that they are right.
@@ -116,27 +141,33 @@ extension StreamPlacer {
             // All of it at once: no detour.
             let digest = SHA256.hash(payload)
             try write(payload, digest)
-            return end(file.entry, digest, temporary: nil)
+            return try end(file.entry, digest, spool: nil)
         }
         state.file?.hash.update(payload)
-        if size <= Self.smallSize, temporary == nil {
+        if size <= Self.smallSize, spool == nil {
             small += payload
         } else {
-            try openTemporary(file.entry).write(payload, at: file.received)
+            try reserve(Int64(payload.count))
+            try openSpool(file.entry).write(payload, at: file.received)
         }
         state.file?.received += Int64(payload.count)
         if file.received + Int64(payload.count) == size { try endFile() }
     }
 
-    /// Takes a part of a hole: in a temporary file it stays one.
+    private func reserve(_ bytes: Int64) throws {
+        try engine.space?.reserve(bytes)
+        reserved += bytes
+    }
+
+    /// Takes a part of a hole: in a spool it stays one.
     private func takeZeros(_ count: Int) throws {
         guard let file = state.file else { return }
-        if file.entry.header.size > Self.smallSize { _ = try openTemporary(file.entry) }
+        if file.entry.header.size > Self.smallSize { _ = try openSpool(file.entry) }
         var rest = count
         while rest > 0 {
             let part = min(rest, Self.zeros.count)
             Self.zeros.withUnsafeBytes { state.file?.hash.update(UnsafeRawBufferPointer(rebasing: $0[..<part])) }
-            if temporary == nil { small += Self.zeros[..<part] }
+            if spool == nil { small += Self.zeros[..<part] }
             rest -= part
         }
         state.file?.received += Int64(count)
@@ -146,49 +177,57 @@ extension StreamPlacer {
     private func endFile() throws {
         guard let file = state.file else { return }
         let digest = file.hash.digest()
-        if let written = temporary {
+        if let written = spool {
             // It may be longer: what came behind the checkpoint that an earlier process went on to.
             try written.truncate(to: file.entry.header.size)
-            temporary = nil
-            end(file.entry, digest, temporary: BackingFiles.temporaryName(layer, offset: file.entry.offset))
+            spool = nil
+            lease.cover(BackingName(digest: digest, claim: nil))
+            try end(file.entry, digest, spool: ContentFiles.spoolName(layer, offset: file.entry.offset))
         } else {
             try small.withUnsafeBytes { try write($0, digest) }
             small.removeAll(keepingCapacity: true)
-            end(file.entry, digest, temporary: nil)
+            try end(file.entry, digest, spool: nil)
         }
     }
 
     /// Writes a small file under its name, if the store does not have it.
     private func write(_ bytes: UnsafeRawBufferPointer, _ digest: Digest) throws {
+        guard landed.insert(digest).inserted else { return }
         let size = Int64(bytes.count)
-        guard !landed.contains(digest), try !engine.store.hasMerged(digest, size: size) else { return }
-        try engine.store.files.create(BackingName(digest: digest, claim: nil), size: size).write(bytes, at: 0)
-        step.landed.append(StreamStep.Landed(digest: digest, size: size, temporary: nil))
-        landed.insert(digest)
+        let name = BackingName(digest: digest, claim: nil)
+        // First the lease: what the store has of it stays then, whoever removes what.
+        lease.cover(name)
+        if try !engine.store.hasMerged(digest, size: size) {
+            try reserve(SpaceKeeper.onDisk(size))
+            try lease.create(name, size: size).write(bytes, at: 0)
+        }
+        step.landed.append(StreamStep.Landed(digest: digest, size: size, spool: nil))
     }
 
-    private func end(_ entry: TarEntry, _ digest: Digest, temporary: String?) {
-        if let temporary {
+    private func end(_ entry: TarEntry, _ digest: Digest, spool: String?) throws {
+        if let spool {
             step.landed.append(
-                StreamStep.Landed(
-                    digest: digest, size: entry.header.size, temporary: temporary, holes: entry.holeSize))
+                StreamStep.Landed(digest: digest, size: entry.header.size, spool: spool, holes: entry.holeSize))
         }
         EntryLines.append(entry, digest: digest, to: &lines)
         state.file = nil
+        // Between two checkpoints too: a reader that goes on from the last one passes over what is on record.
+        if engine.space != nil, reserved > Self.unrecordedLimit { try record(nil) }
     }
 
-    /// Writes the part of a small file that has come to a temporary file, so that it need not come again.
+    /// Writes the part of a small file that has come to a spool, so that it need not come again.
     private func spill() throws {
         guard let file = state.file, !small.isEmpty else { return }
-        let target = try openTemporary(file.entry)
+        try reserve(Int64(small.count))
+        let target = try openSpool(file.entry)
         try small.withUnsafeBytes { try target.write($0, at: 0) }
         small.removeAll(keepingCapacity: true)
     }
 
-    private func openTemporary(_ entry: TarEntry) throws -> File {
-        if let temporary { return temporary }
-        let opened = try engine.store.files.openTemporary(BackingFiles.temporaryName(layer, offset: entry.offset))
-        temporary = opened
+    private func openSpool(_ entry: TarEntry) throws -> File {
+        if let spool { return spool }
+        let opened = try engine.store.files.openSpool(ContentFiles.spoolName(layer, offset: entry.offset))
+        spool = opened
         return opened
     }
 

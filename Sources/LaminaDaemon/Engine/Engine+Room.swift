@@ -1,0 +1,51 @@
+import Glibc
+import LaminaMerge
+import LaminaStore
+import LaminaSystem
+
+// Whether there is room for a pull: asked before it begins, rather than found out when half of it has come.
+
+extension Engine {
+    /// What a pull of an image asks.
+    func roomCheck(_ reference: String) -> ImagePull.RoomCheck {
+        ImagePull.RoomCheck(
+            ofLayer: { [self] bytes in
+                // It has no table of contents: there is no lazy way.
+                let what = "a layer of \(reference), compressed,"
+                try requireOnDisk(bytes, what, "")
+                if let limit, bytes > limit { throw limitError(what, bytes, limit, "", "") }
+            },
+            ofImage: { [self] room in
+                let lazily = ", or have its files fetched when they are opened ('lamina pull --lazy')"
+                try requireOnDisk(room.missing, reference, lazily)
+                let taken = room.index + room.pinned
+                guard let limit, room.total > limit - taken else { return }
+                let pinned = room.pinned > 0 ? " and other pinned images \(Units.bytes(room.pinned))" : ""
+                throw limitError(
+                    reference, room.total, limit, ", of which the index takes \(Units.bytes(room.index))" + pinned,
+                    lazily)
+            })
+    }
+
+    private var limit: Int64? { configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil }
+
+    private func requireOnDisk(_ bytes: Int64, _ what: String, _ otherWay: String) throws {
+        guard let free = store.files.diskSpace()?.free, bytes > free else { return }
+        throw noRoom(
+            "\(what) needs \(Units.bytes(bytes)) on the disk of \(root), and \(Units.bytes(free)) are free: make room "
+                + "('lamina gc', 'lamina rm')" + otherWay)
+    }
+
+    private func limitError(
+        _ what: String, _ bytes: Int64, _ limit: Int64, _ taken: String, _ otherWay: String
+    ) -> StoreError {
+        noRoom(
+            "\(what) needs \(Units.bytes(bytes)), and the store's limit is \(Units.bytes(limit)) ([store] max_bytes)\(taken): "
+                + "raise it" + otherWay)
+    }
+
+    private func noRoom(_ message: String) -> StoreError {
+        StoreError(
+            .system(ENOSPC), message, cause: SystemError(code: ENOSPC, operation: "make room in", subject: root))
+    }
+}

@@ -1,0 +1,100 @@
+import Glibc
+import LaminaDigest
+public import LaminaSystem
+
+// What a writing lease may do with the files of its names.
+
+extension WritingLease {
+    /// Opens a backing file for writing chunks, making it sparse at its full size where it is not there.
+    public func create(_ name: BackingName, size: Int64) throws(SystemError) -> File {
+        var file = try open(name)
+        // Another content has the same file: nobody writes to it again, least of all for a layer that claims other chunks.
+        if try file.status().st_nlink > 1 { file = try privateCopy(of: file, name) }
+        // Also mends a file of another size, left by something else: its landed chunks are on record, the size is not.
+        try file.truncate(to: size)
+        return file
+    }
+
+    /// Opens a backing file for putting bytes into it that have the digest of the whole: also where other contents have the
+    /// same file, as it is right for all of them, and for those who have it open. Made where it is not there, and brought to
+    /// its size.
+    public func openInPlace(_ name: BackingName, size: Int64) throws(SystemError) -> File {
+        let file = try open(name)
+        if try file.size() != size { try file.truncate(to: size) }
+        return file
+    }
+
+    /// Opens a backing file for writing that other contents have too; nil for one that is this content's alone, or not there.
+    public func openShared(_ name: BackingName) throws(SystemError) -> File? {
+        assert(covers(name))
+        do {
+            let file = try File(name.path, O_RDWR, in: files.directory)
+            return try file.status().st_nlink > 1 ? file : nil
+        } catch {
+            if error.code == ENOENT { return nil }
+            throw error
+        }
+    }
+
+    /// Opens a backing file for writing chunks, as `create` does.
+    public func writable(_ name: BackingName, size: Int64) throws(SystemError) -> BackingFile {
+        BackingFile(try create(name, size: size))
+    }
+
+    /// Writes a content of one chunk.
+    ///
+    /// - Parameter keepsCached: whether somebody is about to read it.
+    public func write(
+        _ bytes: UnsafeRawBufferPointer, as name: BackingName, keepsCached: Bool
+    ) throws(SystemError) {
+        assert(covers(name))
+        let isSmall = bytes.count < BackingFile.directSize
+        do {
+            // Most are new: then there is nobody to share it with and no other size to mend.
+            let file = try File(name.path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o644, in: files.directory)
+            if !isSmall { try file.truncate(to: Int64(bytes.count)) }
+            return try BackingFile(file).write(bytes, at: 0, keepsCached: keepsCached)
+        } catch {
+            guard error.code == EEXIST else { throw error }
+        }
+        // Of one chunk: these bytes are what the file is named by, whoever has it.
+        let size = Int64(bytes.count)
+        let file = try name.claim == nil ? BackingFile(openInPlace(name, size: size)) : writable(name, size: size)
+        try file.write(bytes, at: 0, keepsCached: keepsCached)
+    }
+
+    /// Makes `name` another name of `existing`'s file, replacing what it named: the same bytes, the same page cache.
+    func link(_ existing: BackingName, as name: BackingName) throws(SystemError) {
+        assert(covers(name))
+        try files.link(existing.path, as: name.path)
+    }
+
+    /// Gives a stream's spool its name, replacing what has it: something that the index does not know. The spool's own name stays
+    /// until nothing needs it any more.
+    public func link(spool: String, as name: BackingName) throws(SystemError) {
+        assert(covers(name))
+        try files.link(ContentFiles.path(ofSpool: spool), as: name.path)
+    }
+
+    /// Copies a spool's bytes, which have the digest of the name, into a backing file that others may have open.
+    public func copy(spool: String, to name: BackingName, size: Int64) throws(SystemError) {
+        let source = try File(ContentFiles.path(ofSpool: spool), O_RDONLY, in: files.directory)
+        try openInPlace(name, size: size).copyRange(from: source, at: 0, to: 0, count: Int(size))
+    }
+
+    private func open(_ name: BackingName) throws(SystemError) -> File {
+        assert(covers(name))
+        return try File(name.path, O_RDWR | O_CREAT, mode: 0o644, in: files.directory)
+    }
+
+    /// Gives `name` a file of its own with the bytes of the one that it shares.
+    private func privateCopy(of shared: File, _ name: BackingName) throws(SystemError) -> File {
+        let momentary = name.path + ".copy"
+        let copy = try File(momentary, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, in: files.directory)
+        try copy.copyRange(from: shared, at: 0, to: 0, count: Int(try shared.size()))
+        // The index may say that these bytes are on disk. The name must not come to stand for a file that is not.
+        try copy.synchronize()
+        try files.rename(momentary, to: name.path)
+        return copy
+    }
+}

@@ -1,0 +1,33 @@
+import Glibc
+public import LaminaDigest
+public import LaminaSystem
+
+// A file's name is its digest, which a stream knows only when it has read the file. A large one is written to a spool until
+// then: `content/stream/<layer>-<offset in the tar>`. A file that comes again alone goes to `content/stream/restream-<digest>`.
+
+extension ContentFiles {
+    static let spoolDirectory = "stream"
+
+    static func path(ofSpool spool: String) -> String { spoolDirectory + "/" + spool }
+
+    /// The spool's name for a file that stands at `offset` in the layer's tar.
+    public static func spoolName(_ layer: Digest, offset: Int64) -> String { "\(layer.hex)-\(offset)" }
+
+    /// The spool's name for a file that comes again alone.
+    public static func restreamSpoolName(_ digest: Digest) -> String { "restream-\(digest.hex)" }
+
+    /// Opens a spool, making it where it is not there.
+    public func openSpool(_ spool: String) throws(SystemError) -> File {
+        try File(Self.path(ofSpool: spool), O_RDWR | O_CREAT, mode: 0o644, in: directory)
+    }
+
+    /// Takes a spool away that no durable checkpoint needs. What cannot be taken away costs space, until the next collection.
+    public func removeSpool(_ spool: String) { unlinkat(directory.descriptor, Self.path(ofSpool: spool), 0) }
+
+    /// Takes away what a layer's streams have left, but for the spool that goes on.
+    public func removeSpools(of layer: Digest, except kept: String?) throws(SystemError) {
+        for name in try names(in: Self.spoolDirectory) where name.hasPrefix(layer.hex) && name != kept {
+            removeSpool(name)
+        }
+    }
+}
