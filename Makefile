@@ -30,7 +30,7 @@ BENCH_BUILD = $(if $(wildcard .build/release/lamina),$(RELEASE),$(DEMO_BUILD))
 BENCH_BINARY = $(shell $(SWIFT) build $(BENCH_BUILD) --show-bin-path)/lamina
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BENCH_BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test kills containerd-kills chaos hang takeover fuzz grpc lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test kills containerd-kills chaos hang takeover powercut faults fuzz grpc lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -116,6 +116,34 @@ takeover: setup-test ## Measure how long it takes from a server's death to the n
 	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-takeover-XXXXXX"); status=0; \
 	python3 Tests/Chaos/takeover.py --lamina "$(BINARY)" --directory "$$directory" || status=$$?; \
 	rm -rf --one-file-system "$$directory"; exit $$status
+
+# Images, recordings and results of the two below; what a bad case takes to be repeated stays there.
+POWERCUT_DIR ?= /var/tmp/lamina-powercut
+# How many cuts of each workload, file system and noise; and how many second ones, amid the recovery from a first.
+POWERCUT_CUTS ?= 4
+POWERCUT_AGAIN ?= 1
+POWERCUT_FS ?= ext4,xfs,btrfs
+POWERCUT_NOISE ?= none,own,index
+# All without it.
+POWERCUT_WORKLOADS ?=
+# One cut once more, by the name that was printed.
+CUT ?=
+
+powercut: setup-test ## Cut the power at any write: POWERCUT_CUTS (4), POWERCUT_FS, POWERCUT_NOISE, POWERCUT_WORKLOADS, CUT=NAME; as root.
+	$(SWIFT) build $(RELEASE)
+	python3 Tests/PowerCut/powercut.py --lamina "$(BINARY)" --directory "$(POWERCUT_DIR)" --cuts $(POWERCUT_CUTS) \
+	    --again $(POWERCUT_AGAIN) --fs $(POWERCUT_FS) --noise $(POWERCUT_NOISE) --workloads "$(POWERCUT_WORKLOADS)" \
+	    $(if $(CUT),--cut "$(CUT)")
+
+FAULTS_EACH ?= 40
+FAULTS_FS ?= ext4
+FAULTS_SCENES ?=
+FAULT ?=
+
+faults: setup-test ## Let the n-th system call fail: FAULTS_EACH (40) of each kind, FAULTS_SCENES, FAULTS_FS, FAULT=NAME; as root.
+	$(SWIFT) build $(RELEASE)
+	python3 Tests/PowerCut/faults.py --lamina "$(BINARY)" --directory "$(POWERCUT_DIR)" --each $(FAULTS_EACH) --fs $(FAULTS_FS) \
+	    --scenes "$(FAULTS_SCENES)" $(if $(FAULT),--fault "$(FAULT)")
 
 grpc: ## Make the Swift files of the .proto files anew; takes protoc.
 	@scripts/generate-grpc.sh

@@ -122,11 +122,51 @@ extension StoreError {
                 cause: error)
             return
         }
+        // SQLite calls a page malformed that the disk did not give, too: that is an error of this moment.
+        let isDamaged = error.isCorruption && Index.isDamaged(path)
         self.init(
-            error.isCorruption ? .damaged : .database,
-            error.isCorruption
+            isDamaged ? .damaged : .database,
+            isDamaged
                 ? "the index \(path) is damaged: 'lamina check --repair' makes it anew from the files (end the server first)"
-                : "the index \(path) cannot be used", cause: error)
+                : "the index \(path) cannot be used just now", cause: error)
+    }
+}
+
+extension Index {
+    /// Whether a second look at a database, of which SQLite has said so once, finds it damaged. Reads all of it.
+    static func isDamaged(_ path: String) -> Bool {
+        guard (try? requireReadable(path)) != nil else { return false }
+        do {
+            return try Connection(path: path, access: .readOnly).prepare("PRAGMA quick_check(1)").first { $0.text(0) }
+                != "ok"
+        } catch {
+            return (error as? SQLiteError)?.isCorruption ?? false
+        }
+    }
+
+    /// Reads a database and its log as files.
+    ///
+    /// - Throws: `StoreError` with what the system says, where it does not let them be read: then nothing can be said of them.
+    static func requireReadable(_ path: String) throws {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+        defer { buffer.deallocate() }
+        for name in [path, path + "-wal"] {
+            do throws(SystemError) {
+                let file = try File(name, O_RDONLY)
+                var offset: Int64 = 0
+                while true {
+                    let count = try file.read(into: buffer, at: offset)
+                    if count == 0 { break }
+                    offset += Int64(count)
+                }
+            } catch {
+                if error.code == ENOENT { continue }
+                throw StoreError(
+                    .system(error.code),
+                    "the index \(path) cannot be read just now, so nobody can say whether it is damaged",
+                    cause: error)
+            }
+        }
     }
 }
 

@@ -31,6 +31,7 @@ extension Store {
             let files = backingFileCount(root: root)
             return files == 0 ? .noStore : .missing(files: files)
         }
+        try Index.requireReadable(path)
         do {
             return try Index.connect(path).withLock { holder in
                 // Cut to nothing, it is a database without tables.
@@ -57,6 +58,8 @@ extension Store {
         defer { withExtendedLifetime(lock) {} }
         let path = Index.path(root: root)
         if (try? reindex(path)) == true { return .reindexed }
+        // Whatever was seen before: what cannot be read just now may be whole.
+        try Index.requireReadable(path)
         let images = (try? readableImages(path)) ?? []
         let saved = "\(path).damaged-\(time(nil))"
         // The log first: without it the database is an older state of itself, which must not be taken for the index.

@@ -185,7 +185,9 @@ public final class File: Sendable {
     /// Waits until everything written to the whole file system of this file is on disk (syncfs). An error means that
     /// some write since the last call was lost, by whomever.
     public func syncFilesystem() throws(SystemError) {
-        guard lamina_syncfs(descriptor) == 0 else { throw SystemError.last("syncfs", path) }
+        while lamina_syncfs(descriptor) != 0 {
+            if errno != EINTR { throw SystemError.last("syncfs", path) }
+        }
     }
 
     /// Waits until this file is on disk (fsync). Of a directory: the names in it.
@@ -217,9 +219,11 @@ public final class File: Sendable {
 
     /// Tries to lock the file for this process alone (flock); false when another one holds it.
     public func tryLock() throws(SystemError) -> Bool {
-        if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return true }
-        if errno == EWOULDBLOCK { return false }
-        throw SystemError.last("lock", path)
+        while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+            if errno == EWOULDBLOCK { return false }
+            if errno != EINTR { throw SystemError.last("lock", path) }
+        }
+        return true
     }
 }
 
