@@ -207,7 +207,9 @@ struct LayerTreeRulesTests {
         let tree = try LayerTree.parse(entries: [
             TOCText.entry("char", "c", "\"mode\":438,\"devMajor\":4095,\"devMinor\":1048575"),
             TOCText.entry("block", "b", "\"mode\":33200,\"devMajor\":8,\"devMinor\":256"),
-            TOCText.entry("symlink", "s", "\"linkName\":\"../\\u00fc\",\"mode\":0,\"uid\":4294967295"),
+            TOCText.entry(
+                "symlink", "s",
+                "\"linkName\":\"../\\u00fc\",\"mode\":0,\"uid\":4294967295,\"xattrs\":{\"user.nobody\":\"AA==\"}"),
             TOCText.entry("fifo", "p", "\"mode\":4095,\"modtime\":\"1969-12-31T23:59:59.75Z\""),
             TOCText.file("x") + ",\"xattrs\":{\"user.b\":\"AAEC\",\"user.a\":\"\",\"trusted.overlay.opaque\":\"eQ==\","
                 + "\"user.overlay.redirect\":\"eQ==\",\"user.b\":\"/w==\",\"security.capability\":null}",

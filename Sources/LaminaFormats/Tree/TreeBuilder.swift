@@ -191,7 +191,7 @@ extension TreeBuilder {
 
     private mutating func addWhiteout(of name: UnsafeRawBufferPointer, _ entry: TOCEntry) throws(FormatError) {
         let parent = try directory()
-        if let slot = names.find(parent, name) {
+        if let slot = names.find(parent, name), drafts[Int(names.slots[slot].node)].kind != .whiteout {
             // The layer has the name itself: see ``replace(_:with:)``.
             let found = Int(names.slots[slot].node)
             if drafts[found].kind == .directory { drafts[found].isOpaque = true }
@@ -240,7 +240,7 @@ extension TreeBuilder {
         _ type: UInt32, in parent: Int32, named name: UnsafeRawBufferPointer, _ entry: TOCEntry, _ parser: TOCParser
     ) throws(FormatError) -> Int32 {
         var draft = Draft(node: try attributes(entry, type: type), kind: .other)
-        draft.xattrs = try adoptXattrs(parser)
+        draft.xattrs = try adoptXattrs(parser, of: type)
         return try place(draft, in: parent, named: name)
     }
 
@@ -261,6 +261,6 @@ extension TreeBuilder {
         let parent = drafts[Int(directory)].node.parent
         drafts[Int(directory)].node = try attributes(entry, type: FileType.directory)
         drafts[Int(directory)].node.parent = parent
-        drafts[Int(directory)].xattrs = try adoptXattrs(parser)
+        drafts[Int(directory)].xattrs = try adoptXattrs(parser, of: FileType.directory)
     }
 }
