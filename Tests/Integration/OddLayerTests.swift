@@ -66,7 +66,9 @@ extension EndToEnd {
             }
         }
 
-        @Test("a whiteout is seen nowhere, nor in what containerd mounts of an image of one lazy layer", Containerd.isInstalled)
+        @Test(
+            "a whiteout is seen nowhere in what containerd mounts of an image of one lazy layer", Containerd.isInstalled
+        )
         func whiteoutsUnderContainerd() throws {
             try Sandbox.with { sandbox in
                 let layout = try image(["etc/", "etc/.wh.gone", "etc/a", ".wh.top"], in: sandbox)

@@ -77,6 +77,8 @@ def differences(judge, tree, layer, cuts_seconds, opaque=None):
             above = [path[:place] or b"/" for place in range(len(path)) if path[place:place + 1] == b"/"]
             if any(parent in opaque for parent in above):
                 for key in ("mode", "uid", "gid", "xattrs"): a[key] = b[key]
+        # What has the name of a directory that was listed gets its time in the end.
+        if a["kind"] != stat.S_IFDIR and path in {os.path.normpath(b"/" + name.lstrip(b"/")) for kind, name, _ in layer.words if kind == b"5"}: a["mtime"] = b["mtime"]
         if "hard link" in layer.features and a["kind"] == stat.S_IFREG:
             for key in ("mode", "uid", "gid", "mtime", "xattrs"): a[key] = b[key]
         if "aufs" in layer.features and "links" in a and b["kind"] == stat.S_IFREG: a["links"], a["same"] = b["links"], b.get("same")
