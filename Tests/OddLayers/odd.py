@@ -79,7 +79,8 @@ def differences(judge, tree, layer, cuts_seconds, opaque=None):
                 for key in ("mode", "uid", "gid", "xattrs"): a[key] = b[key]
         # What has the name of a directory that was listed gets its time in the end.
         if a["kind"] != stat.S_IFDIR and path in {os.path.normpath(b"/" + name.lstrip(b"/")) for kind, name, _ in layer.words if kind == b"5"}: a["mtime"] = b["mtime"]
-        if "hard link" in layer.features and a["kind"] == stat.S_IFREG:
+        # A hard link to what has become a symbolic link says of it what the file said of itself.
+        if a["kind"] == stat.S_IFREG and "hard link" in layer.features or a["kind"] not in (stat.S_IFDIR, stat.S_IFREG) and a["links"] > 1:
             for key in ("mode", "uid", "gid", "mtime", "xattrs"): a[key] = b[key]
         if "aufs" in layer.features and "links" in a and b["kind"] == stat.S_IFREG: a["links"], a["same"] = b["links"], b.get("same")
         if a.get("same") is None: a.pop("same", None)
