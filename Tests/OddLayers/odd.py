@@ -55,6 +55,8 @@ def differences(judge, tree, layer, cuts_seconds, opaque=None):
     if "aufs" in layer.features:
         for path in [path for path in judge if path.startswith(b"/.wh..wh.plnk") or path == b"/.wh.plnk"]: del judge[path]
     whiteouts = {name.rsplit(b"/", 1)[-1][4:] for _, name, _ in layer.words if name.rsplit(b"/", 1)[-1].startswith(b".wh.")}
+    listed = {os.path.normpath(b"/" + name.lstrip(b"/")) for kind, name, _ in layer.words if kind == b"5"}
+    is_replaced = any((judge.get(path) or {"kind": 0})["kind"] != stat.S_IFDIR for path in listed)
     for path in sorted(set(judge) | set(tree)):
         if path not in judge or path not in tree or tree[path] is None:
             yield path, "there" if path in tree else "missing", None
@@ -77,8 +79,8 @@ def differences(judge, tree, layer, cuts_seconds, opaque=None):
             above = [path[:place] or b"/" for place in range(len(path)) if path[place:place + 1] == b"/"]
             if any(parent in opaque for parent in above):
                 for key in ("mode", "uid", "gid", "xattrs"): a[key] = b[key]
-        # What has the name of a directory that was listed gets its time in the end.
-        if a["kind"] != stat.S_IFDIR and path in {os.path.normpath(b"/" + name.lstrip(b"/")) for kind, name, _ in layer.words if kind == b"5"}: a["mtime"] = b["mtime"]
+        # What has the name of a directory that was listed gets its time in the end, or what that leads to.
+        if path in listed and a["kind"] != stat.S_IFDIR or is_replaced and a["kind"] == stat.S_IFDIR: a["mtime"] = b["mtime"]
         # A hard link to what has become a symbolic link says of it what the file said of itself.
         if a["kind"] == stat.S_IFREG and "hard link" in layer.features or a["kind"] not in (stat.S_IFDIR, stat.S_IFREG) and a["links"] > 1:
             for key in ("mode", "uid", "gid", "mtime", "xattrs"): a[key] = b[key]
