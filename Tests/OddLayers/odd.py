@@ -82,7 +82,7 @@ def differences(judge, tree, layer, cuts_seconds, opaque=None):
         # What has the name of a directory that was listed gets its time in the end, or what that leads to.
         if path in listed and a["kind"] != stat.S_IFDIR or is_replaced and a["kind"] == stat.S_IFDIR: a["mtime"] = b["mtime"]
         # A hard link to what has become a symbolic link says of it what the file said of itself.
-        if a["kind"] == stat.S_IFREG and "hard link" in layer.features or a["kind"] not in (stat.S_IFDIR, stat.S_IFREG) and a["links"] > 1:
+        if a["kind"] == stat.S_IFREG and "hard link" in layer.features or a["kind"] not in (stat.S_IFDIR, stat.S_IFREG) and any(kind == b"1" for kind, _, _ in layer.words):
             for key in ("mode", "uid", "gid", "mtime", "xattrs"): a[key] = b[key]
         if "aufs" in layer.features and "links" in a and b["kind"] == stat.S_IFREG: a["links"], a["same"] = b["links"], b.get("same")
         if a.get("same") is None: a.pop("same", None)

@@ -119,10 +119,11 @@ extension TreeBuilder {
         var own: [LayerTree.Xattr] = []
         for (index, number) in numbers.enumerated() where number >= 0 {
             let draft = drafts[index]
-            guard draft.isOpaque || withWhiteouts[index] || !draft.xattrs.isEmpty else { continue }
+            let isOpaque = draft.kind == .directory && (draft.isOpaque || draft.isWhitedOut)
+            guard isOpaque || withWhiteouts[index] || !draft.xattrs.isEmpty else { continue }
             own.removeAll(keepingCapacity: true)
             own.append(contentsOf: xattrs[Int(draft.xattrs.lowerBound)..<Int(draft.xattrs.upperBound)])
-            if draft.isOpaque { own.append(contentsOf: opaque) }
+            if isOpaque { own.append(contentsOf: opaque) }
             if withWhiteouts[index] { own.append(contentsOf: origin) }
             for attribute in Self.sorted(own, names.arena) {
                 all.append(attribute)

@@ -18,6 +18,8 @@ struct TreeBuilder: ~Copyable {
         var isHidden = false
         /// A directory that hides what lower layers have in it.
         var isOpaque = false
+        /// Whether its name has a whiteout too: a directory that comes to have it is opaque.
+        var isWhitedOut = false
         /// Its attributes in ``TreeBuilder/xattrs``.
         var xattrs: Range<Int32> = 0..<0
         /// The entry's place in the JSON, for errors that show up later.
@@ -180,12 +182,10 @@ extension TreeBuilder {
         lastDirectory = nil
         switch drafts[replaced].kind {
         case .directory: drafts[replaced].isReplaced = true
-        case .whiteout where drafts[Int(node)].kind == .directory:
-            // A whiteout hides what lower layers have, never what its own layer has: the directory is there, and
-            // opaque.
-            drafts[Int(node)].isOpaque = true
         case .whiteout, .other, .unresolvedLink: break
         }
+        // A whiteout hides what lower layers have, never what its own layer has: what comes is there, and a directory opaque.
+        if drafts[replaced].kind == .whiteout || drafts[replaced].isWhitedOut { drafts[Int(node)].isWhitedOut = true }
         names.replace(slot, with: node)
     }
 
@@ -193,8 +193,7 @@ extension TreeBuilder {
         let parent = try directory()
         if let slot = names.find(parent, name), drafts[Int(names.slots[slot].node)].kind != .whiteout {
             // The layer has the name itself: see ``replace(_:with:)``.
-            let found = Int(names.slots[slot].node)
-            if drafts[found].kind == .directory { drafts[found].isOpaque = true }
+            drafts[Int(names.slots[slot].node)].isWhitedOut = true
             return
         }
         var draft = Draft(node: try attributes(entry, type: FileType.character), kind: .whiteout)
