@@ -89,6 +89,15 @@ bench-quick: bench-build ## The same with fewer rounds, printed only; PART=NAME 
 bench-test: ## Test what makes figures of measurements.
 	$(SWIFT) test --package-path Benchmarks
 
+ODD_LAYERS ?= 2000
+ODD_SEED ?= 1000
+
+.PHONY: odd-layers
+odd-layers: setup-test ## Compare 2,000 odd layers with what containerd's code unpacks (ODD_LAYERS, ODD_SEED); as root.
+	$(SWIFT) build $(RELEASE)
+	LAMINA_BINARY="$(BINARY)" LAMINA_ODD_LAYERS=$(ODD_LAYERS) LAMINA_ODD_SEED=$(ODD_SEED) \
+	    $(SWIFT) test --no-parallel --filter 'OddLayers/generated'
+
 fuzz: setup ## Fuzz each parser of bytes from outside: SECONDS (60) each, TARGETS (all).
 	@scripts/fuzz.sh $(SECONDS_EACH) $(TARGETS)
 CHAOS_SECONDS ?= 660

@@ -39,9 +39,8 @@ final class Conversion {
                 reference, platform: options.platform, source: blobs, shouldStop: shouldStop)
             return try writing { try convert(image, from: blobs, to: $0) }
         case .tar(let path):
-            let file = try File(path, O_RDONLY)
-            begin(layers: 1, bytes: try file.size())
-            let input = TarFileInput(file: file, path: path)
+            let input = TarFileInput(file: try File(path, O_RDONLY), path: path)
+            begin(layers: 1, bytes: try input.fileSize())
             return try writing { layout in
                 let layers = try self.convert([input], to: layout)
                 return try self.finish(

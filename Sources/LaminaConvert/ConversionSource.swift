@@ -4,12 +4,12 @@ public import LaminaOCI
 public enum ConversionSource: Sendable, Equatable, CustomStringConvertible {
     /// An image of a registry or an OCI layout; each of its layers is converted.
     case image(ImageReference)
-    /// A tar file, plain, gzip or zstd, as the one layer.
+    /// A tar file, plain, gzip or zstd, as the one layer; it may be a pipe.
     case tar(path: String)
     /// A directory tree as the one layer.
     case directory(path: String)
 
-    /// Reads `oci:DIR[:TAG]`, `tar:FILE`, `dir:PATH` or a registry's reference.
+    /// Reads `oci:DIR[:TAG]`, `tar:FILE` (`tar:-` is standard input), `dir:PATH` or a registry's reference.
     ///
     /// - Throws: `ConvertError` `badReference`.
     public init(parsing text: String) throws(ConvertError) {
@@ -22,7 +22,7 @@ public enum ConversionSource: Sendable, Equatable, CustomStringConvertible {
             return path
         }
         if let path = try path("tar:") {
-            self = .tar(path: path)
+            self = .tar(path: path == "-" ? "/dev/stdin" : path)
         } else if let path = try path("dir:") {
             self = .directory(path: path)
         } else {

@@ -1,23 +1,22 @@
 import LaminaFormats
 
 /// The rules for what a source's tar may hold, whichever way it is converted.
-enum LayerEntries {
-    /// Whether an entry goes to the new layer: landmarks and the table of contents of an eStargz source do not, as the
-    /// writer adds its own.
+struct LayerEntries {
+    private var paths = LayerPaths()
+
+    /// Whether an entry goes to the new layer, under the name that it is given here: where an unpacked layer has it. Landmarks and
+    /// the table of contents of an eStargz source do not, as the writer adds its own.
     ///
     /// - Throws: `FormatError` for an entry that no layer may have.
-    static func isKept(_ entry: TarEntry) throws(FormatError) -> Bool {
-        let header = entry.header
-        let name = Tar.clean(header.name)
-        if name.isEmpty, header.kind != .directory {
-            throw FormatError(
-                .badEntry, "an entry for the root is no directory", entry: header.displayName, offset: entry.offset)
+    mutating func isKept(_ entry: inout TarEntry) throws(FormatError) -> Bool {
+        do throws(FormatError) {
+            guard try paths.place(&entry.header) else { return false }
+        } catch {
+            var error = error
+            error.offset = entry.offset
+            throw error
         }
-        guard !Tar.climbs(header.name), header.kind != .hardLink || !Tar.climbs(header.linkName) else {
-            throw FormatError(
-                .badEntry, "a path with '..' leads out of the layer", entry: header.displayName, offset: entry.offset)
-        }
-        return !isReserved(name)
+        return !Self.isReserved(Tar.clean(entry.header.name))
     }
 
     /// Whether a cleaned name is one of those that eStargz keeps for itself.
@@ -37,14 +36,15 @@ struct StreamedLayer {
     func write(to writer: LayerWriter, for conversion: Conversion) throws {
         try writer.append(LayerWriter.Landmark.noPrefetch)
         var reader = TarReader()
+        var entries = LayerEntries()
         var isKept = false
         try input.readTar(for: conversion) { bytes in
             var piece = bytes
             while true {
                 switch try reader.next(&piece) {
                 case .more: return
-                case .entry(let entry):
-                    isKept = try LayerEntries.isKept(entry)
+                case .entry(var entry):
+                    isKept = try entries.isKept(&entry)
                     if isKept { try writer.append(entry.header) }
                 case .payload(let payload):
                     if isKept { try writer.write(payload) }

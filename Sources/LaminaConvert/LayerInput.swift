@@ -1,3 +1,4 @@
+import Glibc
 import LaminaDigest
 import LaminaFormats
 import LaminaOCI
@@ -51,16 +52,22 @@ struct TarFileInput: LayerInput {
 
     private static let pieceSize = 256 << 10
 
+    /// The bytes of a regular file; nil for a pipe, which does not say, and cannot be read by place.
+    func fileSize() throws(SystemError) -> Int64? {
+        let status = try file.status()
+        return status.st_mode & S_IFMT == S_IFREG ? Int64(status.st_size) : nil
+    }
+
     func read(shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void) throws {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: Self.pieceSize, alignment: 4096)
         defer { buffer.deallocate() }
-        var offset: Int64 = 0
+        var offset: Int64? = try fileSize().map { _ in 0 }
         while true {
             if shouldStop() { throw ConvertError(.interrupted, "the conversion of \(path) was interrupted") }
-            let count = try file.read(into: buffer, at: offset)
+            let count = try offset.map { try file.read(into: buffer, at: $0) } ?? file.readNext(into: buffer)
             if count == 0 { return }
             try sink(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer)[..<count]))
-            offset += Int64(count)
+            offset = offset.map { $0 + Int64(count) }
         }
     }
 }

@@ -26,6 +26,7 @@ final class SpooledLayer {
         let file = try Self.namelessFile(in: directory)
         var entries: [TarEntry] = []
         var names = LayerNames()
+        var rules = LayerEntries()
         var reader = TarReader()
         var written: Int64 = 0
         try input.readTar(for: conversion) { bytes in
@@ -36,13 +37,13 @@ final class SpooledLayer {
                 switch try reader.next(&piece) {
                 case .more: return
                 case .payload, .zeros: continue
-                case .entry(let entry):
+                case .entry(var entry):
                     guard !entry.isSparse else {
                         throw FormatError(
                             .unsupported, "it is a sparse file, which cannot be moved to the front of its layer",
                             entry: entry.header.displayName, offset: entry.offset)
                     }
-                    guard try LayerEntries.isKept(entry) else { continue }
+                    guard try rules.isKept(&entry) else { continue }
                     entries.append(entry)
                     names.add(entry.header)
                 }

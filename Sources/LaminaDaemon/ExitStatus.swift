@@ -68,7 +68,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
         switch error.code {
         case .badReference: usage
         case .unauthorized: permission
-        case .badConfiguration: configuration
+        case .badConfiguration, .tls: configuration
         case .unavailable, .network, .stalled, .slow: tryAgain
         case .interrupted: interrupted
         case .notFound, .badManifest, .badLayout, .unsupported, .noPlatform, .http, .sizeMismatch, .digestMismatch, .io:

@@ -71,7 +71,7 @@ extension LayerFilesystem: FUSEHandler {
             let names = ReplyBytes()
             try reader(thread).xattrNames(Int64(bitPattern: node)) { name in
                 // overlayfs mounted with userxattr asks for it by name; listed, it would show through every other overlay.
-                guard !name.elementsEqual("user.overlay.opaque".utf8) else { return }
+                guard !name.starts(with: "user.overlay.".utf8) else { return }
                 names.append(name, terminated: true)
             }
             reply.value(names.bytes)

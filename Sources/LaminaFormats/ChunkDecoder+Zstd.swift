@@ -59,8 +59,7 @@ final class ZstdStream {
             throw FormatError(.tooLarge, "zstd cannot be set up: out of memory")
         }
         self.context = context
-        // 128 MiB: what libzstd takes by default and `zstd --ultra` stays within; a larger window is an attack.
-        ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, 27)
+        ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, ZstdWindow.limitLog)
     }
 
     deinit { ZSTD_freeDCtx(context) }
@@ -74,6 +73,7 @@ final class ZstdStream {
         var target = ZSTD_outBuffer(dst: output.baseAddress, size: output.count, pos: 0)
         let result = ZSTD_decompressStream(context, &target, &source)
         input = UnsafeRawBufferPointer(rebasing: input.dropFirst(source.pos))
+        if let reason = ZstdWindow.complaint(result) { return .corrupt(reason) }
         if ZSTD_isError(result) != 0 { return .corrupt(String(cString: ZSTD_getErrorName(result))) }
         return result == 0 ? .frameEnd(target.pos) : .more(target.pos)
     }

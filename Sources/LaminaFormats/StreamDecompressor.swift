@@ -1,9 +1,8 @@
-import CZlib
-
 /// Decompresses a whole layer blob as it comes in: gzip with any number of members (an eStargz blob has one per file),
-/// zstd with any number of frames (skippable ones are passed over), or nothing.
+/// zstd with any number of frames (skippable ones are passed over), or nothing. The same reading as that of a plain layer's
+/// stream, which ``LayerDecompressor`` is.
 ///
-/// Memory: one output buffer of 256 KiB, and the window (32 KiB for gzip, at most 128 MiB for zstd). One user at a
+/// Memory: one output buffer of 256 KiB, and the window (32 KiB for gzip, at most 256 MiB for zstd). One user at a
 /// time; not `Sendable`.
 public final class StreamDecompressor {
     /// How a blob is compressed.
@@ -23,26 +22,15 @@ public final class StreamDecompressor {
         }
     }
 
-    private enum Engine: ~Copyable {
-        case identity
-        case gzip(Inflater)
-        case zstd(ZstdStream)
-    }
-
-    private let engine: Engine
+    private let engine: LayerDecompressor
     private let isIdentity: Bool
     private let output: UnsafeMutableRawBufferPointer
-    // Where the compressed stream stands: only between two members or frames may it end.
-    private var betweenMembers = false
-    private var consumed: Int64 = 0
+    /// What of the output has been filled.
+    private var filled = 0
 
     /// A decompressor at the start of a stream. Throws ``FormatError`` `tooLarge` when memory is short.
     public init(_ compression: Compression) throws(FormatError) {
-        switch compression {
-        case .identity: engine = .identity
-        case .gzip: engine = .gzip(try Inflater())
-        case .zstd: engine = .zstd(try ZstdStream())
-        }
+        engine = try LayerDecompressor(compression)
         isIdentity = compression == .identity
         output =
             isIdentity
@@ -57,21 +45,33 @@ public final class StreamDecompressor {
     /// Throws ``FormatError`` `corruptMember` with the offset in the compressed stream, and what `sink` throws.
     /// After an error the decompressor is of no more use.
     public func push(_ input: UnsafeRawBufferPointer, _ sink: (UnsafeRawBufferPointer) throws -> Void) throws {
-        switch engine {
-        case .identity: try passThrough(input, sink)
-        case .gzip(let inflater): try inflate(input, inflater, sink)
-        case .zstd(let stream): try decompress(input, stream, sink)
+        if isIdentity { return try passThrough(input, sink) }
+        var rest = input
+        var wasFull = false
+        while !rest.isEmpty || wasFull {
+            var room = UnsafeMutableRawBufferPointer(rebasing: output[filled...])
+            let before = (rest.count, room.count)
+            _ = try engine.step(&rest, &room, stopsAtBoundary: false)
+            filled = output.count - room.count
+            wasFull = room.isEmpty
+            if !wasFull, (rest.count, room.count) == before { break }
+            if wasFull { try flush(sink) }
         }
+        // Small members (an eStargz blob has thousands) share a piece.
+        try flush(sink)
+    }
+
+    private func flush(_ sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+        guard filled > 0 else { return }
+        let count = filled
+        filled = 0
+        try sink(UnsafeRawBufferPointer(rebasing: output[..<count]))
     }
 
     /// Says that the input has ended. Throws ``FormatError`` `truncated` for an unfinished member or frame, and for
     /// a compressed stream that never began.
     public func finish() throws(FormatError) {
-        guard betweenMembers || isIdentity else {
-            throw FormatError(
-                .truncated, consumed == 0 ? "the compressed stream is empty" : "the compressed stream is cut off",
-                offset: consumed)
-        }
+        if !isIdentity { try engine.finish() }
     }
 
     private func passThrough(
@@ -81,60 +81,6 @@ public final class StreamDecompressor {
         while !rest.isEmpty {
             try sink(UnsafeRawBufferPointer(rebasing: rest.prefix(Self.pieceSize)))
             rest = UnsafeRawBufferPointer(rebasing: rest.dropFirst(Self.pieceSize))
-        }
-        consumed += Int64(input.count)
-    }
-
-    private func inflate(
-        _ input: UnsafeRawBufferPointer, _ inflater: borrowing Inflater,
-        _ sink: (UnsafeRawBufferPointer) throws -> Void
-    ) throws {
-        var rest = input
-        var room = output
-        var outputWasFull = false
-        while !rest.isEmpty || outputWasFull {
-            if betweenMembers {
-                if rest.isEmpty { break }
-                inflater.reset()
-                betweenMembers = false
-            }
-            let before = rest.count
-            let step = inflater.step(&rest, &room)
-            consumed += Int64(before - rest.count)
-            outputWasFull = room.isEmpty
-            switch step {
-            case .more: break
-            case .memberEnd: betweenMembers = true
-            case .corrupt(let reason):
-                throw FormatError(.corruptMember, "the gzip stream is damaged: \(reason)", offset: consumed)
-            }
-            // Small members (an eStargz blob has thousands) share a piece.
-            if outputWasFull || rest.isEmpty, room.count < output.count {
-                try sink(UnsafeRawBufferPointer(rebasing: output.prefix(output.count - room.count)))
-                room = output
-            }
-        }
-    }
-
-    private func decompress(
-        _ input: UnsafeRawBufferPointer, _ stream: ZstdStream,
-        _ sink: (UnsafeRawBufferPointer) throws -> Void
-    ) throws {
-        var rest = input
-        var outputWasFull = false
-        // Asked again with no input only while a frame has more to give: between frames that would start a new one.
-        while !rest.isEmpty || (outputWasFull && !betweenMembers) {
-            let before = rest.count
-            let written: Int
-            switch stream.step(&rest, output) {
-            case .more(let count): (written, betweenMembers) = (count, false)
-            case .frameEnd(let count): (written, betweenMembers) = (count, true)
-            case .corrupt(let reason):
-                throw FormatError(.corruptMember, "the zstd stream is damaged: \(reason)", offset: consumed)
-            }
-            consumed += Int64(before - rest.count)
-            outputWasFull = written == output.count
-            if written > 0 { try sink(UnsafeRawBufferPointer(rebasing: output.prefix(written))) }
         }
     }
 }

@@ -47,7 +47,7 @@ public enum FetchFailure: String, Sendable, CaseIterable {
             case .interrupted: return nil
             case .notFound: self = .notFound
             case .unauthorized: self = .unauthorized
-            case .network: self = .network
+            case .network, .tls: self = .network
             case .stalled, .slow: self = .stalled
             case .unavailable: self = .unavailable
             case .http: self = .http

@@ -80,15 +80,20 @@ public enum ImageResolver {
         func image(
             in index: ImageIndex, depth: Int, seen: inout [Platform], _ shouldStop: @Sendable () -> Bool
         ) throws -> ResolvedImage? {
-            let ranked = index.manifests.enumerated().compactMap { place, descriptor in
+            // What is no image and no index is somebody else's, whatever platform it names: "implementations … MUST NOT error on
+            // encountering a value that is unknown" (image-index.md, mediaType).
+            let manifests = index.manifests.filter {
+                $0.mediaType.isEmpty || MediaType.isManifest($0.mediaType) || MediaType.isIndex($0.mediaType)
+            }
+            let ranked = manifests.enumerated().compactMap { place, descriptor in
                 descriptor.platform.flatMap { platform.rank(of: $0) }.map {
                     (rank: $0, place: place, descriptor: descriptor)
                 }
             }
             let best = ranked.min { ($0.rank, $0.place) < ($1.rank, $1.place) }
             if let best, let image = try image(best.descriptor, depth: depth, seen: &seen, shouldStop) { return image }
-            for named in index.manifests.compactMap(\.platform) where !seen.contains(named) { seen.append(named) }
-            for descriptor in index.manifests.filter({ $0.platform == nil }).prefix(Self.unnamedLimit) {
+            for named in manifests.compactMap(\.platform) where !seen.contains(named) { seen.append(named) }
+            for descriptor in manifests.filter({ $0.platform == nil }).prefix(Self.unnamedLimit) {
                 if let image = try image(descriptor, depth: depth, seen: &seen, shouldStop) { return image }
             }
             return nil

@@ -24,6 +24,8 @@ public struct OCIError: Error, Sendable, CustomStringConvertible {
         case unavailable
         /// No connection, or a connection that broke more often than lamina tries.
         case network
+        /// The server's certificate is not trusted, or only one side speaks TLS: until somebody says otherwise, that stays so.
+        case tls
         /// Nothing arrived for as long as lamina waits.
         case stalled
         /// Bytes came, but so few that another server was asked for the rest.

@@ -20,7 +20,14 @@ enum SnapshotMounts {
         let directories = "lowerdir=" + lower.joined(separator: ":")
         if chain.kind == .view {
             // overlayfs wants two lower directories where there is no upper one.
-            if lower.count == 1 { return [bind(nearest, "ro")] }
+            if lower.count == 1 {
+                // A lazy layer has its whiteouts as devices, also where nothing is below it: overlayfs hides them.
+                guard case .layer? = chain.parents.first else { return [bind(nearest, "ro")] }
+                return [
+                    SnapshotMount(
+                        type: "overlay", source: "overlay", options: ["index=off", directories + ":\(root)/empty"])
+                ]
+            }
             return [SnapshotMount(type: "overlay", source: "overlay", options: ["index=off", directories])]
         }
         return [

@@ -154,12 +154,17 @@ extension Writer {
         return try same == true && xattrs(a) == xattrs(b)
     }
 
+    /// What steers overlayfs: no other attribute of these prefixes is ever in the index.
+    private static let steeringNames = [
+        "trusted.overlay.opaque", "user.overlay.opaque", "trusted.overlay.origin", "user.overlay.origin",
+    ].map { "CAST('\($0)' AS BLOB)" }.joined(separator: ", ")
+
     /// The attributes that an image gave a directory; those that steer overlayfs belong to the layer.
     private func xattrs(_ inode: Int64) throws -> [[UInt8]] {
         try connection.cached(
             """
             SELECT name, value FROM xattr WHERE inode = ?
-            AND name NOT IN (CAST('trusted.overlay.opaque' AS BLOB), CAST('user.overlay.opaque' AS BLOB)) ORDER BY name
+            AND name NOT IN (\(Self.steeringNames)) ORDER BY name
             """
         ).bind(1, inode).map { Array($0.blob(0)) + [0] + Array($0.blob(1)) }
     }
@@ -222,7 +227,7 @@ extension Writer {
             try connection.cached(
                 """
                 INSERT OR REPLACE INTO xattr SELECT ?1, name, value FROM xattr WHERE inode = ?2
-                AND name NOT IN (CAST('trusted.overlay.opaque' AS BLOB), CAST('user.overlay.opaque' AS BLOB))
+                AND name NOT IN (\(Self.steeringNames))
                 """
             ).bind(1, clone).bind(2, directory.source).run()
         }

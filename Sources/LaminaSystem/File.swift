@@ -77,6 +77,15 @@ public final class File: Sendable {
         return done
     }
 
+    /// Reads what comes next, of a pipe or a terminal too; 0 at its end. Waits for at least one byte.
+    public func readNext(into buffer: UnsafeMutableRawBufferPointer) throws(SystemError) -> Int {
+        while true {
+            let count = Glibc.read(descriptor, buffer.baseAddress, buffer.count)
+            if count >= 0 { return count }
+            if errno != EINTR { throw .last("read", path) }
+        }
+    }
+
     /// Reads exactly `count` bytes, or as many as the file has behind `offset`.
     public func read(_ count: Int, at offset: Int64) throws(SystemError) -> [UInt8] {
         do {

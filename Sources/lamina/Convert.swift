@@ -5,7 +5,7 @@ struct Convert: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Make an eStargz or zstd:chunked image of an image, a tar or a directory.",
         discussion: """
-            SOURCE is a registry's reference, oci:DIR[:TAG], tar:FILE (plain, gzip or zstd) or dir:PATH; DESTINATION is \
+            SOURCE is a registry's reference, oci:DIR[:TAG], tar:FILE (plain, gzip or zstd; - is standard input) or dir:PATH; DESTINATION is \
             oci:DIR:TAG. The same source and options give the same bytes, whatever machine and number of threads. An \
             eStargz layer is an ordinary tar.gz as well, and one of zstd:chunked an ordinary tar.zst: every container \
             runtime can use the image, or every one that reads zstd.

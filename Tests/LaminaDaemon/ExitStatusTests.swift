@@ -25,7 +25,7 @@ struct ExitStatusTests {
             (StoreError(.system(EPERM), ""), 77), (StoreError(.system(ENOSPC), ""), 1),
             (OCIError(.badReference, ""), 64), (OCIError(.unauthorized, ""), 77), (OCIError(.network, ""), 75),
             (OCIError(.unavailable, ""), 75), (OCIError(.stalled, ""), 75), (OCIError(.slow, ""), 75),
-            (OCIError(.interrupted, ""), 130),
+            (OCIError(.interrupted, ""), 130), (OCIError(.tls, ""), 78),
             (OCIError(.notFound, ""), 1), (OCIError(.badManifest, ""), 1),
             (MergeError(.interrupted, ""), 130), (MergeError(.fetch, "", cause: OCIError(.network, "")), 75),
             (MergeError(.digestMismatch, ""), 1),

@@ -76,12 +76,33 @@ struct StreamDecompressorTests {
     @Test("damage is an error that says where", arguments: [StreamDecompressor.Compression.gzip, .zstd])
     func damaged(_ compression: StreamDecompressor.Compression) throws {
         let whole = compression == .gzip ? gzip(Self.payload) : zstd(Self.payload)
-        let error = formatError { _ = try run(compression, whole + Array("garbage behind".utf8), piece: 4096) }
+        // zstd says what may stand behind a frame; of gzip only the members count, as gzip(1) and the pull of a plain layer have it.
+        let behind =
+            compression == .gzip ? [0x1f, 0x8b, 9, 0] + [UInt8](repeating: 0, count: 20) : Array("garbage".utf8)
+        let error = formatError { _ = try run(compression, whole + behind, piece: 4096) }
         #expect(error?.code == .corruptMember)
         #expect((error?.offset ?? 0) >= Int64(whole.count))
         var broken = whole
         broken[0] ^= 0xff
         #expect(formatError { _ = try run(compression, broken, piece: 4096) }?.code == .corruptMember)
+    }
+
+    @Test("what stands behind the last gzip member is passed over, as by gzip", arguments: [1, 4096, 1 << 20])
+    func foreign(piece: Int) throws {
+        for behind in [[0], [UInt8](repeating: 0, count: 9000), Array("garbage behind".utf8), [0x1f]] {
+            #expect(try run(.gzip, gzip(Self.payload) + behind, piece: piece) == Self.payload)
+        }
+    }
+
+    @Test("a zstd window of 256 MiB is read, and one that is larger is refused by its name")
+    func windows() throws {
+        // A frame's head (RFC 8878 §3.1.1): magic, a descriptor without anything, the window's exponent less 10; then a raw last block.
+        func frame(windowLog: UInt8) -> [UInt8] {
+            [0x28, 0xb5, 0x2f, 0xfd, 0, (windowLog - 10) << 3, 3 << 3 | 1, 0, 0] + Array("abc".utf8)
+        }
+        #expect(try run(.zstd, frame(windowLog: 28), piece: 4096) == Array("abc".utf8))
+        let error = formatError { _ = try run(.zstd, frame(windowLog: 29), piece: 4096) }
+        #expect(error?.code == .tooLarge && error?.description.contains("window is over the limit of 256 MiB") == true)
     }
 
     @Test("a wrong CRC is damage")

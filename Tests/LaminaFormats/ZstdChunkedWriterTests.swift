@@ -87,6 +87,32 @@ struct ZstdChunkedWriterTests {
         }
     }
 
+    @Test("chunks of nothing but zeros are holes to who reads the table of contents, and bytes in the tar")
+    func holes() throws {
+        let zeros = [UInt8](repeating: 0, count: 4096)
+        let entries = [
+            Self.file("hole", zeros), Self.file("small", [0, 0, 0]),
+            Self.file("mixed", zeros + [1] + zeros + zeros + [0]),
+            Self.file("end", [5] + zeros.dropLast() + zeros), Self.file("data", [1]),
+        ]
+        let (blob, result) = try Self.write(entries)
+        #expect(try SHA256.hash(tar(blob)) == result.diffID)
+        let (toc, _) = try place(blob)
+        let json = try Array(blob[Int(toc.offset)..<Int(toc.range.upperBound)]).withUnsafeBytes {
+            try ZstdChunked.extractTOC($0, place: toc)
+        }
+        let tree = try json.withUnsafeBytes {
+            try LayerTree.parse(toc: $0, tocOffset: toc.offset - 8, format: .zstdChunked)
+        }
+        #expect(tree.brokenPromise(tocOffset: toc.offset - 8) == nil)
+        func holes(_ name: String) throws -> [Bool] {
+            let content = tree.contents[Int(tree.nodes[Int(try #require(tree.node(at: name)))].content)]
+            return content.chunks.map { tree.chunks[Int($0)].blobSize == 0 }
+        }
+        #expect(try holes("hole") == [true] && holes("small") == [false])
+        #expect(try holes("mixed") == [true, false, true, false] && holes("end") == [false, true])
+    }
+
     @Test("does not depend on the number of threads")
     func threads() throws {
         let (one, three) = try (Self.write(Self.entries, threads: 1), Self.write(Self.entries, threads: 3))
@@ -109,6 +135,12 @@ struct ZstdChunkedWriterTests {
             }
         }
         #expect(hash.digest() == result.diffID)
+        // podman 5 hashes the compressed tar-split against this before it decompresses it, and pulls nothing where they differ.
+        let (toc, _) = try self.place(blob)
+        let json = try Array(blob[Int(toc.offset)..<Int(toc.range.upperBound)]).withUnsafeBytes {
+            try ZstdChunked.extractTOC($0, place: toc)
+        }
+        #expect(String(decoding: json, as: UTF8.self).hasSuffix(",\"tarSplitDigest\":\"\(SHA256.hash(bytes))\"}"))
         // hash/crc64's own test value for ISO.
         var crc = CRC64()
         Array("This is a test of the emergency broadcast system.".utf8).withUnsafeBytes { crc.update($0) }

@@ -34,13 +34,42 @@ struct CredentialTests {
     @Test("what is wrong in the file is told without what is secret in it")
     func wrongFiles() throws {
         for text in [
-            "", "[]", "{", #"{"auths": []}"#, #"{"auths": {"h": {"auth": "s3cret!"}}}"#, #"{"credHelpers": {"h": 1}}"#,
+            "[]", "{", "null x", #"{"auths": []}"#, #"{"auths": {"h": {"auth": "s3cret!"}}}"#,
+            #"{"credHelpers": {"h": 1}}"#,
             #"{"auths": {"h": {"auth": "\#(Base64.encode("s3cretWithoutColon".utf8))"}}}"#,
         ] {
             let error = #expect(throws: OCIError.self, "\(text)") { try config(text) }
             #expect(error?.code == .badConfiguration)
             #expect(error?.description.contains("/c.json") == true)
             #expect(error?.description.contains("s3cret") == false)
+        }
+    }
+
+    @Test("an empty file says nothing, and base64 may be broken into lines, as docker reads it")
+    func asDocker() throws {
+        for text in ["", "\n", " \t\r\n"] { #expect(try config(text).auths.isEmpty) }
+        // As coreutils' base64 breaks it, with its last line's end.
+        let auth = Base64.encode(("user:" + String(repeating: "p", count: 70)).utf8)
+        let broken = auth.prefix(76) + "\\n" + auth.dropFirst(76) + "\\r\\n"
+        let found = try config(#"{"auths": {"h": {"auth": "\#(broken)"}}}"#)
+        #expect(
+            found.credentials(for: "h", repository: "x")
+                == .basic(user: "user", password: Secret(String(repeating: "p", count: 70))))
+    }
+
+    @Test("a file that somebody names has to be there, whoever asks for credentials")
+    func namedFile() throws {
+        let root = try Access.directory(["bad.json": "{", "good.json": "{}"])
+        defer { removeTree(root) }
+        for image in ["127.0.0.1:1/x:y", "oci:/nowhere:x"].map({ try? ImageReference(parsing: $0) }) {
+            let image = try #require(image)
+            for name in ["none.json", "bad.json"] {
+                let error = #expect(throws: OCIError.self) {
+                    try Registries().use(credentialsFile: "\(root)/\(name)", for: image)
+                }
+                #expect(error?.code == .badConfiguration && error?.message.contains("\(root)/\(name)") == true)
+            }
+            try Registries().use(credentialsFile: root + "/good.json", for: image)
         }
     }
 

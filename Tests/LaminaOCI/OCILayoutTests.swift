@@ -190,8 +190,11 @@ struct OCILayoutTests {
         let v3 = try named("amd64", "linux/amd64/v3")
         let inner = ImageIndex(manifests: [try addImage(writer, "riscv64")])
         let nested = try writer.addBlob(inner.serialized(), mediaType: MediaType.ociIndex)
+        // Somebody else's, under a platform's name: passed over, as the specification wants it.
+        var foreign = try writer.addBlob(Array("{}".utf8), mediaType: "application/vnd.example.thing.v1+json")
+        foreign.platform = try Platform(parsing: "linux/arm64")
         let index = ImageIndex(manifests: [
-            v3, try named("arm64", "linux/arm64/v8"), try named("s390x", "linux/s390x"), nested,
+            foreign, v3, try named("arm64", "linux/arm64/v8"), try named("s390x", "linux/s390x"), nested,
         ])
         let root = try writer.addBlob(index.serialized(), mediaType: MediaType.ociIndex)
         try writer.setManifest(root, tag: "t")

@@ -92,7 +92,7 @@ struct RegistryAccessTests {
             }
         }
         let untrusted = try failure(hosts: "/certs-none", credentials: "/creds.json")
-        #expect(untrusted?.code == .network && untrusted?.message.contains("hosts.toml") == true)
+        #expect(untrusted?.code == .tls && untrusted?.message.contains("hosts.toml") == true)
         let anonymous = try failure(hosts: "/certs", credentials: nil)
         #expect(
             anonymous?.code == .unauthorized

@@ -106,7 +106,7 @@ public struct ConvertCommand: Sendable {
         options.platform = try platform.map { try Platform(parsing: $0) }
         options.registries = context.configuration.registries(log: context.log)
         if let credentialsFile, let image = try? ImageReference(parsing: source) {
-            options.registries.use(credentialsFile: absolutePath(credentialsFile), for: image)
+            try options.registries.use(credentialsFile: absolutePath(credentialsFile), for: image)
         }
         options.plainHTTP = plainHTTP || context.configuration.speaksPlainHTTP(source)
         var paths = prioritizedFiles.map { Array($0.utf8) }

@@ -29,7 +29,7 @@ public struct DoctorCommand: Sendable {
         let image = try ImageReference(parsing: reference)
         let registries = context.configuration.registries(
             kept: context.configuration.keptCredentials(root: context.root, log: context.log), log: context.log)
-        if let credentialsFile { registries.use(credentialsFile: absolutePath(credentialsFile), for: image) }
+        if let credentialsFile { try registries.use(credentialsFile: absolutePath(credentialsFile), for: image) }
         Interrupts.install()
         let findings = ImageExamination(
             reference: image, platform: try platform.map { try Platform(parsing: $0) },

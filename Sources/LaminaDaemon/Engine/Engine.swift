@@ -92,7 +92,7 @@ public final class Engine: Sendable {
 
     /// Looks for the credentials of an image's registry in this file first, as long as this engine lives.
     public func use(credentialsFile: String, for reference: String) throws {
-        registries.use(credentialsFile: credentialsFile, for: try ImageReference(parsing: reference))
+        try registries.use(credentialsFile: credentialsFile, for: try ImageReference(parsing: reference))
     }
 
     /// Puts an image into the store.

@@ -4,6 +4,8 @@ import CZlib
 /// Why a compressed stream cannot be read, as the end of a sentence.
 struct StreamDamage: Error {
     var reason: String
+    /// Whether it may be whole, but takes more than lamina gives it; the reason is a sentence then.
+    var isLimit = false
 }
 
 /// zlib's inflate for the deflate data of gzip members, which can stop between two blocks and go on from there in

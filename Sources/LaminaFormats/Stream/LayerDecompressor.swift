@@ -3,7 +3,7 @@ import CZstd
 /// Decompresses a plain layer's blob in order, from its start or from a ``StreamPosition``, and names such positions
 /// on its way: gzip with any number of members, zstd with any number of frames, or a tar as it is.
 ///
-/// Memory: zlib's 40 KiB, or a zstd window of at most 128 MiB. One user at a time; not `Sendable`.
+/// Memory: zlib's 40 KiB, or a zstd window of at most 256 MiB. One user at a time; not `Sendable`.
 public final class LayerDecompressor {
     private enum Engine {
         case identity
@@ -70,7 +70,8 @@ public final class LayerDecompressor {
                     hasEnded = try frames.step(&input, &output)
                 } catch {
                     throw FormatError(
-                        .corruptMember, "the zstd stream is damaged: \(error.reason)",
+                        error.isLimit ? .tooLarge : .corruptMember,
+                        error.isLimit ? error.reason : "the zstd stream is damaged: \(error.reason)",
                         offset: blobOffset + Int64(before.0 - input.count))
                 }
                 guard hasEnded else { continue }
@@ -127,8 +128,7 @@ private final class ZstdFrames {
             throw FormatError(.tooLarge, "zstd cannot be set up: out of memory")
         }
         self.context = context
-        // 128 MiB: what libzstd takes by default and `zstd --ultra` stays within; a larger window is an attack.
-        ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, 27)
+        ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, ZstdWindow.limitLog)
     }
 
     deinit { ZSTD_freeDCtx(context) }
@@ -141,6 +141,7 @@ private final class ZstdFrames {
         var target = ZSTD_outBuffer(dst: output.baseAddress, size: output.count, pos: 0)
         let result = ZSTD_decompressStream(context, &target, &source)
         if ZSTD_isError(result) != 0 {
+            if let reason = ZstdWindow.complaint(result) { throw StreamDamage(reason: reason, isLimit: true) }
             throw StreamDamage(reason: String(cString: ZSTD_getErrorName(result)))
         }
         input = UnsafeRawBufferPointer(rebasing: input[source.pos...])

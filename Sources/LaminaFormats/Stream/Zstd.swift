@@ -31,3 +31,16 @@ enum Zstd {
         }
     }
 }
+
+/// How far back a frame may refer: what decompressing it costs in memory.
+enum ZstdWindow {
+    /// 256 MiB, which `zstd --long=28` asks for; libzstd takes 128 MiB by itself. More would let one layer take a small
+    /// machine's memory.
+    static let limitLog: Int32 = 28
+
+    /// The reason in words where a result of libzstd's is that the window is over the limit.
+    static func complaint(_ result: Int) -> String? {
+        guard ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge else { return nil }
+        return "the zstd frame's window is over the limit of \(1 << (limitLog - 20)) MiB"
+    }
+}

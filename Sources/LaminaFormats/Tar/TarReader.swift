@@ -115,7 +115,9 @@ public struct TarReader: Sendable, Codable {
     /// - Throws: `FormatError` when the stream was cut.
     public func finish() throws(FormatError) {
         switch phase {
-        case .payload, .padding, .sparseExtension, .sparseMap:
+        // The last file's padding is nothing that anybody misses.
+        case .padding: return
+        case .payload, .sparseExtension, .sparseMap:
             throw .tar("it is cut short: \(left) bytes of this entry are missing", entry: lastName, offset: offset)
         case .extended:
             throw .tar("it is cut short in an extended header", entry: lastName, offset: offset)
@@ -179,6 +181,11 @@ extension TarReader {
         }
         guard zeroBlocks == 0 else {
             throw .tar("a lone block of zeros stands between two entries", entry: lastName, offset: place)
+        }
+        if place == 0, let name = Self.foreignCompression(block) {
+            throw .tar(
+                "it is compressed by \(name), which no layer may be: gzip and zstd are", entry: [], offset: place,
+                unsupported: true)
         }
         guard let sum = TarField.number(TarField.checksum, of: block) else {
             throw .tar("a header has no valid checksum", entry: lastName, offset: place)

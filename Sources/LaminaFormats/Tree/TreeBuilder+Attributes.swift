@@ -50,9 +50,11 @@ extension TreeBuilder {
     /// Copies the entry's extended attributes; gives their range.
     ///
     /// Those that would steer overlayfs are left out, and with them every other in trusted.: an unpacked image does not have them
-    /// either (containerd refuses admin attributes from archives), as they are the machine's own.
-    mutating func adoptXattrs(_ parser: TOCParser) throws(FormatError) -> Range<Int32> {
+    /// either (containerd refuses admin attributes from archives), as they are the machine's own. Linux has those in user. for files and
+    /// directories only (xattr(7)): others would be listed and could not be read.
+    mutating func adoptXattrs(_ parser: TOCParser, of type: UInt32) throws(FormatError) -> Range<Int32> {
         let start = Int32(xattrs.count)
+        let hasUserXattrs = type == FileType.regular || type == FileType.directory
         for raw in parser.xattrs {
             let isMachines = try parser.reader.withBytes(raw.name) { (name) throws(FormatError) in
                 guard 1...limits.xattrNameBytes ~= name.count, !name.holds(0) else {
@@ -61,6 +63,7 @@ extension TreeBuilder {
                         expected: "1 to \(limits.xattrNameBytes) bytes", actual: "'\(FormatError.display(name))'")
                 }
                 return name.begins(with: "trusted.") || name.begins(with: "user.overlay.")
+                    || !hasUserXattrs && name.begins(with: "user.")
             }
             if isMachines { continue }
             let nameOffset = try keep(raw.name, parser)

@@ -4,12 +4,12 @@ extension TreeBuilder {
         try finishFile()
         let isAlive = livingDirectories()
         try resolveLinks { isAlive[Int($0.parent)] }
-        let slots = names.slots.filter { isAlive[Int($0.parent)] }
+        let slots = names.slots.filter { isAlive[Int($0.parent)] && !drafts[Int($0.node)].isHidden }
         let numbers = number(slots)
         var tree = LayerTree()
         tree.nodes = nodes(slots, numbers)
         tree.dirents = dirents(slots, numbers, nodeCount: tree.nodes.count)
-        tree.xattrs = attributes(numbers)
+        tree.xattrs = attributes(numbers, withWhiteouts: directoriesWithWhiteouts(slots))
         tree.prioritizedEnd = hasNoPrefetchMark ? nil : prioritizedEnd
         keepContents(of: &tree)
         tree.contents = contents
@@ -24,7 +24,8 @@ extension TreeBuilder {
         var isAlive = [Bool](repeating: false, count: drafts.count)
         isAlive[0] = true
         for index in drafts.indices.dropFirst() where drafts[index].kind == .directory {
-            isAlive[index] = !drafts[index].isReplaced && isAlive[Int(drafts[index].node.parent)]
+            isAlive[index] =
+                !drafts[index].isReplaced && !drafts[index].isHidden && isAlive[Int(drafts[index].node.parent)]
         }
         return isAlive
     }
@@ -109,16 +110,21 @@ extension TreeBuilder {
 extension TreeBuilder {
     /// The attributes of what is left, with those that make a directory opaque to overlayfs: as root mounts it, and
     /// as a user does (`-o userxattr`), https://docs.kernel.org/filesystems/overlayfs.html.
-    private mutating func attributes(_ numbers: [Int32]) -> [LayerTree.Xattr] {
-        let opaque = opaqueXattrs()
+    private mutating func attributes(
+        _ numbers: [Int32], withWhiteouts: [Bool]
+    ) -> [LayerTree.Xattr] {
+        let opaque = overlayXattrs("opaque", value: "y")
+        let origin = overlayXattrs("origin", value: "")
         var all: [LayerTree.Xattr] = []
         var own: [LayerTree.Xattr] = []
         for (index, number) in numbers.enumerated() where number >= 0 {
             let draft = drafts[index]
-            guard draft.isOpaque || !draft.xattrs.isEmpty else { continue }
+            let isOpaque = draft.kind == .directory && (draft.isOpaque || draft.isWhitedOut)
+            guard isOpaque || withWhiteouts[index] || !draft.xattrs.isEmpty else { continue }
             own.removeAll(keepingCapacity: true)
             own.append(contentsOf: xattrs[Int(draft.xattrs.lowerBound)..<Int(draft.xattrs.upperBound)])
-            if draft.isOpaque { own.append(contentsOf: opaque) }
+            if isOpaque { own.append(contentsOf: opaque) }
+            if withWhiteouts[index] { own.append(contentsOf: origin) }
             for attribute in Self.sorted(own, names.arena) {
                 all.append(attribute)
                 all[all.count - 1].node = number
@@ -145,15 +151,27 @@ extension TreeBuilder {
         }
     }
 
-    private mutating func opaqueXattrs() -> [LayerTree.Xattr] {
-        ["trusted.overlay.opaque", "user.overlay.opaque"].map { name in
+    private mutating func overlayXattrs(_ what: StaticString, value: StaticString) -> [LayerTree.Xattr] {
+        ["trusted.overlay.", "user.overlay."].map { prefix in
+            let name = "\(prefix)\(what)"
             let start = UInt32(names.arena.count)
             names.arena.append(contentsOf: name.utf8)
-            let value = UInt32(names.arena.count)
-            names.arena.append(UInt8(ascii: "y"))
+            let valueStart = UInt32(names.arena.count)
+            names.arena.append(contentsOf: UnsafeBufferPointer(start: value.utf8Start, count: value.utf8CodeUnitCount))
             return LayerTree.Xattr(
-                node: 0, nameOffset: start, nameLength: value - start, valueOffset: value, valueLength: 1)
+                node: 0, nameOffset: start, nameLength: valueStart - start, valueOffset: valueStart,
+                valueLength: UInt32(value.utf8CodeUnitCount))
         }
+    }
+
+    /// By draft: whether it is a directory with a whiteout in it.
+    ///
+    /// overlayfs shows a directory that only one layer has as it is, whiteouts and all, unless it carries `overlay.origin` of
+    /// whatever value: then it takes whiteouts out of each listing (`ovl_dir_is_real`, fs/overlayfs/readdir.c).
+    private func directoriesWithWhiteouts(_ slots: [NodeTable.Slot]) -> [Bool] {
+        var result = [Bool](repeating: false, count: drafts.count)
+        for slot in slots where drafts[Int(slot.node)].kind == .whiteout { result[Int(slot.parent)] = true }
+        return result
     }
 }
 

@@ -6,7 +6,7 @@ extension TreeBuilder {
     ) throws(FormatError) {
         try parser.reader.withBytes(entry.linkName) { (target) throws(FormatError) in try linkPath.clean(target) }
         guard !linkPath.path.isEqual(to: path.path) else { throw Self.ring() }
-        if let found = target(), drafts[Int(found)].kind == .other || drafts[Int(found)].kind == .unresolvedLink {
+        if let found = try target(), drafts[Int(found)].kind == .other || drafts[Int(found)].kind == .unresolvedLink {
             return link(found, in: parent, named: name)
         }
         var draft = Draft(
@@ -29,10 +29,13 @@ extension TreeBuilder {
     }
 
     /// What ``linkPath`` leads to now.
-    private func target() -> Int32? {
+    private mutating func target() throws(FormatError) -> Int32? {
         var node: Int32 = 0
         for index in 0..<linkPath.componentCount {
-            guard let slot = names.find(node, linkPath.component(index)) else { return nil }
+            guard let slot = names.find(node, linkPath.component(index)) else {
+                // Perhaps a symbolic link is on the way.
+                return index > 0 && drafts[Int(node)].kind == .other ? try targetBehindLinks() : nil
+            }
             node = names.slots[slot].node
         }
         return node
@@ -75,7 +78,7 @@ extension TreeBuilder {
             let target = UnsafeRawBufferPointer(arena)[start..<start + Int(draft.node.size)]
             try linkPath.clean(UnsafeRawBufferPointer(rebasing: target))
         }
-        guard let found = target(), drafts[Int(found)].kind != .whiteout else {
+        guard let found = try target(), drafts[Int(found)].kind != .whiteout else {
             throw FormatError(
                 .badEntry, "the hard link leads nowhere", offset: Int64(draft.position),
                 actual: "'\(FormatError.display(linkPath.path))'")

@@ -14,13 +14,20 @@ struct TreeBuilder: ~Copyable {
         var kind: Kind
         /// A directory that a later entry has replaced: everything below it is gone.
         var isReplaced = false
+        /// A directory of aufs's own, which nobody sees; links to what is in it are good.
+        var isHidden = false
         /// A directory that hides what lower layers have in it.
         var isOpaque = false
+        /// Whether its name has a whiteout too: a directory that comes to have it is opaque.
+        var isWhitedOut = false
         /// Its attributes in ``TreeBuilder/xattrs``.
         var xattrs: Range<Int32> = 0..<0
         /// The entry's place in the JSON, for errors that show up later.
         var position: Int32 = 0
     }
+
+    /// What following symbolic links has cost so far: `LinkWalk.workLimit`.
+    var linkWork = 0
 
     let tocOffset: Int64
     let limits: FormatLimits
@@ -48,7 +55,7 @@ struct TreeBuilder: ~Copyable {
     var memberOffsetsAreSorted = true
 
     /// The directory of the entry before: most often that of the next, too.
-    private var lastDirectory: (path: [UInt8], node: Int32)? = nil
+    var lastDirectory: (path: [UInt8], node: Int32)? = nil
 
     /// `tocSize` is the bytes of JSON to come: by it, room is made for the entries that these most likely are.
     init(tocOffset: Int64, tocSize: Int, limits: FormatLimits) {
@@ -109,8 +116,9 @@ struct TreeBuilder: ~Copyable {
             }
             guard component.begins(with: ".wh.") else { continue }
             if index == last, component.isEqual(to: ".wh..wh..opq") { return .opaqueMark }
+            // Below `.wh..wh.plnk` aufs kept what hard links of the layer lead to; no other name of a directory is special.
+            guard index == last else { continue }
             if component.begins(with: ".wh..wh.") { return .hidden }
-            guard index == last else { throw FormatError(.badEntry, "the entry lies below a whiteout") }
             let name = UnsafeRawBufferPointer(rebasing: component.dropFirst(4))
             guard !name.isEmpty, !name.isEqual(to: "."), !name.isEqual(to: "..") else {
                 throw FormatError(.badEntry, "the whiteout hides no name")
@@ -147,32 +155,6 @@ extension TreeBuilder {
         return draft
     }
 
-    /// The directory that ``path`` lies in; it and those above it are made where they are missing.
-    mutating func directory() throws(FormatError) -> Int32 {
-        if let lastDirectory, lastDirectory.path.withUnsafeBytes({ $0.isEqual(to: path.directory) }) {
-            return lastDirectory.node
-        }
-        var node: Int32 = 0
-        for index in 0..<max(path.componentCount - 1, 0) {
-            let name = path.component(index)
-            guard let slot = names.find(node, name) else {
-                node = try place(Self.implicitDirectory(in: node), in: node, named: name)
-                continue
-            }
-            let found = names.slots[slot].node
-            switch drafts[Int(found)].kind {
-            case .directory: node = found
-            case .whiteout: node = try place(Self.implicitDirectory(in: node), in: node, named: name)
-            case .other, .unresolvedLink:
-                throw FormatError(
-                    .badEntry, "the entry lies below something that is no directory",
-                    actual: "'\(FormatError.display(name))'")
-            }
-        }
-        lastDirectory = (Array(path.directory), node)
-        return node
-    }
-
     /// Gives a name to a new node, and takes it from the one that had it; gives the number of the node.
     @discardableResult
     mutating func place(
@@ -196,25 +178,22 @@ extension TreeBuilder {
     /// Gives a name that something has to another node.
     mutating func replace(_ slot: Int, with node: Int32) {
         let replaced = Int(names.slots[slot].node)
+        // It may have been a symbolic link on the way to that directory.
+        lastDirectory = nil
         switch drafts[replaced].kind {
-        case .directory:
-            drafts[replaced].isReplaced = true
-            lastDirectory = nil
-        case .whiteout where drafts[Int(node)].kind == .directory:
-            // A whiteout hides what lower layers have, never what its own layer has: the directory is there, and
-            // opaque.
-            drafts[Int(node)].isOpaque = true
+        case .directory: drafts[replaced].isReplaced = true
         case .whiteout, .other, .unresolvedLink: break
         }
+        // A whiteout hides what lower layers have, never what its own layer has: what comes is there, and a directory opaque.
+        if drafts[replaced].kind == .whiteout || drafts[replaced].isWhitedOut { drafts[Int(node)].isWhitedOut = true }
         names.replace(slot, with: node)
     }
 
     private mutating func addWhiteout(of name: UnsafeRawBufferPointer, _ entry: TOCEntry) throws(FormatError) {
         let parent = try directory()
-        if let slot = names.find(parent, name) {
+        if let slot = names.find(parent, name), drafts[Int(names.slots[slot].node)].kind != .whiteout {
             // The layer has the name itself: see ``replace(_:with:)``.
-            let found = Int(names.slots[slot].node)
-            if drafts[found].kind == .directory { drafts[found].isOpaque = true }
+            drafts[Int(names.slots[slot].node)].isWhitedOut = true
             return
         }
         var draft = Draft(node: try attributes(entry, type: FileType.character), kind: .whiteout)
@@ -226,7 +205,8 @@ extension TreeBuilder {
         _ kind: TOCEntry.Kind, _ entry: TOCEntry, _ parser: TOCParser
     ) throws(FormatError) {
         if path.componentCount == 0 {
-            guard kind == .directory else { throw FormatError(.badEntry, "the root is no directory") }
+            // An entry without a name, or one that climbs to the root: containerd passes it over, as there is nothing to make of it.
+            guard kind == .directory else { return }
             return try setAttributes(of: 0, entry, parser)
         }
         let parent = try directory()
@@ -259,7 +239,7 @@ extension TreeBuilder {
         _ type: UInt32, in parent: Int32, named name: UnsafeRawBufferPointer, _ entry: TOCEntry, _ parser: TOCParser
     ) throws(FormatError) -> Int32 {
         var draft = Draft(node: try attributes(entry, type: type), kind: .other)
-        draft.xattrs = try adoptXattrs(parser)
+        draft.xattrs = try adoptXattrs(parser, of: type)
         return try place(draft, in: parent, named: name)
     }
 
@@ -280,6 +260,6 @@ extension TreeBuilder {
         let parent = drafts[Int(directory)].node.parent
         drafts[Int(directory)].node = try attributes(entry, type: FileType.directory)
         drafts[Int(directory)].node.parent = parent
-        drafts[Int(directory)].xattrs = try adoptXattrs(parser)
+        drafts[Int(directory)].xattrs = try adoptXattrs(parser, of: FileType.directory)
     }
 }

@@ -8,7 +8,9 @@ extension LayerWriter {
             throw FormatError(.unsupported, "the layer's writer was not set up for zstd:chunked")
         }
         let split = try tarSplit.finish()
-        let json = toc.finish(tarSplitDigest: split.digest)
+        // Of the compressed bytes: what containers/storage hashes before it decompresses them (`decodeAndValidateBlob`). Where
+        // it does not match, podman 5 ends with an error instead of pulling the whole layer.
+        let json = toc.finish(tarSplitDigest: SHA256.hash(split.compressed))
         let compressed = try Self.compress(json)
         let toc = try emitSkippable(compressed, size: Int64(json.count))
         let place = try emitSkippable(split.compressed, size: split.size)
@@ -55,7 +57,6 @@ extension LayerWriter {
 /// puts the tar together again (https://github.com/vbatts/tar-split/blob/main/tar/storage/packer.go).
 struct TarSplitBuilder {
     private let stream: ZstdWriter
-    private var hash = SHA256()
     private var size: Int64 = 0
     private var position = 0
     /// Bytes of the tar since the last file.
@@ -114,14 +115,13 @@ struct TarSplitBuilder {
         line += ",\"position\":\(position)}\n".utf8
         position += 1
         size += Int64(line.count)
-        line.withUnsafeBytes { hash.update($0) }
         stream.write(line)
     }
 
-    /// The whole, and the digest and size of what it decompresses to.
-    mutating func finish() throws(FormatError) -> (compressed: [UInt8], digest: Digest, size: Int64) {
+    /// The whole, and the size of what it decompresses to.
+    mutating func finish() throws(FormatError) -> (compressed: [UInt8], size: Int64) {
         flushSegment()
-        return (try stream.finish(), hash.digest(), size)
+        return (try stream.finish(), size)
     }
 }
 

@@ -314,7 +314,8 @@ extension LayerWriter {
             for member in batch.members {
                 if let digest = member.chunkDigest {
                     toc.addChunk(
-                        offset: blobSize + Int64(start), end: blobSize + Int64(member.compressedEnd), digest: digest)
+                        offset: blobSize + Int64(start), end: blobSize + Int64(member.compressedEnd), digest: digest,
+                        isZeros: member.isZeros)
                 }
                 start = member.compressedEnd
             }

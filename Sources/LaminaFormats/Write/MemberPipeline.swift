@@ -81,6 +81,8 @@ final class MemberPipeline {
             // Set by the worker.
             var compressedEnd = 0
             var chunkDigest: Digest?
+            /// Whether the chunk is nothing but zeros.
+            var isZeros = false
         }
 
         private(set) var input = ResizableBuffer()
@@ -101,8 +103,10 @@ final class MemberPipeline {
                 output.reserve(written + compressor.bound(size), keeping: written)
                 let base = input.base + start
                 if members[index].chunkSize > 0 {
-                    members[index].chunkDigest = SHA256.hash(
-                        UnsafeRawBufferPointer(start: base, count: members[index].chunkSize))
+                    let chunk = UnsafeRawBufferPointer(start: base, count: members[index].chunkSize)
+                    members[index].chunkDigest = SHA256.hash(chunk)
+                    // Compared with itself, one byte on: memcmp is fast, and most chunks differ in the first bytes.
+                    members[index].isZeros = chunk[0] == 0 && memcmp(base, base + 1, chunk.count - 1) == 0
                 }
                 let count = compressor.compress(
                     UnsafeRawBufferPointer(start: base, count: size),

@@ -17,6 +17,7 @@ struct TOCBuilder {
         var offset: Int64
         var end: Int64
         var digest: Digest
+        var isZeros: Bool
     }
 
     /// An entry that lacks chunks or digest.
@@ -44,6 +45,8 @@ struct TOCBuilder {
     private var groupNames: [UInt32: [UInt8]] = [:]
 
     private let format: LayerWriter.Options.Format
+    /// A block of the file systems that take holes: less is none.
+    private static let holeSize: Int64 = 4096
     private static let head = Array("{\"version\":1,\"entries\":[".utf8)
     private static let emptyDigest = SHA256().digest()
 
@@ -66,9 +69,9 @@ struct TOCBuilder {
     mutating func setDigest(_ digest: Digest) { open[open.count - 1].fileDigest = digest }
 
     /// Says where the next chunk, in the order of the tar, starts in the blob.
-    mutating func addChunk(offset: Int64, end: Int64, digest: Digest) {
+    mutating func addChunk(offset: Int64, end: Int64, digest: Digest, isZeros: Bool) {
         while open[nextToFill].chunks.count == open[nextToFill].chunkCount { nextToFill += 1 }
-        open[nextToFill].chunks.append(Chunk(offset: offset, end: end, digest: digest))
+        open[nextToFill].chunks.append(Chunk(offset: offset, end: end, digest: digest, isZeros: isZeros))
         if open[nextToFill].chunkCount == 1 { open[nextToFill].fileDigest = digest }
         writeComplete()
     }
@@ -144,6 +147,11 @@ extension TOCBuilder {
                 field("chunkOffset", offset)
             }
             if format == .zstdChunked {
+                // Its bytes are in the blob, which is a tar; who reads the table of contents makes a hole without them.
+                if chunk.isZeros, Self.holeSize <= min(chunkSize, header.size - offset) {
+                    key("chunkType")
+                    text += "\"zeros\"".utf8
+                }
                 // A file of one chunk says nothing of it, as containers/storage has it.
                 if entry.chunks.count == 1 { break }
                 field("chunkSize", min(chunkSize, header.size - offset))

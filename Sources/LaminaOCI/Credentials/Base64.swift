@@ -16,12 +16,14 @@ enum Base64 {
         return String(decoding: text, as: UTF8.self)
     }
 
-    /// `nil` for what is no base64; padding may be missing.
+    /// `nil` for what is no base64; padding may be missing, and line ends may be within, as `base64` breaks lines and docker's reader
+    /// passes over them.
     static func decode(_ text: String) -> [UInt8]? {
         var bytes: [UInt8] = []
         var word = 0
         var bits = 0
-        for byte in text.utf8.reversed().drop(while: { $0 == UInt8(ascii: "=") }).reversed() {
+        let text = text.utf8.filter { $0 != 0x0A && $0 != 0x0D }
+        for byte in text.reversed().drop(while: { $0 == UInt8(ascii: "=") }).reversed() {
             let value: Int
             switch byte {
             case UInt8(ascii: "A")...UInt8(ascii: "Z"): value = Int(byte) - 65

@@ -54,7 +54,7 @@ public struct CredentialStore: Sendable, Hashable {
         host: String, repository: String, refused: Set<Credentials> = [], shouldStop: () -> Bool
     ) throws(OCIError) -> Found? {
         for (path, isOptional) in [(file, false), (defaultFile, true)] {
-            guard let path, let config = try read(path, isOptional: isOptional) else { continue }
+            guard let path, let config = try Self.read(path, isOptional: isOptional) else { continue }
             if let name = config.helper(for: host) {
                 let helper = CredentialHelper(name: name, timeLimit: helperTimeLimit)
                 if let found = try helper.credentials(for: host, shouldStop: shouldStop) {
@@ -71,7 +71,10 @@ public struct CredentialStore: Sendable, Hashable {
         return try cluster?.find(host: host, repository: repository, refused: refused, shouldStop: shouldStop)
     }
 
-    private func read(_ path: String, isOptional: Bool) throws(OCIError) -> DockerConfig? {
+    /// Sees that a file that somebody names can be read.
+    static func check(_ path: String) throws(OCIError) { _ = try read(path, isOptional: false) }
+
+    private static func read(_ path: String, isOptional: Bool) throws(OCIError) -> DockerConfig? {
         let bytes: [UInt8]
         do {
             bytes = try readFile(path, limit: DockerConfig.byteLimit)

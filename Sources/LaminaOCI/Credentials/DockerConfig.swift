@@ -17,6 +17,8 @@ struct DockerConfig: Sendable {
     /// - Throws: `badConfiguration`, naming the file and the key, never a value.
     init(parsing bytes: [UInt8], path: String) throws(OCIError) {
         func wrong(_ what: String) -> OCIError { OCIError(.badConfiguration, "the credentials in \(path): \(what)") }
+        // docker takes an empty file for one that says nothing.
+        if bytes.allSatisfy({ [0x20, 0x09, 0x0A, 0x0D].contains($0) }) { return }
         let root: JSON
         do throws(JSON.SyntaxError) {
             root = try JSON.parse(bytes)

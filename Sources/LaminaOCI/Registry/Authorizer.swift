@@ -76,7 +76,8 @@ final class Authorizer: Sendable {
         return try renew(scope, host, challenge, replacing: entry?.grant.number, settings, shouldStop)
     }
 
-    /// A new grant after a 401.
+    /// A new grant after a 401; or after another refusal of what was good before: registries say 400 and 403 for a token that they
+    /// have forgotten, and some say 401 without a word about what they want. What they wanted last is asked for then.
     ///
     /// - Parameter refused: what was sent, if anything was.
     /// - Returns: `nil` where nothing else can be sent than what was refused.
@@ -85,9 +86,10 @@ final class Authorizer: Sendable {
         settings: RegistryClient.Settings, shouldStop: @Sendable () -> Bool
     ) throws -> Grant? {
         let challenges = head.challenges.flatMap(AuthChallenge.parse)
+        let known = refused == nil ? nil : state.withLock { $0.challenges[host.key] }
         guard
             let challenge = challenges.first(where: { $0.scheme == "bearer" })
-                ?? challenges.first(where: { $0.scheme == "basic" })
+                ?? challenges.first(where: { $0.scheme == "basic" }) ?? known
         else { return nil }
         let scope = Scope(host: host.key, repository: repository)
         let isOfNoUse = challenge.parameters["error"] == "insufficient_scope"

@@ -19,7 +19,10 @@ public struct Registries: Sendable {
 
     /// Looks for the credentials of an image's registry in this file first, from now on and for all copies of this value:
     /// what is fetched of the image later needs them too.
-    public func use(credentialsFile: String, for image: ImageReference) {
+    ///
+    /// - Throws: `badConfiguration` for a file that is not there or cannot be read, whether or not anybody will ask for it.
+    public func use(credentialsFile: String, for image: ImageReference) throws(OCIError) {
+        try CredentialStore.check(credentialsFile)
         guard case .registry(let host, _) = image.place else { return }
         session.authorizer.use(file: credentialsFile, for: host)
     }

@@ -106,6 +106,9 @@ final class RangeReceiver: HTTPReceiver {
         let isPartial =
             head.status == 206 || (head.contentRange?.range).map { Int64($0.count) == head.contentLength } == true
         guard isPartial else {
+            if head.contentLength != size, head.contentType == "text/html" {
+                throw OCIError(.http, "what came as \(subject) is a page of HTML")
+            }
             if let length = head.contentLength, length != size { throw otherSize(length) }
             guard next <= skipLimit else { throw RangesIgnored() }
             position = 0

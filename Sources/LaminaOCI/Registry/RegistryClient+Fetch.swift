@@ -85,6 +85,7 @@ struct HostAttempt {
         var isFromCache = target != nil
         var redirects = 0
         var grants = 0
+        var isRenewed = false
         while true {
             if shouldStop() { throw interrupted }
             let url = target ?? own
@@ -110,7 +111,11 @@ struct HostAttempt {
             observe(exchange, url)
             if receiver.isComplete == true { return exchange.head }
             if case .finished = ending, exchange.isAccepted, receiver.isComplete == nil { return exchange.head }
-            if case .thrown(let error) = ending { throw named(error, url) }
+            if case .thrown(let error) = ending {
+                // It leads to something else than it did: a log-in page, say.
+                if target != nil { session.keep(redirect: nil, of: resource.fullPath, at: host) }
+                throw named(error, url)
+            }
             if case .interrupted = ending { throw interrupted }
             if exchange.isAccepted { (redirects, grants) = (0, 0) }
             if exchange.head.isRedirect {
@@ -128,8 +133,12 @@ struct HostAttempt {
                     isFromCache = false
                     continue
                 }
-            } else if exchange.head.status == 401 {
+            } else if exchange.head.status == 401 || mayBeStale(exchange.head, grant, isRenewed: isRenewed) {
                 grants += 1
+                if exchange.head.challenges.isEmpty {
+                    guard !isRenewed else { throw refused(exchange, grant, url) }
+                    isRenewed = true
+                }
                 let others = grant?.isOneOfSeveral == true ? ClusterSecrets.tryLimit : 0
                 let new =
                     grants > Self.grantLimit + others
@@ -148,6 +157,12 @@ struct HostAttempt {
             settings.onRetry(failure, wait)
             guard pause(wait, shouldStop: shouldStop) else { throw interrupted }
         }
+    }
+
+    /// Whether a refusal may be meant for what was shown rather than for who asks: Docker Hub and ECR answer 400 or 403 to a token that
+    /// they know no more. It is asked for anew once; what is refused with a new one is refused.
+    private func mayBeStale(_ head: HTTPHead, _ grant: Authorizer.Grant?, isRenewed: Bool) -> Bool {
+        grant != nil && !isRenewed && (head.status == 400 || head.status == 403)
     }
 
     /// What is wrong with an answer, with who gave it.
@@ -206,6 +221,12 @@ extension HTTPExchange {
         default: break
         }
         if head.isComplete, !isAccepted {
+            if head.status == 400, !url.hasPrefix("https:"), wantsTLS {
+                throw OCIError(
+                    .tls,
+                    "\(subject) did not arrive from \(url): the server speaks TLS, and was asked without "
+                        + "(--plain-http, [http] plain and 'server = \"http://…\"' in hosts.toml ask so)")
+            }
             let error = OCIError(status: head, body: errorBody, url: url, subject: subject)
             // A redirect may name a URL that has expired; the next attempt gets a new one from the registry.
             if error.isTransient || (isRedirected && [400, 401, 403, 410].contains(head.status)) { return error }
@@ -233,9 +254,17 @@ extension HTTPExchange {
             switch code {
             case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING:
                 throw OCIError(.http, error.message)
+            // OpenSSL's word for an answer in clear, in its versions.
+            case CURLE_SSL_CONNECT_ERROR
+            where ["wrong version number", "http request", "packet length too long"].contains { text.contains($0) }:
+                throw OCIError(
+                    .tls,
+                    error.message
+                        + " (the server speaks no TLS: --plain-http, or 'server = \"http://…\"' in hosts.toml, asks without)"
+                )
             case CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE, CURLE_SSL_CERTPROBLEM:
                 throw OCIError(
-                    .network,
+                    .tls,
                     error.message + " (hosts.toml in a certs.d directory says whom to trust: ca, client, skip_verify)")
             case CURLE_URL_MALFORMAT, CURLE_OUT_OF_MEMORY: throw error
             default: return error
@@ -243,5 +272,14 @@ extension HTTPExchange {
         default:
             return OCIError(.network, "\(url) ended before all of \(subject) had come")
         }
+    }
+
+    /// Whether the answer is that of a TLS server to who does not speak it: Go's words, nginx's, Apache's.
+    private var wantsTLS: Bool {
+        let text = String(decoding: errorBody, as: UTF8.self).lowercased()
+        return [
+            "http request to an https server", "plain http request was sent to https port",
+            "speaking plain http to an ssl",
+        ].contains { text.contains($0) }
     }
 }

@@ -27,6 +27,7 @@ final class ManifestReceiver: DocumentReceiver {
     private let target: ManifestTarget
     private let place: String
     private var said: Digest?
+    private var contentType: String?
 
     init(target: ManifestTarget, subject: String, place: String) {
         self.target = target
@@ -36,10 +37,16 @@ final class ManifestReceiver: DocumentReceiver {
 
     override func begin(_ head: HTTPHead) throws {
         said = head.digest
+        contentType = head.contentType
         try super.begin(head)
     }
 
     override func end() throws {
+        // A proxy's page of its own, or a log-in page that the request was sent to, comes with 200: the next server may know better.
+        if (try? JSON.parse(bytes)) == nil {
+            let type = contentType.map { "of type '\($0.prefix(100))'" } ?? "without a Content-Type"
+            throw OCIError(.http, "what came as \(subject) is no manifest but \(bytes.count) bytes \(type)")
+        }
         if case .digest(let wanted) = target {
             try wanted.verify(bytes, from: place)
         } else if let said {
@@ -51,7 +58,7 @@ final class ManifestReceiver: DocumentReceiver {
 /// Collects a document of bounded size; begins anew with each exchange.
 class DocumentReceiver: HTTPReceiver {
     private(set) var bytes: [UInt8] = []
-    private let subject: String
+    let subject: String
     private let limit: Int
 
     init(subject: String, limit: Int) {

@@ -6,6 +6,8 @@ enum GoProgram {
     static let cri = Result<String, any Error> { try build("cri") }
     /// ctr with `--snapshotter` for all of its commands.
     static let ctr = Result<String, any Error> { try build("ctr") }
+    /// containerd's unpack: `Tests/OddLayers` compares with it.
+    static let unpack = Result<String, any Error> { try build("unpack") }
 
     private static func build(_ name: String) throws -> String {
         let program = try Shared.directory.get() + "/" + name

@@ -1,0 +1,132 @@
+/// Where the entries of a tar come to lie when it is unpacked: names are cleaned, and lead through the symbolic links that the
+/// layer itself has by then (`lib -> usr/lib`, then `lib/libx.so`), as ``LayerTree`` has it.
+///
+/// For those who write a layer's entries anew. Costs about 40 bytes and the last component of its name an entry.
+public struct LayerPaths {
+    private enum Kind: Equatable {
+        case directory
+        /// A symbolic link: where its target lies in the arena.
+        case link(start: UInt32, count: UInt32)
+        case other
+    }
+
+    private let limits = FormatLimits()
+    private var names = NodeTable()
+    private var kinds: [Kind] = [.directory]
+    private var work = 0
+
+    public init() {}
+
+    /// Takes the next entry of the archive, and gives it the name that it comes to lie at, where that is another; so for what
+    /// a hard link leads to.
+    ///
+    /// - Returns: false for what nothing is to be made of: an entry without a name, or one that climbs to the root, that is no
+    ///   directory.
+    /// - Throws: `FormatError` `badEntry` for a name that lies below a file, or is too long.
+    public mutating func place(_ header: inout TarHeader) throws(FormatError) -> Bool {
+        do throws(FormatError) {
+            return try placing(&header)
+        } catch {
+            throw error.naming(header.displayName)
+        }
+    }
+
+    private mutating func placing(_ header: inout TarHeader) throws(FormatError) -> Bool {
+        var walk = LinkWalk(limits: limits)
+        if header.kind == .hardLink {
+            if let target = try walked(&walk, header.linkName, creating: nil) { header.linkName = target }
+        }
+        let kind = header.kind
+        guard let name = try walked(&walk, header.name, creating: header) else { return true }
+        guard !name.isEmpty else {
+            if Tar.climbs(header.name) { header.name = Array("./".utf8) }
+            return kind == .directory
+        }
+        header.name = kind == .directory ? name + [UInt8(ascii: "/")] : name
+        return true
+    }
+
+    /// Walks a path; gives where it ends, where that is not what it says.
+    ///
+    /// - Parameter creating: what comes to lie there; directories that are missing on the way are made. Nil for a look.
+    private mutating func walked(
+        _ walk: inout LinkWalk, _ name: [UInt8], creating header: TarHeader?
+    ) throws(FormatError) -> [UInt8]? {
+        var failure: FormatError?
+        name.withUnsafeBytes { bytes in
+            do throws(FormatError) { try walk.begin(bytes) } catch { failure = error }
+        }
+        if let failure { throw failure }
+        var isOther = Tar.climbs(name) || walk.componentCount == 0
+        restart: while true {
+            var node: Int32 = 0
+            for index in 0..<max(walk.componentCount - 1, 0) {
+                let component = walk.component(index)
+                let found = names.find(node, component).map { names.slots[$0].node }
+                switch found.map({ kinds[Int($0)] }) {
+                case .directory: node = found ?? 0
+                case .link(let start, let count):
+                    let target = names.arena[Int(start)..<Int(start) + Int(count)]
+                    try walk.follow(index, to: target, work: &work)
+                    isOther = true
+                    continue restart
+                case .other where header != nil:
+                    throw FormatError(
+                        .badEntry, "the entry lies below something that is no directory",
+                        actual: "'\(FormatError.display(component))'")
+                case .other, nil:
+                    // A target that is not there yet has no links on its way.
+                    guard header != nil else { return isOther ? Array(walk.whole) : nil }
+                    node = try give(.directory, component, of: node)
+                }
+            }
+            if let header, walk.componentCount > 0 {
+                try add(header, walk.component(walk.componentCount - 1), of: node)
+            }
+            return isOther ? Array(walk.whole) : nil
+        }
+    }
+
+    private mutating func add(
+        _ header: TarHeader, _ name: UnsafeRawBufferPointer, of parent: Int32
+    ) throws(FormatError) {
+        var kind = Kind.other
+        switch header.kind {
+        case .directory:
+            if let slot = names.find(parent, name), kinds[Int(names.slots[slot].node)] == .directory { return }
+            kind = .directory
+        case .symbolicLink:
+            kind = .link(start: UInt32(names.arena.count), count: UInt32(header.linkName.count))
+            names.arena += header.linkName
+        case .hardLink: if let target = find(Tar.clean(header.linkName)) { kind = kinds[Int(target)] }
+        default: break
+        }
+        _ = try give(kind, name, of: parent)
+    }
+
+    /// What has a cleaned path that leads through no link.
+    private func find(_ path: [UInt8]) -> Int32? {
+        var node: Int32 = 0
+        for component in path.split(separator: UInt8(ascii: "/")) {
+            guard let slot = component.withUnsafeBytes({ names.find(node, $0) }) else { return nil }
+            node = names.slots[slot].node
+        }
+        return kinds[Int(node)] == .directory ? nil : node
+    }
+
+    private mutating func give(
+        _ kind: Kind, _ name: UnsafeRawBufferPointer, of parent: Int32
+    ) throws(FormatError) -> Int32 {
+        guard kinds.count <= limits.entries, names.arena.count <= Int(UInt32.max) / 2 else {
+            throw FormatError(.tooLarge, "the layer has too many entries", expected: "at most \(limits.entries)")
+        }
+        let node = Int32(kinds.count)
+        kinds.append(kind)
+        if let slot = names.find(parent, name) {
+            names.replace(slot, with: node)
+        } else {
+            _ = names.add(parent, name, node: node)
+        }
+        return node
+    }
+}
