@@ -79,6 +79,8 @@ extension WritingLease {
     /// Copies a spool's bytes, which have the digest of the name, into a backing file that others may have open.
     public func copy(spool: String, to name: BackingName, size: Int64) throws(SystemError) {
         let source = try File(ContentFiles.path(ofSpool: spool), O_RDONLY, in: files.directory)
+        // After a power cut both names may stand for one file: the index has lost that it is whole, and the stream has read it again.
+        if try files.hasInode(source.status().st_ino, name) { return }
         try openInPlace(name, size: size).copyRange(from: source, at: 0, to: 0, count: Int(size))
     }
 
