@@ -13,8 +13,9 @@ DESTDIR ?=
 
 # With the Swift runtime inside, the binary runs on machines that have none.
 RELEASE := -c release --static-swift-stdlib --product lamina
-# Where the release build puts the binary; not asked for before it is needed, as it takes a second.
-BINARY = $(shell $(SWIFT) build $(RELEASE) --show-bin-path)/lamina
+# Where the release build puts the binary: SwiftPM keeps this link to its directory. Not asked of Swift, as `sudo make install` has
+# root's PATH, in which it need not be.
+BINARY := $(CURDIR)/.build/release/lamina
 # How long `make fuzz` takes for each of its targets. The shell has a SECONDS of its own: only what make was given counts.
 SECONDS_EACH = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)
 # Warnings of our own code are errors where it counts.
@@ -30,7 +31,7 @@ BENCH_BUILD = $(if $(wildcard .build/release/lamina),$(RELEASE),$(DEMO_BUILD))
 BENCH_BINARY = $(shell $(SWIFT) build $(BENCH_BUILD) --show-bin-path)/lamina
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BENCH_BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test kills containerd-kills chaos hang takeover fuzz grpc lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test kills containerd-kills endings chaos hang takeover fuzz grpc lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -74,6 +75,12 @@ containerd-kills: setup-test ## Kill the server 200 times under containerd (CONT
 	$(SWIFT) build $(RELEASE)
 	LAMINA_BINARY="$(BINARY)" LAMINA_CONTAINERD_KILLS=$(CONTAINERD_KILLS) \
 	    $(SWIFT) test --no-parallel --filter 'UnderContainerd/killed'
+
+ENDING_TRIES ?= 2000
+
+endings: setup-test ## Run 2,000 commands at every moment of a server's end (ENDING_TRIES); as root.
+	$(SWIFT) build $(RELEASE)
+	LAMINA_BINARY="$(BINARY)" LAMINA_ENDING_TRIES=$(ENDING_TRIES) $(SWIFT) test --no-parallel --filter 'EndingServers'
 
 bench-build:
 	@scripts/setup.sh build bench
