@@ -12,6 +12,15 @@ public enum ImageMount {
         mount.type == "overlay" && (mount.source == source(root: root) || mount.source == "lamina")
     }
 
+    /// The views that a mount of this store is made of, as its options have them.
+    public static func views(of mount: Mount, root: String) -> [ViewID] {
+        guard isOwn(mount, root: root) else { return [] }
+        let lower = mount.filesystemOptions.split(separator: ",").filter { $0.hasPrefix("lowerdir") }
+        return lower.flatMap { option in
+            option.drop { $0 != "=" }.dropFirst().split(separator: ":").compactMap { Int64($0) }.map { ViewID($0) }
+        }
+    }
+
     /// overlayfs takes so many lower directories (OVL_MAX_STACK in fs/overlayfs/params.h).
     static let lowerLimit = 500
     /// mount(2) takes one page of options, and cuts off what is longer without a word.

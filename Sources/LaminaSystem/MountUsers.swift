@@ -53,21 +53,20 @@ extension Mount {
         path.map { $0 == directory || $0.hasPrefix(directory + "/") } ?? false
     }
 
-    /// One process of each mount namespace, this one too, that has a mount for which `condition` holds, with that mount.
+    /// The mounts of every mount namespace, this one too, for which `condition` holds, each with a process that is in it.
     ///
     /// A namespace that no process is in, and a mount that is in none, are not found.
     public static func inAnyNamespace(where condition: (Mount) -> Bool) -> [(user: MountUser, mount: Mount)] {
         var seen: Set<String> = []
-        return MountUser.all().compactMap { process in
+        return MountUser.all().flatMap { process -> [(user: MountUser, mount: Mount)] in
             guard let namespace = MountUser.namespace(of: "\(process)"), !seen.contains(namespace),
                 let bytes = try? readFile("/proc/\(process)/mountinfo", limit: 64 << 20)
-            else { return nil }
+            else { return [] }
             // Of a process in a chroot only what it can reach is listed, so another one is asked where nothing was found.
-            guard let mount = parse(bytes).first(where: condition), let user = MountUser(process: process) else {
-                return nil
-            }
+            let mounts = parse(bytes).filter(condition)
+            guard !mounts.isEmpty, let user = MountUser(process: process) else { return [] }
             seen.insert(namespace)
-            return (user, mount)
+            return mounts.map { (user, $0) }
         }
     }
 

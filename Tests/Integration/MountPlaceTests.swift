@@ -58,10 +58,12 @@ extension EndToEnd {
                 // Of the directory above.
                 let above = sandbox.directory + "/above"
                 try run(["mount", "-t", "tmpfs", "tmpfs", above]).orThrow()
-                try createDirectories(mount)
-                let hidden = try sandbox.attempt("umount", mount)
-                #expect(hidden.exitCode == 1)
-                #expect(hidden.errors.contains("of tmpfs at \(above)"), "\(hidden)")
+                for exists in [false, true] {
+                    if exists { try createDirectories(mount) }
+                    let hidden = try sandbox.attempt("umount", mount)
+                    #expect(hidden.exitCode == 1)
+                    #expect(hidden.errors.contains("of tmpfs at \(above)"), "\(hidden)")
+                }
                 try run(["umount", above]).orThrow()
                 try run(["cat", mount + "/etc/hello"]).orThrow()
                 try sandbox.lamina("umount", mount)

@@ -64,6 +64,29 @@ extension EndToEnd {
             }
         }
 
+        @Test(
+            "what is mounted elsewhere stays in the store, whatever is removed and collected, and goes when that has ended"
+        )
+        func garbage() throws {
+            try Sandbox.with { sandbox in
+                let (mount, server) = try mounted(sandbox)
+                let other = try sandbox.mountPoint("other")
+                try run(["mount", "--bind", mount, other]).orThrow()
+                let holder = try Holder(.pivot, of: mount, in: sandbox)
+                try sandbox.lamina("umount", mount)
+                try sandbox.lamina("rm", Self.image)
+                try sandbox.lamina("gc")
+                try run(["grep", "-rc", "", other + "/etc"]).orThrow()
+                try run(["umount", other]).orThrow()
+                try sandbox.lamina("gc")
+                #expect(try holder.read() > 1000)
+                try holder.end()
+                try expectEnd(sandbox, server)
+                try sandbox.lamina("gc")
+                #expect(sandbox.backingFiles().isEmpty)
+            }
+        }
+
         @Test("a process that has a file open after umount -l can read on, and then the server ends")
         func lazily() throws {
             try Sandbox.with { sandbox in

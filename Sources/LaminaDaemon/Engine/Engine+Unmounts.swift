@@ -45,8 +45,14 @@ extension Engine {
 
     /// What hides a mount from whoever goes by its path: umount2 would take that one. nil where nothing does.
     private func cover(of own: Mount, among mounts: [Mount]) -> Mount? {
-        guard let reached = Mount.reached(by: own.directory, among: mounts), reached.id != own.id else { return nil }
-        return reached
+        if let reached = Mount.reached(by: own.directory, among: mounts) { return reached.id == own.id ? nil : reached }
+        // Its path is none any more: something further up is in the way.
+        var around: Set<Int32> = []
+        var place: Mount? = own
+        while let mount = place, around.insert(mount.id).inserted {
+            place = mounts.first { $0.id == mount.parent }
+        }
+        return mounts.last { !around.contains($0.id) && own.directory.hasPrefix($0.directory + "/") }
     }
 
     /// A mount as a user knows it: `tmpfs`, or its type and where it is from.
