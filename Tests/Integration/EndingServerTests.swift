@@ -9,6 +9,11 @@ extension EndToEnd {
         /// How many commands are tried; `LAMINA_ENDING_TRIES` has another number, as `make endings` does.
         private static let tries = getenv("LAMINA_ENDING_TRIES").flatMap { Int(String(cString: $0)) } ?? 160
 
+        /// Whether another command has the store, as it may where no server runs: that is told, and no server's end.
+        private static func isTaken(_ errors: String) -> Bool {
+            errors.contains("is in use by lamina ") && !errors.contains("is in use by lamina serve")
+        }
+
         @Test("every command succeeds, at whatever moment of a server's end it comes")
         func endings() throws {
             try Sandbox.with { sandbox in
@@ -43,12 +48,15 @@ extension EndToEnd {
                         if wait > 0 { usleep(UInt32(wait * 1e6)) }
                         children.append(try Child([Requirements.lamina] + command.words + ["--root", sandbox.root]))
                     }
-                    for child in children {
+                    for (child, command) in zip(children, commands) {
                         let outcome = child.wait(seconds: 60)
                         count += 1
-                        if outcome.exitCode != 0 { failures.append(outcome.description) }
+                        if outcome.exitCode == 0 {
+                            if command.words[0] == "mount" { try sandbox.lamina("umount", command.words[2]) }
+                        } else if outcome.exitCode != 75 || !Self.isTaken(outcome.errors) {
+                            failures.append(outcome.description)
+                        }
                     }
-                    for mount in mounts[1...] { try sandbox.lamina("umount", mount) }
                 }
                 #expect(
                     failures.isEmpty, "\(failures.count) of \(count): \(failures.prefix(3).joined(separator: "\n"))")
