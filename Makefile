@@ -13,8 +13,9 @@ DESTDIR ?=
 
 # With the Swift runtime inside, the binary runs on machines that have none.
 RELEASE := -c release --static-swift-stdlib --product lamina
-# Where the release build puts the binary; not asked for before it is needed, as it takes a second.
-BINARY = $(shell $(SWIFT) build $(RELEASE) --show-bin-path)/lamina
+# Where the release build puts the binary: SwiftPM keeps this link to its directory. Not asked of Swift, as `sudo make install` has
+# root's PATH, in which it need not be.
+BINARY := $(CURDIR)/.build/release/lamina
 # How long `make fuzz` takes for each of its targets. The shell has a SECONDS of its own: only what make was given counts.
 SECONDS_EACH = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)
 # Warnings of our own code are errors where it counts.
@@ -30,7 +31,7 @@ BENCH_BUILD = $(if $(wildcard .build/release/lamina),$(RELEASE),$(DEMO_BUILD))
 BENCH_BINARY = $(shell $(SWIFT) build $(BENCH_BUILD) --show-bin-path)/lamina
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BENCH_BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test kills containerd-kills chaos hang takeover powercut faults fuzz grpc lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test kills containerd-kills endings chaos hang takeover powercut faults model fuzz grpc lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -74,6 +75,12 @@ containerd-kills: setup-test ## Kill the server 200 times under containerd (CONT
 	$(SWIFT) build $(RELEASE)
 	LAMINA_BINARY="$(BINARY)" LAMINA_CONTAINERD_KILLS=$(CONTAINERD_KILLS) \
 	    $(SWIFT) test --no-parallel --filter 'UnderContainerd/killed'
+
+ENDING_TRIES ?= 2000
+
+endings: setup-test ## Run 2,000 commands at every moment of a server's end (ENDING_TRIES); as root.
+	$(SWIFT) build $(RELEASE)
+	LAMINA_BINARY="$(BINARY)" LAMINA_ENDING_TRIES=$(ENDING_TRIES) $(SWIFT) test --no-parallel --filter 'EndingServers'
 
 bench-build:
 	@scripts/setup.sh build bench
@@ -153,6 +160,17 @@ faults: setup-test ## Let the n-th system call fail: FAULTS_EACH (40) of each ki
 	$(SWIFT) build $(RELEASE)
 	python3 Tests/PowerCut/faults.py --lamina "$(BINARY)" --directory "$(POWERCUT_DIR)" --each $(FAULTS_EACH) --fs $(FAULTS_FS) \
 	    --scenes "$(FAULTS_SCENES)" $(if $(FAULT),--fault "$(FAULT)")
+
+MODEL_SECONDS ?= 600
+MODEL_ROUNDS ?= 50
+
+model: setup-test ## Hold the store against a model for MODEL_SECONDS (600), and race rm, gc and failing pulls MODEL_ROUNDS (50) times; as root.
+	$(SWIFT) build $(RELEASE)
+	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-model-XXXXXX"); status=0; \
+	for words in "--seconds $(MODEL_SECONDS)" "--race gc --rounds $(MODEL_ROUNDS) --files 60000" "--race stream --rounds $(MODEL_ROUNDS) --files 60000"; do \
+	    rm -rf --one-file-system "$$directory"; mkdir "$$directory"; \
+	    python3 Tests/Model/model.py --lamina "$(BINARY)" --directory "$$directory" $$words || status=$$?; \
+	done; rm -rf --one-file-system "$$directory"; exit $$status
 
 grpc: ## Make the Swift files of the .proto files anew; takes protoc.
 	@scripts/generate-grpc.sh

@@ -51,10 +51,10 @@ query() {
     sqlite3 -readonly -header -column "$LAMINA_ROOT/index.db" "$1" | sed 's/^/      /'
 }
 
-# Something of 20 to 400 MiB that every machine has.
-source=
+# Something of 20 to 400 MiB that every machine has; LAMINA_DEMO_SOURCE names another directory.
+source=${LAMINA_DEMO_SOURCE:-}
 for candidate in /usr/share/doc /usr/share /usr/lib/python3 /usr/include /etc; do
-    [ -d "$candidate" ] || continue
+    [ -z "$source" ] && [ -d "$candidate" ] || continue
     size=$(du -sxm "$candidate" 2>/dev/null | cut -f1)
     if [ "$size" -ge 20 ] && [ "$size" -le 400 ]; then
         source=$candidate
@@ -66,12 +66,18 @@ if [ -z "$source" ]; then
     source=/usr/bin
 fi
 
+# Of a copy of its own: the machine's may change meanwhile, when packages are installed. What vanishes while it is copied is not in it.
+original=$source
+source=$scratch/files
+mkdir "$source"
+cp -ax --reflink=auto "$original/." "$source" 2>/dev/null || true
+
 echo "lamina, from files to a mount. Everything happens below $scratch and is removed at the end."
 
 step 'What this machine can do:'
 run "$lamina" doctor || true
 
-step "Real files become an image: $source, $(du -sxm "$source" 2>/dev/null | cut -f1) MiB, as eStargz in an OCI layout."
+step "Real files become an image: a copy of $original, $(du -sxm "$source" 2>/dev/null | cut -f1) MiB, as eStargz in an OCI layout."
 run "$lamina" convert "dir:$source" "oci:$images:demo"
 
 step 'Its index is pulled, and nothing else: a moment, whatever the size of the image.'
@@ -93,7 +99,7 @@ done
 part=${part:-.}
 step "A part of it is read and compared with the files it was made of: only what is opened is fetched."
 run diff -r --no-dereference "$source/$part" "$mounted/$part"
-echo "      no difference in $(find "$source/$part" -type f | wc -l) files of $source/$part"
+echo "      no difference in $(find "$source/$part" -type f | wc -l) files of $original/$part"
 
 step 'What the index says of that: a database that any program can read while lamina runs.'
 # What landed is recorded in batches, at least every few seconds.

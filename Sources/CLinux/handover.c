@@ -143,12 +143,14 @@ int32_t lamina_start_listening(
         return -1;
     }
     if (child == 0) {
-        // First out of the way of where they shall be, as those places may be taken by each other.
+        // First out of the way of where they shall be, as those places may be taken by each other. No further: where few
+        // descriptors are allowed (ulimit -n), a higher number is none (EINVAL).
         int moved[DESCRIPTOR_LIMIT];
-        int last = fcntl(failure[1], F_DUPFD_CLOEXEC, 64);
+        int above = FIRST_LISTENING + count + 1;
+        int last = fcntl(failure[1], F_DUPFD_CLOEXEC, above);
         bool ready = last >= 0;
         for (int i = 0; ready && i < count; i++) {
-            moved[i] = fcntl(descriptors[i], F_DUPFD_CLOEXEC, 64);
+            moved[i] = fcntl(descriptors[i], F_DUPFD_CLOEXEC, above);
             ready = moved[i] >= 0;
         }
         for (int i = 0; ready && i < count; i++) ready = dup2(moved[i], FIRST_LISTENING + i) >= 0;

@@ -1,4 +1,5 @@
 import Glibc
+import LaminaSystem
 
 /// The path made absolute by the working directory, without `.`, doubled and trailing slashes. `..` stays: what it
 /// means depends on symbolic links.
@@ -10,6 +11,33 @@ public func absolutePath(_ path: String) -> String {
     }
     return "/" + full.split(separator: "/").filter { $0 != "." }.joined(separator: "/")
 }
+
+/// The path that an absolute path leads to, without symbolic links and `..`, also where its end does not exist yet: as
+/// `realpath --canonicalize-missing` says it. What cannot be looked at is taken as it is written.
+func resolvedPath(_ path: String) -> String {
+    var rest = Array(path.split(separator: "/").reversed())
+    var resolved: [Substring] = []
+    var links = 0
+    while let name = rest.popLast() {
+        switch name {
+        case ".": continue
+        case "..": resolved = resolved.dropLast()
+        default:
+            let place = "/" + (resolved + [name]).joined(separator: "/")
+            guard links < linkLimit, let target = File.linkTarget(of: place) else {
+                resolved.append(name)
+                continue
+            }
+            links += 1
+            if target.hasPrefix("/") { resolved = [] }
+            rest += target.split(separator: "/").reversed()
+        }
+    }
+    return "/" + resolved.joined(separator: "/")
+}
+
+/// The kernel follows as many links in one path (MAXSYMLINKS).
+private let linkLimit = 40
 
 /// The real path of something that exists, symbolic links followed; nil with errno.
 func realPath(_ path: String) -> String? {

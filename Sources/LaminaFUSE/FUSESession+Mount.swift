@@ -17,6 +17,15 @@ extension FUSESession {
         return options
     }
 
+    /// Mounts the file system of a connection once more, which is in use already (fuse_get_tree, Linux 5.15).
+    public static func mountAgain(
+        _ device: File, at directory: String, _ configuration: FUSEConfiguration
+    ) throws(SystemError) {
+        try Mount.mount(
+            type: "fuse.\(configuration.subtype)", source: configuration.source, at: directory, flags: mountFlags,
+            data: mountOptions(for: device, configuration))
+    }
+
     func makeMount(at directory: String) throws(FUSEError) -> Mount {
         do {
             try Mount.mount(

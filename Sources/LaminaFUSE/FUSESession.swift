@@ -161,6 +161,11 @@ public final class FUSESession: Sendable {
         try joinThreads()
     }
 
+    /// Waits so long at most until the mount has ended; false where it has not.
+    public func waitForEnd(seconds: Double) -> Bool {
+        state.wait(seconds: seconds) { state in state.phase == .ended ? () : nil } != nil
+    }
+
     func joinThreads() throws(FUSEError) {
         let (threads, failure) = state.withLock { state in
             defer { state.threads = [] }

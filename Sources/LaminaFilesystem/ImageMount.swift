@@ -1,9 +1,31 @@
 import Glibc
 public import LaminaStore
-import LaminaSystem
+public import LaminaSystem
 
 /// Mounts an image: overlayfs over the directories of its layers, as containerd would.
 public enum ImageMount {
+    /// What the mount table shows as the source of an image's mount: whose it is, as two stores may mount in one place.
+    public static func source(root: String) -> String { "lamina:\(root)" }
+
+    /// Whether a mount is one of an image of this store. An earlier lamina did not tell of which.
+    public static func isOwn(_ mount: Mount, root: String) -> Bool {
+        mount.type == "overlay" && (mount.source == source(root: root) || mount.source == "lamina")
+    }
+
+    /// The views that a mount of this store is made of, as its options have them.
+    public static func views(of mount: Mount, root: String) -> [ViewID] {
+        guard isOwn(mount, root: root) else { return [] }
+        let lower = mount.filesystemOptions.split(separator: ",").filter { $0.hasPrefix("lowerdir") }
+        return lower.flatMap { option in
+            option.drop { $0 != "=" }.dropFirst().split(separator: ":").compactMap { Int64($0) }.map { ViewID($0) }
+        }
+    }
+
+    /// overlayfs takes so many lower directories (OVL_MAX_STACK in fs/overlayfs/params.h).
+    static let lowerLimit = 500
+    /// mount(2) takes one page of options, and cuts off what is longer without a word.
+    static let optionLimit = 4095
+
     /// Mounts an image's views at `target`.
     ///
     /// - Parameters:
@@ -17,8 +39,21 @@ public enum ImageMount {
         // refuses one directory at two places (ELOOP).
         var seen: Set<ViewID> = []
         var lower = views.reversed().filter { seen.insert($0).inserted }.map(\.description)
-        // overlayfs wants two lower directories where there is no upper one.
-        if lower.count + (upper == nil ? 0 : 1) < 2 { lower.append("../empty") }
+        guard lower.count <= lowerLimit else {
+            throw StoreError(
+                .conflict,
+                "the image has \(lower.count) layers, and overlayfs takes \(lowerLimit) at most: have it built with fewer"
+            )
+        }
+        let hasLayers = !lower.isEmpty
+        // overlayfs wants two lower directories where there is no upper one, and one below that. Of the same file system as the
+        // layers: else a file's device number would not be its directory's, and -xdev of find(1) and its kin would pass it by.
+        if upper == nil {
+            if lower.count < 2 { lower.append(LayerFilesystem.emptyName) }
+            if lower.count < 2 { lower.append("../empty") }
+        } else if !hasLayers {
+            lower.append("../empty")
+        }
         var options = "lowerdir=\(lower.joined(separator: ":"))"
         var flags: Mount.Flags = []
         do throws(SystemError) {
@@ -27,11 +62,19 @@ public enum ImageMount {
                 try createDirectories(upper)
                 try createDirectories(work, mode: 0o700)
                 options += ",upperdir=\(escaped(upper)),workdir=\(escaped(work)),index=off"
+                // The upper directory is on another file system: with xino there is one device number all the same, and the
+                // inode numbers of listings are those of stat(2). The layers' are small enough to leave room for it.
+                if hasLayers { options += ",xino=on" }
             } else {
                 flags.insert(.readOnly)
             }
+            guard options.utf8.count <= optionLimit else {
+                throw SystemError(
+                    code: E2BIG, operation: "give mount(2) \(options.utf8.count) bytes of options for", subject: target)
+            }
             try Mount.mount(
-                type: "overlay", source: "lamina", at: target, flags: flags, data: options, relativeTo: root + "/fs")
+                type: "overlay", source: source(root: root), at: target, flags: flags, data: options,
+                relativeTo: root + "/fs")
         } catch {
             throw StoreError(
                 .system(error.code),

@@ -10,7 +10,10 @@ extension LayerFilesystem: FUSEHandler {
     public func lookup(parent: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming EntryReply) {
         counters.lookups.add(1, ordering: .relaxed)
         do {
-            if let inode = try reader(thread).lookup(parent: Int64(bitPattern: parent), name: name) {
+            if parent == 1, name.elementsEqual(Self.emptyName.utf8) {
+                reply.entry(
+                    Self.emptyAttributes, entryTime: options.entryTime, attributeTime: options.attributeTime)
+            } else if let inode = try reader(thread).lookup(parent: Int64(bitPattern: parent), name: name) {
                 reply.entry(
                     inode.attributes, entryTime: options.entryTime, attributeTime: options.attributeTime)
             } else if parent == 1 {
@@ -27,7 +30,9 @@ extension LayerFilesystem: FUSEHandler {
 
     public func getattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeReply) {
         do {
-            if let inode = try reader(thread).inode(Int64(bitPattern: node)) {
+            if node == Self.emptyNode {
+                reply.attributes(Self.emptyAttributes, time: options.attributeTime)
+            } else if let inode = try reader(thread).inode(Int64(bitPattern: node)) {
                 reply.attributes(inode.attributes, time: options.attributeTime)
             } else {
                 reply.error(ENOENT)
@@ -89,6 +94,14 @@ extension LayerFilesystem: FUSEHandler {
                 blockSize: UInt32(truncatingIfNeeded: status.f_frsize), blocks: UInt64(status.f_blocks),
                 freeBlocks: UInt64(status.f_bfree), availableBlocks: UInt64(status.f_bavail),
                 files: UInt64(status.f_files), freeFiles: UInt64(status.f_ffree)))
+    }
+
+    /// A directory of the mount's root with nothing in it, beside the views: overlayfs wants it below an image of one layer. It is
+    /// in no listing, and has a number that no row of the index ever gets.
+    static let emptyName = "empty"
+    private static var emptyNode: UInt64 { UInt64(Int64.max) }
+    private static var emptyAttributes: FUSEAttributes {
+        FUSEAttributes(node: emptyNode, mode: UInt32(S_IFDIR) | 0o755, linkCount: 2)
     }
 
     func report(_ error: any Error) { log("cannot answer the kernel: \(error)") }

@@ -2,7 +2,7 @@ import Glibc
 public import LaminaFUSE
 public import LaminaMerge
 public import LaminaStore
-import LaminaSystem
+public import LaminaSystem
 import Synchronization
 
 /// The one mount of a store: `<root>/fs/<view>/…`. Answers the kernel from the index, and decides how each open is served.
@@ -69,6 +69,13 @@ public final class LayerFilesystem: Sendable {
 
     /// Whether the mount is still there.
     public var isRunning: Bool { session.withLock { $0?.isRunning ?? false } }
+
+    /// The number of the connection to the kernel, and what leads to it; nil before it has begun and once it was stopped.
+    public var connection: UInt32? { session.withLock { $0?.mount?.minor } }
+    public var device: File? { session.withLock { $0?.device } }
+
+    /// Waits until the kernel has ended the mount; false where it has not in time.
+    public func waitForEnd(seconds: Double) -> Bool { session.withLock { $0 }?.waitForEnd(seconds: seconds) ?? true }
 
     /// Why opens are not handed to the kernel; nil when they are.
     public var passthroughRefusal: String? { refusal.withLock { $0 } }

@@ -1,4 +1,5 @@
 public import LaminaDigest
+import LaminaSQLite
 import LaminaSystem
 
 /// Layers that somebody in this process works with, and which the index has no reason to keep yet: those of a pull that is
@@ -40,4 +41,17 @@ public final class LayerHold: Sendable {
 extension Store {
     /// Keeps layers until the answer goes. Ask before the index is asked for them; waits while garbage is marked.
     public func hold(_ layers: [Digest]) -> LayerHold { LayerHold(holds, layers) }
+}
+
+extension Index {
+    /// The layers that views are of; those that are gone are left out.
+    public func layers(of views: Set<ViewID>) throws -> [Digest] {
+        try read { database in
+            let statement = try database.cached(
+                "SELECT l.digest FROM layer_view v JOIN layer l ON l.id = v.layer WHERE v.id = ?")
+            return try views.compactMap { view in
+                try statement.bind(1, view.row).first { $0.digest(0) } ?? nil
+            }
+        }
+    }
 }

@@ -55,6 +55,14 @@ public final class File: Sendable {
         return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
     }
 
+    /// Where a symbolic link leads; nil of what is none. It asks nothing of a file system that is mounted there.
+    public static func linkTarget(of path: String) -> String? {
+        var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink(path, &target, target.count)
+        guard count > 0 else { return nil }
+        return String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
     /// Device and inode number of an open file, joined by a colon; nil where nothing is open.
     public static func identity(of descriptor: Int32) -> String? {
         var status = stat()

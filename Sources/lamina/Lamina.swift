@@ -31,13 +31,16 @@ struct Lamina: ParsableCommand {
         ])
 
     static func main() {
+        ProcessStart.prepare()
         // Before the first thread: a command runs some dozens, and two arenas are enough for what they allocate.
         Heap.limitArenas(2)
         do {
             var command = try parseAsRoot(Check.completed(Array(CommandLine.arguments.dropFirst())))
             try command.run()
+            try reporting(json: CommandLine.arguments.contains("--json"), StandardOutput.flush)
         } catch {
             let code = exitCode(for: error)
+            if code.isSuccess { exitAsked(message: fullMessage(for: error)) }
             // A command that failed has said so.
             guard !(error is ExitCode), code == .validationFailure, CommandLine.arguments.contains("--json") else {
                 exit(withError: error)
@@ -46,6 +49,17 @@ struct Lamina: ParsableCommand {
             printError(ErrorText.make(message: message(for: error), exitCode: code.rawValue, json: true))
             Glibc.exit(code.rawValue)
         }
+    }
+}
+
+/// Ends with what was asked for in place of a command: a help page, the version, a completion script.
+private func exitAsked(message: String) -> Never {
+    do {
+        if !message.isEmpty { print(message) }
+        try reporting(StandardOutput.flush)
+        exit(ExitStatus.success.rawValue)
+    } catch {
+        exit(ExitStatus.failure.rawValue)
     }
 }
 

@@ -52,8 +52,8 @@ extension EndToEnd {
         func skopeo() throws {
             try Sandbox.with { sandbox in
                 let (image, copy) = (try convert(sandbox), "oci:\(sandbox.directory)/copy:g")
-                try run(["skopeo", "copy", image, "oci:\(sandbox.directory)/same:z"]).orThrow()
-                try run(["skopeo", "copy", "--dest-compress", "--dest-compress-format", "gzip", image, copy]).orThrow()
+                try Skopeo.copy([image, "oci:\(sandbox.directory)/same:z"], in: sandbox)
+                try Skopeo.copy(["--dest-compress", "--dest-compress-format", "gzip", image, copy], in: sandbox)
                 let back = "oci:\(sandbox.directory)/back:e"
                 try sandbox.lamina("convert", copy, back)
                 try TreeOracle.expectFixture(at: try sandbox.mount(back), in: sandbox, "from skopeo")

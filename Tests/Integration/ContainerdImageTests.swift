@@ -149,9 +149,8 @@ extension EndToEnd {
                 let changed = try PlainImages.layout(of: tar, "gzip", in: sandbox).layout
                 try PlainImages.addLayer(to: changed, in: sandbox)
                 let zstd = sandbox.directory + "/skopeo.oci"
-                try run([
-                    "skopeo", "copy", "--dest-compress-format", "zstd", "oci:\(changed):latest", "oci:\(zstd):latest",
-                ]).orThrow()
+                try Skopeo.copy(
+                    ["--dest-compress-format", "zstd", "oci:\(changed):latest", "oci:\(zstd):latest"], in: sandbox)
                 for (name, layout) in [("docker", docker), ("umoci", changed), ("skopeo", zstd)] {
                     let reference = try push(layout, "writers/\(name)", tag: "latest")
                     let unpacked = try containerd.unpack(reference, "unpacked-\(name)")

@@ -29,7 +29,8 @@ extension EndToEnd {
                 mapper.send(SIGKILL)
                 #expect(reader.wait(seconds: 20).signal == signal)
                 #expect(mapper.wait(seconds: 20).signal == SIGKILL)
-                #expect(now() - started < 1.5)
+                // At once, and not when the connection is given up on, which takes half a minute.
+                #expect(now() - started < 10)
 
                 // Nobody else was harmed. Once is enough: a connection on which nothing comes is given half a minute.
                 guard name == "middle", signal == SIGKILL else { return }
@@ -56,7 +57,7 @@ extension EndToEnd {
                 try #require(stays.isRunning && goes.isRunning, "the readers do not wait")
                 proxy.reset()
                 goes.send(SIGKILL)
-                #expect(goes.wait(seconds: 5).signal == SIGKILL)
+                #expect(goes.wait(seconds: 30).signal == SIGKILL)
                 #expect(stays.wait(seconds: 60).exitCode == 0)
                 #expect(proxy.repeatedByteCount(of: image.layer) == 0)
             }

@@ -55,7 +55,7 @@ extension EndToEnd {
                 let watch = try sandbox.start(["status", "--watch", "--json"])
                 #expect(eventually { watch.outputSoFar.split(separator: "\n").count >= 2 })
                 watch.send(SIGINT)
-                #expect(watch.wait(seconds: 5).exitCode == 0)
+                #expect(watch.wait(seconds: 30).exitCode == 0)
                 for line in watch.outputSoFar.split(separator: "\n") { try Self.expectJSON(String(line), sandbox) }
             }
         }

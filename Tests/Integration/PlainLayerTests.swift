@@ -71,12 +71,8 @@ extension EndToEnd {
                 try PlainImages.addLayer(to: base.layout, in: sandbox)
                 let docker = try PlainImages.layout(of: tar, "gzip", in: sandbox, docker: true)
                 let zstd = sandbox.directory + "/skopeo.oci"
-                try run(
-                    [
-                        "skopeo", "copy", "--dest-compress-format", "zstd", "oci:\(base.layout):latest",
-                        "oci:\(zstd):latest",
-                    ]
-                ).orThrow()
+                try Skopeo.copy(
+                    ["--dest-compress-format", "zstd", "oci:\(base.layout):latest", "oci:\(zstd):latest"], in: sandbox)
                 // umoci refuses Docker's manifests: the same tar in another image is the measure.
                 let uncompressed = try PlainImages.layout(of: tar, "tar", in: sandbox).layout
                 let layouts = [

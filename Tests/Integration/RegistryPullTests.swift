@@ -65,11 +65,11 @@ extension EndToEnd {
                 let proxy = try sandbox.proxy()
                 let registry = try Shared.registry.get()
                 let layout = Fixtures.layout("estargz")
-                try run([
-                    "skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false", "--format", format,
-                    "oci:\(layout)",
-                    "docker://\(registry.host)/skopeo/\(format):v1",
-                ]).orThrow()
+                try Skopeo.copy(
+                    [
+                        "--dest-tls-verify=false", "--format", format, "oci:\(layout)",
+                        "docker://\(registry.host)/skopeo/\(format):v1",
+                    ], in: sandbox)
                 let reference = "\(proxy.host)/skopeo/\(format):v1"
                 let report: PullReport = try decoded(sandbox.lamina("pull", "--json", reference).output)
                 #expect(report.complete)

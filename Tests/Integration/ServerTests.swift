@@ -67,7 +67,7 @@ extension EndToEnd {
                 let pull = try sandbox.start(["pull", reference])
                 #expect(eventually { proxy.sentByteCount(of: image.layer) > 2 << 20 })
                 pull.send(SIGINT)
-                let outcome = pull.wait(seconds: 5)
+                let outcome = pull.wait(seconds: 30)
                 #expect(outcome.exitCode == 130, "\(outcome)")
                 #expect(server.isRunning)
                 proxy.faults = Faults()
@@ -116,7 +116,7 @@ extension EndToEnd {
                 #expect(none.exitCode == 1 && none.errors.contains("none"), "\(none)")
                 let user = try sandbox.startProgram(["sleep", "60"])
                 let holder = try sandbox.startProgram(["sh", "-c", "exec sleep 60 <\"$1\"", "sh", "\(mount)/etc/hello"])
-                usleep(200_000)
+                #expect(eventually { File.linkTarget(of: "/proc/\(holder.pid)/fd/0") == "\(mount)/etc/hello" })
                 let busy = try sandbox.attempt("umount", mount)
                 #expect(busy.exitCode == 1 && busy.errors.contains("in use"), "\(busy)")
                 for child in [user, holder] {

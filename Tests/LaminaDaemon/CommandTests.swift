@@ -39,7 +39,22 @@ struct CommandTests {
             .makeRequest(context)
         }
         #expect(error?.code == .notFound)
-        #expect(UnmountCommand.resolve(directory.path + "/./m/") == directory.path + "/m")
+        #expect(resolvedPath(directory.path + "/./m/") == directory.path + "/m")
+    }
+
+    @Test(
+        "a path is what its links lead to, also where its end is not there yet",
+        arguments: [
+            ("/link/store", "/m/store"), ("/link/../store", "/store"), ("/none/../store", "/store"),
+            ("/far/x", "/not/there/x"), ("/loop/x", "/loop/x"), ("/./m//", "/m"),
+        ])
+    func resolving(_ path: String, _ expected: String) throws {
+        let directory = ScratchDirectory()
+        try createDirectories(directory.path + "/m")
+        symlink("m", directory.path + "/link")
+        symlink(directory.path + "/not/there", directory.path + "/far")
+        symlink("loop", directory.path + "/loop")
+        #expect(resolvedPath(directory.path + path) == directory.path + expected)
     }
 
     @Test("with no server the store is opened here, and one that is in use elsewhere is an error that says by whom")

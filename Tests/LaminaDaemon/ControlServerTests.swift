@@ -103,7 +103,7 @@ struct ControlServerTests {
             }
             while engine.state.withLock({ $0.pulls.isEmpty }) { usleep(10_000) }
             #expect(try server.stop())
-            #expect(outcome.wait(seconds: 5) { $0 } == 130)
+            #expect(outcome.wait(seconds: 30) { $0 } == 130)
             #expect(engine.state.withLock { $0.stoppedPulls } == 1)
         }
     }

@@ -65,6 +65,7 @@ final class FakeEngine: ControlledEngine {
         var stoppedPulls = 0
         var shutdowns = 0
         var whyNotReady: String?
+        var isHeldElsewhere = false
     }
 
     let state = Monitor(State())
@@ -145,6 +146,8 @@ final class FakeEngine: ControlledEngine {
     func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult {
         PinResult(reference: reference, pinned: isPinned)
     }
+
+    func release() throws -> Bool { state.withLock { !$0.isHeldElsewhere } }
 
     func mounts() throws -> [MountListing] { state.withLock { $0.mounts } }
 

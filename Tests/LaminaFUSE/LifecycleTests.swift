@@ -15,12 +15,12 @@ extension SessionTests {
             let cached = try File(fixture.path("cached"), O_RDONLY)
             let passthrough = try File(fixture.path("passthrough"), O_RDONLY)
             let child = try Child(["cat", fixture.path("parked")])
-            let parked: ParkedReply<OpenReply>? = fixture.filesystem.events.wait(seconds: 5) { $0.opens.first }
+            let parked: ParkedReply<OpenReply>? = fixture.filesystem.events.wait(seconds: 30) { $0.opens.first }
             let start = now()
             try fixture.session.stop()
             #expect(now() - start < 3)
             #expect(try !Mount.all().contains { $0.directory == fixture.root })
-            let ended = child.wait(seconds: 1)
+            let ended = child.wait(seconds: 30)
             #expect(ended != nil && ended != 0)
             #expect(throws: SystemError.self) { try cached.read(1, at: 0) }
             #expect(try passthrough.read(400_000, at: 0) == bytes)
@@ -65,7 +65,7 @@ extension SessionTests {
             tree.add("file", .bytes([1]))
         } _: { fixture in
             #expect(access(fixture.path("file"), R_OK) == 0)
-            #expect(try Child(["umount", fixture.root]).wait(seconds: 5) == 0)
+            #expect(try Child(["umount", fixture.root]).wait(seconds: 30) == 0)
             try fixture.session.wait()
             #expect(!fixture.session.isRunning)
             try Mount.mount(type: "tmpfs", source: "other", at: fixture.root)
@@ -126,7 +126,7 @@ extension SessionTests {
             let events = fixture.filesystem.events
             // Parked requests hold no thread: many more than threads wait at once.
             let children = try (0..<12).map { _ in try Child(["cat", fixture.path("parked")]) }
-            let waiting: Int? = events.wait(seconds: 5) { $0.opens.count == 12 ? 12 : nil }
+            let waiting: Int? = events.wait(seconds: 30) { $0.opens.count == 12 ? 12 : nil }
             #expect(waiting == 12)
             let (threads, uniques) = events.withLock { ($0.threads, $0.uniques) }
             #expect(threads.isSubset(of: [0, 1, 2]))

@@ -11,10 +11,10 @@ extension SessionTests {
         } _: { fixture in
             let events = fixture.filesystem.events
             let child = try Child(["cat", fixture.path("parked")])
-            let parked: ParkedReply<OpenReply>? = events.wait(seconds: 5) { $0.opens.first }
+            let parked: ParkedReply<OpenReply>? = events.wait(seconds: 30) { $0.opens.first }
             kill(child.pid, signal)
-            #expect(child.wait(seconds: 1) == 128 + signal)
-            let interrupts: Int? = events.wait(seconds: 1) { $0.interrupts > 0 ? $0.interrupts : nil }
+            #expect(child.wait(seconds: 30) == 128 + signal)
+            let interrupts: Int? = events.wait(seconds: 30) { $0.interrupts > 0 ? $0.interrupts : nil }
             #expect(interrupts == 1)
             #expect(fixture.session.requestCount(.interrupt) == 1)
             #expect(parked?.isTaken == true)
@@ -29,11 +29,11 @@ extension SessionTests {
         } _: { fixture in
             let events = fixture.filesystem.events
             let child = try Child(["dd", "if=\(fixture.path("parked"))", "of=/dev/null", "bs=4096", "iflag=direct"])
-            let parked: ParkedReply<ReadReply>? = events.wait(seconds: 5) { $0.reads.first }
+            let parked: ParkedReply<ReadReply>? = events.wait(seconds: 30) { $0.reads.first }
             kill(child.pid, signal)
-            let ended = child.wait(seconds: 1)
+            let ended = child.wait(seconds: 30)
             #expect(ended != nil && ended != 0)
-            let interrupts: Int? = events.wait(seconds: 1) { $0.interrupts > 0 ? $0.interrupts : nil }
+            let interrupts: Int? = events.wait(seconds: 30) { $0.interrupts > 0 ? $0.interrupts : nil }
             #expect(interrupts == 1)
             #expect(parked?.isTaken == true)
         }
@@ -48,9 +48,9 @@ extension SessionTests {
         } _: { fixture in
             let events = fixture.filesystem.events
             let child = try Child(["cat", fixture.path("parked")])
-            let parked: ParkedReply<ReadReply>? = events.wait(seconds: 5) { $0.reads.first }
+            let parked: ParkedReply<ReadReply>? = events.wait(seconds: 30) { $0.reads.first }
             kill(child.pid, signal)
-            #expect(child.wait(seconds: 1) == 128 + signal)
+            #expect(child.wait(seconds: 30) == 128 + signal)
             let bytes = pattern(4096)
             if let reply = parked?.take() { reply.bytes(bytes.span.bytes) }
             // What was read ahead is in the cache all the same.
@@ -68,17 +68,17 @@ extension SessionTests {
         } _: { fixture in
             let events = fixture.filesystem.events
             let answering = try Thread("answering") {
-                let parked: ParkedReply<ReadReply>? = events.wait(seconds: 5) { $0.reads.first }
+                let parked: ParkedReply<ReadReply>? = events.wait(seconds: 30) { $0.reads.first }
                 usleep(50_000)
                 if let reply = parked?.take() { reply.bytes(bytes.span.bytes) }
-                let open: ParkedReply<OpenReply>? = events.wait(seconds: 5) { $0.opens.first }
+                let open: ParkedReply<OpenReply>? = events.wait(seconds: 30) { $0.opens.first }
                 usleep(50_000)
                 if let reply = open?.take() { reply.cached(handle: 99) }
             }
             #expect(try File(fixture.path("read"), O_RDONLY).read(5000, at: 0) == bytes)
             do { _ = try File(fixture.path("open"), O_RDONLY) }
             answering.join()
-            let released: Bool? = events.wait(seconds: 5) { $0.releases.contains(99) ? true : nil }
+            let released: Bool? = events.wait(seconds: 30) { $0.releases.contains(99) ? true : nil }
             #expect(released == true)
             #expect(fixture.session.requestCount(.interrupt) == 0)
         }
@@ -92,7 +92,7 @@ extension SessionTests {
             let events = fixture.filesystem.events
             for round in 0..<30 {
                 let children = try (0..<4).map { _ in try Child(["cat", fixture.path("parked")]) }
-                let waiting: Int? = events.wait(seconds: 5) { $0.opens.count == 4 ? 4 : nil }
+                let waiting: Int? = events.wait(seconds: 30) { $0.opens.count == 4 ? 4 : nil }
                 #expect(waiting == 4)
                 let answering = try Thread("answering") {
                     if round % 3 == 0 { usleep(useconds_t(round * 10)) }
@@ -106,7 +106,7 @@ extension SessionTests {
                 }
                 for child in children { kill(child.pid, SIGKILL) }
                 answering.join()
-                for child in children { #expect(child.wait(seconds: 1) != nil) }
+                for child in children { #expect(child.wait(seconds: 30) != nil) }
             }
             #expect(fixture.session.droppedReplyCount == 0)
             #expect(try !list(fixture.root).isEmpty, "the session still answers")
@@ -125,7 +125,7 @@ extension SessionTests {
             #expect(fixture.session.droppedReplyCount == 1)
             let events = fixture.filesystem.events
             let dropping = try Thread("dropping") {
-                let opens: [ParkedReply<OpenReply>]? = events.wait(seconds: 5) { events in
+                let opens: [ParkedReply<OpenReply>]? = events.wait(seconds: 30) { events in
                     guard !events.opens.isEmpty else { return nil }
                     defer { events.opens = [] }
                     return events.opens

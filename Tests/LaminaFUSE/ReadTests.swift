@@ -45,7 +45,7 @@ extension SessionTests {
             #expect(mapped != MAP_FAILED)
             #expect(UnsafeRawBufferPointer(start: mapped, count: bytes.count).elementsEqual(bytes))
             munmap(mapped, bytes.count)
-            #expect(try Child([fixture.path("true")]).wait(seconds: 5) == 0)
+            #expect(try Child([fixture.path("true")]).wait(seconds: 30) == 0)
             #expect(fixture.session.requestCount(.read) == 0)
             #expect(fixture.session.passthroughOpenCount >= 2)
             #expect(fixture.session.cachedOpenCount == 0)
@@ -70,7 +70,7 @@ extension SessionTests {
             for thread in threads { thread.join() }
             #expect(failures.withLock { $0 } == 0)
             #expect(fixture.session.passthroughOpenCount == 1000)
-            let released: Int? = fixture.filesystem.events.wait(seconds: 5) {
+            let released: Int? = fixture.filesystem.events.wait(seconds: 30) {
                 $0.releases.count == 1000 ? 1000 : nil
             }
             #expect(released == 1000, "each open is released")

@@ -48,7 +48,7 @@ extension SessionTests {
         }
         try #require(taken, "the requests did not come")
         kill(server.pid, SIGKILL)
-        #expect(server.wait(seconds: 5) == 128 + SIGKILL)
+        #expect(server.wait(seconds: 30) == 128 + SIGKILL)
         return Abandoned(device: device, initRequest: try readFile(told), readers: readers)
     }
 

@@ -288,7 +288,7 @@ struct FaultTests {
                 #expect(eventually { engine.totalFetchedBytes > 30_000 })
                 pull.cancel()
             }
-            let result = pull.wait(seconds: 5)
+            let result = pull.wait(seconds: 30)
             guard case .failure(let error)? = result else {
                 Issue.record("the pull does not end: \(String(describing: result))")
                 return

@@ -112,12 +112,12 @@ struct RequestTests {
             #expect(eventually { engine.totalFetchedBytes > 300_000 })
             let answers = Answers()
             let content = try engine.content(SHA256.hash(wanted)).id
-            let time = seconds {
-                engine.whole(content, answers.take())
-                _ = answers.wait()
-            }
+            let before = engine.totalFetchedBytes
+            engine.whole(content, answers.take())
+            _ = answers.wait()
             #expect(answers.allSucceededOnce)
-            #expect(time < 1)
+            // By the bytes that went before it, as a busy machine takes its time for all of them.
+            #expect(engine.totalFetchedBytes - before < 6_000_000)
             #expect(!isDone.isSet)
             shouldStop.set()
             source.behaviour.pace = 0

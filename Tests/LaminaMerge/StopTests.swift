@@ -116,7 +116,7 @@ struct EngineTests {
             engine.sources.add(source)
             let answers = Answers()
             engine.whole(ContentID(1), answers.take())
-            #expect(source.state.wait(seconds: 5) { $0.isHalfway ? true : nil } == true)
+            #expect(source.state.wait(seconds: 30) { $0.isHalfway ? true : nil } == true)
             let stopping = try Thread("stop") { engine.stop() }
             #expect(answers.wait())
             usleep(50_000)

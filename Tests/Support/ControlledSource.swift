@@ -80,9 +80,9 @@ public final class ControlledSource: BlobSource {
         }
     }
 
-    /// Waits until `count` reads wait for an allowance or for held bytes; whether they came to it in 5 s.
+    /// Waits until `count` reads wait for an allowance or for held bytes; whether they came to it in time.
     public func waits(for count: Int = 1) -> Bool {
-        state.wait(seconds: 5) { $0.waiting >= count ? true : nil } ?? false
+        state.wait(seconds: 30) { $0.waiting >= count ? true : nil } ?? false
     }
 
     public func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {

@@ -58,4 +58,19 @@ int lamina_mount_apart(
 /// The process ID, or -1 with errno.
 int32_t lamina_start_prober(const char *path, int32_t commands, int32_t answers);
 
+// What a process finds when it is started.
+
+/// Opens /dev/null as each of descriptors 0 to 2 that is closed: the next file that is opened would have its place, and be
+/// written to by whoever means the terminal. 0, or -1 with errno.
+int lamina_occupy_standard_descriptors(void);
+
+/// Raises the soft limit of a resource to the hard one, and that to `wanted` where it is lower and this process may. 0, or -1
+/// with errno.
+int lamina_raise_limit(int32_t resource, uint64_t wanted);
+extern const int32_t lamina_rlimit_files;
+extern const int32_t lamina_rlimit_file_size;
+
+/// Writes out what standard output still holds. 0, or the errno value of what failed, now or before.
+int32_t lamina_flush_output(void);
+
 #endif

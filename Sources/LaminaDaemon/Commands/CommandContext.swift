@@ -1,9 +1,10 @@
 import Glibc
+import LaminaSystem
 public import Logging
 
 /// What every command knows: the store, the configuration, and how to speak.
 public struct CommandContext: Sendable {
-    /// The directory of the store, absolute.
+    /// The directory of the store, absolute and without symbolic links: as the kernel's mount table shows it.
     public var root: String
     public var configuration: Configuration
     /// The options that say what the configuration is, for a server that is to be started with the same.
@@ -41,7 +42,8 @@ public struct CommandContext: Sendable {
         var options = path.map { ["--config", absolutePath($0)] } ?? []
         for setting in settings { options += ["--set", setting] }
         return CommandContext(
-            root: loaded.configuration.root, configuration: loaded.configuration, configurationOptions: options,
+            root: resolvedPath(loaded.configuration.root), configuration: loaded.configuration,
+            configurationOptions: options,
             log: log,
             output: Output(json: json))
     }
@@ -102,12 +104,13 @@ extension Output {
     }
 
     /// Writes bytes to standard output, as they are.
-    func write(_ bytes: [UInt8]) {
-        fflush(nil)
+    func write(_ bytes: [UInt8]) throws {
+        try StandardOutput.flush()
         var rest = bytes[...]
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { Glibc.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
-            guard count > 0 else { return }
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { throw SystemError.last("write error at", "standard output") }
             rest = rest.dropFirst(count)
         }
     }

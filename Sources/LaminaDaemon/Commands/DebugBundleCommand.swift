@@ -75,7 +75,7 @@ public struct DebugBundleCommand: Sendable {
             failure = Redaction.cleanError("\(error)")
             if let root = places.root { loaded.configuration.store.root = root }
         }
-        let root = loaded.configuration.root
+        let root = resolvedPath(loaded.configuration.root)
         var problems: [String] = []
         func attempt<Value>(_ body: () throws -> Value) -> Value? {
             do {

@@ -8,8 +8,8 @@ enum EngineAccess {
     case local(Engine)
 
     /// How long to wait for a server that is just starting or ending, in seconds: between its lock and its socket there
-    /// is a moment in which it cannot be asked.
-    static let patience = 5.0
+    /// is a time in which it cannot be asked. One that ends gives its last clients 5 s, and has mounts and merges to end.
+    static let patience = 20.0
 
     /// Asks for a server first; opens the store where none listens.
     ///

@@ -35,6 +35,12 @@ public struct MountCommand: Sendable {
                 if progress.stage == .streaming { display.show(progress) }
             }
         }
+        guard MountNamespaces.isSeen(result.target, root: context.root) else {
+            let server = try? context.client.status().pid
+            _ = try? context.client.unmount(UnmountRequest(target: result.target))
+            throw MountNamespaces.unseen(result.target, server: server)
+        }
+        if let warning = result.warning { context.output.warn(warning) }
         try context.output.show(result) {
             "\(result.target): \(result.reference), \(counted(result.layers, "layer"))"
                 + (result.writable.map { ", writes go to \($0)" } ?? ", read-only")
@@ -43,12 +49,15 @@ public struct MountCommand: Sendable {
 
     /// Checks what the user typed before anybody is asked; relative paths become absolute.
     func makeRequest(_ context: CommandContext) throws -> MountRequest {
-        MountRequest(
+        var request = MountRequest(
             reference: try ImageReference(parsing: reference).description, target: try Self.directory(target, "DIR"),
             upper: try upper.map { try Self.directory($0, "--rw") },
             platform: try platform.map { try Platform(parsing: $0).description },
             plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference),
             credentialsFile: credentialsFile.map(absolutePath))
+        request.targetIdentity = MountNamespaces.identity(of: request.target)
+        request.upperIdentity = request.upper.flatMap(MountNamespaces.identity)
+        return request
     }
 
     /// The real path, as the kernel will show it.
@@ -91,11 +100,12 @@ public struct UnmountCommand: Sendable {
 
     public func run(_ context: CommandContext) throws {
         try context.requireRoot(for: "unmounting")
-        // Resolved by its parent only: a mount whose server is gone cannot be looked at.
-        let request = UnmountRequest(target: Self.resolve(target))
+        // By its links alone: a mount whose server is gone cannot be looked at.
+        let request = UnmountRequest(target: resolvedPath(absolutePath(target)))
         let result: MountListing
         do {
             result = try context.client.unmount(request)
+            try MountNamespaces.endCopy(at: request.target, root: context.root)
         } catch let error as DaemonError where error.code == .noServer {
             throw DaemonError(
                 .noServer,
@@ -103,14 +113,5 @@ public struct UnmountCommand: Sendable {
                     + "'umount \(request.target)' ends what another left")
         }
         try context.output.show(result) { "\(result.target): unmounted" }
-    }
-
-    static func resolve(_ path: String) -> String {
-        let full = absolutePath(path)
-        guard let slash = full.lastIndex(of: "/"), full != "/" else { return full }
-        let (parent, name) = (String(full[..<slash]), full[full.index(after: slash)...])
-        if name == ".." { return realPath(full) ?? full }
-        guard let real = realPath(parent.isEmpty ? "/" : parent) else { return full }
-        return real == "/" ? "/\(name)" : "\(real)/\(name)"
     }
 }

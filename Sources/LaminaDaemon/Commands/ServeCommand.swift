@@ -1,3 +1,5 @@
+import LaminaSystem
+
 /// `lamina serve`: the server of a store, in the foreground.
 public struct ServeCommand: Sendable {
     public var exitWhenIdle: Bool
@@ -73,6 +75,7 @@ public struct SuperviseCommand: Sendable {
 
     private func supervise(_ words: [String], _ context: CommandContext) throws -> Int32 {
         try context.requireRoot(for: "serving a store")
+        ProcessStart.setServerMask()
         let own = realPath("/proc/self/exe") ?? words[0]
         let supervisor = try Supervisor(
             options: Supervisor.Options(

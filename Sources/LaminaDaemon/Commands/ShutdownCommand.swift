@@ -17,7 +17,11 @@ public struct ShutdownCommand: Sendable {
     public func run(_ context: CommandContext) throws {
         Interrupts.install()
         let status = try context.client.status()
-        try context.client.shutdown()
+        do {
+            try context.client.shutdown()
+        } catch let error as DaemonError where error.code == .noServer {
+            // It ended by itself just now.
+        }
         let deadline = monotonicSeconds() + Self.patience
         while kill(status.pid, 0) == 0 || errno == EPERM {
             if Interrupts.requested { throw DaemonError(.interrupted, "interrupted") }

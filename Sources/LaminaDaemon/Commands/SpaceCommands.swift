@@ -98,6 +98,6 @@ public struct OpenedCommand: Sendable {
         if context.output.json {
             return try context.output.show(paths.map { String(decoding: $0, as: UTF8.self) }) { "" }
         }
-        context.output.write(paths.flatMap { $0 + [UInt8(ascii: "\n")] })
+        try context.output.write(paths.flatMap { $0 + [UInt8(ascii: "\n")] })
     }
 }

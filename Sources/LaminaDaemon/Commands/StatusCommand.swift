@@ -1,6 +1,7 @@
 import Glibc
 import LaminaFilesystem
 public import LaminaStore
+import LaminaSystem
 import Logging
 
 /// Everything that `lamina status` shows.
@@ -40,7 +41,8 @@ public struct StatusCommand: Sendable {
             } else {
                 print(Self.text(report) + "\n")
             }
-            fflush(nil)
+            // Nobody reads it any more, or there is no room for it: then there is nothing to watch for.
+            try StandardOutput.flush()
             for _ in 0..<10 where !Interrupts.requested { usleep(100_000) }
         }
     }

@@ -8,7 +8,12 @@ final class Activity: Sendable {
         var isClosed = false
     }
 
-    private let state = Mutex(State())
+    private let state: Mutex<State>
+
+    /// - Parameter wasUsed: whether a process before this one had clients.
+    init(wasUsed: Bool = false) {
+        state = Mutex(State(everUsed: wasUsed))
+    }
 
     /// Begins work for a client.
     ///

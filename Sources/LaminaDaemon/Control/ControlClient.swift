@@ -75,26 +75,50 @@ public struct ControlClient: Sendable {
         }
     }
 
+    /// Sends a request, and to the next server where one ended without having answered.
+    ///
+    /// - Throws: `noServer` where nobody listens any more.
+    private func begin(_ method: String, _ target: String, body: [UInt8]) throws -> BegunExchange {
+        let deadline = monotonicSeconds() + Self.patience
+        while true {
+            do {
+                var connection = try open()
+                try connection.send(method, target, body: body)
+                let status = try connection.receiveHead()
+                return BegunExchange(status: status, connection: connection)
+            } catch let unanswered as ControlConnection.Unanswered {
+                guard monotonicSeconds() < deadline else { throw unanswered.error }
+                usleep(20_000)
+            }
+        }
+    }
+
+    /// How long servers may end one after the other before one of them answers, in seconds.
+    private static let patience = 10.0
+
+    private struct BegunExchange: ~Copyable {
+        let status: Int
+        var connection: ControlConnection
+    }
+
     private func ask<Answer: Codable & Sendable>(_ method: String, _ target: String) throws -> Answer {
-        var connection = try open()
-        try connection.send(method, target, body: [])
-        let status = try connection.receiveHead()
-        let body = try connection.receiveBody()
+        var exchange = try begin(method, target, body: [])
+        let status = exchange.status
+        let body = try exchange.connection.receiveBody()
         return try read(status, body)
     }
 
     private func askStreaming<Request: Encodable, Answer: Codable & Sendable>(
         _ method: String, _ target: String, _ request: Request, progress: (PullProgress) -> Void
     ) throws -> Answer {
-        var connection = try open()
-        try connection.send(method, target, body: try JSONText.line(request))
-        let status = try connection.receiveHead()
+        var exchange = try begin(method, target, body: try JSONText.line(request))
+        let status = exchange.status
         guard status == 200 else {
-            let body = try connection.receiveBody()
+            let body = try exchange.connection.receiveBody()
             return try read(status, body)
         }
         var pending: [UInt8] = []
-        while let part = try connection.receivePart() {
+        while let part = try exchange.connection.receivePart() {
             for byte in part {
                 guard byte == UInt8(ascii: "\n") else {
                     pending.append(byte)

@@ -12,6 +12,8 @@ struct ControlConnection: ~Copyable {
     private var buffer: [UInt8] = []
     private var start = 0
     private var framing = Framing.ended
+    /// Whether anything of an answer has come.
+    private var isAnswered = false
 
     private enum Framing: Equatable {
         case length(Int)
@@ -181,10 +183,19 @@ struct ControlConnection: ~Copyable {
         }
         start = 0
         if buffer.isEmpty { throw lost(nil) }
+        isAnswered = true
     }
 
-    private func lost(_ cause: SystemError?) -> DaemonError {
-        DaemonError(.serverFailed, "the lamina server at \(path) ended before it had answered", cause: cause)
+    private func lost(_ cause: SystemError?) -> any Error {
+        let error = DaemonError(
+            .serverFailed, "the lamina server at \(path) ended before it had answered", cause: cause)
+        return isAnswered ? error : Unanswered(error: error)
+    }
+
+    /// The connection ended before anything of an answer came. A server begins its answer before it begins what it was asked for, so
+    /// nothing of that was done, and the next server can be asked.
+    struct Unanswered: Error {
+        var error: DaemonError
     }
 
     private func strange(_ what: String) -> DaemonError {

@@ -35,6 +35,10 @@ public struct MountRequest: Sendable, Codable, Equatable {
     public var platform: String?
     public var plainHTTP: Bool
     public var credentialsFile: String?
+    /// Device and inode numbers of `target` and `upper`, as the client sees them: by the same path a server in another mount
+    /// namespace may come to another directory.
+    public var targetIdentity: String?
+    public var upperIdentity: String?
 
     public init(
         reference: String, target: String, upper: String? = nil, platform: String? = nil, plainHTTP: Bool = false,

@@ -90,6 +90,7 @@ struct ControlRoutes: Sendable {
     private func mount(_ request: MountRequest) async throws -> Response {
         stream("mount", ["reference": "\(request.reference)", "target": "\(request.target)"]) {
             [engine, configuration] (operation: StreamedOperation<MountResult>) in
+            try MountNamespaces.requireSamePlaces(request)
             try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
             return try engine.mount(
                 request.reference, at: request.target, upper: request.upper, platform: request.platform,

@@ -50,7 +50,9 @@ struct ControlServer: Service {
                         }
                     }
                 } onGracefulShutdown: {
-                    accepted.channel.close(promise: nil)
+                    // Who comes from now on finds no server, and looks for the next one.
+                    if ending.unmounts { socket.withdraw() }
+                    closeOnceEmpty(accepted.channel, listening)
                 }
             }
             group.addTask {
@@ -62,6 +64,14 @@ struct ControlServer: Service {
             group.cancelAll()
         }
         withExtendedLifetime(listening) {}
+    }
+
+    /// Stops listening. Whoever has connected already is accepted first where no other server will: closing the socket would tell them that
+    /// the connection was reset.
+    private func closeOnceEmpty(_ channel: any Channel, _ listening: File) {
+        var entry = pollfd(fd: listening.descriptor, events: Int16(POLLIN), revents: 0)
+        guard ending.unmounts, poll(&entry, 1, 0) > 0, channel.isActive else { return channel.close(promise: nil) }
+        channel.eventLoop.scheduleTask(in: .milliseconds(1)) { closeOnceEmpty(channel, listening) }
     }
 
     /// How long clients have to take their last answer when the server ends. One that says nothing would keep it for ever.

@@ -23,6 +23,8 @@ public protocol ControlledEngine: Sendable {
     func removeImage(_ reference: String, collects: Bool) throws -> RemoveResult
     func collectGarbage(dryRun: Bool) throws -> GarbageReport
     func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult
+    /// Whether the kernel has ended the file system, now that no image is mounted: nobody needs it elsewhere.
+    func release() throws -> Bool
     func status() -> ServerStatus
     /// In the text format of Prometheus.
     func metrics() throws -> String

@@ -20,26 +20,12 @@ extension Engine {
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
         progress: @escaping @Sendable (PullProgress) -> Void = { _ in }, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult {
-        guard isServing else { throw StoreError(.conflict, "the file system \(root)/fs is not mounted") }
-        let parsed = try ImageReference(parsing: reference)
-        var known = try store.index.image(parsed.description)
-        if let platform, let image = known, image.platform != (try Platform(parsing: platform)).description {
-            known = nil
-        }
-        let image: ImageRecord
-        if let known {
-            image = known
-        } else {
-            let name = parsed.description
-            let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
-            image = try counted {
-                try pull.index(parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
-            }
-            viewsChanged()
-        }
+        let image = try self.image(
+            named: reference, platform: platform, plainHTTP: plainHTTP, progress: progress, shouldStop: shouldStop)
         try requireProofs(of: image)
         let target = try realPath(target)
         return try mounting.withLock { _ in
+            try attachFilesystem()
             if try activeTargets().contains(target) {
                 throw StoreError(.conflict, "\(target) has an image of lamina on it already; unmount it first")
             }
@@ -54,7 +40,8 @@ extension Engine {
             }
             log.info("an image is mounted", metadata: ["image": "\(image.reference)", "target": "\(target)"])
             return MountResult(
-                target: target, reference: image.reference, writable: upper, layers: image.layers.count)
+                target: target, reference: image.reference, writable: upper, layers: image.layers.count,
+                warning: platform == nil ? foreignness(of: image) : nil)
         }
     }
 
@@ -78,32 +65,6 @@ extension Engine {
                     "the diff ID of layer \(ledger.digest) of \(image.reference) is not proven, and [store] require is "
                         + "\"diffid\": 'lamina pull --lazy \(image.reference)' reads the layer and proves it")
             }
-        }
-    }
-
-    /// Unmounts an image.
-    ///
-    /// - Throws: `StoreError.notFound` when no image of this store is mounted there, `.conflict` when it is in use.
-    public func unmount(_ target: String) throws {
-        let target = (try? realPath(target)) ?? target
-        try mounting.withLock { _ in
-            guard try store.index.mounts().contains(where: { $0.target == target }) else {
-                throw StoreError(.notFound, "no image of the store \(root) is mounted at \(target)")
-            }
-            recordUses()
-            if try activeTargets().contains(target) {
-                do throws(SystemError) {
-                    try Mount.unmount(target)
-                } catch  where error.code == EBUSY {
-                    throw StoreError(
-                        .conflict,
-                        "\(target) is in use: end the processes that have files open in it (fuser -m \(target))",
-                        cause: error)
-                } catch {
-                    throw StoreError(.system(error.code), "cannot unmount \(target)", cause: error)
-                }
-            }
-            try store.removeMount(target: target)
         }
     }
 
@@ -141,7 +102,7 @@ extension Engine {
     /// Takes away what an ended server left at a place: its mounts have nobody behind them.
     func clearStaleMount(at target: String) throws {
         while let mount = try Mount.all().last(where: { $0.directory == target }),
-            mount.type == "fuse.lamina" || (mount.type == "overlay" && mount.source == "lamina")
+            mount.type == "fuse.lamina" || ImageMount.isOwn(mount, root: root)
         {
             log.warning("a mount that an earlier server left is taken away", metadata: ["target": "\(target)"])
             // Forced: where somebody still holds its connection, what waits for an answer must not wait for ever.
@@ -149,35 +110,16 @@ extension Engine {
         }
     }
 
-    func unmountAll() {
-        mounting.withLock { _ in
-            do {
-                for target in try activeTargets() {
-                    do throws(SystemError) {
-                        try Mount.unmount(target)
-                    } catch {
-                        log.warning(
-                            "an image is still in use; its files end with the processes that have them open",
-                            metadata: ["target": "\(target)"])
-                        try? Mount.unmount(target, detach: true)
-                    }
-                }
-            } catch {
-                log.error("cannot unmount the images", metadata: ["error": "\(error)"])
-            }
-        }
-    }
-
-    /// The recorded targets that have an overlay of lamina on them.
+    /// The recorded targets that have an image of this store on them, be it on top or below something else.
     func activeTargets() throws -> Set<String> {
         let recorded = Set(try store.index.mounts().map(\.target))
         return Set(
-            try Mount.all().filter { $0.type == "overlay" && $0.source == "lamina" && recorded.contains($0.directory) }
+            try Mount.all().filter { ImageMount.isOwn($0, root: root) && recorded.contains($0.directory) }
                 .map(\.directory))
     }
 
     /// The path as the kernel's mount table shows it, without links.
-    private func realPath(_ path: String) throws -> String {
+    func realPath(_ path: String) throws -> String {
         guard let resolved = realpath(path, nil) else {
             let error = SystemError.last("find", path)
             throw StoreError(.system(error.code), "\(path) is no directory to mount at: make it first", cause: error)

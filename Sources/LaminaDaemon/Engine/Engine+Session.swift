@@ -10,7 +10,7 @@ import Synchronization
 // kernel said first is in the index.
 
 extension Engine {
-    private var directory: String { root + "/fs" }
+    var directory: String { root + "/fs" }
 
     /// Goes on with the mount of a dead process; nil where there is none to go on with.
     ///
@@ -18,7 +18,7 @@ extension Engine {
     func takeOver(_ held: HeldDescriptors) throws -> LayerFilesystem? {
         guard let device = held[.connection] else { return nil }
         guard FUSESession.isConnected(device), let row = try store.session(), let file = held[.record],
-            try isMounted(row.connection)
+            try isMounted(row.connection) || attach(device, row.connection)
         else {
             log.error("the held connection leads to no mount of this store any more; the file system is mounted afresh")
             return nil
@@ -42,7 +42,7 @@ extension Engine {
         return filesystem
     }
 
-    private func isMounted(_ connection: UInt32) throws(SystemError) -> Bool {
+    func isMounted(_ connection: UInt32) throws(SystemError) -> Bool {
         let topmost = try Mount.all().last { $0.directory == directory }
         return topmost?.type == "fuse.lamina" && topmost?.major == 0 && topmost?.minor == connection
     }

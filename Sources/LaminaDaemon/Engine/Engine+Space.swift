@@ -1,4 +1,5 @@
 import Glibc
+import LaminaDigest
 import LaminaFilesystem
 import LaminaMerge
 import LaminaOCI
@@ -53,6 +54,8 @@ extension Engine {
     public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
         if isServing { _ = try activeMounts() }
         let filesystem = servingFilesystem
+        let hold = store.hold(try layersMountedAnywhere())
+        defer { withExtendedLifetime(hold) {} }
         let marked = try store.markGarbage(open: filesystem?.openInodes ?? [], dryRun: dryRun)
         var report = marked.report
         if !dryRun {
@@ -70,6 +73,16 @@ extension Engine {
                 metadata: ["layers": "\(report.layers)", "files": "\(report.files)", "bytes": "\(report.bytes)"])
         }
         return report
+    }
+
+    /// The layers of images that are mounted in any namespace. The index knows of those that are where they were mounted; one may live on
+    /// elsewhere after its umount, and is read there.
+    private func layersMountedAnywhere() throws -> [Digest] {
+        var views: Set<ViewID> = []
+        for (_, mount) in Mount.inAnyNamespace(where: { ImageMount.isOwn($0, root: root) }) {
+            views.formUnion(ImageMount.views(of: mount, root: root))
+        }
+        return try store.index.layers(of: views)
     }
 
     /// Says whether an image's files stay, however full the store is.

@@ -47,6 +47,8 @@ public final class Engine: Sendable {
     private let notifier = Mutex(Notifier(path: nil))
     /// Mounting and unmounting, one at a time.
     let mounting = Monitor(())
+    /// Whether it was said who keeps the server from ending.
+    let holdersTold = Mutex(false)
     /// Deletes what an earlier process had begun to delete.
     let sweeping = Monitor<Thread?>(nil)
 

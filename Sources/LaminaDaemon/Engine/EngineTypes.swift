@@ -75,12 +75,15 @@ public struct MountResult: Sendable, Codable, Equatable {
     /// The directory that takes the writes.
     public var writable: String?
     public var layers: Int
+    /// What the user should know of it, as a sentence.
+    public var warning: String?
 
-    public init(target: String, reference: String, writable: String?, layers: Int) {
+    public init(target: String, reference: String, writable: String?, layers: Int, warning: String? = nil) {
         self.target = target
         self.reference = reference
         self.writable = writable
         self.layers = layers
+        self.warning = warning
     }
 }
 

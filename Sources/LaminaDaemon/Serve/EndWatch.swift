@@ -29,8 +29,9 @@ struct EndWatch: Service {
             let engine = engine
             do {
                 guard try await onThread("mounts", { try engine.mounts() }).isEmpty, activity.close() else { continue }
-                // Looked at again with the door closed: a client may have come and gone in between, and has a mount.
-                if try await onThread("mounts", { try engine.mounts() }).isEmpty {
+                // Looked at again with the door closed: a client may have come and gone in between, and has a mount. And the table
+                // is of this mount namespace: what lives on elsewhere the kernel knows.
+                if try await onThread("mounts", { try engine.mounts().isEmpty && engine.release() }) {
                     log.info("the server ends: nothing is mounted any more")
                     ending.unmount()
                     request.yield()

@@ -37,6 +37,12 @@ public struct Server: Sendable {
         Interrupts.install()
         // A client that has gone is no reason to die.
         _ = Glibc.signal(SIGPIPE, SIG_IGN)
+        ProcessStart.setServerMask()
+        if let limit = ProcessFacts.descriptorLimit, limit < ProcessStart.wantedDescriptors {
+            log.warning(
+                "few files may be open: reads fail beyond that; raise the limit by 'ulimit -Hn 65536', or LimitNOFILE= in the unit",
+                metadata: ["limit": "\(limit)"])
+        }
         let notifier = Notifier.fromEnvironment()
         let held = HeldDescriptors.fromEnvironment()
         let ending = Ending(unmounts: unmountsOnExit || !notifier.holds)
@@ -109,7 +115,7 @@ public struct Server: Sendable {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         // One that came before they were trapped.
         try stopIfInterrupted(ending)
-        let activity = Activity()
+        let activity = Activity(wasUsed: held[.connection] != nil)
         let (requests, request) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let (log, root) = (log, root)
         let routes = ControlRoutes(

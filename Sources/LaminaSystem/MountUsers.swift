@@ -1,0 +1,89 @@
+import Glibc
+
+// Who is to be named where a mount does not go away. All of it is read from /proc, which asks no file system anything: who looks may
+// be the one that answers for the mount.
+
+/// A process that has to do with a mount.
+public struct MountUser: Sendable, Equatable, CustomStringConvertible {
+    public var process: Int32
+    /// Its command line, as `ps` shows it.
+    public var command: String
+
+    public var description: String { "process \(process) (\(command))" }
+
+    /// nil of a process that has ended, and of one without a command line: a thread of the kernel.
+    init?(process: Int32) {
+        guard let bytes = try? readFile("/proc/\(process)/cmdline") else { return nil }
+        let words = bytes.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
+        guard !words.isEmpty else { return nil }
+        self.process = process
+        command = String(words.joined(separator: " ").prefix(Self.commandLimit))
+    }
+
+    /// Characters of a command line: enough to know it again.
+    private static var commandLimit: Int { 60 }
+
+    /// The numbers of all processes.
+    static func all() -> [Int32] {
+        ((try? File.names(inDirectory: "/proc")) ?? []).compactMap { Int32($0) }.sorted()
+    }
+
+    /// The mount namespace of a process, as a name that is equal for equal ones; nil where it may not be seen.
+    static func namespace(of process: String) -> String? { File.linkTarget(of: "/proc/\(process)/ns/mnt") }
+}
+
+extension Mount {
+    /// The processes of this mount namespace that keep the mount busy: by a file that they have open, as the program that they run, or as
+    /// the directory that they are in. (A mapping of an overlay's file is one of the file below, and keeps no overlay busy.)
+    public func users() -> [MountUser] {
+        let own = MountUser.namespace(of: "self")
+        return MountUser.all().filter { process in
+            MountUser.namespace(of: "\(process)") == own && isUsed(by: process)
+        }.compactMap { MountUser(process: $0) }
+    }
+
+    private func isUsed(by process: Int32) -> Bool {
+        let place = "/proc/\(process)"
+        if ["cwd", "root", "exe"].contains(where: { holds(File.linkTarget(of: "\(place)/\($0)")) }) { return true }
+        let descriptors = (try? File.names(inDirectory: "\(place)/fd")) ?? []
+        return descriptors.contains { holds(File.linkTarget(of: "\(place)/fd/\($0)")) }
+    }
+
+    private func holds(_ path: String?) -> Bool {
+        path.map { $0 == directory || $0.hasPrefix(directory + "/") } ?? false
+    }
+
+    /// The mounts of every mount namespace, this one too, for which `condition` holds, each with a process that is in it.
+    ///
+    /// A namespace that no process is in, and a mount that is in none, are not found.
+    public static func inAnyNamespace(where condition: (Mount) -> Bool) -> [(user: MountUser, mount: Mount)] {
+        var seen: Set<String> = []
+        return MountUser.all().flatMap { process -> [(user: MountUser, mount: Mount)] in
+            guard let namespace = MountUser.namespace(of: "\(process)"), !seen.contains(namespace),
+                let bytes = try? readFile("/proc/\(process)/mountinfo", limit: 64 << 20)
+            else { return [] }
+            // Of a process in a chroot only what it can reach is listed, so another one is asked where nothing was found.
+            let mounts = parse(bytes).filter(condition)
+            guard !mounts.isEmpty, let user = MountUser(process: process) else { return [] }
+            seen.insert(namespace)
+            return mounts.map { (user, $0) }
+        }
+    }
+
+    /// The mount that a path leads into: of several above each other the topmost, and another one where something that is mounted further
+    /// up hides it.
+    ///
+    /// - Parameter mounts: what `all` said.
+    public static func reached(by path: String, among mounts: [Mount]) -> Mount? {
+        guard let place = try? File.place(path),
+            let bytes = try? readFile("/proc/self/fdinfo/\(place.descriptor)")
+        else { return nil }
+        for line in bytes.split(separator: UInt8(ascii: "\n")) {
+            let fields = line.split { $0 == UInt8(ascii: ":") || $0 == UInt8(ascii: "\t") || $0 == UInt8(ascii: " ") }
+            guard fields.count == 2, fields[0].elementsEqual("mnt_id".utf8) else { continue }
+            let id = Int32(String(decoding: fields[1], as: UTF8.self))
+            return mounts.first { $0.id == id }
+        }
+        return nil
+    }
+}

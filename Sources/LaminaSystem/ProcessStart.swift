@@ -1,0 +1,38 @@
+import CLinux
+import Glibc
+
+/// What a process finds when it is started: whoever starts it may have left it little.
+public enum ProcessStart {
+    /// Descriptors below this are few for a server: each file that is open in passthrough mode takes one.
+    public static let wantedDescriptors: UInt64 = 4096
+
+    /// Makes the process one that can work, before its first thread starts and before it opens anything.
+    ///
+    /// - Closed standard descriptors lead to /dev/null.
+    /// - Soft limits of open files and of the size of files are raised to the hard ones. They are for programs that use
+    ///   select(2), or for those that a user wants to bound; the hard ones bound them all the same.
+    /// - A file that may not grow any more (`ulimit -f`) is an error of the call (EFBIG), and no end of the process.
+    public static func prepare() {
+        // Without /dev/null there is nothing to open, and nothing lost that was not.
+        _ = lamina_occupy_standard_descriptors()
+        _ = lamina_raise_limit(lamina_rlimit_files, wantedDescriptors)
+        _ = lamina_raise_limit(lamina_rlimit_file_size, 0)
+        _ = signal(SIGXFSZ, SIG_IGN)
+    }
+
+    /// Has what a server makes be readable by others as far as it says so itself, whatever its starter's mask was.
+    public static func setServerMask() { umask(0o022) }
+}
+
+/// Standard output.
+public enum StandardOutput {
+    /// Writes out what was printed so far.
+    ///
+    /// - Throws: what failed, also of what was printed before: a full disk, for one.
+    public static func flush() throws(SystemError) {
+        let error = lamina_flush_output()
+        guard error == 0 else {
+            throw SystemError(code: error, operation: "write error at", subject: "standard output")
+        }
+    }
+}
