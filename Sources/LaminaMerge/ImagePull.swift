@@ -90,7 +90,7 @@ public final class ImagePull {
             refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits,
             shouldStop: shouldStop,
             stream: { [self] in try stream($0, from: source, diffID: $1, format: $2) },
-            didFetch: { [self] in progress.fetchedBytes += Int64($0) })
+            didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing)
         var layers: [LayerID] = []
         for (number, descriptor) in image.layers.enumerated() {
             if shouldStop() { throw MergeError.stopped }

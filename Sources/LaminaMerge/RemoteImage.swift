@@ -36,7 +36,7 @@ public struct RemoteImage: Sendable {
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: tag, requiresDiffID: engine.options.requiresDiffID,
             refusesUnproven: engine.options.refusesUnproven, readsWholeBlobs: false, shouldStop: shouldStop,
-            didFetch: { [engine] in engine.countFetched(Int64($0)) })
+            didFetch: { [engine] in engine.countFetched(Int64($0)) }, importing: engine.importing)
         while true {
             do {
                 engine.sources.add(source)

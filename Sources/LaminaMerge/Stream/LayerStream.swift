@@ -152,6 +152,8 @@ struct LayerStream {
             digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
             size: descriptor.size, prioritizedEnd: nil, location: source.location)
         record.diffIDState = .proven
-        return try engine.store.importLayer(record, inodeCount: tree.nodes.count, stream: stream) { try $0.add(tree) }
+        return try engine.importing(tree.nodes.count) {
+            try engine.store.importLayer(record, inodeCount: tree.nodes.count, stream: stream) { try $0.add(tree) }
+        }
     }
 }
