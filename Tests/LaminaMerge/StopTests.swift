@@ -239,6 +239,30 @@ struct EngineTests {
 
 @Suite("the memory for bytes in flight")
 struct BufferPoolTests {
+    @Test("what has landed and is not recorded counts as in flight; nobody waits for an index that refuses")
+    func unrecorded() throws {
+        let pool = BufferPool(limit: 100)
+        pool.landed(70)
+        let isIn = Mutex(false)
+        let background = try Thread("background") {
+            _ = pool.takes(20, urgent: false)
+            isIn.withLock { $0 = true }
+        }
+        #expect(pool.takes(30, urgent: true))
+        pool.release(30, urgent: true)
+        #expect(!isIn.withLock { $0 })
+        pool.recorded(70)
+        background.join()
+        pool.release(20, urgent: false)
+        pool.landed(120)
+        pool.refuse(MergeError(.index, "the disk is full"))
+        let error = #expect(throws: MergeError.self) { try pool.reserve(10, urgent: true) }
+        #expect(error?.description.contains("the disk is full") == true)
+        // What it takes after all is on record.
+        pool.recorded(120)
+        #expect(pool.takes(90, urgent: true))
+    }
+
     @Test("leaves a quarter to what readers wait for, which goes first")
     func shares() throws {
         let pool = BufferPool(limit: 100)
