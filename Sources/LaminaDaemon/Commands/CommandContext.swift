@@ -92,7 +92,10 @@ public struct Output: Sendable {
     /// Prints a fact: as JSON, or as the text that `body` makes.
     public func show(_ value: some Encodable, _ body: () -> String) throws {
         let text = json ? try JSONText.document(value) : body()
-        if !text.isEmpty { print(text) }
+        guard !text.isEmpty else { return }
+        print(text)
+        // At once: where lines are written as they come, what failed is known only until the next call that fails.
+        try StandardOutput.flush()
     }
 }
 

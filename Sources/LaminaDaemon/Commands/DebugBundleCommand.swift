@@ -54,7 +54,10 @@ public struct DebugBundleCommand: Sendable {
     /// - Parameter places: where the configuration is; one that is wrong is told in the bundle, and the defaults hold.
     public func run(_ places: LoadedConfiguration.Places, _ shown: Output) throws {
         let text = try JSONText.document(Self.gather(places)) + "\n"
-        if output == "-" { return print(text, terminator: "") }
+        if output == "-" {
+            print(text, terminator: "")
+            return try StandardOutput.flush()
+        }
         let path = absolutePath(output ?? Self.name(at: Date()))
         // Nobody else's to read, and no other file's place to take.
         let file = try File(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o600)
