@@ -59,7 +59,8 @@ extension MergeEngine {
                 if try prove(content) { continue }
                 areFilesProven = false
                 // Damaged here: whoever has the file open sees that until the bytes come again.
-                if try store.index.content(content.id)?.state != .merged { mend(content.id) }
+                // What was given up meanwhile is not absent by damage, and stays given up.
+                if try store.index.content(content.id)?.state == .partial { mend(content.id) }
             }
             var (state, computed) = (ledger.diffIDState, Optional<Digest>.none)
             if state == .unknown, let diffID = ledger.diffID {

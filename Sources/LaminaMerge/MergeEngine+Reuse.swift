@@ -35,14 +35,21 @@ extension MergeEngine {
     /// - Throws: `StoreError`, `SystemError`; `MergeError` when the merge stops meanwhile.
     func prove(_ content: ContentRecord) throws -> Bool {
         if content.proof != .claimed { return content.proof == .proven }
-        let isProven: Bool
+        let found: Bool?
         do {
-            isProven = try store.files.reading(content.name) { try hasDigest(content, $0) }
+            found = try store.files.reading(content.name) { file in
+                // From here on it is not given up; it may have been before.
+                guard try store.index.content(content.id)?.state == .merged else { return nil }
+                return try hasDigest(content, file)
+            }
         } catch let error as SystemError where error.code == ENOENT {
-            isProven = false
+            // Gone: taken back. Given up: there is nothing to take back.
+            _ = try store.recheck(content)
+            found = nil
         }
         // Whatever is wrong, the next open has to look at the content anew.
-        defer { if !isProven { _ = holders.withLock { $0 }?.release([content.id]) } }
+        defer { if found != true { _ = holders.withLock { $0 }?.release([content.id]) } }
+        guard let isProven = found else { return false }
         // Bytes that were damaged here say nothing of the layer.
         if !isProven, try !store.recheck(content) { return false }
         try store.recordProof(isProven ? .proven : .disproven, of: content.id)
@@ -69,6 +76,9 @@ extension MergeEngine {
         var landing = Landing()
         var lease = store.files.emptyLease()
         var target: File?
+        var copied: Int64 = 0
+        // It counts as on its way until it is on record.
+        defer { space?.landed(copied) }
         // The same file in other chunks.
         let twin = try store.index.twin(of: content)
         for index in chunks.indices where !chunks[index].hasLanded && !chunks[index].source.isHole {
@@ -76,12 +86,10 @@ extension MergeEngine {
             let landed = try store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
             guard let found = landed ?? twin.map({ ($0.name, chunk.offset) }) else { continue }
             // What is not to be had from the store is fetched; whoever fetches it says that there is no room.
-            guard (try? space?.reserve(SpaceKeeper.onDisk(chunk.size))) != nil || space == nil else { break }
+            guard (try? space?.reserve(SpaceKeeper.onDisk(chunk.size), holding: copied)) != nil || space == nil
+            else { break }
             var hasLanded = false
-            defer {
-                if hasLanded { space?.landed(SpaceKeeper.onDisk(chunk.size)) }
-                if !hasLanded { space?.giveBack(SpaceKeeper.onDisk(chunk.size)) }
-            }
+            defer { if !hasLanded { space?.giveBack(SpaceKeeper.onDisk(chunk.size)) } }
             lease.cover(content.name)
             // In place where all contents with this file want these bytes.
             let file =
@@ -100,6 +108,7 @@ extension MergeEngine {
                 continue
             }
             hasLanded = true
+            copied += SpaceKeeper.onDisk(chunk.size)
             chunks[index].hasLanded = true
             landing.chunks.append((content.id, chunk.offset))
         }

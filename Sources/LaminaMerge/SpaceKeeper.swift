@@ -19,9 +19,12 @@ final class SpaceKeeper: Sendable {
         var isEstimate = false
         /// The bytes of those who wait.
         var wanted: Int64 = 0
-        /// Rounds that have ended; of those that found nothing to give up, the last one and when it was.
+        /// What those who wait have reserved themselves: of what is pending, this does not land before they go on.
+        var stuck: Int64 = 0
+        /// Rounds that have ended.
         var rounds: UInt64 = 0
-        var exhausted: (round: UInt64, at: ContinuousClock.Instant)?
+        /// Since when each round has found nothing to give up, and when the last one did.
+        var exhausted: (since: ContinuousClock.Instant, last: ContinuousClock.Instant)?
         var isWanted = true
         var isStopping = false
     }
@@ -32,8 +35,11 @@ final class SpaceKeeper: Sendable {
     private static let candidates = 2048
     /// Seconds after which the size is counted anew where nothing happens.
     private static let idle = 0.5
-    /// How long it is not tried again where nothing could be given up.
-    private static let patience = Duration.milliseconds(100)
+    /// How long those who want room wait while nothing can be given up: what is open may be closed. Rounds come so often then, in
+    /// seconds.
+    private static let patience = Duration.seconds(2)
+    private static let breath = 0.05
+    /// How long no round is begun for the margin's sake where nothing could be given up.
     private static let pause = Duration.seconds(5)
 
     let limit: Int64
@@ -52,29 +58,34 @@ final class SpaceKeeper: Sendable {
     /// Takes room for bytes that are about to be written, and waits until there is some. Call it with no lock held.
     ///
     /// - Throws: `MergeError` with ENOSPC where nothing is left that could be given up.
-    func reserve(_ bytes: Int64) throws(MergeError) {
+    /// - Parameter own: what the caller has reserved and not landed. It waits, so that does not land either.
+    func reserve(_ bytes: Int64, holding own: Int64 = 0) throws(MergeError) {
         guard bytes > 0 else { return }
+        // Nothing is given up for what can never fit.
+        if bytes > limit { throw full(bytes) }
         let start = state.withLock(notify: true) { state -> UInt64? in
             if state.isStopping || (state.isKnown && state.used + bytes <= limit) {
                 take(bytes, &state)
                 return nil
             }
             state.wanted += bytes
+            state.stuck += own
             state.isWanted = true
-            // A round that is under way may have counted before these bytes were wanted.
             return state.rounds
         }
         guard let start else { return }
         let isTaken = state.wait { state -> Bool? in
             if state.isStopping || (state.isKnown && state.used + bytes <= limit) {
                 state.wanted -= bytes
+                state.stuck -= own
                 take(bytes, &state)
                 return true
             }
-            guard let exhausted = state.exhausted else { return nil }
-            let isRecent = ContinuousClock.now - exhausted.at < Self.patience
-            guard exhausted.round > start + 1 || (exhausted.round == start && isRecent) else { return nil }
+            guard let exhausted = state.exhausted, state.rounds > start,
+                exhausted.last - exhausted.since >= Self.patience
+            else { return nil }
             state.wanted -= bytes
+            state.stuck -= own
             return false
         }
         if !isTaken { throw full(bytes) }
@@ -132,7 +143,9 @@ final class SpaceKeeper: Sendable {
             } catch {
                 engine.recorder.report(MergeError(.index, "no room can be made in the store", cause: error))
                 endRound(isExhausted: true)
-                usleep(100_000)
+            }
+            if state.withLock({ $0.exhausted != nil }) {
+                _ = state.wait(seconds: Self.breath) { $0.isStopping ? true : nil }
             }
         }
     }
@@ -152,7 +165,7 @@ final class SpaceKeeper: Sendable {
             state.isEstimate = since != 0 || pending != 0
             state.isKnown = true
             // Where everything is open or pinned, the next look is not at once.
-            let isHopeless = state.exhausted.map { ContinuousClock.now - $0.at < Self.pause } ?? false
+            let isHopeless = state.exhausted.map { ContinuousClock.now - $0.last < Self.pause } ?? false
             if state.used + state.wanted > limit - margin, !isHopeless { state.isWanted = true }
         }
     }
@@ -168,12 +181,12 @@ final class SpaceKeeper: Sendable {
     private func round(_ engine: MergeEngine) throws {
         // What lands during a pass may go in the next one: nothing is left only when one found nothing, with nothing on its way.
         while excess > 0 {
-            let isQuiet = state.withLock { $0.pending == 0 }
+            let isQuiet = state.withLock { $0.pending <= $0.stuck }
             let freed = try pass(engine)
             if freed == 0, state.withLock({ $0.used + $0.wanted > limit && !$0.isStopping }) {
                 if isQuiet, try !shrinkLog(engine) { return endRound(isExhausted: true) }
                 // On its way is what somebody decodes: some milliseconds.
-                _ = state.wait(seconds: 0.02) { $0.pending == 0 || $0.isStopping ? true : nil }
+                _ = state.wait(seconds: 0.02) { $0.pending <= $0.stuck || $0.isStopping ? true : nil }
             } else if freed == 0 {
                 break
             }
@@ -231,7 +244,7 @@ final class SpaceKeeper: Sendable {
     private func endRound(isExhausted: Bool) {
         state.withLock(notify: true) { state in
             state.rounds += 1
-            state.exhausted = isExhausted ? (state.rounds, .now) : nil
+            state.exhausted = isExhausted ? (state.exhausted?.since ?? .now, .now) : nil
             state.isWanted = state.wanted > 0 && state.used + state.wanted > limit
         }
     }

@@ -10,6 +10,7 @@ public import LaminaSystem
 public final class ContentFiles: Sendable {
     let directory: File
     let leases = NameLeases()
+    private let linking = Monitor(())
 
     init(root: String) throws {
         let path = root + "/content"
@@ -67,7 +68,8 @@ public final class ContentFiles: Sendable {
     /// Whether the file is there and has its size; about 1 µs. Says nothing of what is in it.
     public func isThere(_ name: BackingName, size: Int64) -> Bool { status(of: name.path)?.st_size == off_t(size) }
 
-    func exists(_ name: BackingName) -> Bool { status(of: name.path) != nil }
+    /// Whether there is a file; false only where there is none for certain.
+    public func exists(_ name: BackingName) -> Bool { status(of: name.path) != nil || errno != ENOENT }
 
     /// What unlinking a file would free, in bytes on disk; 0 where it has other names, or is not there.
     func allocatedSize(_ path: String) -> Int64 {
@@ -122,26 +124,31 @@ public final class ContentFiles: Sendable {
 
     func removePath(_ path: String) throws(SystemError) -> (isThere: Bool, bytes: Int64) {
         let size = allocatedSize(path)
-        if unlinkat(directory.descriptor, path, 0) == 0 { return (true, size) }
-        guard errno == ENOENT else { throw SystemError.last("unlink", path) }
-        return (false, 0)
+        while unlinkat(directory.descriptor, path, 0) != 0 {
+            if errno == ENOENT { return (false, 0) }
+            if errno != EINTR { throw SystemError.last("unlink", path) }
+        }
+        return (true, size)
     }
 
     func rename(_ path: String, to newPath: String) throws(SystemError) {
-        guard renameat(directory.descriptor, path, directory.descriptor, newPath) == 0 else {
-            throw SystemError.last("rename", path)
+        while renameat(directory.descriptor, path, directory.descriptor, newPath) != 0 {
+            if errno != EINTR { throw SystemError.last("rename", path) }
         }
     }
 
     /// Makes `path` another name of `existing`, replacing what it named.
     func link(_ existing: String, as path: String) throws(SystemError) {
-        let momentary = path + ".link"
-        unlinkat(directory.descriptor, momentary, 0)
-        guard linkat(directory.descriptor, existing, directory.descriptor, momentary, 0) == 0 else {
-            throw SystemError.last("link", existing)
+        // One at a time: two writers may have the same name, and so the same one beside it.
+        try linking.withLock { _ throws(SystemError) in
+            let momentary = path + ".link"
+            unlinkat(directory.descriptor, momentary, 0)
+            while linkat(directory.descriptor, existing, directory.descriptor, momentary, 0) != 0 {
+                if errno != EINTR { throw SystemError.last("link", existing) }
+            }
+            try rename(momentary, to: path)
+            // rename does nothing when both names are one file already.
+            unlinkat(directory.descriptor, momentary, 0)
         }
-        try rename(momentary, to: path)
-        // rename does nothing when both names are one file already.
-        unlinkat(directory.descriptor, momentary, 0)
     }
 }

@@ -68,8 +68,10 @@ extension Store {
                 report.lost += 1
             }
         }
-        try writer.withLock { writer in
-            _ = try writer.connection.cached("UPDATE store SET boot = ?").bind(1, text: boot).run()
+        try write { writer in
+            // Before anything lands: the next syncfs would say of these states that they are on disk, and they were not.
+            try writer.connection.cached("DELETE FROM stream_resume WHERE sync > (SELECT syncs FROM store)").run()
+            try writer.connection.cached("UPDATE store SET boot = ?").bind(1, text: boot).run()
         }
         return report
     }

@@ -16,7 +16,10 @@ extension Store {
                 """) ?? 0
         }
         // A spool with a second name is counted as the content that it has become.
-        return try files.names(in: ContentFiles.spoolDirectory).reduce(contents + indexSpace()) {
+        // One of a file that comes again alone was reserved.
+        return try files.names(in: ContentFiles.spoolDirectory).filter { !$0.hasPrefix("restream-") }.reduce(
+            contents + indexSpace()
+        ) {
             $0 + files.allocatedSize(ContentFiles.path(ofSpool: $1))
         }
     }

@@ -144,6 +144,22 @@ extension Index {
         }
     }
 
+    /// Files that are never closed: with any descriptor of a file, closing takes away the locks that SQLite has on it by others
+    /// (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    private static let keptOpen = Mutex<[String: File]>([:])
+
+    private static func kept(_ path: String) throws(SystemError) -> File {
+        let opened = try File(path, O_RDONLY)
+        let status = try opened.status()
+        return keptOpen.withLock { files in
+            let key = "\(path):\(status.st_ino)"
+            let file = files[key] ?? opened
+            // Not let go of either.
+            files[file === opened ? key : "\(key):\(opened.descriptor)"] = opened
+            return file
+        }
+    }
+
     /// Reads a database and its log as files.
     ///
     /// - Throws: `StoreError` with what the system says, where it does not let them be read: then nothing can be said of them.
@@ -152,7 +168,7 @@ extension Index {
         defer { buffer.deallocate() }
         for name in [path, path + "-wal"] {
             do throws(SystemError) {
-                let file = try File(name, O_RDONLY)
+                let file = try kept(name)
                 var offset: Int64 = 0
                 while true {
                     let count = try file.read(into: buffer, at: offset)

@@ -61,8 +61,9 @@ extension Store {
     /// Records what the whole-file digest of a merged content turned out to be.
     public func recordProof(_ proof: ContentRecord.Proof, of content: ContentID) throws {
         try write { writer in
-            try writer.connection.cached("UPDATE content SET proof = ? WHERE id = ?").bind(1, proof.rawValue)
-                .bind(2, content.row).run()
+            // Of what was given up meanwhile nothing is said.
+            try writer.connection.cached("UPDATE content SET proof = ? WHERE id = ? AND state = 2")
+                .bind(1, proof.rawValue).bind(2, content.row).run()
         }
     }
 
@@ -71,14 +72,15 @@ extension Store {
     /// - Throws: `StoreError.conflict` where the index does not have the one as proven or the two are not of one digest
     ///   and size: sharing what is only claimed would let one layer give others its bytes.
     public func adopt(_ proven: ContentRecord, as content: ContentRecord) throws {
-        let known = try index.content(proven.id)
-        guard let known, known.state == .merged, known.proof == .proven, known.id != content.id,
-            known.name.digest == content.name.digest, known.size == content.size
-        else { throw StoreError(.conflict, "\(proven.id) is not proven to have the bytes of \(content.id)") }
+        try requireProven(proven, as: content)
         var lease = files.lease(writing: content.name)
         do {
             // The proven one is not given up meanwhile.
-            try files.reading(proven.name) { _ in try lease.link(proven.name, as: content.name) }
+            try files.reading(proven.name) { _ in
+                // Again: it may have been given up, and its name written anew.
+                try requireProven(proven, as: content)
+                try lease.link(proven.name, as: content.name)
+            }
         } catch let error as SystemError {
             throw StoreError(.system(error.code), "cannot share \(proven.name.path)", cause: error)
         }
@@ -94,6 +96,13 @@ extension Store {
                 .bind(4, try writer.noteLanding()).run()
         }
         lease.recorded()
+    }
+
+    private func requireProven(_ proven: ContentRecord, as content: ContentRecord) throws {
+        let known = try index.content(proven.id)
+        guard let known, known.state == .merged, known.proof == .proven, known.id != content.id,
+            known.name.digest == content.name.digest, known.size == content.size
+        else { throw StoreError(.conflict, "\(proven.id) is not proven to have the bytes of \(content.id)") }
     }
 
     /// Records how many bytes of a content's file may be holes: they were verified to be zeros.

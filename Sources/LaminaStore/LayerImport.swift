@@ -132,6 +132,7 @@ extension Store {
             if let stream {
                 try database.cached("DELETE FROM stream_entry WHERE stream = ?").bind(1, stream.row).run()
                 try database.cached("DELETE FROM stream_content WHERE stream = ?").bind(1, stream.row).run()
+                try database.cached("DELETE FROM stream_resume WHERE stream = ?").bind(1, stream.row).run()
                 try database.cached("UPDATE stream SET state = NULL WHERE id = ?").bind(1, stream.row).run()
             }
             return layer

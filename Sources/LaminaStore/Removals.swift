@@ -23,7 +23,13 @@ extension Store {
                 }
             }
             reserve.refill()
-            return (names.count, try names.reduce(0) { try $0 + files.remove($1).bytes })
+            do {
+                return (names.count, try names.reduce(0) { try $0 + files.remove($1).bytes })
+            } catch {
+                // Their rows are gone: nobody else would ever try again.
+                files.leases.giveUp(names)
+                throw error
+            }
         }
     }
 
@@ -132,6 +138,15 @@ extension Store {
     private func removeSpools(dryRun: Bool, counting result: inout (files: Int, bytes: Int64)) throws {
         for spool in try files.names(in: ContentFiles.spoolDirectory) {
             let path = ContentFiles.path(ofSpool: spool)
+            if let name = Digest(hex: spool.dropFirst("restream-".count)), spool.hasPrefix("restream-") {
+                files.leases.removing([BackingName(digest: name, claim: nil)]) { free in
+                    if free.isEmpty { return }
+                    result.files += 1
+                    result.bytes += files.allocatedSize(path)
+                    if !dryRun { files.removeSpool(spool) }
+                }
+                continue
+            }
             // With the layers held: no stream begins meanwhile.
             let isUnused = try holds.withHeld { held in
                 if let layer = Digest(hex: spool.prefix { $0 != "-" }) {
@@ -141,8 +156,7 @@ extension Store {
                     }
                     return !hasStream && !held.contains(layer)
                 }
-                guard let name = Digest(hex: spool.dropFirst("restream-".count)) else { return true }
-                return files.leases.isFree(BackingName(digest: name, claim: nil))
+                return true
             }
             guard isUnused else { continue }
             result.files += 1

@@ -17,8 +17,17 @@ extension ContentFiles {
     public static func restreamSpoolName(_ digest: Digest) -> String { "restream-\(digest.hex)" }
 
     /// Opens a spool, making it where it is not there.
+    ///
+    /// One that has become a backing file, and is needed again because a power cut took its stream back, is copied first: what comes
+    /// is not verified yet, and must not go into a file that is served.
     public func openSpool(_ spool: String) throws(SystemError) -> File {
-        try File(Self.path(ofSpool: spool), O_RDWR | O_CREAT, mode: 0o644, in: directory)
+        let path = Self.path(ofSpool: spool)
+        let file = try File(path, O_RDWR | O_CREAT, mode: 0o644, in: directory)
+        guard try file.status().st_nlink > 1 else { return file }
+        let copy = try File(path + ".copy", O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, in: directory)
+        try copy.copyRange(from: file, at: 0, to: 0, count: Int(file.size()))
+        try rename(path + ".copy", to: path)
+        return copy
     }
 
     /// Takes a spool away that no durable checkpoint needs. What cannot be taken away costs space, until the next collection.

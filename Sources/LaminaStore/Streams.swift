@@ -119,8 +119,8 @@ extension Store {
                     "INSERT OR IGNORE INTO checkpoint (stream, output, blob_offset, decoder) VALUES (?, ?, ?, ?)"
                 ).bind(1, stream.row).bind(2, checkpoint.output).bind(3, checkpoint.blobOffset)
                     .bind(4, blob: checkpoint.decoder).run()
-                try writer.keepState(step.state, of: stream, at: checkpoint.output)
             }
+            try writer.keepState(step.state, of: stream)
             try database.cached(
                 "UPDATE stream SET state = ?2, boot = (SELECT boot FROM store) WHERE id = ?1"
             ).bind(1, stream.row).bind(2, blob: step.state).run()
@@ -180,7 +180,12 @@ extension Store {
                 try writer.connection.cached("DELETE FROM stream WHERE id = ?").bind(1, stream.row).run()
                 return contents
             }
-            for content in gone { try files.remove(content.name) }
+            do {
+                for content in gone { try files.remove(content.name) }
+            } catch {
+                files.leases.giveUp(gone.map(\.name))
+                throw error
+            }
         }
         try files.removeSpools(of: layer, except: nil)
     }
@@ -218,13 +223,18 @@ extension Writer {
                 .bind(4, millisecondsSince1970()).bind(5, try noteLanding()).first { ContentID($0.integer(0)) }
         }
         guard let content else { return }
+        if landed.spool != nil {
+            // Its name may stand for the spool's file now, which nothing has synced yet.
+            try connection.cached("UPDATE content SET sync = max(sync, ?2) WHERE id = ?1").bind(1, content.row)
+                .bind(2, try noteLanding()).run()
+        }
         // Whoever had it first: from here on this stream holds it too.
         try connection.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)")
             .bind(1, stream.row).bind(2, content.row).run()
     }
 
     /// Keeps a stream's state until a later one is durable.
-    fileprivate func keepState(_ state: [UInt8], of stream: StreamID, at output: Int64) throws {
+    fileprivate func keepState(_ state: [UInt8], of stream: StreamID) throws {
         try connection.cached(
             """
             DELETE FROM stream_resume WHERE stream = ?1 AND number < (
@@ -234,10 +244,11 @@ extension Writer {
         try connection.cached(
             """
             INSERT INTO stream_resume (stream, number, output, entries, sync, state)
-            VALUES (?1, (SELECT coalesce(max(number), 0) + 1 FROM stream_resume WHERE stream = ?1), ?2,
-                    (SELECT coalesce(max(number), 0) FROM stream_entry WHERE stream = ?1), ?3, ?4)
+            VALUES (?1, (SELECT coalesce(max(number), 0) + 1 FROM stream_resume WHERE stream = ?1),
+                    (SELECT coalesce(max(output), -1) FROM checkpoint WHERE stream = ?1),
+                    (SELECT coalesce(max(number), 0) FROM stream_entry WHERE stream = ?1), ?2, ?3)
             """
-        ).bind(1, stream.row).bind(2, output).bind(3, try noteLanding()).bind(4, blob: state).run()
+        ).bind(1, stream.row).bind(2, try noteLanding()).bind(3, blob: state).run()
     }
 
     /// Takes a stream back to its last state that is on disk for certain, and forgets what came after it.

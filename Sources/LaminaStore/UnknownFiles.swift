@@ -54,7 +54,9 @@ extension Store {
         let plain = BackingName(digest: name.digest, claim: nil)
         let names = Set([name, plain])
         return try files.leases.removing(Array(names)) { free in
-            guard free.count == names.count else { return false }
+            guard free.count == names.count,
+                try (index.content(named: name)?.state ?? .absent) == .absent || name == plain
+            else { return false }
             let file = try File(unknown.path, O_RDONLY, in: files.directory)
             guard try file.digest(of: 0..<unknown.size, shouldStop: shouldStop) == name.digest else { return false }
             let holes = try file.holeBytes()
@@ -86,6 +88,8 @@ extension Store {
     /// - Returns: how many bytes were found.
     public func salvage(_ content: ContentRecord, shouldStop: () -> Bool) throws -> Int64 {
         var lease = files.lease(writing: content.name)
+        // However it ends, the file keeps its name: who asks decides what becomes of it.
+        defer { lease.recorded() }
         let chunks = try index.chunks(of: content, preferring: nil)
         let file = try files.open(content.name)
         guard try file.size() == content.size, chunks.reduce(0, { $0 + $1.size }) == content.size else { return 0 }
@@ -104,7 +108,6 @@ extension Store {
             landing.merged.append((content.id, content.name.claim == nil ? .proven : .claimed))
         }
         try record(landing)
-        if bytes > 0 { lease.recorded() }
         return bytes
     }
 

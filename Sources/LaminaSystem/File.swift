@@ -177,7 +177,12 @@ public final class File: Sendable {
 
     /// Makes a range of the file zeros that take no space, where the file system has holes; else zeros.
     public func clear(_ range: Range<Int64>) throws(SystemError) {
-        if lamina_punch_hole(descriptor, range.lowerBound, Int64(range.count)) == 0 { return }
+        var result: Int32
+        repeat {
+            result = lamina_punch_hole(descriptor, range.lowerBound, Int64(range.count))
+        } while result != 0
+            && errno == EINTR
+        if result == 0 { return }
         guard errno == EOPNOTSUPP || errno == ENOSYS else { throw SystemError.last("make a hole in", path) }
         guard let zeros = calloc(1, 1 << 20) else { throw SystemError.last("take memory for", path) }
         defer { free(zeros) }
@@ -218,9 +223,11 @@ public final class File: Sendable {
     ///
     /// - Returns: whether it is new.
     public func makeDirectory(_ name: String, mode: mode_t) throws(SystemError) -> Bool {
-        if mkdirat(descriptor, name, mode) == 0 { return true }
-        guard errno == EEXIST else { throw SystemError.last("make directory", "\(path)/\(name)") }
-        return false
+        while mkdirat(descriptor, name, mode) != 0 {
+            if errno == EEXIST { return false }
+            if errno != EINTR { throw SystemError.last("make directory", "\(path)/\(name)") }
+        }
+        return true
     }
 
     /// The bytes of the file system that this file is on: those that are free for who is not root, and all. nil where it does not

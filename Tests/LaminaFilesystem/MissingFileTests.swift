@@ -25,7 +25,9 @@ extension FilesystemTests {
             #expect(try bytes(fixture.path("file")) == Self.file)
             // And from then on it is as if nothing had been.
             #expect(
-                eventually { (try? fixture.store.index.content(content.id)?.state) == .merged && access(path, F_OK) == 0 })
+                eventually {
+                    (try? fixture.store.index.content(content.id)?.state) == .merged && access(path, F_OK) == 0
+                })
             #expect(try bytes(fixture.path("file")) == Self.file)
         }
     }

@@ -55,7 +55,11 @@ struct HealthTests {
     func damage() throws {
         for (change, health) in [
             ({ _ = unlink($0) }, .absent), ({ _ = truncate($0, 5) }, .short(size: 5)),
-            ({ _ = truncate($0, 0); _ = truncate($0, off_t(ExampleStore.release.bytes.count)) }, .holed), ({ _ in }, .sound),
+            (
+                {
+                    _ = truncate($0, 0); _ = truncate($0, off_t(ExampleStore.release.bytes.count))
+                }, .holed
+            ), ({ _ in }, .sound),
         ] as [((String) -> Void, ContentHealth)] {
             let scratch = Scratch()
             let (store, content) = try merged(scratch)

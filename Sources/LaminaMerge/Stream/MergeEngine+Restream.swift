@@ -171,9 +171,12 @@ private struct RestreamedFiles {
         try engine.space?.reserve(SpaceKeeper.onDisk(record.size))
         reserved = SpaceKeeper.onDisk(record.size)
         guard part.size > Self.smallSize else { return target = .memory([]) }
-        let file = try engine.store.files.openSpool(ContentFiles.restreamSpoolName(record.name.digest))
+        // First the lease: a spool goes with a name that nobody has.
+        try engine.withLease(of: part.content, record.name) { _ in }
+        let spool = ContentFiles.restreamSpoolName(record.name.digest)
+        engine.store.files.removeSpool(spool)
+        let file = try engine.store.files.openSpool(spool)
         target = .spool(file)
-        try file.truncate(to: 0)
         try file.truncate(to: record.size)
     }
 
@@ -194,9 +197,9 @@ private struct RestreamedFiles {
         defer { discard(member) }
         if digest == part.digest {
             try place(part, record)
-            engine.finish(member.parts)
             engine.space?.landed(reserved)
             reserved = 0
+            engine.finish(member.parts)
         } else {
             let error = MergeError.mismatch(part, digest, layer: engine.layerName(layer))
             engine.mistrust(member, member.parts.map { ($0, error) }, layer)
@@ -219,7 +222,7 @@ private struct RestreamedFiles {
             case .spool:
                 let spool = ContentFiles.restreamSpoolName(record.name.digest)
                 // Somebody may have the one with its name open: that one gets the bytes.
-                if (try? files.open(record.name)) != nil {
+                if files.exists(record.name) {
                     try lease.copy(spool: spool, to: record.name, size: record.size)
                 } else {
                     try lease.link(spool: spool, as: record.name)

@@ -155,7 +155,7 @@ extension StreamPlacer {
     }
 
     private func reserve(_ bytes: Int64) throws {
-        try engine.space?.reserve(bytes)
+        try engine.space?.reserve(bytes, holding: reserved)
         reserved += bytes
     }
 
@@ -199,7 +199,8 @@ extension StreamPlacer {
         lease.cover(name)
         if try !engine.store.hasMerged(digest, size: size) {
             try reserve(SpaceKeeper.onDisk(size))
-            try lease.create(name, size: size).write(bytes, at: 0)
+            // In place: whoever has this name has these bytes.
+            try lease.openInPlace(name, size: size).write(bytes, at: 0)
         }
         step.landed.append(StreamStep.Landed(digest: digest, size: size, spool: nil))
     }
@@ -237,7 +238,8 @@ extension StreamPlacer {
         guard contents.count > 1, let own = contents.first(where: { $0.name.claim == nil }) else { return }
         // One that fails has a layer that lied, or a file that is damaged; both are on record then.
         for twin in contents where try twin.id != own.id && engine.prove(twin) {
-            try engine.store.adopt(own, as: twin)
+            // Given up meanwhile, for one: nothing is lost but the sharing.
+            do { try engine.store.adopt(own, as: twin) } catch { engine.recorder.report(error) }
         }
     }
 }

@@ -63,7 +63,9 @@ class Context:
 
 
 def limit(images):
-    return {name: str(int(value * max(images.scale, 0.1))) for name, value in LIMIT.items()}
+    # What the index takes does not shrink with the images.
+    scale = max(images.scale, 0.1)
+    return {name: str(int(value * scale + (8 << 20) * max(0, 1 - scale))) for name, value in LIMIT.items()}
 
 
 def nothing(context):
