@@ -123,10 +123,20 @@ extension StoreError {
             return
         }
         // SQLite calls a page malformed that the disk did not give, too: that is an error of this moment.
-        let isDamaged = error.isCorruption && Index.isDamaged(path)
+        if error.isCorruption {
+            do throws(StoreError) {
+                if try !Index.isDamaged(path) {
+                    self.init(.database, "a page of the index \(path) could not be read just now; it is sound: try again")
+                    return
+                }
+            } catch {
+                self = error
+                return
+            }
+        }
         self.init(
-            isDamaged ? .damaged : .database,
-            isDamaged
+            error.isCorruption ? .damaged : .database,
+            error.isCorruption
                 ? "the index \(path) is damaged: 'lamina check --repair' makes it anew from the files (end the server first)"
                 : "the index \(path) cannot be used just now", cause: error)
     }
@@ -134,8 +144,10 @@ extension StoreError {
 
 extension Index {
     /// Whether a second look at a database, of which SQLite has said so once, finds it damaged. Reads all of it.
-    static func isDamaged(_ path: String) -> Bool {
-        guard (try? requireReadable(path)) != nil else { return false }
+    ///
+    /// - Throws: as `requireReadable`.
+    static func isDamaged(_ path: String) throws(StoreError) -> Bool {
+        try requireReadable(path)
         do {
             return try Connection(path: path, access: .readOnly).prepare("PRAGMA quick_check(1)").first { $0.text(0) }
                 != "ok"
@@ -163,7 +175,7 @@ extension Index {
     /// Reads a database and its log as files.
     ///
     /// - Throws: `StoreError` with what the system says, where it does not let them be read: then nothing can be said of them.
-    static func requireReadable(_ path: String) throws {
+    static func requireReadable(_ path: String) throws(StoreError) {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
         defer { buffer.deallocate() }
         for name in [path, path + "-wal"] {

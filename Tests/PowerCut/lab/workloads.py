@@ -65,7 +65,7 @@ class Context:
 def limit(images):
     # What the index takes does not shrink with the images.
     scale = max(images.scale, 0.1)
-    return {name: str(int(value * scale + (8 << 20) * max(0, 1 - scale))) for name, value in LIMIT.items()}
+    return {name: str(int(value * scale + (16 << 20) * max(0, 1 - scale))) for name, value in LIMIT.items()}
 
 
 def nothing(context):
