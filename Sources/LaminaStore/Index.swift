@@ -126,7 +126,8 @@ extension StoreError {
         if error.isCorruption {
             do throws(StoreError) {
                 if try !Index.isDamaged(path) {
-                    self.init(.database, "a page of the index \(path) could not be read just now; it is sound: try again")
+                    self.init(
+                        .database, "a page of the index \(path) could not be read just now; it is sound: try again")
                     return
                 }
             } catch {
