@@ -219,7 +219,7 @@ final class PieceCutter {
         let members = Array(job.members[start..<nextMember])
         let diskBytes = members.reduce(0) { $0 + $1.diskBytes }
         do throws(MergeError) {
-            // First the room, as making it takes the bytes of nobody who waits for memory.
+            // Room comes first: whoever waits for it must not hold memory that others wait for.
             try space?.reserve(diskBytes)
             do throws(MergeError) {
                 try pool.reserve(size + needed, urgent: job.isUrgent)
