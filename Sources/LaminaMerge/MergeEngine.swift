@@ -6,18 +6,18 @@ public import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Makes contents whole: plan, fetch, decode, verify, place, record, for whole images and for single reads alike.
+/// Makes contents whole, for whole images and for single reads alike: the front of the merge, and the owner of its threads.
 ///
-/// - Fetchers (threads) take what readers wait for first, then background work, and read long ranges from the source.
+/// - `MergePlan`, behind `PlanBoard`, decides what is done next.
+/// - Fetchers (threads) do that: they read ranges of blobs, and have the `Preparer` look for what the store has already.
 /// - Decoders (a thread for each core, and one more) decompress, verify and write to the backing files.
 /// - The recorder (one thread) writes what has landed into the index, in batches.
-///
-/// One content is merged once, whoever asks: `states` of `ActiveContent` says which chunks are on their way.
+/// - The `Prover` and the `SpaceKeeper` have a thread each; the `Healer` works for those who call it.
 public final class MergeEngine: Sendable {
     public struct Options: Sendable {
         /// Bytes in flight of the whole process, compressed and decompressed; see `inFlightLimit`.
         public var bufferSize = 419_430_400
-        /// The most fetches at once; more than ``fetcherLimit`` bring nothing.
+        /// The most fetches at once, of which one server has half at most; more than ``fetcherLimit`` bring nothing.
         public var workerCount = 10
         /// How the registries are reached that layers come from.
         public var registries = Registries()
@@ -39,41 +39,23 @@ public final class MergeEngine: Sendable {
 
     /// More bytes in flight than this bring little: each decoder has a chunk, and one more is on its way. What is in flight when
     /// the process is killed has to be fetched again.
-    static let inFlightLimit = 32 << 20
-    /// The compressed bytes of one request of a reader's: somebody waits for all of them. Background requests are as long as
-    /// `rangeSize(of:)` says.
-    static let jobSize = 8 << 20
-    /// Contents of one chunk up to this size are not searched for as parts of others.
-    static let smallSize: Int64 = 64 << 10
-
-    /// So many long ranges at once fill any connection, and each costs a thread.
-    static let fetcherLimit = 6
-    /// Contents of this size and more are written past the page cache even while they are read: the kernel keeps what was
-    /// read as that of the mount, and a gigabyte of it twice is in nobody's interest.
-    static let largeSize: Int64 = 64 << 20
+    private static let inFlightLimit = 32 << 20
+    /// Half of them fill any connection, and each costs a thread.
+    static let fetcherLimit = 12
 
     public let store: Store
-    let pool: BufferPool
-    let sources: SourceCache
+    let options: Options
+    let context: MergeContext
     let recorder: Recorder
-    let paces = ConnectionPaces()
-    let state: Monitor<EngineState>
-    let decodeQueue = Monitor(DecodeQueue())
-    let proofs = Monitor(ProofQueue(isWanted: true))
-    /// Held while a layer is proven.
-    let proving = Monitor(())
-    /// Sees to it that the store stays below its limit, where it has one.
-    let space: SpaceKeeper?
-    let holders = Monitor<Holders?>(nil)
+    let prover: Prover
+    let healer: Healer
     /// The layers that are being streamed.
     let streaming = Monitor<Set<Digest>>([])
-    let ticketCount = Atomic<UInt64>(0)
-    let counters = MergeCounters()
-    let jobCount = Atomic<Int>(0)
-    let jobPeak = Atomic<Int>(0)
-    let isStopping = Atomic<Bool>(false)
-    let options: Options
+    private let decodeQueue = Monitor(DecodeQueue())
+    private let fetcher: Fetcher
+    private let decoder: Decoder
     private let threads = Monitor(Threads())
+    private let wiring = Wiring()
 
     private struct Threads {
         var fetchers: [Thread] = []
@@ -85,35 +67,51 @@ public final class MergeEngine: Sendable {
     public init(store: Store, options: Options) throws {
         self.store = store
         self.options = options
-        pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
-        sources = SourceCache(index: store.index, registries: options.registries)
-        state = Monitor(EngineState())
-        recorder = Recorder(
-            store: store,
-            onRecorded: { [state, proofs, pool] landing, bytes in
-                if state.withLock({ $0.forget(landing) }) { proofs.withLock(notify: true) { $0.isWanted = true } }
-                pool.recorded(bytes)
-            }, onRefused: { [pool] in pool.refuse($0) })
-        space = options.maxBytes.map { SpaceKeeper(limit: $0) }
+        let (paces, counters, reporter) = (ConnectionPaces(), MergeCounters(), ErrorReporter())
+        let pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
+        let recorder = Recorder(
+            store: store, reporter: reporter, onRecorded: { [wiring] in wiring.recorded($0, $1) },
+            onRefused: { pool.refuse($0) })
+        let board = PlanBoard(fetchers: min(options.workerCount, Self.fetcherLimit), paces: paces) { landed, landing in
+            pool.landed(landed.bytes)
+            recorder.add(landing.adding(landed), bytes: landed.bytes)
+            counters.landedBytes.add(UInt64(landed.bytes), ordering: .relaxed)
+            for target in landed.merged {
+                target.close()
+                counters.durations.record(monotonicSeconds() - target.startedAt)
+            }
+        }
+        context = MergeContext(
+            store: store, options: options, board: board,
+            sources: SourceCache(index: store.index, registries: options.registries), paces: paces, pool: pool,
+            space: options.maxBytes.map { SpaceKeeper(limit: $0) }, counters: counters, reporter: reporter,
+            stop: StopFlag(), holders: ContentHolders())
+        self.recorder = recorder
+        prover = Prover(context)
+        healer = Healer(context, prover: prover, recorder: recorder)
+        fetcher = Fetcher(context, preparer: Preparer(context, prover: prover), decodeQueue: decodeQueue)
+        decoder = Decoder(context, queue: decodeQueue)
+        wiring.set { [prover] landing, bytes in
+            if board.recorded(landing) { prover.wake() }
+            pool.recorded(bytes)
+        }
         try start()
     }
 
     private func start() throws {
-        let fetchers = max(1, min(options.workerCount, Self.fetcherLimit))
-        state.withLock { $0.backgroundLimit = min(2, max(1, options.workerCount - 1)) }
         do {
             try threads.withLock { threads in
-                for number in 0..<fetchers {
-                    threads.fetchers.append(try Thread("fetch-\(number)") { self.fetchLoop() })
+                for number in 0..<max(1, min(options.workerCount, Self.fetcherLimit)) {
+                    threads.fetchers.append(try Thread("fetch-\(number)") { self.fetcher.loop() })
                 }
                 for number in 0..<max(1, options.decoderCount) {
-                    threads.decoders.append(try Thread("decode-\(number)") { self.decodeLoop() })
+                    threads.decoders.append(try Thread("decode-\(number)") { self.decoder.loop() })
                 }
                 threads.recorders.append(try Thread("record") { self.recorder.loop() })
                 threads.recorders.append(try Thread("sync") { self.recorder.syncLoop(onInterval: self.rest) })
                 if let space { threads.recorders.append(try Thread("space") { space.loop(self) }) }
                 if let delay = options.provingDelay {
-                    threads.recorders.append(try Thread("prove") { self.proveLoop(delay: delay) })
+                    threads.recorders.append(try Thread("prove") { self.prover.loop(delay: delay) })
                 }
             }
         } catch {
@@ -122,12 +120,16 @@ public final class MergeEngine: Sendable {
         }
     }
 
+    var sources: SourceCache { context.sources }
+    /// Keeps the store below its limit, where it has one.
+    var space: SpaceKeeper? { context.space }
+
     // MARK: Asking
 
     /// Merges a whole content; for files small enough to wait for.
     @discardableResult
     public func whole(_ content: ContentID, _ completion: @escaping MergeCompletion) -> MergeTicket {
-        enqueue(content, range: nil, startsBackground: false, completion)
+        context.board.request(content, range: nil, startsBackground: false, completion)
     }
 
     /// Merges the chunks that hold a range of the file, and goes on with the rest behind it.
@@ -139,41 +141,20 @@ public final class MergeEngine: Sendable {
         _ range: Range<Int64>, of content: ContentID, take: (@Sendable (UnsafeRawBufferPointer) -> Void)? = nil,
         _ completion: @escaping MergeCompletion
     ) -> MergeTicket {
-        enqueue(
-            content, range: range, startsBackground: true, serving: take.map { Serving(range: range, take: $0) },
-            completion)
-    }
-
-    /// Merges the chunks that hold a range of the file, and no others.
-    @discardableResult
-    func only(_ range: Range<Int64>, of content: ContentID, _ completion: @escaping MergeCompletion) -> MergeTicket {
-        enqueue(content, range: range, startsBackground: false, completion)
+        context.board.request(content, range: range, startsBackground: true, take: take, completion)
     }
 
     /// Merges a content while nobody waits for it.
     public func background(_ content: ContentID) {
-        enqueue(content, range: 0..<0, startsBackground: true) { [recorder] result in
-            if case .failure(let error) = result, error.code != .interrupted { recorder.report(error) }
+        _ = context.board.request(content, range: 0..<0, startsBackground: true) { [context] result in
+            if case .failure(let error) = result, error.code != .interrupted { context.reporter.report(error) }
         }
     }
 
     /// Leaves a request; the merge goes on for the others.
     ///
     /// - Returns: whether the completion will not be called any more.
-    public func leave(_ ticket: MergeTicket) -> Bool {
-        state.withLock { state in
-            let waiting = state.requests.removeFirst { $0.ticket == ticket }
-            if waiting { return true }
-            guard let active = state.active[ticket.content] else { return false }
-            if let index = active.early.firstIndex(where: { $0.ticket == ticket }) {
-                active.early.remove(at: index)
-                return true
-            }
-            guard let index = active.waiters.firstIndex(where: { $0.ticket == ticket }) else { return false }
-            active.waiters.remove(at: index)
-            return true
-        }
-    }
+    public func leave(_ ticket: MergeTicket) -> Bool { context.board.leave(ticket) }
 
     /// What the engine knows of a content's bytes, which may be newer than what the index says. Asked at each open, it also
     /// says how far readers are.
@@ -184,29 +165,18 @@ public final class MergeEngine: Sendable {
         case merged
     }
 
-    public func knowledge(of content: ContentID) -> Knowledge {
-        let (knowledge, marked) = state.withLock { state -> (Knowledge, LayerID?) in
-            let marked = state.takeMark(content)
-            guard let active = state.active[content] else { return (.none, marked) }
-            return (active.isMerged ? .merged : .merging, marked)
-        }
-        if let marked { state.withLockWakingOne { $0.ahead.append(marked) } }
-        return knowledge
-    }
+    public func knowledge(of content: ContentID) -> Knowledge { context.board.opened(content) }
 
     /// Whether a range of a content that is being merged has landed.
     public func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {
-        state.withLock { state in
-            guard let active = state.active[content], active.isPrepared else { return false }
-            return active.indices(holding: range).allSatisfy { active.states[$0] == .landed }
-        }
+        context.board.hasLanded(range, of: content)
     }
 
     /// Compressed bytes fetched since the start.
-    public var totalFetchedBytes: UInt64 { counters.fetchedBytes.load(ordering: .relaxed) }
+    public var totalFetchedBytes: UInt64 { context.counters.fetchedBytes.load(ordering: .relaxed) }
 
     /// Bytes in flight now.
-    public var inFlightBytes: Int { pool.used }
+    public var inFlightBytes: Int { context.pool.used }
 
     /// What is at work, and the most that ever was.
     public struct Load: Sendable, Codable, Equatable {
@@ -223,36 +193,40 @@ public final class MergeEngine: Sendable {
 
     public var load: Load {
         var load = Load()
-        load.jobs = jobCount.load(ordering: .relaxed)
-        load.peakJobs = jobPeak.load(ordering: .relaxed)
-        (load.bytes, load.peakBytes) = pool.usage
+        (load.jobs, load.peakJobs) = fetcher.load
+        (load.bytes, load.peakBytes) = context.pool.usage
         return load
     }
 
-    @discardableResult
-    private func enqueue(
-        _ content: ContentID, range: Range<Int64>?, startsBackground: Bool, serving: Serving? = nil,
-        _ completion: @escaping MergeCompletion
-    ) -> MergeTicket {
-        let ticket = MergeTicket(content: content, number: ticketCount.add(1, ordering: .relaxed).newValue)
-        let request = Request(
-            content: content, range: range, startsBackground: startsBackground, ticket: ticket, serving: serving,
-            completion: completion)
-        // One fetcher: it takes the request, or another one that was awake has.
-        let refused = state.withLockWakingOne { state in
-            if state.isStopping { return true }
-            state.requests.append(request)
-            return false
-        }
-        if refused { completion(.failure(.stopped)) }
-        return ticket
-    }
-
     /// Says who is to be asked before a content is given up.
-    public func setHolders(_ holders: Holders?) { self.holders.withLock { $0 = holders } }
+    public func setHolders(_ holders: Holders?) { context.holders.set(holders) }
 
     /// Tells of errors that nobody waits for.
-    public func setErrorReporter(_ report: @escaping @Sendable (any Error) -> Void) { recorder.setReporter(report) }
+    public func setErrorReporter(_ report: @escaping @Sendable (any Error) -> Void) { context.reporter.set(report) }
+
+    // MARK: Putting right
+
+    /// Looks at a content once more, while nobody merges it; nil while somebody does.
+    ///
+    /// Without that, what is merged or given up in the middle of a look may pass for damage.
+    public func confirm(_ found: Examination, shouldStop: () -> Bool) throws -> Examination? {
+        try healer.confirm(found, shouldStop: shouldStop)
+    }
+
+    /// Puts a content right: what is damaged is taken back and fetched, nothing else is.
+    ///
+    /// - Throws: `MergeError`, `StoreError`, `SystemError`; what could not be had stays taken back, and is fetched when somebody
+    ///   asks for it.
+    public func heal(_ damaged: Examination, shouldStop: () -> Bool) throws -> Healing {
+        try healer.heal(damaged, shouldStop: shouldStop)
+    }
+
+    /// Runs `body` while nobody merges a content, and those who ask for it wait.
+    ///
+    /// - Returns: nil, with `body` not run, while somebody merges it.
+    public func exclusively<Result>(_ content: ContentID, _ body: () throws -> Result) rethrows -> Result? {
+        try context.board.exclusively(content, body)
+    }
 
     // MARK: Ending
 
@@ -260,10 +234,10 @@ public final class MergeEngine: Sendable {
     ///
     /// Whoever waits is answered with an error. Nothing that landed is lost.
     public func stop() {
-        isStopping.store(true, ordering: .sequentiallyConsistent)
-        answerWaiting()
+        context.stop.set()
+        context.board.stop()
         space?.stop()
-        pool.close()
+        context.pool.close()
         // With the lock held: who calls a second time waits for the end too.
         threads.withLock { threads in
             for thread in threads.fetchers { thread.join() }
@@ -271,12 +245,12 @@ public final class MergeEngine: Sendable {
             decodeQueue.withLock(notify: true) { $0.isStopping = true }
             for thread in threads.decoders { thread.join() }
             recorder.stop()
-            proofs.withLock(notify: true) { $0.isStopping = true }
+            prover.stop()
             for thread in threads.recorders { thread.join() }
             threads = Threads()
         }
-        // Those whose request a fetcher had in hand when the others were answered.
-        answerWaiting()
+        // Those whose content a fetcher was preparing when the others were told.
+        context.board.stop()
         do {
             try recorder.flush()
             try store.recordUses()
@@ -284,19 +258,41 @@ public final class MergeEngine: Sendable {
         } catch {
             recorder.report(error)
         }
-        state.withLock { $0.active = [:] }
+        context.board.forgetAll()
+        wiring.clear()
         do { try store.settleGivenUp() } catch { recorder.report(error) }
-    }
-
-    private func answerWaiting() {
-        let waiting = state.withLock(notify: true) { state in state.stop() }
-        for completion in waiting { completion(.failure(.stopped)) }
     }
 
     /// Gives the buffers back when nothing was merged for a while; sooner, each pause of a reader would cost their pages anew.
     private func rest() {
         do { try store.settleGivenUp() } catch { recorder.report(error) }
-        if state.withLock({ $0.active.isEmpty }) { pool.trim() }
+        if context.board.isIdle { context.pool.trim() }
+    }
+}
+
+/// Ties the recorder to the board, which is made after it.
+private final class Wiring: Sendable {
+    private let onRecorded = Mutex<(@Sendable (Landing, Int) -> Void)?>(nil)
+
+    func set(_ onRecorded: @escaping @Sendable (Landing, Int) -> Void) {
+        self.onRecorded.withLock { $0 = onRecorded }
+    }
+
+    /// Breaks the circle, when the recorder has ended.
+    func clear() { onRecorded.withLock { $0 = nil } }
+
+    func recorded(_ landing: Landing, _ bytes: Int) { onRecorded.withLock { $0 }?(landing, bytes) }
+}
+
+extension Landing {
+    /// With what the plan says has landed.
+    fileprivate func adding(_ landed: MergePlan.Landed) -> Landing {
+        var landing = self
+        landing.chunks += landed.chunks
+        for target in landed.merged {
+            landing.merged.append((target.record.id, target.chunkCount == 1 ? .proven : .claimed))
+        }
+        return landing
     }
 }
 

@@ -88,11 +88,15 @@ final class MergeCounters: Sendable {
         let counts = failures.withLock { $0 }
         return Dictionary(uniqueKeysWithValues: FetchFailure.allCases.map { ($0, counts[$0] ?? 0) })
     }
+
+    /// Counts compressed bytes that were fetched.
+    func countFetched(_ bytes: Int64) { fetchedBytes.add(UInt64(bytes), ordering: .relaxed) }
 }
 
 extension MergeEngine {
     public var statistics: MergeStatistics {
-        let (queued, running) = state.withLock { ($0.requests.count + $0.jobs.count, $0.active.count) }
+        let (queued, running) = context.board.counts
+        let counters = context.counters
         return MergeStatistics(
             queued: queued, running: running, landedBytes: counters.landedBytes.load(ordering: .relaxed),
             fetchedBytes: totalFetchedBytes, inFlightBytes: inFlightBytes, durations: counters.durations.snapshot,
@@ -100,8 +104,8 @@ extension MergeEngine {
     }
 
     /// Counts a failure that came past the fetchers, as of the request for a manifest.
-    public func countFailure(_ error: any Error) { counters.count(FetchFailure(error)) }
+    public func countFailure(_ error: any Error) { context.counters.count(FetchFailure(error)) }
 
     /// Counts bytes that were fetched past the fetchers.
-    func countFetched(_ bytes: Int64) { counters.fetchedBytes.add(UInt64(bytes), ordering: .relaxed) }
+    func countFetched(_ bytes: Int64) { context.counters.countFetched(bytes) }
 }

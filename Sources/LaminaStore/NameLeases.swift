@@ -33,11 +33,7 @@ final class NameLeases: Sendable {
 
     /// Waits while the name is being removed.
     func beginWriting(_ name: BackingName) {
-        part(of: name).wait { names -> Void? in
-            guard names[name]?.isBeingRemoved != true else { return nil }
-            names[name, default: Holders()].writers += 1
-            return ()
-        }
+        begin(name) { $0.writers += 1 }
     }
 
     /// - Parameter isRecorded: whether the index says what the file has; otherwise the name is given up.
@@ -48,11 +44,7 @@ final class NameLeases: Sendable {
 
     /// Waits while the name is being removed.
     func beginReading(_ name: BackingName) {
-        part(of: name).wait { names -> Void? in
-            guard names[name]?.isBeingRemoved != true else { return nil }
-            names[name, default: Holders()].readers += 1
-            return ()
-        }
+        begin(name) { $0.readers += 1 }
     }
 
     func endReading(_ name: BackingName) { end(name) { $0.readers -= 1 } }
@@ -74,11 +66,20 @@ final class NameLeases: Sendable {
 
     func isFree(_ name: BackingName) -> Bool { part(of: name).withLock { $0[name]?.isFree != false } }
 
+    private func begin(_ name: BackingName, _ change: (inout Holders) -> Void) {
+        // What is being removed is there already: nothing is put in for who has to wait.
+        func take(_ holders: inout Holders) -> Void? {
+            if holders.isBeingRemoved { return nil }
+            return change(&holders)
+        }
+        part(of: name).wait { names in take(&names[name, default: Holders()]) }
+    }
+
     private func end(_ name: BackingName, _ change: (inout Holders) -> Void) {
         part(of: name).withLock(notify: true) { names in
-            guard var holders = names[name] else { return }
-            change(&holders)
-            names[name] = holders.isFree ? nil : holders
+            guard let index = names.index(forKey: name) else { return }
+            change(&names.values[index])
+            if names.values[index].isFree { names.remove(at: index) }
         }
     }
 
@@ -103,25 +104,33 @@ final class NameLeases: Sendable {
 /// or the index knows what is in them (`Store.settleGivenUp`).
 public struct WritingLease: ~Copyable, Sendable {
     let files: ContentFiles
-    private var names: Set<BackingName> = []
+    // Most leases are of one name; a set of one would cost more than the lease.
+    private var first: BackingName?
+    private var others: Set<BackingName> = []
 
     init(_ files: ContentFiles) { self.files = files }
 
-    deinit { for name in names { files.leases.endWriting(name, isRecorded: false) } }
+    deinit { end(isRecorded: false) }
 
     /// Takes one more name; waits while it is being removed, which takes some milliseconds. Call it with no lock that the
     /// writer of the index may be waited for with.
     public mutating func cover(_ name: BackingName) {
-        guard !names.contains(name) else { return }
+        guard !covers(name) else { return }
         files.leases.beginWriting(name)
-        names.insert(name)
+        if first == nil { first = name } else { others.insert(name) }
     }
 
-    public func covers(_ name: BackingName) -> Bool { names.contains(name) }
+    public func covers(_ name: BackingName) -> Bool { first == name || !others.isEmpty && others.contains(name) }
 
     /// Lets go of all names: the index says what their files have.
     public mutating func recorded() {
-        for name in names { files.leases.endWriting(name, isRecorded: true) }
-        names.removeAll(keepingCapacity: true)
+        end(isRecorded: true)
+        first = nil
+        others.removeAll(keepingCapacity: true)
+    }
+
+    private func end(isRecorded: Bool) {
+        if let first { files.leases.endWriting(first, isRecorded: isRecorded) }
+        for name in others { files.leases.endWriting(name, isRecorded: isRecorded) }
     }
 }

@@ -86,12 +86,15 @@ extension MergeEngine {
             })
     }
 
+    /// What the plan knows of a content.
+    func planned(_ content: ContentID) -> PlannedContent? {
+        context.board.with { plan in plan.keys[content].flatMap { plan.contents[$0] } }
+    }
+
     /// Whether nothing is left that somebody asked for; waits a little for what is on its way to the index.
     var isIdle: Bool {
         for _ in 0..<500 {
-            let isIdle = state.withLock { state in
-                state.active.isEmpty && state.producers.isEmpty && state.jobs.isEmpty && state.requests.isEmpty
-            }
+            let isIdle = context.board.with { $0.isQuiet && $0.queuedCount == 0 }
             if isIdle, inFlightBytes == 0 { return true }
             usleep(10_000)
         }

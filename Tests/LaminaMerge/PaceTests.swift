@@ -118,15 +118,18 @@ struct PaceTests {
     @Test("is not all that counts while readers wait: ranges behind their backs are short then, and for a moment after")
     func readers() throws {
         let now = ContinuousClock.now
-        var state = EngineState()
-        #expect(!state.hasReaders(at: now))
-        state.urgentRunning = 1
-        #expect(state.hasReaders(at: now))
-        state.urgentRunning = 0
-        state.lastUrgent = now
-        #expect(state.hasReaders(at: now + .milliseconds(900)))
-        #expect(!state.hasReaders(at: now + .milliseconds(1100)))
-        state.jobs.append(FetchJob(layer: LayerID(1), members: [], isUrgent: true))
-        #expect(state.hasReaders(at: now + .seconds(100)))
+        var memory = ReaderMemory()
+        #expect(!memory.lasts(at: now))
+        memory.lastFetch = now
+        #expect(memory.lasts(at: now + .milliseconds(900)))
+        #expect(!memory.lasts(at: now + .milliseconds(1100)))
+        var plan = MergePlan(fetchers: 2)
+        #expect(!plan.hasReaders)
+        plan.lanes.append(FetchJob(layer: LayerID(1), isUrgent: true))
+        #expect(plan.hasReaders, "it waits")
+        let (job, source) = try #require({ plan.lanes.popUrgent() }())
+        #expect(plan.hasReaders, "it runs")
+        plan.fetched(job, from: source)
+        #expect(!plan.hasReaders)
     }
 }

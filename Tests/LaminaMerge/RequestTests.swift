@@ -191,7 +191,7 @@ struct RequestTests {
             let first = engine.whole(content.id) { _ in Issue.record("a leaver was answered") }
             #expect(source.waits())
             engine.range(0..<10, of: content.id, answers.take())
-            #expect(eventually { engine.state.withLock { $0.active[content.id]?.waiters.count == 2 } })
+            #expect(eventually { engine.planned(content.id)?.waiters.count == 2 })
             #expect(engine.leave(first))
             usleep(1_500_000)
             #expect(source.reads.count == 1 && answers.all.isEmpty)
@@ -210,21 +210,21 @@ struct RequestTests {
             source.behaviour.allowance = 0
             let ticket = engine.whole(content.id) { _ in Issue.record("a leaver was answered") }
             #expect(source.waits())
-            let chunks = try #require(engine.state.withLock { $0.active[content.id]?.chunks })
-            let active = try #require(engine.state.withLock { $0.active[content.id] })
-            let job = try #require(MergeEngine.jobs(of: active, Array(chunks.indices), urgent: true).first)
+            let planned = try #require(engine.planned(content.id))
+            let job = try #require(FetchJob.urgent(planned, Array(planned.chunks.indices)).first)
             let answers = Answers()
             engine.range(20_000..<20_001, of: content.id, answers.take())
             // And nobody merges the rest behind the reader's back: all of it is on its way.
             #expect(
                 eventually {
-                    engine.state.withLock { $0.active[content.id]?.waiters.count == 2 && $0.producers.isEmpty }
+                    engine.planned(content.id)?.waiters.count == 2
+                        && engine.context.board.with { $0.producers.isEmpty }
                 })
             #expect(engine.leave(ticket))
             // As the fetcher does when it has given up just before the second request.
-            engine.withdraw(job.members, of: job)
+            engine.context.board.with(notify: true) { $0.withdraw(job.members, of: job) }
             #expect(source.waits(for: 2))
-            let isAbsent = engine.state.withLock { _ in active.states.map { $0 == .absent } }
+            let isAbsent = try #require(engine.planned(content.id)).states.map { $0 == .absent }
             #expect(isAbsent.count { !$0 } == 1 && !isAbsent[2])
             source.behaviour.allowance = nil
             #expect(answers.wait())
@@ -341,15 +341,16 @@ struct RequestTests {
             let answers = Answers()
             // Prepared from the first layer, but no chunk is asked for yet.
             let content = try engine.content(SHA256.hash(bytes))
-            let active = ActiveContent(id: content.id)
-            active.early = [
-                Request(
-                    content: content.id, range: 0..<0, startsBackground: false,
-                    ticket: MergeTicket(content: content.id, number: 0), completion: answers.take(1))
-            ]
-            engine.state.withLock { $0.active[content.id] = active }
-            #expect(engine.prepare(active, preferring: LayerID(1)) == nil)
-            #expect(active.chunks.allSatisfy { $0.source.layer == LayerID(1) })
+            let key = engine.context.board.with { plan in
+                let key = plan.add(content.id)
+                // As if a chunk were on its way to the index: it stays in the plan.
+                plan.contents[key]?.unrecorded = 1
+                plan.lanes.beginOther()
+                return key
+            }
+            Preparer(engine.context, prover: engine.prover).prepare(key, content.id, preferring: LayerID(1))
+            let planned = try #require(engine.planned(content.id))
+            #expect(planned.chunks.allSatisfy { $0.source.layer == LayerID(1) && !$0.hasLanded })
             try engine.merge(image)
             #expect(fixture.reports.withLock { $0 } == [])
             #expect(source.repeatedByteCount == 0)

@@ -69,7 +69,7 @@ struct ProgressModel {
     /// What is needed and what there is, before anything is fetched.
     private static func room(_ progress: PullProgress) -> String? {
         guard let needed = progress.neededBytes, let free = progress.freeBytes else { return nil }
-        return "it needs \(Units.bytes(needed)) on disk, \(Units.bytes(free)) are free"
+        return "it takes up to \(Units.bytes(needed)) on disk, \(Units.bytes(free)) are free"
     }
 
     /// Cuts in the middle of what is shown last: the end of a path says more than its beginning.

@@ -2,9 +2,9 @@ import Synchronization
 
 /// What a connection gives, and how much is asked of it at once therefore.
 ///
-/// A range is to last so long that the wait for its answer hardly counts, and no longer: who wants bytes at its end waits for
-/// all of it, and it takes its share of the line from what readers ask for meanwhile. Memory has no say in it: bytes are
-/// decoded and placed as they come.
+/// A range lasts long enough that the wait for its answer hardly counts, and no longer: a reader of bytes at its end waits for all
+/// of it, and it takes its share of the line from what readers ask for meanwhile. Memory does not limit it: bytes are decoded and
+/// placed as they come.
 struct ConnectionPace: Sendable, Equatable {
     /// Seconds from a request to its first byte; nil before the first answer.
     private(set) var latency: Double?
@@ -73,27 +73,60 @@ struct ConnectionPace: Sendable, Equatable {
     }
 }
 
-/// The paces of the places that layers come from.
+/// The servers that layers come from, and their paces. A server is what a location names before the repository, or a directory.
 final class ConnectionPaces: Sendable {
+    private struct State {
+        var numbers: [Substring: Int] = [:]
+        var paces: [Int: ConnectionPace] = [:]
+    }
+
     // A layer has few places, and an engine few registries.
     private static let limit = 256
-    private let paces = Mutex<[String: ConnectionPace]>([:])
+    private let state = Mutex(State())
 
-    subscript(location: String) -> ConnectionPace { paces.withLock { $0[location] ?? ConnectionPace() } }
+    /// The number of a location's server; the same for as long as this object is.
+    func server(of location: String) -> Int { state.withLock { Self.server(of: location, &$0) } }
+
+    /// - Parameter server: nil for one that nothing is known of.
+    subscript(server server: Int?) -> ConnectionPace {
+        state.withLock { state in server.flatMap { state.paces[$0] } ?? ConnectionPace() }
+    }
+
+    subscript(source: SourceKey) -> ConnectionPace {
+        guard case .server(let number) = source else { return ConnectionPace() }
+        return self[server: number]
+    }
 
     /// Measures one read of `location`; `body` tells the watch of each piece as it comes, and when it wants the next one.
     func measure<Result>(_ location: String, _ body: (PaceWatch) throws -> Result) rethrows -> Result {
         let watch = PaceWatch()
         defer {
             if let (latency, seconds) = watch.seconds {
-                paces.withLock { paces in
-                    if paces.count >= Self.limit, paces[location] == nil { paces = [:] }
-                    paces[location, default: ConnectionPace()].note(
+                state.withLock { state in
+                    let server = Self.server(of: location, &state)
+                    if state.paces.count >= Self.limit, state.paces[server] == nil { state.paces = [:] }
+                    state.paces[server, default: ConnectionPace()].note(
                         bytes: watch.bytes, latency: latency, seconds: seconds)
                 }
             }
         }
         return try body(watch)
+    }
+
+    private static func server(of location: String, _ state: inout State) -> Int {
+        let name = serverName(location)
+        if let known = state.numbers[name] { return known }
+        let number = state.numbers.count
+        state.numbers[name] = number
+        return number
+    }
+
+    /// `https://host:port` of a registry's location; the whole of another one.
+    private static func serverName(_ location: String) -> Substring {
+        // The third slash ends it: the first two are of "://".
+        let slashes = location.indices.lazy.filter { location[$0] == "/" }
+        guard location.contains("://"), let third = slashes.dropFirst(2).first else { return location[...] }
+        return location[..<third]
     }
 }
 

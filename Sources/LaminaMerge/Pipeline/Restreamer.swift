@@ -1,63 +1,40 @@
 import LaminaDigest
 import LaminaFormats
 import LaminaOCI
-public import LaminaStore
+import LaminaStore
 import LaminaSystem
-import Synchronization
 
-// Files of a plain layer that were evicted: fetched again alone, from the checkpoint before them to the one behind them.
+/// Fetches files of a plain layer that were evicted: again and alone, from the checkpoint before them to the one behind them.
+struct Restreamer: Sendable {
+    /// Reads a range of a blob from the first source that gives it.
+    typealias Reading = (
+        _ blob: LayerBlob, _ sources: [any BlobSource], _ range: Range<Int64>, _ shouldStop: @Sendable () -> Bool,
+        _ isClosed: () -> Bool, _ sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws -> Void
 
-extension MergeEngine {
-    /// Gives up a content's bytes, unless somebody merges it just now; it is fetched again when it is asked for.
-    ///
-    /// - Returns: whether it did.
-    public func evict(_ content: ContentRecord) throws -> Bool { try evict([content]).contents == 1 }
+    private let context: MergeContext
 
-    /// Gives up the bytes of those contents that nobody merges just now, in one transaction.
-    ///
-    /// - Returns: how many there were, and what that freed on disk.
-    func evict(_ contents: [ContentRecord]) throws -> (contents: Int, bytes: Int64) {
-        let placeholders = state.withLock { state in
-            contents.compactMap { content -> (ContentRecord, ActiveContent)? in
-                guard !state.isStopping, state.active[content.id] == nil else { return nil }
-                // Whoever asks meanwhile waits in `early`.
-                let placeholder = ActiveContent(id: content.id)
-                state.active[content.id] = placeholder
-                return (content, placeholder)
-            }
-        }
-        guard !placeholders.isEmpty else { return (0, 0) }
-        defer {
-            state.withLock(notify: true) { state in
-                for (_, placeholder) in placeholders {
-                    state.active[placeholder.id] = nil
-                    for request in placeholder.early { state.requests.append(request) }
-                    placeholder.early = []
-                }
-            }
-        }
-        return try store.evict(placeholders.map(\.0))
-    }
+    init(_ context: MergeContext) { self.context = context }
 
     /// Reads the files of a job from a plain layer: places in its members are places in the layer's tar.
-    func restream(_ job: FetchJob, _ format: LayerFormat) {
-        var files = RestreamedFiles(job, engine: self)
+    func run(_ job: FetchJob, _ format: LayerFormat, read: Reading) {
+        var files = RestreamedFiles(job, context)
         do {
             let range = job.range
-            var (blob, sources) = try sources.sources(of: job.layer)
+            var (blob, sources) = try context.sources.sources(of: job.layer)
             if job.isRetry, sources.count > 1 { sources.append(sources.removeFirst()) }
-            let (first, end) = try store.index.checkpoints(around: range, in: job.layer)
+            let (first, end) = try context.store.index.checkpoints(around: range, in: job.layer)
             let position =
                 first.map {
                     StreamPosition(blobOffset: $0.blobOffset, outputOffset: $0.output, decoder: $0.decoder)
                 } ?? .start
             let blobRange = position.blobOffset..<max(position.blobOffset, end?.blobOffset ?? blob.size)
             let decompressor = try LayerDecompressor(format.compression, from: position)
-            let output = pool.take(StreamDecompressor.pieceSize)
-            defer { pool.give(output) }
+            let output = context.pool.take(StreamDecompressor.pieceSize)
+            defer { context.pool.give(output) }
             do {
-                let shouldStop = { @Sendable in self.isStopping.load(ordering: .relaxed) }
-                try read(blob, from: sources, blobRange, shouldStop: shouldStop, isClosed: { false }) { bytes in
+                let shouldStop = { @Sendable [context] in context.stop.isSet }
+                try read(blob, sources, blobRange, shouldStop, { false }) { bytes in
                     var input = bytes
                     var wasFull = false
                     while !input.isEmpty || wasFull {
@@ -95,7 +72,7 @@ private struct RestreamedFiles {
         case spool(File)
     }
 
-    private let engine: MergeEngine
+    private let context: MergeContext
     private let layer: LayerID
     private var members: ArraySlice<Member>
     private var tar = TarReader()
@@ -108,8 +85,8 @@ private struct RestreamedFiles {
     /// Whether the member at the front has begun.
     private var isWithin = false
 
-    init(_ job: FetchJob, engine: MergeEngine) {
-        self.engine = engine
+    init(_ job: FetchJob, _ context: MergeContext) {
+        self.context = context
         layer = job.layer
         members = job.members[...]
     }
@@ -138,7 +115,8 @@ private struct RestreamedFiles {
 
     /// - Returns: whether the member's file is whole, or cannot be.
     private mutating func read(_ piece: inout UnsafeRawBufferPointer, _ member: Member) throws -> Bool {
-        guard let part = member.parts.first, let record = part.content.record else { return true }
+        guard let part = member.parts.first else { return true }
+        let record = part.target.record
         while true {
             switch try tar.next(&piece) {
             case .more: return false
@@ -148,7 +126,7 @@ private struct RestreamedFiles {
                 }
                 try open(part, record)
                 // First: as soon as it is merged, the file may be opened.
-                if entry.holeSize > 0 { try engine.store.recordHoles(entry.holeSize, of: record.id) }
+                if entry.holeSize > 0 { try context.store.recordHoles(entry.holeSize, of: record.id) }
             case .zeros(let count):
                 // In a spool they stay a hole.
                 try Self.zeros.withUnsafeBytes {
@@ -168,14 +146,14 @@ private struct RestreamedFiles {
     }
 
     private mutating func open(_ part: Part, _ record: ContentRecord) throws {
-        try engine.space?.reserve(SpaceKeeper.onDisk(record.size))
+        try context.space?.reserve(SpaceKeeper.onDisk(record.size))
         reserved = SpaceKeeper.onDisk(record.size)
         guard part.size > Self.smallSize else { return target = .memory([]) }
         // First the lease: a spool goes with a name that nobody has.
-        try engine.withLease(of: part.content, record.name) { _ in }
+        try part.target.withLease(context.store.files) { _ in }
         let spool = ContentFiles.restreamSpoolName(record.name.digest)
-        engine.store.files.removeSpool(spool)
-        let file = try engine.store.files.openSpool(spool)
+        context.store.files.removeSpool(spool)
+        let file = try context.store.files.openSpool(spool)
         target = .spool(file)
         try file.truncate(to: record.size)
     }
@@ -197,20 +175,20 @@ private struct RestreamedFiles {
         defer { discard(member) }
         if digest == part.digest {
             try place(part, record)
-            engine.space?.landed(reserved)
+            context.space?.landed(reserved)
             reserved = 0
-            engine.finish(member.parts)
+            context.board.landed(member.parts)
         } else {
-            let error = MergeError.mismatch(part, digest, layer: engine.layerName(layer))
-            engine.mistrust(member, member.parts.map { ($0, error) }, layer)
+            let error = MergeError.mismatch(part, digest, layer: context.name(of: layer))
+            context.mistrust(member, member.parts.map { ($0, error) }, layer)
         }
         return true
     }
 
     /// Puts a file that is right under its name.
     private func place(_ part: Part, _ record: ContentRecord) throws {
-        let files = engine.store.files
-        try engine.withLease(of: part.content, record.name) { lease throws(SystemError) in
+        let files = context.store.files
+        try part.target.withLease(context.store.files) { lease throws(SystemError) in
             switch target {
             case .nowhere: break
             case .memory(let bytes):
@@ -232,11 +210,11 @@ private struct RestreamedFiles {
     }
 
     private mutating func discard(_ member: Member?) {
-        if case .spool = target, let record = member?.parts.first?.content.record {
-            engine.store.files.removeSpool(ContentFiles.restreamSpoolName(record.name.digest))
+        if case .spool = target, let record = member?.parts.first?.target.record {
+            context.store.files.removeSpool(ContentFiles.restreamSpoolName(record.name.digest))
         }
         target = .nowhere
-        engine.space?.giveBack(reserved)
+        context.space?.giveBack(reserved)
         reserved = 0
     }
 
@@ -253,16 +231,16 @@ private struct RestreamedFiles {
                     (
                         part: $0,
                         error: MergeError.corrupt(
-                            $0, at: member.blobOffset, layer: engine.layerName(layer), cause: error)
+                            $0, at: member.blobOffset, layer: context.name(of: layer), cause: error)
                     )
                 }
-                engine.mistrust(member, failures, layer)
+                context.mistrust(member, failures, layer)
             }
             return
         }
-        engine.fail(
+        context.fail(
             missing,
             error.map(MergeError.fetching)
-                ?? MergeError(.fetch, "layer \(engine.layerName(layer)): a source gave fewer bytes than asked for"))
+                ?? MergeError(.fetch, "layer \(context.name(of: layer)): a source gave fewer bytes than asked for"))
     }
 }

@@ -56,7 +56,7 @@ extension MergeEngine {
     /// Begins to merge what the store does not have of a layer, while readers go first.
     public func pull(_ layer: LayerID) -> LayerPull {
         let pull = LayerPull(layer: layer)
-        start([pull])
+        context.board.begin([pull])
         return pull
     }
 
@@ -65,7 +65,7 @@ extension MergeEngine {
     ///
     /// - Returns: nil where the store has all of it.
     public func pullFirst(_ layer: LayerID, of image: SnapshotImage?) throws -> LayerPull? {
-        let time = state.withLock { $0.recentlyMerged.clock }
+        let time = context.board.time
         var contents: [UnmergedContent] = []
         if let image {
             // A layer above may have another file of the name: that is not known yet, and costs a file that nobody opens.
@@ -83,7 +83,7 @@ extension MergeEngine {
         }
         guard !contents.isEmpty else { return nil }
         let pull = LayerPull(layer: layer, first: contents, readAt: time)
-        start([pull])
+        context.board.begin([pull])
         return pull
     }
 }

@@ -159,11 +159,7 @@ public final class ImagePull {
     /// - Throws: `MergeError`; what landed before it stays, and the next pull goes on from there.
     public func merge(_ image: ImageRecord) throws {
         let totals = try engine.store.index.totals(of: image.id)
-        if let roomCheck {
-            let room = try engine.store.room(for: image.id)
-            progress.room = room
-            try roomCheck.ofImage(room)
-        }
+        try requireRoom(for: image, totals)
         progress.stage = .merging
         progress.bytes = totals.bytes
         progress.landedBytes = totals.landedBytes
@@ -183,7 +179,7 @@ public final class ImagePull {
         var failure: MergeError?
         func run(_ new: [LayerPull]) throws {
             pulls += new
-            engine.start(new)
+            engine.context.board.begin(new)
             for pull in new {
                 progress.current = try engine.store.index.blob(of: pull.layer)?.digest.description
                 while true {
@@ -200,7 +196,7 @@ public final class ImagePull {
         // What was opened first the last time comes first now.
         let opened = try engine.store.index.opened(of: image)
         if !opened.isEmpty {
-            let time = engine.state.withLock { $0.recentlyMerged.clock }
+            let time = engine.context.board.time
             let first = try engine.store.index.unmergedOpened(opened, in: image.layers)
             try run(
                 layers.compactMap { layer in first[layer].map { LayerPull(layer: layer, first: $0, readAt: time) } })
@@ -216,7 +212,7 @@ public final class ImagePull {
         // All that the index was told, by whomever: what is said to be whole is whole after a power cut.
         try engine.store.commitDurably()
         // The image is whole without it: what cannot be told now, the ledger says so.
-        do { try engine.proveDiffIDs(image) } catch {
+        do { try engine.prover.proveDiffIDs(image) } catch {
             if shouldStop() { throw MergeError.stopped }
             engine.recorder.report(error)
         }
@@ -228,19 +224,19 @@ public final class ImagePull {
         report(progress)
     }
 
+    /// Asks whether there is room. Most of the time there is, and the totals show it; where they do not, each file is looked at.
+    private func requireRoom(for image: ImageRecord, _ totals: ImageTotals) throws {
+        guard let roomCheck else { return }
+        if engine.options.maxBytes == nil {
+            let room = engine.store.roomAtMost(for: totals)
+            progress.room = room
+            if let free = room.free, room.missing <= free { return }
+        }
+        let room = try engine.store.room(for: image.id)
+        progress.room = room
+        try roomCheck.ofImage(room)
+    }
+
     /// How far it is now.
     public var current: Progress { progress }
-}
-
-extension MergeEngine {
-    /// Lets fetchers take jobs from these pulls.
-    func start(_ pulls: [LayerPull]) {
-        for pull in pulls { pull.ticketNumber = ticketCount.add(1, ordering: .relaxed).newValue }
-        let refused = state.withLock(notify: true) { state in
-            if state.isStopping { return true }
-            state.producers.append(contentsOf: pulls)
-            return false
-        }
-        if refused { for pull in pulls { pull.ended(.stopped) } }
-    }
 }

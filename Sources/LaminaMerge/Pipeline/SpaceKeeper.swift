@@ -283,7 +283,7 @@ extension MergeEngine {
     ///
     /// - Returns: how many it gave up, and what that freed on disk.
     func evictUnopened(_ contents: [ContentRecord]) throws -> (contents: Int, bytes: Int64) {
-        let open = holders.withLock { $0 }?.release(Set(contents.map(\.id))) ?? []
+        let open = context.holders.release(Set(contents.map(\.id)))
         return try evict(contents.filter { !open.contains($0.id) })
     }
 }

@@ -28,24 +28,22 @@ final class Recorder: Sendable {
     private let syncing = Monitor(())
     private let onRecorded: @Sendable (Landing, _ bytes: Int) -> Void
     private let onRefused: @Sendable (any Error) -> Void
-    /// Told of errors that nobody waits for.
-    private let reporter = Mutex<(@Sendable (any Error) -> Void)?>(nil)
+    private let reporter: ErrorReporter
 
     /// - Parameters:
     ///   - onRecorded: told what the index has recorded, on the thread that recorded it.
     ///   - onRefused: told why the index records nothing just now.
     init(
-        store: Store, onRecorded: @escaping @Sendable (Landing, _ bytes: Int) -> Void,
+        store: Store, reporter: ErrorReporter, onRecorded: @escaping @Sendable (Landing, _ bytes: Int) -> Void,
         onRefused: @escaping @Sendable (any Error) -> Void
     ) {
         self.store = store
+        self.reporter = reporter
         self.onRecorded = onRecorded
         self.onRefused = onRefused
     }
 
-    func setReporter(_ report: @escaping @Sendable (any Error) -> Void) { reporter.withLock { $0 = report } }
-
-    func report(_ error: any Error) { reporter.withLock { $0 }?(error) }
+    func report(_ error: any Error) { reporter.report(error) }
 
     func add(_ landing: Landing, bytes: Int) {
         state.withLock(notify: true) { state in

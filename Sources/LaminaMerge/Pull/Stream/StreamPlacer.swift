@@ -237,7 +237,7 @@ extension StreamPlacer {
         let contents = try engine.store.index.merged(landed.digest, size: landed.size)
         guard contents.count > 1, let own = contents.first(where: { $0.name.claim == nil }) else { return }
         // One that fails has a layer that lied, or a file that is damaged; both are on record then.
-        for twin in contents where try twin.id != own.id && engine.prove(twin) {
+        for twin in contents where try twin.id != own.id && engine.prover.prove(twin) {
             // Given up meanwhile, for one: nothing is lost but the sharing.
             do { try engine.store.adopt(own, as: twin) } catch { engine.recorder.report(error) }
         }

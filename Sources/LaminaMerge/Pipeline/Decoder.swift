@@ -1,0 +1,159 @@
+import Glibc
+import LaminaDigest
+import LaminaFormats
+import LaminaStore
+import LaminaSystem
+import Synchronization
+
+/// Pieces that wait for a decoder; what readers wait for comes first.
+struct DecodeQueue {
+    private var urgent = FIFO<Piece>()
+    private var background = FIFO<Piece>()
+    var isStopping = false
+
+    mutating func append(_ piece: Piece) {
+        if piece.isUrgent { urgent.append(piece) } else { background.append(piece) }
+    }
+
+    /// The next piece; nil: none now; .some(nil): none ever.
+    mutating func next() -> Piece?? {
+        if let piece = urgent.pop() ?? background.pop() { return .some(piece) }
+        return isStopping ? .some(nil) : nil
+    }
+}
+
+/// A chunk's bytes, whose digest was computed and is the one that the TOC gives. Only the verifier makes one, and only
+/// one of these can be placed.
+struct VerifiedChunk: ~Copyable {
+    let part: Part
+    let bytes: UnsafeRawBufferPointer
+
+    /// Takes a part out of what its member decompressed to.
+    init(_ part: Part, of decompressed: UnsafeRawBufferPointer) throws(VerificationFailure) {
+        bytes = UnsafeRawBufferPointer(rebasing: decompressed[part.innerOffset..<(part.innerOffset + part.size)])
+        self.part = part
+        let actual = SHA256.hash(bytes)
+        guard actual == part.digest else { throw VerificationFailure(actual: actual) }
+    }
+}
+
+struct VerificationFailure: Error {
+    var actual: Digest
+}
+
+/// Decodes, verifies, places: compressed members become verified bytes in backing files. A thread of the merge runs `loop`, and
+/// several do.
+final class Decoder: Sendable {
+    /// Contents of this size and more are written past the page cache even while they are read: the kernel keeps what was
+    /// read as that of the mount, and a gigabyte of it twice is in nobody's interest.
+    private static let largeSize: Int64 = 64 << 20
+
+    private let context: MergeContext
+    private let queue: Monitor<DecodeQueue>
+
+    init(_ context: MergeContext, queue: Monitor<DecodeQueue>) {
+        self.context = context
+        self.queue = queue
+    }
+
+    func loop() {
+        let decoder: ChunkDecoder
+        do {
+            decoder = try ChunkDecoder()
+        } catch {
+            context.reporter.report(error)
+            return
+        }
+        while let piece = queue.wait({ $0.next() }) {
+            let landed = decode(piece, with: decoder)
+            context.space?.giveBack(piece.diskBytes - landed)
+            context.pool.give(piece.buffer)
+            context.pool.release(piece.reserved, urgent: piece.isUrgent)
+        }
+    }
+
+    /// - Returns: what has landed of it, in bytes on disk.
+    private func decode(_ piece: Piece, with decoder: ChunkDecoder) -> Int64 {
+        var landed: [Part] = []
+        var offset = 0
+        let (compression, keepsTarParts) = context.sources.decoding(of: piece.layer)
+        var landing = Landing()
+        for member in piece.members {
+            let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])
+            offset += member.blobSize
+            var wrong: [(part: Part, error: MergeError)] = []
+            do {
+                try decoder.decode(bytes, as: compression, needing: member.neededBytes, whole: keepsTarParts) {
+                    decompressed in
+                    for part in member.parts {
+                        do throws(VerificationFailure) {
+                            let chunk = try VerifiedChunk(part, of: decompressed)
+                            if place(chunk) {
+                                context.board.serve(part, chunk.bytes)
+                                landed.append(part)
+                            }
+                        } catch {
+                            let layer = context.name(of: piece.layer)
+                            wrong.append((part, .mismatch(part, error.actual, layer: layer)))
+                        }
+                    }
+                    if keepsTarParts, decoder.isWhole, wrong.isEmpty {
+                        landing.keepRest(of: member, decompressed, piece.layer)
+                    }
+                }
+            } catch {
+                let layer = context.name(of: piece.layer)
+                wrong = member.parts.map { ($0, .corrupt($0, at: member.blobOffset, layer: layer, cause: error)) }
+            }
+            if !wrong.isEmpty { context.mistrust(member, wrong, piece.layer) }
+        }
+        let bytes = landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) }
+        // First: what is on record must not be counted as on its way, too.
+        context.space?.landed(bytes)
+        context.board.landed(landed, landing)
+        return bytes
+    }
+
+    /// Writes a verified chunk at its own offset in its backing file.
+    private func place(_ chunk: borrowing VerifiedChunk) -> Bool {
+        let part = chunk.part
+        let (target, record) = (part.target, part.target.record)
+        do {
+            let keepsCached = record.size < Self.largeSize && target.hasReaders.load(ordering: .relaxed)
+            try target.write(chunk.bytes, at: part.offset, to: context.store.files, keepsCached: keepsCached)
+            return true
+        } catch {
+            context.fail(
+                [Member(blobOffset: 0, blobSize: 0, parts: [part])],
+                MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error))
+            return false
+        }
+    }
+}
+
+extension Landing {
+    /// Keeps what a verified member holds beside the files that were taken out of it.
+    fileprivate mutating func keepRest(of member: Member, _ payload: UnsafeRawBufferPointer, _ layer: LayerID) {
+        let cuts = member.parts.map { TarPart.Cut(offset: $0.innerOffset, size: $0.size) }
+        tarParts.append(
+            (layer, member.blobOffset, Int64(member.blobSize), TarPart.encode(payload, cutting: cuts)))
+    }
+}
+
+extension MergeError {
+    static func mismatch(_ part: Part, _ actual: Digest, layer: String) -> MergeError {
+        MergeError(.digestMismatch, "\(name(part, layer)): expected \(part.digest), got \(actual)")
+    }
+
+    static func corrupt(
+        _ part: Part, at blobOffset: Int64, layer: String, cause: any Error
+    ) -> MergeError {
+        MergeError(
+            .corrupt, "\(name(part, layer)): the member at blob offset \(blobOffset) cannot be decompressed",
+            cause: cause)
+    }
+
+    private static func name(_ part: Part, _ layer: String) -> String {
+        "layer \(layer), file \(part.target.record.name.digest), offset \(part.offset)"
+    }
+}

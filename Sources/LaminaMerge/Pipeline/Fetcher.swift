@@ -1,0 +1,216 @@
+import LaminaFormats
+import LaminaOCI
+import LaminaStore
+import LaminaSystem
+import Synchronization
+
+/// Does what the plan says: reads few, long, disjoint ranges of blobs, cuts them into members on the way, and has contents
+/// prepared. A thread of the merge runs `loop`, and several do.
+final class Fetcher: Sendable {
+    private let context: MergeContext
+    private let preparer: Preparer
+    private let restreamer: Restreamer
+    private let decodeQueue: Monitor<DecodeQueue>
+    private let jobCount = Atomic<Int>(0)
+    private let jobPeak = Atomic<Int>(0)
+
+    init(_ context: MergeContext, preparer: Preparer, decodeQueue: Monitor<DecodeQueue>) {
+        self.context = context
+        self.preparer = preparer
+        self.decodeQueue = decodeQueue
+        restreamer = Restreamer(context)
+    }
+
+    /// The jobs that run, and the most that ever ran.
+    var load: (jobs: Int, peak: Int) {
+        (jobCount.load(ordering: .relaxed), jobPeak.load(ordering: .relaxed))
+    }
+
+    func loop() {
+        while true {
+            switch context.board.next() {
+            case .end: return
+            case .fetch(let job, let source): run(job.mayReadAhead ? withNeighbours(job) : job, from: source)
+            case .prepare(let key, let content, let layer): preparer.prepare(key, content, preferring: layer)
+            case .readAhead(let layer, let place, let window): readAhead(layer, behind: place, window: window)
+            case .rows(let pull, let layer, let place, let time): readRows(of: pull, layer, after: place, at: time)
+            case .tell: break
+            }
+        }
+    }
+
+    // MARK: Fetching
+
+    private func run(_ job: FetchJob, from source: SourceKey) {
+        jobPeak.max(jobCount.add(1, ordering: .relaxed).newValue, ordering: .relaxed)
+        defer {
+            jobCount.subtract(1, ordering: .relaxed)
+            context.board.fetched(job, from: source)
+        }
+        if let format = context.sources.format(of: job.layer), !format.hasTOC {
+            return restreamer.run(job, format, read: read)
+        }
+        let cutter = PieceCutter(job, pool: context.pool, space: context.space) { [decodeQueue] piece in
+            decodeQueue.withLockWakingOne { $0.append(piece) }
+        }
+        let watch = ReadWatch()
+        do {
+            var (blob, sources) = try context.sources.sources(of: job.layer)
+            if job.isRetry {
+                // Another server of the same source, if there is one, and another source, if there is one.
+                _ = sources.first?.distrust(blob.digest)
+                if sources.count > 1 { sources.append(sources.removeFirst()) }
+            }
+            guard job.range.upperBound <= blob.size else {
+                throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
+            }
+            let shouldStop = { @Sendable [context] in
+                context.stop.isSet || job.isUrgent && watch.shouldGiveUp { !context.board.isWanted(job) }
+            }
+            try read(
+                blob, from: sources, job.range, shouldStop: shouldStop,
+                isClosed: { cutter.isClosed || watch.hasGivenUp }
+            ) {
+                // Behind it: what waits for memory is no server that hangs.
+                defer { watch.progressed() }
+                try cutter.feed($0)
+            }
+            let missing = cutter.abandon()
+            guard missing.isEmpty else {
+                return context.fail(
+                    missing, MergeError(.fetch, "layer \(blob.digest): a source gave fewer bytes than asked for"))
+            }
+        } catch {
+            if watch.hasGivenUp, !context.stop.isSet {
+                let members = cutter.abandon()
+                return context.board.with(notify: true) { $0.withdraw(members, of: job) }
+            }
+            context.fail(cutter.abandon(), MergeError.fetching(error))
+        }
+    }
+
+    /// Reads a range from the first source that gives it; where one fails, the next goes on behind the last byte.
+    private func read(
+        _ blob: LayerBlob, from sources: [any BlobSource], _ range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        isClosed: () -> Bool, _ sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws {
+        var position = range.lowerBound
+        var failure: any Error = MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
+        for source in sources {
+            do {
+                return try context.paces.measure(source.location) { watch in
+                    try source.read(
+                        blob.digest, size: blob.size, range: position..<range.upperBound, shouldStop: shouldStop
+                    ) { bytes in
+                        watch.arrived(bytes.count)
+                        defer { watch.goesOn() }
+                        position += Int64(bytes.count)
+                        context.counters.countFetched(Int64(bytes.count))
+                        try sink(bytes)
+                    }
+                }
+            } catch {
+                failure = error
+                // A reader of the bytes that has enough of them ends this too, and is no failure of the source.
+                if error is OCIError { context.counters.count(FetchFailure(error)) }
+                if context.stop.isSet || isClosed() { break }
+            }
+        }
+        throw failure
+    }
+
+    // MARK: Rows of the index
+
+    /// Reads the next rows of a pull.
+    private func readRows(of pull: PullID, _ layer: LayerID, after place: ChunkPlace?, at time: UInt64) {
+        do {
+            context.learnServer(of: layer)
+            let rows = try context.store.index.unmerged(in: layer, after: place, limit: 1024)
+            context.board.with(notify: true) { $0.addRows(rows, to: pull, readAt: time) }
+        } catch {
+            let failure = MergeError.wrapping(error, "the index cannot be read")
+            context.board.change { $0.failRows(of: pull, failure) }
+        }
+    }
+
+    /// Adds the small files that stand behind a small file in the blob.
+    private func withNeighbours(_ job: FetchJob) -> FetchJob {
+        guard let last = job.members.last, let part = last.parts.last else { return job }
+        let place = ChunkPlace(
+            layer: job.layer, blobOffset: last.blobOffset, blobSize: Int64(last.blobSize),
+            innerOffset: Int64(part.innerOffset))
+        let window = context.board.with { $0.readAheads.size(for: job) }
+        guard job.range.count < window else { return job }
+        return extended(job, behind: place, end: job.range.lowerBound + Int64(window), window: window)
+    }
+
+    /// Fetches the next window of a layer, as the one before is being read.
+    private func readAhead(_ layer: LayerID, behind place: ChunkPlace, window: Int) {
+        let job = extended(
+            FetchJob(layer: layer, isUrgent: false), behind: place,
+            end: place.blobOffset + place.blobSize + Int64(window), window: window)
+        guard let source = context.board.with(notify: true, { $0.begin(readAhead: job) }) else { return }
+        run(job, from: source)
+    }
+
+    private func extended(_ job: FetchJob, behind place: ChunkPlace, end: Int64, window: Int) -> FetchJob {
+        let limit = context.paces[server: context.server(of: job.layer)].readAheadSize(limit: ReadAheadWindows.lastSize)
+        let time = context.board.time
+        guard
+            let neighbours = try? context.store.index.unmerged(
+                in: job.layer, after: place, before: end, limit: ReadAheadWindows.neighbourLimit)
+        else { return job }
+        let next = max(ReadAheadWindows.firstSize, min(2 * window, limit))
+        return context.board.with { plan in
+            var job = job
+            plan.extend(&job, behind: place, with: neighbours, readAt: time, next: next)
+            return job
+        }
+    }
+}
+
+extension MergeContext {
+    /// The number of the server that a layer comes from; nil: the index knows no place of it.
+    func server(of layer: LayerID) -> Int? {
+        guard let location = try? sources.sources(of: layer).sources.first?.location else { return nil }
+        return paces.server(of: location)
+    }
+
+    /// Tells the plan where a layer comes from, the first time that something is wanted of it.
+    func learnServer(of layer: LayerID) {
+        guard !board.knowsServer(of: layer), let server = server(of: layer) else { return }
+        board.setServer(server, of: layer)
+    }
+}
+
+extension MergeError {
+    static func fetching(_ error: any Error) -> MergeError {
+        if let error = error as? MergeError { return error }
+        if let error = error as? OCIError, error.code == .interrupted { return .stopped }
+        return MergeError(.fetch, "the bytes cannot be had", cause: error)
+    }
+}
+
+/// Tells when a read has brought nothing for a while that nobody waits for: a server that hangs holds no chunk, and no
+/// fetcher, longer than anybody has patience.
+final class ReadWatch: Sendable {
+    /// What a connection that is well does not take for its next bytes.
+    private static let limit: Duration = .seconds(1)
+    private let lastBytes = Mutex(ContinuousClock().now)
+    private let givenUp = Atomic<Bool>(false)
+
+    var hasGivenUp: Bool { givenUp.load(ordering: .relaxed) }
+
+    func progressed() { lastBytes.withLock { $0 = ContinuousClock().now } }
+
+    /// Asked again and again while nothing comes.
+    ///
+    /// - Parameter isUnwanted: asked when it has lasted long enough; may take a lock.
+    func shouldGiveUp(_ isUnwanted: () -> Bool) -> Bool {
+        if hasGivenUp { return true }
+        let last = lastBytes.withLock { $0 }
+        guard ContinuousClock().now - last > Self.limit, isUnwanted() else { return false }
+        givenUp.store(true, ordering: .relaxed)
+        return true
+    }
+}

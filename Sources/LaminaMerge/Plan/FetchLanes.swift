@@ -1,0 +1,121 @@
+import LaminaStore
+
+/// Names a place that layers come from. What shares one shares its fetchers.
+enum SourceKey: Hashable, Sendable {
+    /// A server, numbered by who knows them.
+    case server(Int)
+    /// Of a layer whose place is not known yet.
+    case layer(LayerID)
+}
+
+/// The fetches of each source, and how many of them run: a source that stalls delays its own readers, and nobody else's.
+struct FetchLanes {
+    private struct Lane {
+        var urgent = FIFO<FetchJob>()
+        var running = 0
+        var runningBackground = 0
+
+        var isIdle: Bool { urgent.isEmpty && running == 0 }
+    }
+
+    /// How many fetchers there are. One of them is always kept for a source that has none.
+    let fetchers: Int
+    /// How many of them one source may have: half.
+    let perSource: Int
+    /// How many of them one source may have for work that nobody waits for. Two hide each other's latency.
+    let backgroundPerSource: Int
+    /// Those that are busy with anything, fetching or reading the index.
+    private(set) var busy = 0
+    private(set) var runningUrgent = 0
+    private var runningBackground = 0
+    private var lanes: [SourceKey: Lane] = [:]
+    /// Sources with fetches that readers wait for; the next one in turn is the first.
+    private var turns: [SourceKey] = []
+    private(set) var urgentCount = 0
+    private var servers: [LayerID: Int] = [:]
+
+    init(fetchers: Int) {
+        self.fetchers = max(1, fetchers)
+        perSource = max(1, (self.fetchers + 1) / 2)
+        backgroundPerSource = min(2, max(1, perSource - 1))
+    }
+
+    func source(of layer: LayerID) -> SourceKey { servers[layer].map { .server($0) } ?? .layer(layer) }
+
+    /// Says from which server a layer comes. What waits for it elsewhere stays there.
+    mutating func setServer(_ server: Int, of layer: LayerID) {
+        // Few layers are merged at once; a bound keeps those of long ago from piling up.
+        if servers.count >= 65_536 { servers = [:] }
+        servers[layer] = server
+    }
+
+    func knowsServer(of layer: LayerID) -> Bool { servers[layer] != nil }
+
+    mutating func append(_ job: FetchJob) {
+        let source = source(of: job.layer)
+        if lanes[source, default: Lane()].urgent.isEmpty { turns.append(source) }
+        lanes[source, default: Lane()].urgent.append(job)
+        urgentCount += 1
+    }
+
+    /// Takes the next fetch that a reader waits for; each source in turn.
+    mutating func popUrgent() -> (job: FetchJob, source: SourceKey)? {
+        for index in turns.indices where mayRun(turns[index]) {
+            let source = turns[index]
+            guard let job = lanes[source]?.urgent.pop() else { continue }
+            turns.remove(at: index)
+            if lanes[source]?.urgent.isEmpty == false { turns.append(source) }
+            urgentCount -= 1
+            begin(source, isUrgent: true)
+            return (job, source)
+        }
+        return nil
+    }
+
+    /// Whether a source may have one more fetcher.
+    private func mayRun(_ source: SourceKey) -> Bool {
+        let running = lanes[source]?.running ?? 0
+        // The last fetcher goes to a source that has none.
+        return running < perSource && (busy < fetchers - 1 || running == 0)
+    }
+
+    /// Whether a source may have one more fetcher for work that nobody waits for.
+    func mayRunBackground(_ source: SourceKey) -> Bool {
+        mayRun(source) && runningBackground < max(perSource, backgroundPerSource)
+            && (lanes[source]?.runningBackground ?? 0) < backgroundPerSource
+    }
+
+    mutating func begin(_ source: SourceKey, isUrgent: Bool) {
+        busy += 1
+        lanes[source, default: Lane()].running += 1
+        if isUrgent {
+            runningUrgent += 1
+        } else {
+            lanes[source]?.runningBackground += 1
+            runningBackground += 1
+        }
+    }
+
+    mutating func end(_ source: SourceKey, isUrgent: Bool) {
+        busy -= 1
+        lanes[source]?.running -= 1
+        if isUrgent {
+            runningUrgent -= 1
+        } else {
+            lanes[source]?.runningBackground -= 1
+            runningBackground -= 1
+        }
+        if lanes[source]?.isIdle == true { lanes[source] = nil }
+    }
+
+    /// A fetcher is busy with the index.
+    mutating func beginOther() { busy += 1 }
+    mutating func endOther() { busy -= 1 }
+
+    /// Drops what waits.
+    mutating func stop() {
+        for source in turns { lanes[source]?.urgent = FIFO() }
+        turns = []
+        urgentCount = 0
+    }
+}

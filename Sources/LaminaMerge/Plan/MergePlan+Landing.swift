@@ -1,0 +1,219 @@
+import LaminaStore
+
+// What became of jobs: landed, failed, wrong, given up; and what the index has recorded.
+
+extension MergePlan {
+    /// What landed, for the recorder and the counters.
+    struct Landed {
+        var bytes = 0
+        var chunks: [(content: ContentID, offset: Int64)] = []
+        /// Contents that are merged now.
+        var merged: [MergeTarget] = []
+    }
+
+    /// Notes that parts are in their place.
+    mutating func landed(_ parts: [Part], _ ends: inout PlanEnds) -> Landed {
+        var landed = Landed()
+        for part in parts {
+            var ended: [Waiter.Who] = []
+            contents.modify(part.key) { content in
+                guard content.states[part.index] != .landed else { return }
+                content.states[part.index] = .landed
+                content.missing -= 1
+                content.suspects.remove(part.index)
+                landed.bytes += part.size
+                if let pull = content.countingPull { ends.landed.append((pull, part.size)) }
+                if content.chunks.count > 1 {
+                    landed.chunks.append((content.id, part.offset))
+                    content.unrecorded += 1
+                }
+                if content.missing == 0 { landed.merged.append(part.target) }
+                for index in content.waiters.indices.reversed() where content.waiters[index].chunks.contains(part.index)
+                {
+                    content.waiters[index].missing -= 1
+                    if content.waiters[index].missing == 0 { ended.append(content.waiters.remove(at: index).who) }
+                }
+            }
+            for who in ended {
+                ends.add(who, .success(()))
+                if case .pull(let pull) = who { end(pull, .success(()), &ends) }
+            }
+        }
+        return landed
+    }
+
+    /// Says that parts cannot be had just now; asking again tries again.
+    mutating func failed(_ members: [Member], _ error: MergeError) -> PlanEnds {
+        var ends = PlanEnds()
+        var ended: [Waiter.Who] = []
+        for part in members.lazy.flatMap(\.parts) {
+            contents.modify(part.key) { content in
+                if content.states[part.index] == .inFlight { content.states[part.index] = .absent }
+                content.isFirstAwaited = false
+                content.suspects.remove(part.index)
+                // Not tried again behind anyone's back, for ever: the next reader does.
+                content.isRestWanted = false
+                content.waiters.removeAll { waiter in
+                    guard waiter.chunks.contains(part.index) else { return false }
+                    ended.append(waiter.who)
+                    return true
+                }
+            }
+        }
+        forEachContent(of: members) { $0.removeIfIdle($1) }
+        for who in ended {
+            ends.add(who, .failure(error))
+            if case .pull(let pull) = who { end(pull, .failure(error), &ends) }
+        }
+        return ends
+    }
+
+    /// Bytes of a member are not what the table of contents says: those parts that have not been suspected yet are fetched once more,
+    /// from another place where there is one.
+    ///
+    /// - Returns: the parts that were wrong twice; `failed` tells those who wait.
+    mutating func mistrusted(_ member: Member, _ wrong: [Part], of layer: LayerID) -> [Part] {
+        var again = Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [])
+        var final: [Part] = []
+        for part in wrong {
+            if !isStopping, contents[part.key]?.suspects.insert(part.index).inserted == true {
+                again.parts.append(part)
+            } else {
+                final.append(part)
+            }
+        }
+        if !again.parts.isEmpty {
+            lanes.append(FetchJob(layer: layer, members: [again], isUrgent: true, isRetry: true))
+        }
+        return final
+    }
+
+    /// Whether somebody waits for a part of a job.
+    func isWanted(_ job: FetchJob) -> Bool { job.members.contains { isWanted($0) } }
+
+    private func isWanted(_ member: Member) -> Bool {
+        member.parts.contains { contents[$0.key]?.isAwaited($0.index) == true }
+    }
+
+    /// Takes members back that nobody waited for when their read was given up: who wants them asks anew. Those that
+    /// somebody has asked for in this very moment are fetched at once, by another request.
+    mutating func withdraw(_ members: [Member], of job: FetchJob) {
+        var rest = members
+        if let first = members.firstIndex(where: isWanted), let last = members.lastIndex(where: isWanted) {
+            var again = job
+            // All in between: a job's members stand side by side.
+            again.members = Array(members[first...last])
+            lanes.append(again)
+            rest.removeSubrange(first...last)
+        }
+        for part in rest.lazy.flatMap(\.parts) {
+            contents.modify(part.key) { content in
+                if content.states[part.index] == .inFlight { content.states[part.index] = .absent }
+                content.isFirstAwaited = false
+            }
+        }
+        forEachContent(of: rest) { $0.removeIfIdle($1) }
+    }
+
+    /// Takes out those who want bytes of a chunk and of no other.
+    ///
+    /// - Returns: who they are and which range of the file they want, and whether the background merge of the content has waited for
+    ///   this.
+    mutating func takeServed(_ part: Part) -> (served: [(number: UInt64, range: Range<Int64>)], wasFirst: Bool) {
+        var served: [(number: UInt64, range: Range<Int64>)] = []
+        var wasFirst = false
+        contents.modify(part.key) { content in
+            wasFirst = content.isFirstAwaited
+            content.isFirstAwaited = false
+            content.waiters.removeAll { waiter in
+                guard waiter.chunks == part.index..<(part.index + 1), let range = waiter.served,
+                    case .reader(let number) = waiter.who
+                else { return false }
+                served.append((number, range))
+                return true
+            }
+        }
+        return (served, wasFirst)
+    }
+
+    /// Forgets contents that the index has recorded, as merged or as far as anybody wanted.
+    ///
+    /// - Returns: those that are merged: their leases end.
+    mutating func recorded(merged: [ContentID], chunks: [ContentID]) -> [MergeTarget] {
+        var ended: [MergeTarget] = []
+        ended.reserveCapacity(merged.count)
+        for id in merged {
+            if let key = keys[id], let target = remove(key)?.target { ended.append(target) }
+            recentlyMerged.insert(id)
+        }
+        for id in chunks {
+            guard let key = keys[id] else { continue }
+            contents[key]?.unrecorded -= 1
+            removeIfIdle(key)
+        }
+        return ended
+    }
+
+    /// Each content once, as long as the parts of one stand together.
+    private mutating func forEachContent(of members: [Member], _ body: (inout Self, SlotKey) -> Void) {
+        var previous: SlotKey?
+        for part in members.lazy.flatMap(\.parts) where part.key != previous {
+            body(&self, part.key)
+            previous = part.key
+        }
+    }
+
+    // MARK: Reading ahead
+
+    /// Adds the small files that stand behind a job's in the blob, as far as nobody has asked for them.
+    ///
+    /// - Parameters:
+    ///   - neighbours: in the order of the blob, behind `place`.
+    ///   - time: of `recentlyMerged` before they were read from the index.
+    ///   - next: the compressed bytes that the next window may have.
+    mutating func extend(
+        _ job: inout FetchJob, behind place: ChunkPlace, with neighbours: [UnmergedContent], readAt time: UInt64,
+        next: Int
+    ) {
+        var window = ReadAheadWindows.Window(size: next, last: place)
+        var count = 0
+        for neighbour in neighbours where !isStopping {
+            guard !neighbour.needsPreparation, keys[neighbour.content.id] == nil,
+                !recentlyMerged.contains(neighbour.content.id, since: time)
+            else { break }
+            let key = add(single: neighbour)
+            guard let content = contents[key], job.canTake(content, 0) else {
+                remove(key)
+                break
+            }
+            job.add(content, 0)
+            contents[key]?.states[0] = .inFlight
+            window.last = neighbour.firstChunk
+            count += 1
+            if count.isMultiple(of: ReadAheadWindows.markDistance) { window.marks.append(neighbour.content.id) }
+        }
+        readAheads.set(window, of: job.layer)
+    }
+
+    /// Begins to fetch a window that nobody waits for yet; nil where nothing was added.
+    mutating func begin(readAhead job: FetchJob) -> SourceKey? {
+        lanes.endOther()
+        guard !job.members.isEmpty else { return nil }
+        let source = lanes.source(of: job.layer)
+        lanes.begin(source, isUrgent: false)
+        return source
+    }
+}
+
+extension UnmergedContent {
+    /// Whether it is to be looked for in the store before it is fetched: all but a content of one small chunk.
+    var needsPreparation: Bool {
+        content.name.claim != nil || hasTwin || firstChunk.isHole || content.size > MergePlan.smallSize
+            || content.proof == .disproven
+    }
+}
+
+extension MergePlan {
+    /// Contents of one chunk up to this size are not searched for as parts of others.
+    static let smallSize: Int64 = 64 << 10
+}

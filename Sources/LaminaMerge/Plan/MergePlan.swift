@@ -1,0 +1,300 @@
+import LaminaStore
+
+/// What is wanted, what is on its way, and what to do next: the mind of the merge, without threads, clocks, files or SQL.
+///
+/// In go requests, pulls, prepared contents, what has landed and what has failed; out come work for the fetchers (`next`) and ends
+/// for those who wait (`PlanEnds`). It alone knows
+///
+/// - single flight: a chunk is on its way once, whoever asks for it;
+/// - urgency: what readers wait for goes before what nobody waits for;
+/// - fairness: no source has more than half of the fetchers, and one is kept for a source that has none (`FetchLanes`);
+/// - retries: wrong bytes are fetched once more, from another place, before they are an error;
+/// - withdrawal: what a reader who left had asked for is taken back.
+///
+/// Each function costs what it names: a lookup and a step for each part, waiter or chunk that it is about.
+struct MergePlan {
+    /// What a fetcher is to do.
+    enum Work {
+        case fetch(FetchJob, SourceKey)
+        /// Find out what there is of a content: `prepared` or `notPrepared` is the answer.
+        case prepare(SlotKey, ContentID, preferring: LayerID?)
+        /// Read the small files behind a place and add them to a job: `extend` is the answer.
+        case readAhead(LayerID, behind: ChunkPlace, window: Int)
+        /// Read rows of a pull: `addRows` or `failRows` is the answer.
+        case rows(PullID, LayerID, after: ChunkPlace?, time: UInt64)
+        /// Tell those who wait.
+        case tell(PlanEnds)
+        case end
+    }
+
+    enum Producer: Equatable {
+        case pull(PullID)
+        /// What is left of a content, behind its readers.
+        case rest(SlotKey)
+    }
+
+    var contents = Slots<PlannedContent>()
+    var keys: [ContentID: SlotKey] = [:]
+    /// Contents that were merged a moment ago: rows that were read from the index before may not know it yet. Its clock, read
+    /// before the rows, tells which those are.
+    var recentlyMerged = Recent<ContentID>(limit: 16384)
+    var lanes: FetchLanes
+    var readAheads = ReadAheadWindows()
+    var pulls: [PullID: PlannedPull] = [:]
+    /// Work that nobody waits for; the next one in turn is the first.
+    var producers: [Producer] = []
+    /// Contents that are being put right: in place, and each by itself.
+    var healing: Set<ContentID> = []
+    private var requests = FIFO<Request>()
+    private(set) var isStopping = false
+
+    init(fetchers: Int) { lanes = FetchLanes(fetchers: fetchers) }
+
+    /// Whether nothing is on its way, and nobody wants anything.
+    var isQuiet: Bool { contents.isEmpty && producers.isEmpty }
+
+    /// Whether readers wait for bytes.
+    var hasReaders: Bool { lanes.runningUrgent > 0 || lanes.urgentCount > 0 }
+
+    /// What readers ask for and no fetcher has taken up.
+    var queuedCount: Int { requests.count + lanes.urgentCount }
+
+    /// Whether another fetcher would find something to do that readers wait for.
+    var wantsMoreFetchers: Bool { lanes.urgentCount > 0 || !requests.isEmpty }
+
+    // MARK: Asking
+
+    /// - Returns: false when the merge is stopping.
+    mutating func request(_ request: Request) -> Bool {
+        if isStopping { return false }
+        requests.append(request)
+        return true
+    }
+
+    /// Leaves a request; the merge goes on for the others.
+    ///
+    /// - Returns: whether it was there: it is not answered then.
+    mutating func leave(_ ticket: MergeTicket) -> Bool {
+        if requests.removeFirst(where: { $0.ticket == ticket }) { return true }
+        guard let key = keys[ticket.content] else { return false }
+        if let index = contents[key]?.early.firstIndex(where: { $0.ticket == ticket }) {
+            contents[key]?.early.remove(at: index)
+            return true
+        }
+        guard let index = contents[key]?.waiters.firstIndex(where: { $0.who == .reader(ticket.number) })
+        else { return false }
+        contents[key]?.waiters.remove(at: index)
+        return true
+    }
+
+    /// What is to be done next; nil: nothing now.
+    ///
+    /// - Parameter rangeSize: the compressed bytes of a background request to a source.
+    mutating func next(rangeSize: (SourceKey) -> Int) -> Work? {
+        if isStopping { return .end }
+        if let (job, source) = lanes.popUrgent() { return .fetch(job, source) }
+        var ends = PlanEnds()
+        while let request = requests.pop() {
+            if let key = keys[request.ticket.content] {
+                contents[key]?.early.append(request)
+                guard contents[key]?.isPrepared == true else { continue }
+                assign(key, &ends)
+                if !ends.isEmpty { return .tell(ends) }
+                if let (job, source) = lanes.popUrgent() { return .fetch(job, source) }
+            } else {
+                let key = add(request.ticket.content)
+                contents[key]?.early.append(request)
+                lanes.beginOther()
+                return .prepare(key, request.ticket.content, preferring: nil)
+            }
+        }
+        if let (layer, window) = readAheads.popDue() {
+            lanes.beginOther()
+            return .readAhead(layer, behind: window.last, window: window.size)
+        }
+        return nextBackground(rangeSize: rangeSize)
+    }
+
+    /// Says that a fetcher is done with a job.
+    mutating func fetched(_ job: FetchJob, from source: SourceKey) { lanes.end(source, isUrgent: job.isUrgent) }
+
+    /// What the plan knows of a content's bytes, which may be newer than what the index says.
+    func knowledge(of content: ContentID) -> MergeEngine.Knowledge {
+        guard let key = keys[content], let known = contents[key] else { return .none }
+        return known.isMerged ? .merged : .merging
+    }
+
+    /// Whether a range of a content that is being merged has landed.
+    func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {
+        guard let key = keys[content], let known = contents[key], known.isPrepared else { return false }
+        return known.indices(holding: range).allSatisfy { known.states[$0] == .landed }
+    }
+
+    // MARK: Contents
+
+    /// Adds a content that is not known; the caller prepares or reserves it.
+    mutating func add(_ id: ContentID) -> SlotKey {
+        let key = contents.insert { PlannedContent(key: $0, id: id) }
+        keys[id] = key
+        return key
+    }
+
+    /// Adds a content of one chunk of which everything is known.
+    mutating func add(single row: UnmergedContent) -> SlotKey {
+        let key = contents.insert { PlannedContent(key: $0, single: row) }
+        keys[row.content.id] = key
+        return key
+    }
+
+    @discardableResult
+    mutating func remove(_ key: SlotKey) -> PlannedContent? {
+        guard let content = contents.remove(key) else { return nil }
+        keys[content.id] = nil
+        if content.isRestWanted { producers.removeAll { $0 == .rest(key) } }
+        return content
+    }
+
+    mutating func removeIfIdle(_ key: SlotKey) {
+        if contents[key]?.isIdle == true { remove(key) }
+    }
+
+    /// Takes what there is of a content, and serves the requests that came meanwhile.
+    mutating func prepared(_ key: SlotKey, _ target: MergeTarget, chunks: [ChunkRecord]) -> PlanEnds {
+        lanes.endOther()
+        var ends = PlanEnds()
+        guard let id = contents[key]?.id else { return ends }
+        contents[key]?.prepare(target, chunks: chunks)
+        // From here on the pull waits for it, so that it stays until its turn comes.
+        if let pull = contents[key]?.preparingPull { wait(pull, for: key) }
+        endPreparing(key)
+        assign(key, &ends)
+        if contents[key]?.isMerged == true {
+            remove(key)
+            recentlyMerged.insert(id)
+        }
+        return ends
+    }
+
+    /// Says that nothing can be found out of a content.
+    mutating func notPrepared(_ key: SlotKey, _ error: MergeError) -> PlanEnds {
+        lanes.endOther()
+        var ends = PlanEnds()
+        if let pull = contents[key]?.preparingPull { note(error, of: pull) }
+        endPreparing(key)
+        for request in contents[key]?.early ?? [] { ends.readers.append((request.ticket.number, .failure(error))) }
+        remove(key)
+        return ends
+    }
+
+    private mutating func endPreparing(_ key: SlotKey) {
+        guard let pull = contents[key]?.preparingPull else { return }
+        contents[key]?.preparingPull = nil
+        pulls[pull]?.preparing -= 1
+    }
+
+    /// Keeps contents to the caller that nobody merges just now; those who ask for them wait.
+    ///
+    /// - Returns: the contents that it got; `release` gives them back.
+    mutating func reserve(_ ids: [ContentID]) -> [ContentID: SlotKey] {
+        var reserved: [ContentID: SlotKey] = [:]
+        for id in ids where !isStopping && keys[id] == nil { reserved[id] = add(id) }
+        return reserved
+    }
+
+    mutating func release(_ reserved: some Sequence<SlotKey>) {
+        for key in reserved {
+            guard let content = contents[key] else { continue }
+            remove(key)
+            for request in content.early { requests.append(request) }
+        }
+    }
+
+    // MARK: Assigning
+
+    /// Assigns a prepared content's requests to its chunks, and makes fetch jobs of what nobody has asked for yet.
+    mutating func assign(_ key: SlotKey, _ ends: inout PlanEnds) {
+        // Everybody has left.
+        guard let early = contents[key]?.early, !early.isEmpty else { return removeIfIdle(key) }
+        contents[key]?.early = []
+        var wanted: [Int] = []
+        for request in early { assign(request, to: key, &wanted, &ends) }
+        guard let content = contents[key] else { return }
+        var jobs = FetchJob.urgent(content, wanted)
+        if content.chunks.count == 1, jobs.count == 1 { jobs[0].mayReadAhead = !healing.contains(content.id) }
+        for job in jobs { lanes.append(job) }
+        removeIfIdle(key)
+    }
+
+    private mutating func assign(_ request: Request, to key: SlotKey, _ wanted: inout [Int], _ ends: inout PlanEnds) {
+        var startsRest = false
+        contents.modify(key) { content in
+            if request.isReaders, let target = content.target { ends.awaited.append(target) }
+            let indices = request.range.map { content.indices(holding: $0) } ?? 0..<content.chunks.count
+            let missing = indices.count { content.states[$0] != .landed }
+            let new = indices.filter { content.states[$0] == .absent }
+            for index in new { content.states[index] = .inFlight }
+            wanted += new
+            if request.startsBackground, !new.isEmpty, missing < content.missing,
+                content.missing == content.chunks.count
+            {
+                content.isFirstAwaited = true
+            }
+            if missing == 0 {
+                ends.readers.append((request.ticket.number, .success(())))
+            } else {
+                content.waiters.append(
+                    Waiter(
+                        who: .reader(request.ticket.number), chunks: indices, missing: missing,
+                        served: request.isServed ? request.range : nil))
+            }
+            if !indices.isEmpty { content.cursor = indices.upperBound }
+            if request.startsBackground, content.missing > 0, !content.isRestWanted {
+                content.isRestWanted = true
+                startsRest = true
+            }
+        }
+        if startsRest { producers.append(.rest(key)) }
+    }
+
+    // MARK: Ending
+
+    /// Takes everything that waits, for the end. What is landing goes on to land.
+    mutating func stop() -> PlanEnds {
+        isStopping = true
+        var ends = PlanEnds()
+        for request in requests.drain() { ends.readers.append((request.ticket.number, .failure(.stopped))) }
+        for key in contents.keys {
+            contents.modify(key) { content in
+                for request in content.early { ends.readers.append((request.ticket.number, .failure(.stopped))) }
+                for waiter in content.waiters { ends.add(waiter.who, .failure(.stopped)) }
+                content.early = []
+                content.waiters = []
+                content.isRestWanted = false
+            }
+        }
+        for pull in pulls.keys { ends.pulls.append((pull, .failure(.stopped))) }
+        pulls = [:]
+        producers = []
+        lanes.stop()
+        readAheads.stop()
+        return ends
+    }
+
+    /// Forgets all contents, when nothing lands any more.
+    mutating func forgetAll() {
+        for key in contents.keys { remove(key) }
+    }
+}
+
+extension Slots {
+    /// Changes an element in its place; nothing where it is gone.
+    mutating func modify(_ key: SlotKey, _ change: (inout Element) -> Void) {
+        guard contains(key) else { return }
+        func apply(_ element: inout Element?) {
+            guard var taken = element.take() else { return }
+            change(&taken)
+            element = taken
+        }
+        apply(&self[key])
+    }
+}

@@ -1,0 +1,174 @@
+import LaminaDigest
+import LaminaStore
+
+/// A content on its way.
+///
+/// The one place that knows, faster than the index, which chunks have landed. It is there from the first request until the index
+/// has recorded the content as merged, or nobody waits for it any more.
+struct PlannedContent {
+    enum ChunkState: UInt8 {
+        case absent
+        /// Asked for: a job has it, or its bytes are being decoded.
+        case inFlight
+        case landed
+    }
+
+    let key: SlotKey
+    let id: ContentID
+    /// nil while the content is being prepared or reserved.
+    private(set) var target: MergeTarget?
+    private(set) var chunks: [ChunkRecord] = []
+    var states: [ChunkState] = []
+    /// How many chunks have not landed.
+    var missing = 0
+    /// How many chunks have landed that the index does not know of yet.
+    var unrecorded = 0
+    var waiters: [Waiter] = []
+    /// Requests that are not assigned to chunks yet: those that came while the content was being prepared or reserved.
+    var early: [Request] = []
+    /// Chunks that failed verification once, and are fetched once more.
+    var suspects: Set<Int> = []
+    /// The pull that counts the bytes of this content.
+    var countingPull: PullID?
+    /// The pull that it is being prepared for.
+    var preparingPull: PullID?
+    /// Whether the remaining chunks are merged behind the readers' backs.
+    var isRestWanted = false
+    /// Whether a reader waits for the first of it: the background merge would take half of the way from it.
+    var isFirstAwaited = false
+    /// Where the background merge goes on: behind the latest read.
+    var cursor = 0
+
+    init(key: SlotKey, id: ContentID) {
+        self.key = key
+        self.id = id
+    }
+
+    /// A content of one chunk, of which everything is known already.
+    init(key: SlotKey, single row: UnmergedContent) {
+        self.init(key: key, id: row.content.id)
+        prepare(
+            MergeTarget(row.content, chunkCount: 1),
+            chunks: [
+                ChunkRecord(
+                    offset: 0, size: row.content.size, digest: row.content.name.digest, hasLanded: false,
+                    source: row.firstChunk)
+            ])
+    }
+
+    var isPrepared: Bool { target != nil }
+    var isMerged: Bool { isPrepared && missing == 0 }
+
+    mutating func prepare(_ target: MergeTarget, chunks: [ChunkRecord]) {
+        self.target = target
+        self.chunks = chunks
+        states = chunks.map { $0.hasLanded ? .landed : .absent }
+        missing = states.count { $0 == .absent }
+    }
+
+    /// Whether nobody waits for it and nothing of it is on its way: the index knows as much.
+    var isIdle: Bool {
+        isPrepared && missing > 0 && early.isEmpty && waiters.isEmpty && !isRestWanted && unrecorded == 0
+            && !states.contains(.inFlight)
+    }
+
+    /// Has a pull wait for all of it.
+    ///
+    /// - Returns: whether it did not wait before, and has something to wait for.
+    mutating func wait(_ pull: PullID) -> Bool {
+        guard !isMerged, !waiters.contains(where: { $0.who == .pull(pull) }) else { return false }
+        if countingPull == nil { countingPull = pull }
+        waiters.append(Waiter(who: .pull(pull), chunks: 0..<chunks.count, missing: missing))
+        return true
+    }
+
+    /// The indices of the chunks that hold `range` of the file.
+    func indices(holding range: Range<Int64>) -> Range<Int> {
+        let first = lowerBound { chunks[$0].offset + chunks[$0].size > range.lowerBound }
+        let end = lowerBound { chunks[$0].offset >= range.upperBound }
+        return first..<max(first, end)
+    }
+
+    /// The first chunk index for which `isBehind` is true; chunks are in file order.
+    private func lowerBound(_ isBehind: (Int) -> Bool) -> Int {
+        var low = 0
+        var high = chunks.count
+        while low < high {
+            let middle = (low + high) / 2
+            if isBehind(middle) { high = middle } else { low = middle + 1 }
+        }
+        return low
+    }
+
+    /// Whether somebody waits for a chunk.
+    func isAwaited(_ index: Int) -> Bool { waiters.contains { $0.chunks.contains(index) } }
+
+    /// Where the background merge goes on; nil: every chunk has been asked for.
+    var nextAbsent: Int? {
+        let start = min(cursor, chunks.count)
+        return (start..<chunks.count).first { states[$0] == .absent } ?? (0..<start).first { states[$0] == .absent }
+    }
+}
+
+/// Names one `LayerPull`.
+typealias PullID = UInt64
+
+/// Somebody who waits for chunks of one content.
+struct Waiter {
+    enum Who: Equatable {
+        /// The number of its ticket.
+        case reader(UInt64)
+        case pull(PullID)
+    }
+
+    var who: Who
+    var chunks: Range<Int>
+    /// How many of `chunks` have not landed.
+    var missing: Int
+    /// The range of the file that it takes from memory, in the place of being told that it has landed.
+    var served: Range<Int64>?
+}
+
+/// Names one request, so that a waiter who is interrupted can leave.
+public struct MergeTicket: Hashable, Sendable {
+    let content: ContentID
+    let number: UInt64
+}
+
+/// What somebody asks of a content.
+struct Request: Sendable {
+    var ticket: MergeTicket
+    /// nil asks for the whole.
+    var range: Range<Int64>?
+    /// Whether the rest of the content is merged behind it.
+    var startsBackground: Bool
+    /// Whether the bytes are taken from memory where `range` is of one chunk that is fetched for it.
+    var isServed = false
+
+    /// Whether a reader asks, and so will for more: its bytes are worth the page cache.
+    var isReaders: Bool { range == nil || startsBackground }
+}
+
+/// Who is to be told what; gathered while the plan changes, told when nobody holds it any more.
+struct PlanEnds {
+    var readers: [(number: UInt64, result: Result<Void, MergeError>)] = []
+    var pulls: [(id: PullID, result: Result<Void, MergeError>)] = []
+    /// Bytes that landed and that a pull counts.
+    var landed: [(id: PullID, bytes: Int)] = []
+    /// Contents that readers have asked for.
+    var awaited: [MergeTarget] = []
+    /// Whether a pull has noted one of these results, for when it is done.
+    var concernsPulls = false
+
+    var isEmpty: Bool { readers.isEmpty && pulls.isEmpty && landed.isEmpty && awaited.isEmpty }
+
+    /// Whether somebody hears of these results.
+    var isHeard: Bool { !readers.isEmpty || concernsPulls }
+
+    mutating func add(_ who: Waiter.Who, _ result: Result<Void, MergeError>) {
+        switch who {
+        case .reader(let number): readers.append((number, result))
+        case .pull: concernsPulls = true
+        }
+    }
+}
