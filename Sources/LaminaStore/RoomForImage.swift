@@ -35,8 +35,7 @@ extension Store {
                     coalesce(sum(CASE
                         WHEN state = 2 THEN 0
                         WHEN EXISTS (SELECT 1 FROM content t WHERE t.digest = z.digest AND t.state = 2) THEN 0
-                        ELSE max(0, bytes - (SELECT coalesce(sum(k.size), 0) FROM chunk k
-                                             WHERE k.content = z.id AND k.landed = 1)) END), 0)
+                        ELSE max(0, bytes - (SELECT c.landed FROM content c WHERE c.id = z.id)) END), 0)
                 FROM sized z
                 """
             ).bind(1, image.row).first { ($0.integer(0), $0.integer(1)) } ?? (0, 0)
