@@ -57,8 +57,8 @@ public final class Connection {
     /// Prepares a statement for many uses.
     public func prepare(_ sql: String) throws(SQLiteError) -> Statement { try Statement(self, sql) }
 
-    /// The prepared statement of this SQL, prepared at its first use and kept. It comes reset; where somebody reads rows of it
-    /// just now, another one comes, which is not kept.
+    /// The prepared statement of this SQL, prepared at its first use and kept. It comes reset; where somebody is given its
+    /// rows just now, another one comes, which is not kept.
     public func cached(_ sql: String) throws(SQLiteError) -> Statement {
         if let statement = cache[sql] {
             guard !statement.isBusy else { return try Statement(self, sql) }

@@ -97,8 +97,8 @@ public final class Statement {
 
     // MARK: Running
 
-    /// Whether it stands at a row, or at its end, and was not reset: somebody reads from it.
-    var isBusy: Bool { sqlite3_stmt_busy(handle) != 0 }
+    /// Whether somebody is given its rows just now.
+    private(set) var isBusy = false
 
     /// Steps to the next row; false at the end. The statement stays open until `reset`.
     ///
@@ -131,7 +131,11 @@ public final class Statement {
 
     /// Gives every row to `body`, then resets.
     public func forEach(_ body: (Statement) throws -> Void) throws {
-        defer { reset() }
+        isBusy = true
+        defer {
+            isBusy = false
+            reset()
+        }
         while try step() { try body(self) }
     }
 
@@ -144,7 +148,11 @@ public final class Statement {
 
     /// The first row as `transform` makes it, or nil; then resets.
     public func first<Element>(_ transform: (Statement) throws -> Element) throws -> Element? {
-        defer { reset() }
+        isBusy = true
+        defer {
+            isBusy = false
+            reset()
+        }
         return try step() ? try transform(self) : nil
     }
 

@@ -122,18 +122,27 @@ extension Writer {
                 AND digest NOT IN (SELECT digest FROM held_layer)
             """)
         marked.report.streams = connection.changes
-        try connection.execute(
+        try connection.cached(
             """
             INSERT INTO unheld_content
             SELECT c.id FROM content_group g CROSS JOIN content c
                 ON c.id BETWEEN g.first_content AND g.last_content AND +c.content_group = g.id
             WHERE g.contents > 0 AND NOT EXISTS (SELECT 1 FROM layer_group lg WHERE lg.content_group = g.id)
-                AND c.id NOT IN (SELECT content FROM stream_content);
+                AND c.id NOT IN (SELECT content FROM stream_content)
+            """
+        ).run()
+        try connection.cached(
+            """
             UPDATE store SET last_content = max(last_content, (SELECT coalesce(max(id), 0) FROM content))
-            WHERE EXISTS (SELECT 1 FROM unheld_content);
+            WHERE EXISTS (SELECT 1 FROM unheld_content)
+            """
+        ).run()
+        try connection.cached(
+            """
             INSERT OR IGNORE INTO garbage
-            SELECT c.digest, c.claim FROM content c WHERE c.id IN (SELECT id FROM unheld_content);
-            """)
+            SELECT c.digest, c.claim FROM content c WHERE c.id IN (SELECT id FROM unheld_content)
+            """
+        ).run()
         marked.report.contents = try deleteUnheldContents()
         // Those that have lost their layers, or never had one.
         try connection.execute(
@@ -149,7 +158,10 @@ extension Writer {
         try connection.execute(
             """
             CREATE TEMP TABLE IF NOT EXISTS counted_out (content INTEGER PRIMARY KEY, inodes INTEGER NOT NULL);
-            DELETE FROM counted_out;
+            DELETE FROM counted_out
+            """)
+        try connection.cached(
+            """
             INSERT INTO counted_out
             SELECT c.id, sum(coalesce((SELECT r.inodes FROM repeated_content r
                                        WHERE r.layer = u.id AND r.content = c.id), 1))
@@ -158,9 +170,15 @@ extension Writer {
                 CROSS JOIN content c ON c.id BETWEEN g.first_content AND g.last_content AND +c.content_group = g.id
             WHERE EXISTS (SELECT 1 FROM layer_group k WHERE k.content_group = g.id
                           AND k.layer NOT IN (SELECT id FROM unheld_layer))
-            GROUP BY c.id;
-            UPDATE content SET files = files - o.inodes FROM counted_out o WHERE o.content = content.id;
-            """)
+            GROUP BY c.id
+            """
+        ).run()
+        try connection.cached(
+            """
+            UPDATE content SET files = files - (SELECT inodes FROM counted_out WHERE content = content.id)
+            WHERE id IN (SELECT content FROM counted_out)
+            """
+        ).run()
         try connection.cached(
             """
             SELECT c.content_group, sum(c.size * o.inodes),

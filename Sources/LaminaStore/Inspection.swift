@@ -120,7 +120,7 @@ extension Index {
     }
 
     /// The contents whose digest begins like this, `sha256:` included. Looks through the names of the layers that have them: about
-    /// 0.1 s for 100,000.
+    /// 50 ms for 100,000.
     ///
     /// - Parameter limit: so many contents are looked at; what is asked for is one.
     public func inspect(contentsWithPrefix prefix: String, limit: Int) throws -> [ContentInspection] {
@@ -145,11 +145,16 @@ extension Index {
                 ).bind(1, blob: digest).map { $0.text(0) }
                 row.files = try database.cached(
                     """
-                    SELECT f.layer, f.path FROM file f
-                    WHERE f.layer_row IN (SELECT lg.layer FROM content c
-                                          JOIN layer_group lg ON lg.content_group = c.content_group WHERE c.digest = ?1)
-                        AND f.content_row IN (SELECT id FROM content WHERE digest = ?1)
-                    ORDER BY f.layer, f.path
+                    SELECT 'sha256:' || lower(hex(l.digest)),
+                        CASE p.path WHEN x'' THEN '/' ELSE '/' || CAST(p.path AS TEXT) || '/' END || CAST(d.name AS TEXT)
+                    FROM content c
+                    CROSS JOIN layer_group lg ON lg.content_group = c.content_group
+                    CROSS JOIN layer l ON l.id = lg.layer
+                    CROSS JOIN dirent d ON d.parent BETWEEN l.first_inode AND l.last_inode
+                    CROSS JOIN inode i ON i.id = d.inode
+                    CROSS JOIN directory p ON p.inode = d.parent
+                    WHERE c.digest = ?1 AND i.content = c.id
+                    ORDER BY 1, 2
                     """
                 ).bind(1, blob: digest).map { ContentInspection.File(layer: $0.text(0), path: $0.text(1)) }
                 return row

@@ -16,10 +16,12 @@ public struct RoomForImage: Sendable, Equatable {
 }
 
 extension Store {
-    /// Says how much room an image needs that is indexed. Walks its files: about a second for a million.
+    /// Says how much room an image needs that is indexed. Looks at each of its contents: half a second for 100,000, a tenth of that
+    /// where all of it is here.
     public func room(for image: ImageID) throws -> RoomForImage {
         let (total, missing) = try index.read { database in
-            try database.cached(
+            if let total = try database.spaceOfMerged(image) { return (total, Int64(0)) }
+            return try database.cached(
                 """
                 WITH wanted (id) AS MATERIALIZED (
                     SELECT DISTINCT s.content FROM chunk_source s
@@ -52,5 +54,28 @@ extension Store {
         }
         return RoomForImage(
             total: total, missing: missing, pinned: pinned, index: indexSpace(), free: files.diskSpace()?.free)
+    }
+}
+
+extension Connection {
+    /// What the files of an image take on disk, if all of it is here; nil where something is missing.
+    fileprivate func spaceOfMerged(_ image: ImageID) throws -> Int64? {
+        let isMissing = try cached(
+            """
+            SELECT 1 FROM image_layer il JOIN layer_group lg ON lg.layer = il.layer
+            JOIN content_group g ON g.id = lg.content_group
+            WHERE il.image = ? AND g.merged < g.contents LIMIT 1
+            """
+        ).bind(1, image.row).first { _ in true }
+        guard isMissing == nil else { return nil }
+        return try cached(
+            """
+            SELECT coalesce(sum((max(0, c.size - c.holes) + 4095) / 4096 * 4096), 0)
+            FROM (SELECT DISTINCT lg.content_group AS id FROM image_layer il JOIN layer_group lg ON lg.layer = il.layer
+                  WHERE il.image = ?) AS x
+            CROSS JOIN content_group g ON g.id = x.id
+            CROSS JOIN content c ON c.id BETWEEN g.first_content AND g.last_content AND +c.content_group = g.id
+            """
+        ).bind(1, image.row).first { $0.integer(0) } ?? 0
     }
 }
