@@ -10,6 +10,8 @@ DROP VIEW IF EXISTS cache_usage;
 DROP VIEW IF EXISTS duplicate_content;
 DROP VIEW IF EXISTS image_content;
 DROP VIEW IF EXISTS file;
+DROP VIEW IF EXISTS content_file;
+DROP VIEW IF EXISTS image_file;
 DROP VIEW IF EXISTS mount_status;
 DROP VIEW IF EXISTS layer_content;
 DROP VIEW IF EXISTS content_landed;
@@ -18,22 +20,16 @@ DROP VIEW IF EXISTS content_use;
 
 -- How much of each content is in the store.
 CREATE VIEW content_landed AS
-SELECT
-    c.id AS content,
-    CASE c.state
-        WHEN 2 THEN c.size
-        WHEN 1 THEN (SELECT coalesce(sum(k.size), 0) FROM chunk AS k WHERE k.content = c.id AND k.landed = 1)
-        ELSE 0
-    END AS landed_bytes
+SELECT c.id AS content, CASE c.state WHEN 2 THEN c.size WHEN 1 THEN c.landed ELSE 0 END AS landed_bytes
 FROM content AS c;
 
 -- Which contents a layer holds, once each, with the number of its inodes that have it.
 CREATE VIEW layer_content AS
-SELECT l.id AS layer, i.content AS content, count(*) AS inodes
-FROM layer AS l
-JOIN inode AS i ON i.id BETWEEN l.first_inode AND l.last_inode
-WHERE i.content IS NOT NULL
-GROUP BY l.id, i.content;
+SELECT lg.layer AS layer, c.id AS content,
+    coalesce((SELECT r.inodes FROM repeated_content AS r WHERE r.layer = lg.layer AND r.content = c.id), 1) AS inodes
+FROM layer_group AS lg
+CROSS JOIN content_group AS g ON g.id = lg.content_group
+CROSS JOIN content AS c ON +c.content_group = g.id AND c.id BETWEEN g.first_content AND g.last_content;
 
 CREATE VIEW layer_status AS
 SELECT
@@ -66,14 +62,13 @@ FROM layer AS l
 JOIN (
     SELECT
         y.id AS layer,
-        count(c.id) AS contents,
-        coalesce(sum(c.state = 2), 0) AS merged,
-        coalesce(sum(c.size), 0) AS bytes,
-        coalesce(sum(d.landed_bytes), 0) AS landed
+        coalesce(sum(g.contents), 0) AS contents,
+        coalesce(sum(g.merged), 0) AS merged,
+        coalesce(sum(g.bytes), 0) AS bytes,
+        coalesce(sum(g.landed_bytes), 0) AS landed
     FROM layer AS y
-    LEFT JOIN layer_content AS lc ON lc.layer = y.id
-    LEFT JOIN content AS c ON c.id = lc.content
-    LEFT JOIN content_landed AS d ON d.content = c.id
+    LEFT JOIN layer_group AS lg ON lg.layer = y.id
+    LEFT JOIN content_group AS g ON g.id = lg.content_group
     GROUP BY y.id
 ) AS s ON s.layer = l.id;
 
@@ -97,20 +92,18 @@ FROM image AS m
 JOIN (
     SELECT
         x.image AS image,
-        count(c.id) AS contents,
-        coalesce(sum(c.state = 2), 0) AS merged,
-        coalesce(sum(c.size), 0) AS bytes,
-        coalesce(sum(CASE c.state WHEN 2 THEN c.size WHEN 1 THEN
-            (SELECT d.landed_bytes FROM content_landed AS d WHERE d.content = c.id) ELSE 0 END), 0) AS landed
+        coalesce(sum(g.contents), 0) AS contents,
+        coalesce(sum(g.merged), 0) AS merged,
+        coalesce(sum(g.bytes), 0) AS bytes,
+        coalesce(sum(g.landed_bytes), 0) AS landed
     FROM (
-        -- Not by layer_content: that would gather the contents of each layer before those of the image.
-        SELECT DISTINCT g.id AS image, i.content AS content
-        FROM image AS g
-        LEFT JOIN image_layer AS il ON il.image = g.id
-        LEFT JOIN layer AS l ON l.id = il.layer
-        LEFT JOIN inode AS i ON i.id BETWEEN l.first_inode AND l.last_inode AND i.content IS NOT NULL
+        -- Each group once, however many of the image's layers have it.
+        SELECT DISTINCT i.id AS image, lg.content_group AS content_group
+        FROM image AS i
+        LEFT JOIN image_layer AS il ON il.image = i.id
+        LEFT JOIN layer_group AS lg ON lg.layer = il.layer
     ) AS x
-    LEFT JOIN content AS c ON c.id = x.content
+    LEFT JOIN content_group AS g ON g.id = x.content_group
     GROUP BY x.image
 ) AS s ON s.image = m.id;
 
@@ -132,29 +125,22 @@ GROUP BY c.id;
 -- One row: what the store holds, what that takes on disk, and what sharing saves.
 -- Proven contents of one digest are one file under several names.
 CREATE VIEW cache_usage AS
-WITH backing (bytes) AS MATERIALIZED (
-    SELECT max(d.landed_bytes)
-    FROM content AS c
-    JOIN content_landed AS d ON d.content = c.id
-    WHERE c.state > 0
-    GROUP BY c.digest, CASE c.proof WHEN 1 THEN 0 ELSE c.id END
+WITH groups (contents, merged, file_bytes, landed_file_bytes, landed_bytes, allocated_bytes) AS MATERIALIZED (
+    SELECT sum(contents), sum(merged), sum(file_bytes), sum(landed_file_bytes), sum(landed_bytes), sum(allocated_bytes)
+    FROM content_group
 ),
-unpacked (bytes, landed_bytes) AS MATERIALIZED (
-    SELECT coalesce(sum(c.size), 0), coalesce(sum(d.landed_bytes), 0)
-    FROM layer AS l
-    JOIN inode AS i ON i.id BETWEEN l.first_inode AND l.last_inode
-    JOIN content AS c ON c.id = i.content
-    JOIN content_landed AS d ON d.content = c.id
+twins (landed_bytes, allocated_bytes) AS MATERIALIZED (
+    SELECT coalesce(sum(landed_bytes), 0), coalesce(sum(allocated_bytes), 0) FROM proven_twin
 )
 SELECT
     (SELECT count(*) FROM image) AS images,
     (SELECT count(*) FROM layer) AS layers,
-    (SELECT count(*) FROM content) AS contents,
-    (SELECT count(*) FROM content WHERE state = 2) AS merged_contents,
-    u.bytes AS logical_bytes,
-    (SELECT coalesce(sum((bytes + 4095) / 4096 * 4096), 0) FROM backing) AS allocated_bytes,
-    u.landed_bytes - (SELECT coalesce(sum(bytes), 0) FROM backing) AS shared_bytes
-FROM unpacked AS u;
+    g.contents AS contents,
+    g.merged AS merged_contents,
+    g.file_bytes AS logical_bytes,
+    g.allocated_bytes - t.allocated_bytes AS allocated_bytes,
+    g.landed_file_bytes - (g.landed_bytes - t.landed_bytes) AS shared_bytes
+FROM groups AS g, twins AS t;
 
 -- Contents that several files hold, and what holding them once saves.
 CREATE VIEW duplicate_content AS
@@ -162,37 +148,42 @@ SELECT
     'sha256:' || lower(hex(c.digest)) AS digest,
     c.size AS bytes,
     CASE max(c.state) WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
-    count(DISTINCT lc.layer) AS layers,
-    sum(lc.inodes) AS files,
-    (sum(lc.inodes) - 1) * c.size AS saved_bytes
+    (SELECT count(DISTINCT lg.layer) FROM content AS o JOIN layer_group AS lg ON lg.content_group = o.content_group
+     WHERE o.digest = c.digest AND o.size = c.size) AS layers,
+    sum(c.files) AS files,
+    (sum(c.files) - 1) * c.size AS saved_bytes,
+    c.digest AS digest_bytes
 FROM content AS c
-JOIN layer_content AS lc ON lc.content = c.id
+WHERE c.digest IN (SELECT r.digest FROM content AS r WHERE r.files > 1 OR r.claim <> x'')
 GROUP BY c.digest, c.size
-HAVING sum(lc.inodes) > 1;
+HAVING sum(c.files) > 1;
 
 -- Every content: how much of it is here, what is proven of it, and who has it.
 CREATE VIEW content_status AS
 SELECT
     'sha256:' || lower(hex(c.digest)) AS digest,
     c.size AS bytes,
-    d.landed_bytes AS landed_bytes,
+    CASE c.state WHEN 2 THEN c.size WHEN 1 THEN c.landed ELSE 0 END AS landed_bytes,
     CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
     CASE c.proof WHEN 1 THEN 'proven' WHEN 2 THEN 'disproven' ELSE 'claimed' END AS proof,
     CASE WHEN c.state > 0 AND c.sync BETWEEN 1 AND (SELECT syncs FROM store) THEN 'yes' ELSE 'no' END AS durable,
-    coalesce(u.layers, 0) AS layers,
-    coalesce(u.files, 0) AS files,
-    coalesce(h.images, 0) AS images
+    coalesce(h.layers, 0) AS layers,
+    c.files AS files,
+    coalesce(h.images, 0) AS images,
+    CASE h.is_held WHEN 1 THEN 'yes' ELSE 'no' END AS held,
+    c.digest AS digest_bytes,
+    c.id AS content_row
 FROM content AS c
-JOIN content_landed AS d ON d.content = c.id
 LEFT JOIN (
-    SELECT content, count(*) AS layers, sum(inodes) AS files FROM layer_content GROUP BY content
-) AS u ON u.content = c.id
-LEFT JOIN (
-    SELECT lc.content AS content, count(DISTINCT il.image) AS images
-    FROM layer_content AS lc
-    JOIN image_layer AS il ON il.layer = lc.layer
-    GROUP BY lc.content
-) AS h ON h.content = c.id;
+    SELECT
+        lg.content_group AS content_group,
+        count(DISTINCT lg.layer) AS layers,
+        count(DISTINCT il.image) AS images,
+        max(lg.layer IN (SELECT layer FROM layer_holder)) AS is_held
+    FROM layer_group AS lg
+    LEFT JOIN image_layer AS il ON il.layer = lg.layer
+    GROUP BY lg.content_group
+) AS h ON h.content_group = c.content_group;
 
 -- Which images hold a content.
 CREATE VIEW image_content AS
@@ -203,24 +194,22 @@ SELECT
     'sha256:' || lower(hex(c.digest)) AS digest,
     c.size AS bytes,
     CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
-    lc.inodes AS files
+    coalesce((SELECT r.inodes FROM repeated_content AS r WHERE r.layer = lg.layer AND r.content = c.id), 1) AS files,
+    c.digest AS digest_bytes,
+    l.id AS layer_row,
+    c.id AS content_row
 FROM image AS m
 JOIN image_layer AS il ON il.image = m.id
 JOIN layer AS l ON l.id = il.layer
-JOIN layer_content AS lc ON lc.layer = l.id
-JOIN content AS c ON c.id = lc.content;
+JOIN layer_group AS lg ON lg.layer = l.id
+JOIN content_group AS g ON g.id = lg.content_group
+JOIN content AS c ON +c.content_group = g.id AND c.id BETWEEN g.first_content AND g.last_content;
 
 -- Every path of every layer.
 CREATE VIEW file AS
-WITH RECURSIVE tree (layer, inode, path) AS (
-    SELECT id, root, '/' FROM layer
-    UNION ALL
-    SELECT t.layer, d.inode, CASE t.path WHEN '/' THEN '/' ELSE t.path || '/' END || CAST(d.name AS TEXT)
-    FROM tree AS t JOIN dirent AS d ON d.parent = t.inode
-)
 SELECT
     'sha256:' || lower(hex(l.digest)) AS layer,
-    t.path AS path,
+    CASE p.path WHEN x'' THEN '/' ELSE '/' || CAST(p.path AS TEXT) || '/' END || CAST(d.name AS TEXT) AS path,
     CASE i.mode & 61440
         WHEN 32768 THEN 'file' WHEN 16384 THEN 'directory' WHEN 40960 THEN 'symlink' WHEN 8192 THEN 'character device'
         WHEN 24576 THEN 'block device' WHEN 4096 THEN 'fifo' ELSE 'other'
@@ -233,11 +222,77 @@ SELECT
     CAST(i.target AS TEXT) AS target,
     CASE WHEN c.id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(c.digest)) END AS digest,
     CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' WHEN 0 THEN 'absent' END AS state,
-    i.id AS inode
-FROM tree AS t
-JOIN layer AS l ON l.id = t.layer
-JOIN inode AS i ON i.id = t.inode
+    i.id AS inode,
+    CAST(d.name AS TEXT) AS name,
+    CASE c.state WHEN 2 THEN c.size WHEN 1 THEN c.landed WHEN 0 THEN 0 END AS landed_bytes,
+    c.opens AS opens,
+    l.id AS layer_row,
+    c.id AS content_row
+FROM layer AS l
+JOIN dirent AS d ON d.parent BETWEEN l.first_inode AND l.last_inode
+JOIN directory AS p ON p.inode = d.parent
+JOIN inode AS i ON i.id = d.inode
+LEFT JOIN content AS c ON c.id = i.content
+UNION ALL
+-- The root, which has no name.
+SELECT
+    'sha256:' || lower(hex(l.digest)), '/', 'directory', printf('%04o', i.mode & 4095), i.uid, i.gid, i.size,
+    strftime('%Y-%m-%dT%H:%M:%SZ', i.mtime, 'unixepoch'), NULL, NULL, NULL, i.id, '', NULL, NULL, l.id, NULL
+FROM layer AS l
+JOIN inode AS i ON i.id = l.root;
+
+-- Every path of every image, layer by layer, without the roots: what `file` is for layers.
+CREATE VIEW image_file AS
+SELECT
+    m.reference AS reference,
+    il.position AS position,
+    'sha256:' || lower(hex(l.digest)) AS layer,
+    CASE p.path WHEN x'' THEN '/' ELSE '/' || CAST(p.path AS TEXT) || '/' END || CAST(d.name AS TEXT) AS path,
+    CASE i.mode & 61440
+        WHEN 32768 THEN 'file' WHEN 16384 THEN 'directory' WHEN 40960 THEN 'symlink' WHEN 8192 THEN 'character device'
+        WHEN 24576 THEN 'block device' WHEN 4096 THEN 'fifo' ELSE 'other'
+    END AS type,
+    printf('%04o', i.mode & 4095) AS mode,
+    i.uid AS uid,
+    i.gid AS gid,
+    i.size AS bytes,
+    strftime('%Y-%m-%dT%H:%M:%SZ', i.mtime, 'unixepoch') AS modified_at,
+    CAST(i.target AS TEXT) AS target,
+    CASE WHEN c.id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(c.digest)) END AS digest,
+    CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' WHEN 0 THEN 'absent' END AS state,
+    i.id AS inode,
+    CAST(d.name AS TEXT) AS name,
+    CASE c.state WHEN 2 THEN c.size WHEN 1 THEN c.landed WHEN 0 THEN 0 END AS landed_bytes,
+    c.opens AS opens,
+    l.id AS layer_row,
+    c.id AS content_row
+FROM image AS m
+JOIN image_layer AS il ON il.image = m.id
+JOIN layer AS l ON l.id = il.layer
+JOIN dirent AS d ON d.parent BETWEEN l.first_inode AND l.last_inode
+JOIN directory AS p ON p.inode = d.parent
+JOIN inode AS i ON i.id = d.inode
 LEFT JOIN content AS c ON c.id = i.content;
+
+-- Every file that has bytes, once, by one of its names: for those who have contents and want to know where they are.
+-- All inodes are looked through, which is why the joins are in this order.
+CREATE VIEW content_file AS
+SELECT
+    'sha256:' || lower(hex(c.digest)) AS digest,
+    'sha256:' || lower(hex(l.digest)) AS layer,
+    (SELECT CASE p.path WHEN x'' THEN '/' ELSE '/' || CAST(p.path AS TEXT) || '/' END || CAST(d.name AS TEXT)
+     FROM dirent AS d JOIN directory AS p ON p.inode = d.parent
+     WHERE d.parent = i.id - i.up AND d.inode = i.id LIMIT 1) AS path,
+    c.size AS bytes,
+    c.opens AS opens,
+    CASE WHEN c.used_at = 0 THEN NULL ELSE strftime('%Y-%m-%dT%H:%M:%SZ', c.used_at / 1000, 'unixepoch') END AS used_at,
+    i.id AS inode,
+    c.digest AS digest_bytes,
+    l.id AS layer_row,
+    i.content AS content_row
+FROM inode AS i
+CROSS JOIN content AS c ON c.id = i.content
+CROSS JOIN layer AS l ON i.id BETWEEN l.first_inode AND l.last_inode;
 
 -- What is mounted where, as far as lamina was asked to.
 CREATE VIEW mount_status AS
@@ -267,7 +322,8 @@ SELECT
     c.size AS bytes,
     CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
     c.opens AS opens,
-    CASE WHEN c.used_at = 0 THEN NULL ELSE strftime('%Y-%m-%dT%H:%M:%SZ', c.used_at / 1000, 'unixepoch') END AS used_at
+    CASE WHEN c.used_at = 0 THEN NULL ELSE strftime('%Y-%m-%dT%H:%M:%SZ', c.used_at / 1000, 'unixepoch') END AS used_at,
+    c.id AS content_row
 FROM content AS c;
 
 -- containerd's snapshots: which are lazy layers, and why the others are not.

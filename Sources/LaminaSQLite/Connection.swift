@@ -57,9 +57,11 @@ public final class Connection {
     /// Prepares a statement for many uses.
     public func prepare(_ sql: String) throws(SQLiteError) -> Statement { try Statement(self, sql) }
 
-    /// The prepared statement of this SQL, prepared at its first use and kept. It comes reset.
+    /// The prepared statement of this SQL, prepared at its first use and kept. It comes reset; where somebody is given its
+    /// rows just now, another one comes, which is not kept.
     public func cached(_ sql: String) throws(SQLiteError) -> Statement {
         if let statement = cache[sql] {
+            guard !statement.isBusy else { return try Statement(self, sql) }
             statement.reset()
             return statement
         }
@@ -67,6 +69,9 @@ public final class Connection {
         cache[sql] = statement
         return statement
     }
+
+    /// The SQL of the statements that are kept: what was asked of this connection.
+    public var cachedStatements: [String] { Array(cache.keys) }
 
     /// The first column of the first row as an integer; `nil` without a row.
     public func integer(_ sql: String) throws(SQLiteError) -> Int64? {

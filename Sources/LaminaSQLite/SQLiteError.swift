@@ -21,6 +21,12 @@ public struct SQLiteError: Error, Sendable, CustomStringConvertible {
         self.subject = subject
     }
 
+    /// For a parameter that could not be bound: the database knows nothing of it.
+    init(unbound code: Int32, _ sql: String) {
+        let text = sqlite3_errstr(code).map { String(cString: $0) } ?? "error \(code)"
+        self.init(code: code, message: "a parameter cannot be bound: \(text)", subject: String(sql.prefix(200)))
+    }
+
     /// The primary result code: the low byte.
     public var primaryCode: Int32 { code & 0xff }
 

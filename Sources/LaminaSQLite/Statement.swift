@@ -7,6 +7,8 @@ import CSQLite
 public final class Statement {
     private let handle: OpaquePointer
     private let sql: String
+    /// The first parameter since the last run that could not be bound; told by the next step.
+    private var bindCode = SQLITE_OK
 
     init(_ connection: Connection, _ sql: String) throws(SQLiteError) {
         var prepared: OpaquePointer?
@@ -23,18 +25,19 @@ public final class Statement {
     deinit { sqlite3_finalize(handle) }
 
     // MARK: Parameters
+    // They are chained, so an error (no such parameter, no memory, a statement that is amid its rows) is thrown by `step`.
 
     /// Binds an integer.
     @discardableResult
     public func bind(_ index: Int32, _ value: Int64) -> Statement {
-        sqlite3_bind_int64(handle, index, value)
+        note(sqlite3_bind_int64(handle, index, value))
         return self
     }
 
     /// Binds an integer or NULL.
     @discardableResult
     public func bind(_ index: Int32, _ value: Int64?) -> Statement {
-        if let value { sqlite3_bind_int64(handle, index, value) } else { sqlite3_bind_null(handle, index) }
+        note(value.map { sqlite3_bind_int64(handle, index, $0) } ?? sqlite3_bind_null(handle, index))
         return self
     }
 
@@ -43,12 +46,14 @@ public final class Statement {
     public func bind(_ index: Int32, text: String?) -> Statement {
         if var text {
             text.withUTF8 { bytes in
-                _ = sqlite3_bind_text64(
-                    handle, index, bytes.baseAddress.map { UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self) },
-                    UInt64(bytes.count), Self.transient, UInt8(SQLITE_UTF8))
+                note(
+                    sqlite3_bind_text64(
+                        handle, index,
+                        bytes.baseAddress.map { UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self) },
+                        UInt64(bytes.count), Self.transient, UInt8(SQLITE_UTF8)))
             }
         } else {
-            sqlite3_bind_null(handle, index)
+            note(sqlite3_bind_null(handle, index))
         }
         return self
     }
@@ -57,9 +62,9 @@ public final class Statement {
     @discardableResult
     public func bind(_ index: Int32, blob: UnsafeRawBufferPointer) -> Statement {
         if let base = blob.baseAddress, !blob.isEmpty {
-            sqlite3_bind_blob64(handle, index, base, UInt64(blob.count), Self.transient)
+            note(sqlite3_bind_blob64(handle, index, base, UInt64(blob.count), Self.transient))
         } else {
-            sqlite3_bind_zeroblob(handle, index, 0)
+            note(sqlite3_bind_zeroblob(handle, index, 0))
         }
         return self
     }
@@ -70,11 +75,21 @@ public final class Statement {
         blob.withUnsafeBytes { bind(index, blob: $0) }
     }
 
+    /// Binds bytes, copied.
+    @discardableResult
+    public func bind(_ index: Int32, blob: ArraySlice<UInt8>) -> Statement {
+        blob.withUnsafeBytes { bind(index, blob: $0) }
+    }
+
     /// Binds NULL.
     @discardableResult
     public func bindNull(_ index: Int32) -> Statement {
-        sqlite3_bind_null(handle, index)
+        note(sqlite3_bind_null(handle, index))
         return self
+    }
+
+    private func note(_ code: Int32) {
+        if code != SQLITE_OK, bindCode == SQLITE_OK { bindCode = code }
     }
 
     // SQLITE_TRANSIENT is a cast in a macro, which Swift does not import.
@@ -82,28 +97,45 @@ public final class Statement {
 
     // MARK: Running
 
+    /// Whether somebody is given its rows just now.
+    private(set) var isBusy = false
+
     /// Steps to the next row; false at the end. The statement stays open until `reset`.
+    ///
+    /// - Throws: also for a parameter that could not be bound.
     public func step() throws(SQLiteError) -> Bool {
+        guard bindCode == SQLITE_OK else {
+            let error = SQLiteError(unbound: bindCode, sql)
+            reset()
+            throw error
+        }
         let code = sqlite3_step(handle)
         if code == SQLITE_ROW { return true }
         if code == SQLITE_DONE { return false }
         let error = SQLiteError(sqlite3_db_handle(handle), code, String(sql.prefix(200)))
-        sqlite3_reset(handle)
+        reset()
         throw error
     }
 
     /// Runs the statement to its end and resets it.
     public func run() throws(SQLiteError) {
         while try step() {}
-        sqlite3_reset(handle)
+        reset()
     }
 
     /// Ends a run so that the statement can be used again; bindings stay.
-    public func reset() { sqlite3_reset(handle) }
+    public func reset() {
+        sqlite3_reset(handle)
+        bindCode = SQLITE_OK
+    }
 
     /// Gives every row to `body`, then resets.
     public func forEach(_ body: (Statement) throws -> Void) throws {
-        defer { sqlite3_reset(handle) }
+        isBusy = true
+        defer {
+            isBusy = false
+            reset()
+        }
         while try step() { try body(self) }
     }
 
@@ -116,7 +148,11 @@ public final class Statement {
 
     /// The first row as `transform` makes it, or nil; then resets.
     public func first<Element>(_ transform: (Statement) throws -> Element) throws -> Element? {
-        defer { sqlite3_reset(handle) }
+        isBusy = true
+        defer {
+            isBusy = false
+            reset()
+        }
         return try step() ? try transform(self) : nil
     }
 

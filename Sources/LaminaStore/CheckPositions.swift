@@ -54,9 +54,8 @@ extension Index {
 
     /// The condition that a content is of an image; parameter ?1 is the image, NULL for the whole store.
     private static let ofImage = """
-        (?1 IS NULL OR c.id IN (SELECT i.content FROM image_layer il JOIN layer l ON l.id = il.layer
-                                JOIN inode i ON i.id BETWEEN l.first_inode AND l.last_inode
-                                WHERE il.image = ?1 AND i.content IS NOT NULL))
+        (?1 IS NULL OR c.content_group IN (SELECT lg.content_group FROM image_layer il
+                                           JOIN layer_group lg ON lg.layer = il.layer WHERE il.image = ?1))
         """
 
     /// Contents of which something has landed, by number; not those that are refused because their layer lied.
@@ -80,8 +79,7 @@ extension Index {
         try read { database in
             try database.cached(
                 """
-                SELECT count(*), coalesce(sum(CASE c.state WHEN 2 THEN c.size ELSE
-                    (SELECT coalesce(sum(k.size), 0) FROM chunk k WHERE k.content = c.id AND k.landed = 1) END), 0)
+                SELECT count(*), coalesce(sum(iif(c.state = 2, c.size, c.landed)), 0)
                 FROM content c WHERE c.state > 0 AND c.proof < 2 AND \(Self.ofImage)
                 """
             ).bind(1, image?.row).first { CheckTotals(contents: $0.integer(0), bytes: $0.integer(1)) }
@@ -105,6 +103,54 @@ extension Index {
             return try read { database in try Self.problems(of: database) }
         } catch let error as StoreError where error.code == .damaged {
             return ["\(error.cause ?? error)"]
+        }
+    }
+
+    /// What does not hold together in the rows of an image, a sentence for each kind; empty: nothing. Reads these rows, not the
+    /// whole index: that every name has its inode, every file its content, and every content is found by its digest.
+    public func problems(of image: ImageRecord) throws -> [String] {
+        do {
+            return try read { database in try image.layers.flatMap { try Self.problems(of: $0, database) } }
+        } catch let error as StoreError where error.code == .damaged {
+            return ["\(error.cause ?? error)"]
+        }
+    }
+
+    private static func problems(of layer: LayerID, _ database: Connection) throws -> [String] {
+        let range = try database.cached("SELECT first_inode, last_inode FROM layer WHERE id = ?").bind(1, layer.row)
+            .first { ($0.integer(0), $0.integer(1)) }
+        guard let (first, last) = range else { return ["\(layer) of the image is not there"] }
+        let questions = [
+            (
+                "inodes are missing",
+                "SELECT (?2 - ?1 + 1) - count(*) FROM inode WHERE id BETWEEN ?1 AND ?2"
+            ),
+            (
+                "names have no inode",
+                """
+                SELECT count(*) FROM dirent d LEFT JOIN inode i ON i.id = d.inode
+                WHERE d.parent BETWEEN ?1 AND ?2 AND i.id IS NULL
+                """
+            ),
+            (
+                "names are in no directory",
+                """
+                SELECT count(*) FROM dirent d LEFT JOIN directory p ON p.inode = d.parent
+                WHERE d.parent BETWEEN ?1 AND ?2 AND p.inode IS NULL
+                """
+            ),
+            (
+                "files have no content, or one that is not found by its digest",
+                """
+                SELECT count(*) FROM inode i LEFT JOIN content c ON c.id = i.content
+                LEFT JOIN content x INDEXED BY sqlite_autoindex_content_1 ON x.digest = c.digest AND x.claim = c.claim
+                WHERE i.id BETWEEN ?1 AND ?2 AND i.content IS NOT NULL AND x.id IS NOT c.id
+                """
+            ),
+        ]
+        return try questions.compactMap { what, sql in
+            let count = try database.cached(sql).bind(1, first).bind(2, last).first { $0.integer(0) } ?? 0
+            return count == 0 ? nil : "\(layer): \(count) \(what)"
         }
     }
 

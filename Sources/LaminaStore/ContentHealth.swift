@@ -116,13 +116,16 @@ extension Store {
             let database = writer.connection
             let landed = try database.cached("UPDATE chunk SET landed = 0 WHERE content = ? AND offset = ?")
             for range in damaged { try landed.bind(1, content.row).bind(2, range.lowerBound).run() }
-            try database.cached(
-                """
-                UPDATE content SET proof = 0, holes = 0,
-                    state = EXISTS (SELECT 1 FROM chunk WHERE content = ?1 AND landed = 1)
-                WHERE id = ?1
-                """
-            ).bind(1, content.row).run()
+            try writer.counting(content) {
+                try database.cached(
+                    """
+                    UPDATE content SET proof = 0, holes = 0,
+                        state = EXISTS (SELECT 1 FROM chunk WHERE content = ?1 AND landed = 1),
+                        landed = (SELECT coalesce(sum(size), 0) FROM chunk WHERE content = ?1 AND landed = 1)
+                    WHERE id = ?1
+                    """
+                ).bind(1, content.row).run()
+            }
         }
     }
 }

@@ -151,7 +151,8 @@ extension Index {
         in layer: LayerID, after position: ChunkPlace?, before end: Int64 = .max, limit: Int
     ) throws -> [UnmergedContent] {
         try read { database in
-            try database.cached(
+            guard try database.hasUnmerged(layer) else { return [] }
+            return try database.cached(
                 """
                 SELECT \(Self.contentColumns), s.blob_offset, s.blob_size, s.inner_offset,
                        EXISTS (SELECT 1 FROM content t WHERE t.digest = c.digest AND t.id <> c.id AND t.state = 2)
@@ -239,5 +240,17 @@ extension Index {
             ).bind(1, digest: digest).bind(2, size).bind(3, content.row)
                 .first { (try Self.content($0).name, $0.integer(6)) }
         }
+    }
+}
+
+extension Connection {
+    /// Whether a layer has contents of which not everything is here.
+    func hasUnmerged(_ layer: LayerID) throws -> Bool {
+        try cached(
+            """
+            SELECT 1 FROM layer_group lg JOIN content_group g ON g.id = lg.content_group
+            WHERE lg.layer = ? AND g.merged < g.contents LIMIT 1
+            """
+        ).bind(1, layer.row).first { _ in true } ?? false
     }
 }

@@ -59,6 +59,23 @@ extension Store {
         }
     }
 
+    /// Whether the index may have something that nothing holds. Looks at layers, views and streams, not at contents: what is held
+    /// in memory alone, it does not know of.
+    public func mayHaveGarbage() throws -> Bool {
+        try index.read { database in
+            try database.integer(
+                """
+                SELECT EXISTS (SELECT 1 FROM garbage)
+                    OR EXISTS (SELECT 1 FROM layer WHERE id NOT IN (SELECT layer FROM layer_holder))
+                    OR EXISTS (SELECT 1 FROM layer_view
+                               WHERE id NOT IN (SELECT view FROM layer_holder WHERE view IS NOT NULL))
+                    OR EXISTS (SELECT 1 FROM stream WHERE digest NOT IN (SELECT digest FROM layer))
+                    OR EXISTS (SELECT 1 FROM content_group g WHERE g.contents > 0
+                               AND NOT EXISTS (SELECT 1 FROM layer_group lg WHERE lg.content_group = g.id))
+                """) == 1
+        }
+    }
+
     /// Whether files are left that a collection has marked.
     public func hasMarkedFiles() throws -> Bool {
         try index.read { try $0.integer("SELECT 1 FROM garbage LIMIT 1") != nil }
@@ -83,6 +100,7 @@ extension Writer {
             WHERE v.first_inode IS NOT NULL AND v.last_inode >= v.first_inode
             """
         ).map { $0.integer(0)...$0.integer(1) }
+        try countOutUnheldLayers()
         marked.report.layers = Int(try connection.integer("SELECT count(*) FROM unheld_layer") ?? 0)
         marked.report.views = marked.views.count
         for range in marked.inodes { try delete(inodes: range) }
@@ -104,19 +122,103 @@ extension Writer {
                 AND digest NOT IN (SELECT digest FROM held_layer)
             """)
         marked.report.streams = connection.changes
+        try connection.cached(
+            """
+            INSERT INTO unheld_content
+            SELECT c.id FROM content_group g CROSS JOIN content c
+                ON c.id BETWEEN g.first_content AND g.last_content AND +c.content_group = g.id
+            WHERE g.contents > 0 AND NOT EXISTS (SELECT 1 FROM layer_group lg WHERE lg.content_group = g.id)
+                AND c.id NOT IN (SELECT content FROM stream_content)
+            """
+        ).run()
+        try connection.cached(
+            """
+            UPDATE store SET last_content = max(last_content, (SELECT coalesce(max(id), 0) FROM content))
+            WHERE EXISTS (SELECT 1 FROM unheld_content)
+            """
+        ).run()
+        try connection.cached(
+            """
+            INSERT OR IGNORE INTO garbage
+            SELECT c.digest, c.claim FROM content c WHERE c.id IN (SELECT id FROM unheld_content)
+            """
+        ).run()
+        marked.report.contents = try deleteUnheldContents()
+        // Those that have lost their layers, or never had one.
         try connection.execute(
             """
-            INSERT INTO unheld_content SELECT c.id FROM content c
-            WHERE NOT EXISTS (SELECT 1 FROM chunk_source s WHERE s.content = c.id)
-                AND c.id NOT IN (SELECT content FROM stream_content);
-            UPDATE store SET last_content = max(last_content, (SELECT coalesce(max(id), 0) FROM content))
-            WHERE EXISTS (SELECT 1 FROM unheld_content);
-            INSERT OR IGNORE INTO garbage
-            SELECT c.digest, c.claim FROM content c WHERE c.id IN (SELECT id FROM unheld_content);
-            DELETE FROM content WHERE id IN (SELECT id FROM unheld_content);
+            DELETE FROM content_group WHERE contents = 0 AND id <> 0 AND id NOT IN
+                (SELECT content_group FROM stream WHERE content_group IS NOT NULL)
             """)
-        marked.report.contents = connection.changes
         return marked
+    }
+
+    /// Takes the files of layers that go out of the totals of the contents that others have too.
+    private func countOutUnheldLayers() throws {
+        try connection.execute(
+            """
+            CREATE TEMP TABLE IF NOT EXISTS counted_out (content INTEGER PRIMARY KEY, inodes INTEGER NOT NULL);
+            DELETE FROM counted_out
+            """)
+        try connection.cached(
+            """
+            INSERT INTO counted_out
+            SELECT c.id, sum(coalesce((SELECT r.inodes FROM repeated_content r
+                                       WHERE r.layer = u.id AND r.content = c.id), 1))
+            FROM unheld_layer u CROSS JOIN layer_group lg ON lg.layer = u.id
+                CROSS JOIN content_group g ON g.id = lg.content_group
+                CROSS JOIN content c ON c.id BETWEEN g.first_content AND g.last_content AND +c.content_group = g.id
+            WHERE EXISTS (SELECT 1 FROM layer_group k WHERE k.content_group = g.id
+                          AND k.layer NOT IN (SELECT id FROM unheld_layer))
+            GROUP BY c.id
+            """
+        ).run()
+        try connection.cached(
+            """
+            UPDATE content SET files = files - (SELECT inodes FROM counted_out WHERE content = content.id)
+            WHERE id IN (SELECT content FROM counted_out)
+            """
+        ).run()
+        try connection.cached(
+            """
+            SELECT c.content_group, sum(c.size * o.inodes),
+                sum(o.inodes * CASE c.state WHEN 2 THEN c.size WHEN 1 THEN c.landed ELSE 0 END)
+            FROM counted_out o CROSS JOIN content c ON c.id = o.content GROUP BY c.content_group
+            """
+        ).forEach {
+            groups.add(-GroupTotals(fileBytes: $0.integer(1), landedFileBytes: $0.integer(2)), to: $0.integer(0))
+        }
+        try connection.execute("DELETE FROM counted_out")
+    }
+
+    /// - Returns: how many there were.
+    private func deleteUnheldContents() throws -> Int {
+        try connection.cached(
+            """
+            SELECT content_group, count(*), sum(state = 2), sum(size), sum(here), sum((here + 4095) / 4096 * 4096),
+                sum(size * files), sum(here * files)
+            FROM (SELECT c.*, CASE c.state WHEN 2 THEN c.size WHEN 1 THEN c.landed ELSE 0 END AS here
+                  FROM unheld_content u CROSS JOIN content c ON c.id = u.id)
+            GROUP BY content_group
+            """
+        ).forEach {
+            groups.add(
+                -GroupTotals(
+                    contents: $0.integer(1), merged: $0.integer(2), bytes: $0.integer(3), landedBytes: $0.integer(4),
+                    allocatedBytes: $0.integer(5), fileBytes: $0.integer(6), landedFileBytes: $0.integer(7)),
+                to: $0.integer(0))
+        }
+        let twins = try connection.cached(
+            """
+            SELECT digest FROM proven_twin WHERE digest IN
+                (SELECT c.digest FROM unheld_content u CROSS JOIN content c ON c.id = u.id)
+            """
+        ).map { $0.digest(0) }
+        try connection.cached("DELETE FROM content WHERE id IN (SELECT id FROM unheld_content)").run()
+        let count = connection.changes
+        for case let digest? in twins { try countTwins(digest) }
+        try settleGroups()
+        return count
     }
 
     /// Fills the temporary tables `unheld_layer` and `unheld_view`.
@@ -151,7 +253,8 @@ extension Writer {
     private func delete(inodes range: ClosedRange<Int64>) throws {
         for sql in [
             "DELETE FROM dirent WHERE parent BETWEEN ? AND ?", "DELETE FROM xattr WHERE inode BETWEEN ? AND ?",
-            "DELETE FROM implicit_directory WHERE inode BETWEEN ? AND ?", "DELETE FROM inode WHERE id BETWEEN ? AND ?",
+            "DELETE FROM implicit_directory WHERE inode BETWEEN ? AND ?",
+            "DELETE FROM directory WHERE inode BETWEEN ? AND ?", "DELETE FROM inode WHERE id BETWEEN ? AND ?",
         ] {
             try connection.cached(sql).bind(1, range.lowerBound).bind(2, range.upperBound).run()
         }

@@ -118,19 +118,16 @@ extension Index {
         }
     }
 
-    /// How much of an image's distinct contents the store has: what the view image_status says of every image, in a
-    /// fraction of its time.
+    /// How much of an image's distinct contents the store has: what the view image_status says of every image.
     public func totals(of image: ImageID) throws -> ImageTotals {
         let totals = try read { database in
             try database.cached(
                 """
-                SELECT count(*), coalesce(sum(c.state = 2), 0), coalesce(sum(c.size), 0),
-                       coalesce(sum(CASE c.state WHEN 2 THEN c.size WHEN 1 THEN
-                           (SELECT d.landed_bytes FROM content_landed d WHERE d.content = c.id) ELSE 0 END), 0)
-                FROM content c
-                WHERE c.id IN (SELECT i.content FROM image_layer il JOIN layer l ON l.id = il.layer
-                               JOIN inode i ON i.id BETWEEN l.first_inode AND l.last_inode
-                               WHERE il.image = ? AND i.content IS NOT NULL)
+                SELECT coalesce(sum(contents), 0), coalesce(sum(merged), 0), coalesce(sum(bytes), 0),
+                       coalesce(sum(landed_bytes), 0)
+                FROM content_group
+                WHERE id IN (SELECT lg.content_group FROM image_layer il JOIN layer_group lg ON lg.layer = il.layer
+                             WHERE il.image = ?)
                 """
             ).bind(1, image.row).first {
                 ImageTotals(

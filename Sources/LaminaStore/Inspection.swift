@@ -119,38 +119,99 @@ extension Index {
         }
     }
 
-    /// The contents whose digest begins like this, `sha256:` included. Walks the trees of all layers, about a second for
-    /// 100,000 paths.
+    /// The contents whose digest begins like this, `sha256:` included. Looks through the names of the layers that have them: about
+    /// 50 ms for 100,000.
     ///
     /// - Parameter limit: so many contents are looked at; what is asked for is one.
     public func inspect(contentsWithPrefix prefix: String, limit: Int) throws -> [ContentInspection] {
         try read { database in
+            guard let range = Self.digests(withPrefix: prefix) else { return [] }
             let rows = try database.cached(
                 """
-                SELECT digest, bytes, landed_bytes, state, proof, durable FROM content_status
-                WHERE substr(digest, 1, length(?1)) = ?1 ORDER BY digest LIMIT ?2
+                SELECT digest, bytes, landed_bytes, state, proof, durable, digest_bytes FROM content_status
+                WHERE digest_bytes BETWEEN ?1 AND ?2 ORDER BY digest_bytes LIMIT ?3
                 """
-            ).bind(1, text: prefix).bind(2, Int64(limit)).map {
-                ContentInspection(
-                    digest: $0.text(0), bytes: $0.integer(1), landedBytes: $0.integer(2), state: $0.text(3),
-                    proof: $0.text(4), durable: $0.text(5), images: [], files: [])
+            ).bind(1, blob: range.first).bind(2, blob: range.last).bind(3, Int64(limit)).map {
+                (
+                    ContentInspection(
+                        digest: $0.text(0), bytes: $0.integer(1), landedBytes: $0.integer(2), state: $0.text(3),
+                        proof: $0.text(4), durable: $0.text(5), images: [], files: []), Array($0.blob(6))
+                )
             }
-            return try rows.map { row in
+            return try rows.map { row, digest in
                 var row = row
                 row.images = try database.cached(
-                    "SELECT DISTINCT reference FROM image_content WHERE digest = ? ORDER BY reference"
-                ).bind(1, text: row.digest).map { $0.text(0) }
-                row.files = try database.cached("SELECT layer, path FROM file WHERE digest = ? ORDER BY layer, path")
-                    .bind(1, text: row.digest).map { ContentInspection.File(layer: $0.text(0), path: $0.text(1)) }
+                    "SELECT DISTINCT reference FROM image_content WHERE digest_bytes = ? ORDER BY reference"
+                ).bind(1, blob: digest).map { $0.text(0) }
+                row.files = try database.cached(
+                    """
+                    SELECT 'sha256:' || lower(hex(l.digest)),
+                        CASE p.path WHEN x'' THEN '/' ELSE '/' || CAST(p.path AS TEXT) || '/' END || CAST(d.name AS TEXT)
+                    FROM content c
+                    CROSS JOIN layer_group lg ON lg.content_group = c.content_group
+                    CROSS JOIN layer l ON l.id = lg.layer
+                    CROSS JOIN dirent d ON d.parent BETWEEN l.first_inode AND l.last_inode
+                    CROSS JOIN inode i ON i.id = d.inode
+                    CROSS JOIN directory p ON p.inode = d.parent
+                    WHERE c.digest = ?1 AND i.content = c.id
+                    ORDER BY 1, 2
+                    """
+                ).bind(1, blob: digest).map { ContentInspection.File(layer: $0.text(0), path: $0.text(1)) }
                 return row
             }
         }
     }
 
-    /// What the layers of an image have at a path, from the lowest.
+    /// The digests that begin like this text, as bytes: from the least to the greatest; nil for what no digest begins with.
+    private static func digests(withPrefix prefix: String) -> (first: [UInt8], last: [UInt8])? {
+        let scheme = "sha256:"
+        guard prefix.hasPrefix(scheme) else {
+            return scheme.hasPrefix(prefix) ? ([], [UInt8](repeating: 0xff, count: 32)) : nil
+        }
+        let digits = prefix.dropFirst(scheme.count)
+        guard digits.count <= 64, digits.utf8.allSatisfy({ (48...57).contains($0) || (97...102).contains($0) }) else {
+            return nil
+        }
+        func bytes(filledWith digit: String) -> [UInt8] {
+            var rest = (digits + String(repeating: digit, count: 64 - digits.count))[...]
+            var bytes: [UInt8] = []
+            while !rest.isEmpty {
+                bytes.append(UInt8(rest.prefix(2), radix: 16) ?? 0)
+                rest = rest.dropFirst(2)
+            }
+            return bytes
+        }
+        return (bytes(filledWith: "0"), bytes(filledWith: "f"))
+    }
+
+    /// What the layers of an image have at a path, from the lowest. A search for each of the path's names in each layer.
     ///
     /// - Parameter path: from the image's root, with a leading slash and without a trailing one.
     public func inspect(path: String, of image: ImageRecord) throws -> [FileStatus] {
-        try files(of: image).filter { $0.path == path }
+        try read { database in
+            try image.layers.compactMap { layer in
+                guard let inode = try database.inode(at: Array(path.utf8), in: layer) else { return nil }
+                // As the view `file` says it, which would go through all names of the layer.
+                return try database.cached(
+                    """
+                    SELECT CASE i.mode & 61440
+                            WHEN 32768 THEN 'file' WHEN 16384 THEN 'directory' WHEN 40960 THEN 'symlink'
+                            WHEN 8192 THEN 'character device' WHEN 24576 THEN 'block device' WHEN 4096 THEN 'fifo'
+                            ELSE 'other' END,
+                        printf('%04o', i.mode & 4095), i.uid, i.gid, i.size,
+                        strftime('%Y-%m-%dT%H:%M:%SZ', i.mtime, 'unixepoch'), CAST(i.target AS TEXT),
+                        CASE WHEN c.id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(c.digest)) END,
+                        CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' WHEN 0 THEN 'absent' END,
+                        'sha256:' || lower(hex(l.digest))
+                    FROM layer l JOIN inode i ON i.id = ?2 LEFT JOIN content c ON c.id = i.content WHERE l.id = ?1
+                    """
+                ).bind(1, layer.row).bind(2, inode).first {
+                    FileStatus(
+                        path: path, type: $0.text(0), mode: $0.text(1), uid: $0.integer(2), gid: $0.integer(3),
+                        bytes: $0.integer(4), modifiedAt: $0.text(5), target: $0.optionalText(6),
+                        digest: $0.optionalText(7), state: $0.optionalText(8), layer: $0.text(9))
+                }
+            }
+        }
     }
 }

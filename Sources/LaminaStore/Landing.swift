@@ -23,17 +23,7 @@ extension Store {
         try write { writer in
             let database = writer.connection
             let sync = try writer.noteLanding()
-            let landed = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND offset = ?")
-            let partial = try database.cached(
-                "UPDATE content SET state = max(state, 1), sync = ?2 WHERE id = ?1 AND (state = 0 OR sync < ?2)")
-            var previous: ContentID?
-            for (content, offset) in landing.chunks {
-                try landed.bind(1, content.row).bind(2, offset).run()
-                if content != previous {
-                    try partial.bind(1, content.row).bind(2, sync).run()
-                    previous = content
-                }
-            }
+            try writer.land(landing.chunks, sync: sync)
             if !landing.tarParts.isEmpty {
                 let keep = try database.cached(
                     // A layer may have been given up meanwhile, or its diff ID told: nobody would take these away again.
@@ -52,8 +42,13 @@ extension Store {
             // Whoever copies a content whole names no chunks; the check after a restart goes by them.
             let rest = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND landed = 0")
             for (content, proof) in landing.merged {
+                guard let before = try writer.counted(content) else { continue }
                 try merged.bind(1, proof.rawValue).bind(2, sync).bind(3, now).bind(4, content.row).run()
-                try rest.bind(1, content.row).run()
+                if before.hasClaim { try rest.bind(1, content.row).run() }
+                var after = before
+                after.state = ContentRecord.State.merged.rawValue
+                after.isProven = proof == .proven
+                writer.groups.note(before, after)
             }
         }
     }
@@ -62,8 +57,10 @@ extension Store {
     public func recordProof(_ proof: ContentRecord.Proof, of content: ContentID) throws {
         try write { writer in
             // Of what was given up meanwhile nothing is said.
-            try writer.connection.cached("UPDATE content SET proof = ? WHERE id = ? AND state = 2")
-                .bind(1, proof.rawValue).bind(2, content.row).run()
+            try writer.counting(content) {
+                try writer.connection.cached("UPDATE content SET proof = ? WHERE id = ? AND state = 2")
+                    .bind(1, proof.rawValue).bind(2, content.row).run()
+            }
         }
     }
 
@@ -87,13 +84,15 @@ extension Store {
         try write { writer in
             let database = writer.connection
             try database.cached("UPDATE chunk SET landed = 1 WHERE content = ?").bind(1, content.id.row).run()
-            try database.cached(
-                """
-                UPDATE content SET state = 2, proof = 1, sync = ?4, used_at = ?3,
-                    holes = (SELECT holes FROM content WHERE id = ?2) WHERE id = ?1
-                """
-            ).bind(1, content.id.row).bind(2, proven.id.row).bind(3, millisecondsSince1970())
-                .bind(4, try writer.noteLanding()).run()
+            try writer.counting(content.id) {
+                try database.cached(
+                    """
+                    UPDATE content SET state = 2, proof = 1, sync = ?4, used_at = ?3,
+                        holes = (SELECT holes FROM content WHERE id = ?2) WHERE id = ?1
+                    """
+                ).bind(1, content.id.row).bind(2, proven.id.row).bind(3, millisecondsSince1970())
+                    .bind(4, try writer.noteLanding()).run()
+            }
         }
         lease.recorded()
     }
@@ -124,9 +123,41 @@ extension Writer {
     }
 
     func forget(_ content: ContentID) throws {
-        try connection.cached("UPDATE chunk SET landed = 0 WHERE content = ?").bind(1, content.row).run()
-        try connection.cached("UPDATE content SET state = 0, proof = 0, holes = 0 WHERE id = ?").bind(1, content.row)
-            .run()
+        try counting(content) {
+            try connection.cached("UPDATE chunk SET landed = 0 WHERE content = ?").bind(1, content.row).run()
+            try connection.cached("UPDATE content SET state = 0, proof = 0, holes = 0, landed = 0 WHERE id = ?")
+                .bind(1, content.row).run()
+        }
+    }
+
+    /// Records chunks; fastest where those of one content come one after the other.
+    fileprivate func land(_ chunks: [(content: ContentID, offset: Int64)], sync: Int64) throws {
+        let landed = try connection.cached(
+            "UPDATE chunk SET landed = 1 WHERE content = ? AND offset = ? AND landed = 0 RETURNING size")
+        // Of a merged content all has landed.
+        let partial = try connection.cached(
+            """
+            UPDATE content SET state = max(state, 1), sync = max(sync, ?2), landed = iif(state = 2, landed, landed + ?3)
+            WHERE id = ?1
+            """)
+        var start = 0
+        while start < chunks.count {
+            let content = chunks[start].content
+            let own = chunks[start...].prefix { $0.content == content }
+            var bytes: Int64 = 0
+            for (_, offset) in own {
+                bytes += try landed.bind(1, content.row).bind(2, offset).first { $0.integer(0) } ?? 0
+            }
+            start = own.endIndex
+            guard let before = try counted(content) else { continue }
+            try partial.bind(1, content.row).bind(2, sync).bind(3, bytes).run()
+            var after = before
+            if before.state < ContentRecord.State.merged.rawValue {
+                after.state = ContentRecord.State.partial.rawValue
+                after.landed += bytes
+            }
+            groups.note(before, after)
+        }
     }
 }
 

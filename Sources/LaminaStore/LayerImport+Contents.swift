@@ -54,11 +54,21 @@ extension LayerImporter {
         for (number, content) in contents.enumerated() {
             let parameter = try newContents.next()
             newContents.statement.bind(parameter, first + Int64(number)).bind(parameter + 1, digest: content.digest)
-                .bind(parameter + 2, content.size)
+                .bind(parameter + 2, content.size).bind(parameter + 3, group)
         }
         try newContents.finish()
-        nextContent = first + Int64(contents.count)
-        return database.changes == contents.count ? first : nil
+        let next = first + Int64(contents.count)
+        nextContent = next
+        files.begin(at: first)
+        guard database.changes == contents.count else {
+            uncounted = Set(first..<next)
+            return nil
+        }
+        var totals = GroupTotals()
+        for content in contents { totals += .absent(size: content.size) }
+        writer.groups.add(totals, to: group)
+        writer.groups.extend(group, first...(next - 1))
+        return first
     }
 
     private func addSources(of content: ContentID, _ chunks: [ImportedChunk]) throws {
@@ -97,21 +107,32 @@ extension LayerImporter {
     ) throws -> (content: (id: ContentID, size: Int64), isNew: Bool) {
         insertContent.bind(1, digest: digest)
         bindClaim(claim, to: insertContent)
-        try insertContent.bind(3, size).run()
+        try insertContent.bind(3, size).bind(4, group).run()
         if database.changes > 0 {
             nextContent = nil
-            return ((ContentID(database.lastInsertedRow), size), true)
+            let id = ContentID(database.lastInsertedRow)
+            files.begin(at: id.row)
+            countNew(id, size)
+            return ((id, size), true)
         }
         guard let known = try find(digest, claim) else {
             throw StoreError(.damaged, "the index has and has not the content \(digest)")
         }
-        return (known, false)
+        if known.group != group { shared.insert(known.id) }
+        // The batch that it was in could not be counted as one.
+        if uncounted.remove(known.id.row) != nil { countNew(known.id, known.size) }
+        return ((known.id, known.size), false)
     }
 
-    private func find(_ digest: Digest, _ claim: Digest?) throws -> (id: ContentID, size: Int64)? {
+    private func countNew(_ content: ContentID, _ size: Int64) {
+        writer.groups.add(.absent(size: size), to: group)
+        writer.groups.extend(group, content.row...content.row)
+    }
+
+    private func find(_ digest: Digest, _ claim: Digest?) throws -> (id: ContentID, size: Int64, group: Int64)? {
         findContent.bind(1, digest: digest)
         bindClaim(claim, to: findContent)
-        return try findContent.first { (ContentID($0.integer(0)), $0.integer(1)) }
+        return try findContent.first { (ContentID($0.integer(0)), $0.integer(1), $0.integer(2)) }
     }
 
     private func bindClaim(_ claim: Digest?, to statement: Statement) {
@@ -126,5 +147,89 @@ extension LayerImporter {
             chunk.digest.withUnsafeBytes { hash.update($0) }
         }
         return hash.digest()
+    }
+}
+
+/// How many inodes of a layer have each content. Those that the layer is the first to have are numbered from one number on.
+struct FileCounts {
+    fileprivate var first = Int64.max
+    fileprivate var new: [Int32] = []
+    fileprivate var others: [ContentID: Int64] = [:]
+
+    /// Says that contents from this number on are the layer's own.
+    mutating func begin(at content: Int64) { first = min(first, content) }
+
+    mutating func add(_ content: ContentID) {
+        guard content.row >= first else {
+            others[content, default: 0] += 1
+            return
+        }
+        let place = Int(content.row - first)
+        if place >= new.count { new.append(contentsOf: repeatElement(0, count: place + 1 - new.count)) }
+        new[place] += 1
+    }
+}
+
+extension GroupTotals {
+    /// Of a content that nobody has a byte of, and one file has.
+    fileprivate static func absent(size: Int64) -> Self { Self(contents: 1, bytes: size, fileBytes: size) }
+}
+
+extension LayerImporter {
+    /// Says of each content that the layer has how many of its inodes have it, and takes those that it shares into groups of their
+    /// own. After all rows are in.
+    func countFiles() throws {
+        // One that is left without contents goes.
+        writer.groups.add(GroupTotals(), to: group)
+        var derived: [Int64: Derived] = [:]
+        let move = try database.cached("UPDATE content SET content_group = ?2, files = ?3 WHERE id = ?1")
+        for content in shared.sorted() {
+            guard let before = try writer.counted(content) else { continue }
+            let target = try derived[before.group] ?? derive(from: before.group)
+            derived[before.group] = target
+            let inodes = files.others[content] ?? 0
+            var after = before
+            after.group = target.group
+            // One that no layer had is of no file, whatever its row says.
+            after.files = (target.hadLayers ? before.files : 0) + inodes
+            try move.bind(1, content.row).bind(2, after.group).bind(3, after.files).run()
+            writer.groups.note(before, after)
+            if inodes != 1 { try noteRepeated(content, inodes) }
+        }
+        let own = files.new.indices.lazy.map { (ContentID(self.files.first + Int64($0)), Int64(self.files.new[$0])) }
+        let landed = files.others.lazy.filter { !self.shared.contains($0.key) }.map { ($0.key, $0.value) }
+        for (content, inodes) in own where inodes != 1 { try setFiles(inodes, of: content) }
+        for (content, inodes) in landed where inodes != 1 { try setFiles(inodes, of: content) }
+    }
+
+    private struct Derived {
+        var group: Int64
+        var hadLayers: Bool
+    }
+
+    /// The group of contents that the layers of another one have, and this layer.
+    private func derive(from other: Int64) throws -> Derived {
+        let isOfLayers = try database.cached("SELECT 1 FROM layer_group WHERE content_group = ? LIMIT 1").bind(1, other)
+            .first { _ in true }
+        guard isOfLayers != nil else { return Derived(group: group, hadLayers: false) }
+        let new = try writer.addGroup()
+        try database.cached(
+            "INSERT INTO layer_group SELECT layer, ?2 FROM layer_group WHERE content_group = ?1 UNION ALL SELECT ?3, ?2"
+        ).bind(1, other).bind(2, new).bind(3, layer.row).run()
+        return Derived(group: new, hadLayers: true)
+    }
+
+    private func setFiles(_ inodes: Int64, of content: ContentID) throws {
+        guard let before = try writer.counted(content) else { return }
+        try database.cached("UPDATE content SET files = ?2 WHERE id = ?1").bind(1, content.row).bind(2, inodes).run()
+        var after = before
+        after.files = inodes
+        writer.groups.note(before, after)
+        try noteRepeated(content, inodes)
+    }
+
+    private func noteRepeated(_ content: ContentID, _ inodes: Int64) throws {
+        try database.cached("INSERT INTO repeated_content (layer, content, inodes) VALUES (?, ?, ?)").bind(1, layer.row)
+            .bind(2, content.row).bind(3, inodes).run()
     }
 }

@@ -120,7 +120,8 @@ extension Store {
                 .bind(17, record.tarSplit.map { Int64($0.count) }).run()
             let layer = LayerID(database.lastInsertedRow)
             try writer.addSource(record.location, to: layer)
-            let importer = try LayerImporter(database, layer: layer, firstInode: first)
+            let importer = try LayerImporter(
+                writer, layer: layer, firstInode: first, group: try writer.group(for: layer, of: stream))
             try body(importer)
             try importer.finish()
             guard importer.nextInode == first + Int64(inodeCount) else {
@@ -130,10 +131,13 @@ extension Store {
                 )
             }
             if let stream {
+                try writer.releaseUnwanted(of: stream, layer, group: importer.group)
                 try database.cached("DELETE FROM stream_entry WHERE stream = ?").bind(1, stream.row).run()
                 try database.cached("DELETE FROM stream_content WHERE stream = ?").bind(1, stream.row).run()
                 try database.cached("DELETE FROM stream_resume WHERE stream = ?").bind(1, stream.row).run()
-                try database.cached("UPDATE stream SET state = NULL WHERE id = ?").bind(1, stream.row).run()
+                try database.cached("UPDATE stream SET state = NULL, content_group = NULL WHERE id = ?").bind(
+                    1, stream.row
+                ).run()
             }
             return layer
         }
@@ -149,6 +153,35 @@ extension Writer {
             ON CONFLICT (layer, location) DO UPDATE SET added = excluded.added
             """
         ).bind(1, layer.row).bind(2, text: location).run()
+    }
+
+    /// The group of the contents that this layer is the first to have: its stream's, or a new one.
+    fileprivate func group(for layer: LayerID, of stream: StreamID?) throws -> Int64 {
+        let known = try stream.flatMap { stream in
+            try connection.cached("SELECT content_group FROM stream WHERE id = ?").bind(1, stream.row)
+                .first { $0.optionalInteger(0) } ?? nil
+        }
+        let group = try known ?? addGroup()
+        try connection.cached("INSERT INTO layer_group (layer, content_group) VALUES (?, ?)").bind(1, layer.row)
+            .bind(2, group).run()
+        return group
+    }
+
+    /// Contents that a stream has brought and its layer does not have, as a later entry of the tar took their file's name: they are
+    /// no layer's.
+    fileprivate func releaseUnwanted(of stream: StreamID, _ layer: LayerID, group: Int64) throws {
+        let unwanted = try connection.cached(
+            """
+            SELECT c.id FROM stream_content s JOIN content c ON c.id = s.content
+            WHERE s.stream = ?1 AND c.content_group = ?3
+                AND NOT EXISTS (SELECT 1 FROM chunk_source k WHERE k.content = c.id AND k.layer = ?2)
+            """
+        ).bind(1, stream.row).bind(2, layer.row).bind(3, group).map { ContentID($0.integer(0)) }
+        for content in unwanted {
+            try counting(content) {
+                try connection.cached("UPDATE content SET content_group = 0 WHERE id = ?").bind(1, content.row).run()
+            }
+        }
     }
 
     /// Takes `count` inode numbers; they are never used again.
@@ -170,6 +203,9 @@ public final class LayerImporter {
 
     private let inodes: RowInserter
     private let dirents: RowInserter
+    private let directories: RowInserter
+    /// Of the directories so far; empty for the root, and for one that has no name yet.
+    private var paths: [Int64: [UInt8]] = [:]
     let sources: RowInserter
     let newContents: RowInserter
     /// A number that no content has, nor any above it; nil before it was asked for.
@@ -179,18 +215,30 @@ public final class LayerImporter {
     let findContent: Statement
     let insertContent: Statement
     let insertChunk: Statement
-    let database: Connection
+    let writer: Writer
+    var database: Connection { writer.connection }
+    /// The group of the contents that nobody had before.
+    let group: Int64
+    /// Contents that were there: they leave their groups for others that have this layer too.
+    var shared: Set<ContentID> = []
+    /// Numbers of a batch of which not all were new: those that were are counted one by one.
+    var uncounted: Set<Int64> = []
+    /// How many inodes have each content.
+    var files = FileCounts()
 
-    fileprivate init(_ database: Connection, layer: LayerID, firstInode: Int64) throws {
-        self.database = database
+    fileprivate init(_ writer: Writer, layer: LayerID, firstInode: Int64, group: Int64) throws {
+        self.writer = writer
+        let database = writer.connection
         self.layer = layer
         self.firstInode = firstInode
+        self.group = group
         nextInode = firstInode
         inodes = try RowInserter(
             database,
-            "INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink, content, target)",
-            columnCount: 11)
+            "INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink, content, target, up)",
+            columnCount: 12)
         dirents = try RowInserter(database, "INSERT INTO dirent (parent, name, inode)", columnCount: 3)
+        directories = try RowInserter(database, "INSERT INTO directory (inode, path)", columnCount: 2)
         sources = try RowInserter(
             database,
             "INSERT OR IGNORE INTO chunk_source (layer, blob_offset, inner_offset, content, offset, blob_size)",
@@ -198,11 +246,11 @@ public final class LayerImporter {
         insertXattr = try database.cached("INSERT INTO xattr (inode, name, value) VALUES (?, ?, ?)")
         insertImplicit = try database.cached("INSERT INTO implicit_directory (inode, path) VALUES (?, ?)")
         newContents = try RowInserter(
-            database, "INSERT OR IGNORE INTO content (id, digest, size)", columnCount: 3)
-        findContent = try database.cached("SELECT id, size FROM content WHERE digest = ? AND claim = ?")
+            database, "INSERT OR IGNORE INTO content (id, digest, size, content_group)", columnCount: 4)
+        findContent = try database.cached("SELECT id, size, content_group FROM content WHERE digest = ? AND claim = ?")
         insertContent = try database.cached(
             """
-            INSERT INTO content (id, digest, claim, size) VALUES (\(Writer.nextContent), ?, ?, ?)
+            INSERT INTO content (id, digest, claim, size, content_group) VALUES (\(Writer.nextContent), ?, ?, ?, ?)
             ON CONFLICT (digest, claim) DO NOTHING
             """)
         insertChunk = try database.cached("INSERT INTO chunk (content, offset, size, digest) VALUES (?, ?, ?, ?)")
@@ -213,24 +261,43 @@ public final class LayerImporter {
         try inodes.finish()
         try dirents.finish()
         try sources.finish()
+        for (inode, path) in paths.sorted(by: { $0.key < $1.key }) {
+            let first = try directories.next()
+            directories.statement.bind(first, inode).bind(first + 1, blob: path)
+        }
+        try directories.finish()
+        try countFiles()
     }
 
     /// Adds the next inode. `inode.id` is not read; `nlink` and `size` are taken as they are.
+    ///
+    /// - Parameter directory: what the first of its names is in; nil for the root.
     @discardableResult
-    public func addInode(_ inode: Inode, target: UnsafeRawBufferPointer?) throws -> Int64 {
+    public func addInode(
+        _ inode: Inode, in directory: Int64? = nil, target: UnsafeRawBufferPointer?
+    ) throws -> Int64 {
         let id = nextInode
         nextInode += 1
+        if let content = inode.content { files.add(content) }
+        if inode.mode & UInt32(S_IFMT) == UInt32(S_IFDIR) { paths[id] = [] }
         let first = try inodes.next()
         inodes.statement.bind(first, id).bind(first + 1, Int64(inode.mode)).bind(first + 2, Int64(inode.uid))
             .bind(first + 3, Int64(inode.gid)).bind(first + 4, inode.size).bind(first + 5, inode.mtime)
             .bind(first + 6, Int64(inode.mtimeNanoseconds)).bind(first + 7, Int64(bitPattern: inode.device))
             .bind(first + 8, Int64(inode.nlink)).bind(first + 9, inode.content?.row)
         if let target { inodes.statement.bind(first + 10, blob: target) } else { inodes.statement.bindNull(first + 10) }
+        inodes.statement.bind(first + 11, directory.map { id - $0 })
         return id
     }
 
-    /// Names an inode. Fastest when called in the order of parent and name.
+    /// Names an inode. A directory is named before what is in it; fastest when called in the order of parent and name.
     public func addEntry(parent: Int64, name: UnsafeRawBufferPointer, inode: Int64) throws {
+        if inode != firstInode, paths[inode] != nil {
+            var path = paths[parent] ?? []
+            if !path.isEmpty { path.append(UInt8(ascii: "/")) }
+            path.append(contentsOf: name)
+            paths[inode] = path
+        }
         let first = try dirents.next()
         dirents.statement.bind(first, parent).bind(first + 1, blob: name).bind(first + 2, inode)
     }

@@ -9,20 +9,46 @@ extension Store {
     /// layers below, as an unpacked image has it. Where that differs from the layer's own 0755 root, the layer gets
     /// directories of its own for this chain: cloned, because the kernel knows a directory by one inode number and one
     /// parent. Files are never cloned.
+    ///
+    /// What was found once is kept: neither layers nor views ever change. Else the directories that are not listed are looked for
+    /// in the layers below, a layer at a time, so that others may write in between.
     public func views(of layers: [LayerID]) throws -> [ViewID] {
-        try write { writer in
-            var views: [ViewRow] = []
-            for layer in layers {
-                views.append(try writer.view(of: layer, above: views))
-            }
-            return views.map(\.id)
+        if let known = try index.read({ try $0.knownViews(of: layers) }) { return known }
+        var chain: LayerChain?
+        for layer in layers {
+            chain = try write { try $0.chain(layer, onto: chain) }
         }
+        return chain?.views.map(\.id) ?? []
     }
 }
 
 private struct ViewRow {
     var id: ViewID
     var root: Int64
+}
+
+/// Layers one above the other, with their views.
+private struct LayerChain {
+    /// Of `layer_chain`, for the topmost.
+    var id: Int64
+    /// Bottom first.
+    var views: [ViewRow]
+}
+
+extension Connection {
+    /// The views of layers one above the other, bottom first; nil where they were not looked for yet.
+    fileprivate func knownViews(of layers: [LayerID]) throws -> [ViewID]? {
+        var below: Int64?
+        var views: [ViewID] = []
+        for layer in layers {
+            let found = try cached("SELECT id, view FROM layer_chain WHERE below IS ? AND layer = ?").bind(1, below)
+                .bind(2, layer.row).first { ($0.integer(0), ViewID($0.integer(1))) }
+            guard let (link, view) = found else { return nil }
+            below = link
+            views.append(view)
+        }
+        return views
+    }
 }
 
 /// What an implicit directory takes from the layers below.
@@ -35,14 +61,45 @@ private struct Inheritance {
 extension Writer {
     /// The view of a layer above a chain of views, the lowest first.
     func view(of layer: LayerID, above views: [ViewID]) throws -> ViewID {
-        let root = try connection.cached("SELECT root FROM layer_view WHERE id = ?")
-        let above = try views.map { view in
-            guard let number = try root.bind(1, view.row).first({ $0.integer(0) }) else {
-                throw StoreError(.notFound, "the view \(view) is not in the index")
-            }
-            return ViewRow(id: view, root: number)
+        var chain: LayerChain?
+        for view in views {
+            let found = try connection.cached("SELECT layer, root FROM layer_view WHERE id = ?").bind(1, view.row)
+                .first { (LayerID($0.integer(0)), $0.integer(1)) }
+            guard let (layer, root) = found else { throw StoreError(.notFound, "the view \(view) is not in the index") }
+            let row = ViewRow(id: view, root: root)
+            let link = try connection.cached("SELECT id FROM layer_chain WHERE below IS ? AND layer = ? AND view = ?")
+                .bind(1, chain?.id).bind(2, layer.row).bind(3, view.row).first { $0.integer(0) }
+            chain = LayerChain(
+                id: try link ?? addLink(layer, row, onto: chain?.id), views: (chain?.views ?? []) + [row])
         }
-        return try self.view(of: layer, above: above).id
+        guard let view = try self.chain(layer, onto: chain).views.last else {
+            throw StoreError(.damaged, "\(layer) has no view")
+        }
+        return view.id
+    }
+
+    /// A chain with one more layer at its top.
+    fileprivate func chain(_ layer: LayerID, onto chain: LayerChain?) throws -> LayerChain {
+        let known = try connection.cached(
+            """
+            SELECT k.id, v.id, v.root FROM layer_chain k JOIN layer_view v ON v.id = k.view
+            WHERE k.below IS ? AND k.layer = ?
+            """
+        ).bind(1, chain?.id).bind(2, layer.row)
+            .first { ($0.integer(0), ViewRow(id: ViewID($0.integer(1)), root: $0.integer(2))) }
+        let views = chain?.views ?? []
+        if let (id, view) = known { return LayerChain(id: id, views: views + [view]) }
+        let view = try view(of: layer, above: views)
+        return LayerChain(id: try addLink(layer, view, onto: chain?.id), views: views + [view])
+    }
+
+    private func addLink(_ layer: LayerID, _ view: ViewRow, onto below: Int64?) throws -> Int64 {
+        // A view that was given from outside may be another than the one that was found for its layer: the later one counts.
+        try connection.cached("DELETE FROM layer_chain WHERE below IS ? AND layer = ?").bind(1, below)
+            .bind(2, layer.row).run()
+        try connection.cached("INSERT INTO layer_chain (below, layer, view) VALUES (?, ?, ?)").bind(1, below)
+            .bind(2, layer.row).bind(3, view.id.row).run()
+        return connection.lastInsertedRow
     }
 
     fileprivate func view(of layer: LayerID, above: [ViewRow]) throws -> ViewRow {
@@ -84,11 +141,13 @@ extension Writer {
         ).bind(1, layer.row).map { (inode: $0.integer(0), path: Array($0.blob(1))) }
         let layerRoot =
             try connection.cached("SELECT root FROM layer WHERE id = ?").bind(1, layer.row).first { $0.integer(0) } ?? 0
+        var own = KnownPlaces(root: layerRoot)
+        var below = above.map { KnownPlaces(root: $0.root) }
         var result: [Inheritance] = []
         for directory in implicit {
-            guard try !isHidden(directory.path, in: layerRoot) else { continue }
-            for view in above.reversed() {
-                switch try resolve(directory.path, in: view.root) {
+            guard try !isHidden(directory.path[...], &own) else { continue }
+            for number in below.indices.reversed() {
+                switch try resolve(directory.path[...], &below[number]) {
                 case .directory(let source):
                     if try !looksAlike(directory.inode, source, ignoringTime: directory.path.isEmpty) {
                         result.append(Inheritance(inode: directory.inode, path: directory.path, source: source))
@@ -109,32 +168,49 @@ extension Writer {
         case absent
     }
 
+    /// What was found of the paths of one layer: most directories that are looked for have a parent that others have, too, and
+    /// where that is not there, they are not either.
+    private struct KnownPlaces {
+        var root: Int64
+        var places: [ArraySlice<UInt8>: Resolution] = [:]
+        /// Whether a directory, or one that it is in, is opaque in this layer.
+        var hides: [ArraySlice<UInt8>: Bool] = [:]
+    }
+
     /// Walks a path from a view's root as overlayfs would within one layer.
-    private func resolve(_ path: [UInt8], in root: Int64) throws -> Resolution {
-        var current = root
-        for component in path.split(separator: UInt8(ascii: "/")) {
-            let found = try connection.cached(
-                "SELECT i.id, i.mode FROM dirent d JOIN inode i ON i.id = d.inode WHERE d.parent = ? AND d.name = ?"
-            ).bind(1, current).bind(2, blob: Array(component)).first { ($0.integer(0), $0.integer(1)) }
-            guard let (inode, mode) = found else { return try isOpaque(current) ? .blocked : .absent }
-            guard mode & Int64(S_IFMT) == Int64(S_IFDIR) else { return .blocked }
-            current = inode
+    private func resolve(_ path: ArraySlice<UInt8>, _ known: inout KnownPlaces) throws -> Resolution {
+        guard let (parent, name) = Self.split(path) else { return .directory(known.root) }
+        let place: Resolution
+        if let found = known.places[parent] {
+            place = found
+        } else {
+            place = try resolve(parent, &known)
+            known.places[parent] = place
         }
-        return .directory(current)
+        guard case .directory(let directory) = place else { return place }
+        let found = try connection.cached(
+            "SELECT i.id, i.mode FROM dirent d JOIN inode i ON i.id = d.inode WHERE d.parent = ? AND d.name = ?"
+        ).bind(1, directory).bind(2, blob: name).first { ($0.integer(0), $0.integer(1)) }
+        guard let (inode, mode) = found else { return try isOpaque(directory) ? .blocked : .absent }
+        return mode & Int64(S_IFMT) == Int64(S_IFDIR) ? .directory(inode) : .blocked
     }
 
     /// Whether an ancestor of `path` is opaque in its own layer, so that no layer below shows through. A directory that is
     /// itself opaque loses what is in it below, and keeps what it is: containerd's unpack removes children only.
-    private func isHidden(_ path: [UInt8], in root: Int64) throws -> Bool {
-        var current = root
-        for component in path.split(separator: UInt8(ascii: "/")) {
-            if try isOpaque(current) { return true }
-            let next = try connection.cached("SELECT inode FROM dirent WHERE parent = ? AND name = ?")
-                .bind(1, current).bind(2, blob: Array(component)).first { $0.integer(0) }
-            guard let next else { return false }
-            current = next
-        }
-        return false
+    private func isHidden(_ path: ArraySlice<UInt8>, _ own: inout KnownPlaces) throws -> Bool {
+        guard let (parent, _) = Self.split(path) else { return false }
+        if let known = own.hides[parent] { return known }
+        var hides = try isHidden(parent, &own)
+        if !hides, case .directory(let inode) = try resolve(parent, &own) { hides = try isOpaque(inode) }
+        own.hides[parent] = hides
+        return hides
+    }
+
+    /// The directory that a path is in, and its name there; nil for the root.
+    private static func split(_ path: ArraySlice<UInt8>) -> (parent: ArraySlice<UInt8>, name: ArraySlice<UInt8>)? {
+        guard !path.isEmpty else { return nil }
+        guard let slash = path.lastIndex(of: UInt8(ascii: "/")) else { return (path[path.endIndex...], path) }
+        return (path[..<slash], path[(slash + 1)...])
     }
 
     private func isOpaque(_ inode: Int64) throws -> Bool {
@@ -203,18 +279,19 @@ extension Writer {
         try connection.cached("UPDATE clone SET new = new + ? - 1").bind(1, start).run()
         try connection.cached(
             """
-            INSERT INTO inode SELECT c.new, i.mode, i.uid, i.gid, i.size, i.mtime, i.mtime_ns, i.device, i.nlink, i.content, i.target
-            FROM clone c JOIN inode i ON i.id = c.old
+            INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink, content, target)
+            SELECT c.new, i.mode, i.uid, i.gid, i.size, i.mtime, i.mtime_ns, i.device, i.nlink, i.content, i.target
+            FROM clone c CROSS JOIN inode i ON i.id = c.old
             """
         ).run()
         try connection.cached(
             """
             INSERT INTO dirent SELECT p.new, d.name, coalesce(n.new, d.inode)
-            FROM clone p JOIN dirent d ON d.parent = p.old LEFT JOIN clone n ON n.old = d.inode
+            FROM clone p CROSS JOIN dirent d ON d.parent = p.old LEFT JOIN clone n ON n.old = d.inode
             """
         ).run()
         try connection.cached(
-            "INSERT INTO xattr SELECT c.new, x.name, x.value FROM clone c JOIN xattr x ON x.inode = c.old"
+            "INSERT INTO xattr SELECT c.new, x.name, x.value FROM clone c CROSS JOIN xattr x ON x.inode = c.old"
         ).run()
         for directory in inherited {
             let clone = try newNumber(of: directory.inode)

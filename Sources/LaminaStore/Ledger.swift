@@ -89,8 +89,8 @@ extension Index {
                 """
                 SELECT l.id FROM layer l
                 WHERE l.chunks_proven_at IS NULL
-                  AND NOT EXISTS (SELECT 1 FROM chunk_source s JOIN content c ON c.id = s.content
-                                  WHERE s.layer = l.id AND c.state < 2)
+                  AND NOT EXISTS (SELECT 1 FROM layer_group lg JOIN content_group g ON g.id = lg.content_group
+                                  WHERE lg.layer = l.id AND g.merged < g.contents)
                 ORDER BY l.id
                 """
             ).map { LayerID($0.integer(0)) }

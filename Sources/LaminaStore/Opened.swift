@@ -126,39 +126,29 @@ extension Writer {
 }
 
 extension Connection {
-    /// Where inodes of files are in their layers. Each level of directories is one look through the entries of a layer: some
-    /// ten milliseconds for 100,000 of them.
+    /// Where inodes of files are in their layers: a look through each directory that they are in.
     fileprivate func paths(of inodes: [Int64]) throws -> [Int64: (layer: LayerID, path: [UInt8])] {
-        let layers = try cached("SELECT id, root, first_inode, last_inode FROM layer")
-            .map { (id: LayerID($0.integer(0)), root: $0.integer(1), inodes: $0.integer(2)...$0.integer(3)) }
+        let layers = try cached("SELECT id, first_inode, last_inode FROM layer")
+            .map { (id: LayerID($0.integer(0)), inodes: $0.integer(1)...$0.integer(2)) }
+        var parents: [Int64: [Int64]] = [:]
+        for inode in inodes {
+            let up = try cached("SELECT up FROM inode WHERE id = ?").bind(1, inode).first { $0.optionalInteger(0) }
+            if case let up?? = up { parents[inode - up, default: []].append(inode) }
+        }
         var result: [Int64: (layer: LayerID, path: [UInt8])] = [:]
-        for layer in layers {
-            let own = inodes.filter { layer.inodes.contains($0) }
-            var wanted = Set(own)
-            var parents: [Int64: (parent: Int64, name: [UInt8])] = [:]
-            while !wanted.isEmpty {
-                let list = "[" + wanted.map(String.init).joined(separator: ",") + "]"
-                let entries = try cached(
-                    """
-                    SELECT inode, parent, name FROM dirent WHERE parent BETWEEN ?1 AND ?2
-                    AND inode IN (SELECT value FROM json_each(?3))
-                    """
-                ).bind(1, layer.inodes.lowerBound).bind(2, layer.inodes.upperBound).bind(3, text: list)
-                    .map { ($0.integer(0), $0.integer(1), Array($0.blob(2))) }
+        for (directory, wanted) in parents {
+            let layer = layers.first { $0.inodes.contains(directory) }
+            let path = try cached("SELECT path FROM directory WHERE inode = ?").bind(1, directory)
+                .first { Array($0.blob(0)) }
+            guard let layer, let path else { continue }
+            let list = "[" + wanted.map(String.init).joined(separator: ",") + "]"
+            try cached(
+                "SELECT inode, name FROM dirent WHERE parent = ?1 AND inode IN (SELECT value FROM json_each(?2))"
+            ).bind(1, directory).bind(2, text: list).forEach { row in
                 // Of several names of a file the first will do.
-                for (inode, parent, name) in entries where parents[inode] == nil { parents[inode] = (parent, name) }
-                wanted = Set(entries.map { $0.1 }).filter { $0 != layer.root && parents[$0] == nil }
-            }
-            for inode in own {
-                var components: [[UInt8]] = []
-                var current = inode
-                // No tree is deeper than its directories are many.
-                while let entry = parents[current], components.count <= parents.count {
-                    components.append(entry.name)
-                    current = entry.parent
-                }
-                guard current == layer.root, !components.isEmpty else { continue }
-                result[inode] = (layer.id, Array(components.reversed().joined(separator: [UInt8(ascii: "/")])))
+                guard result[row.integer(0)] == nil else { return }
+                let prefix = path.isEmpty ? [] : path + [UInt8(ascii: "/")]
+                result[row.integer(0)] = (layer.id, prefix + Array(row.blob(1)))
             }
         }
         return result
@@ -205,7 +195,8 @@ extension Connection {
         return images.values.sorted { $0.reference < $1.reference }
     }
 
-    fileprivate func inode(at path: [UInt8], in layer: LayerID) throws -> Int64? {
+    /// What a layer has at a path: a search for each of its names.
+    func inode(at path: [UInt8], in layer: LayerID) throws -> Int64? {
         var inode = try cached("SELECT root FROM layer WHERE id = ?").bind(1, layer.row).first { $0.integer(0) }
         for name in path.split(separator: UInt8(ascii: "/")) {
             guard let parent = inode else { return nil }

@@ -24,11 +24,12 @@ extension Store {
             pinned: 0, index: indexSpace(), free: files.diskSpace()?.free)
     }
 
-    /// Says how much room an image needs that is indexed. Walks its files, and those of other pinned images: about two seconds for a
-    /// million.
+    /// Says how much room an image needs that is indexed. Looks at each of its contents: half a second for 100,000, a tenth of that
+    /// where all of it is here.
     public func room(for image: ImageID) throws -> RoomForImage {
         let (total, missing) = try index.read { database in
-            try database.cached(
+            if let total = try database.spaceOfMerged(image) { return (total, Int64(0)) }
+            return try database.cached(
                 """
                 WITH wanted (id, has_holes) AS MATERIALIZED (
                     SELECT s.content, max(s.blob_size = 0) FROM chunk_source s
@@ -46,9 +47,7 @@ extension Store {
                     coalesce(sum(CASE
                         WHEN state = 2 THEN 0
                         WHEN EXISTS (SELECT 1 FROM content t WHERE t.digest = z.digest AND t.state = 2) THEN 0
-                        WHEN state = 0 THEN bytes
-                        ELSE max(0, bytes - (SELECT coalesce(sum(k.size), 0) FROM chunk k
-                                             WHERE k.content = z.id AND k.landed = 1)) END), 0)
+                        ELSE max(0, bytes - (SELECT c.landed FROM content c WHERE c.id = z.id)) END), 0)
                 FROM sized z
                 """
             ).bind(1, image.row).first { ($0.integer(0), $0.integer(1)) } ?? (0, 0)
@@ -65,5 +64,28 @@ extension Store {
         }
         return RoomForImage(
             total: total, missing: missing, pinned: pinned, index: indexSpace(), free: files.diskSpace()?.free)
+    }
+}
+
+extension Connection {
+    /// What the files of an image take on disk, if all of it is here; nil where something is missing.
+    fileprivate func spaceOfMerged(_ image: ImageID) throws -> Int64? {
+        let isMissing = try cached(
+            """
+            SELECT 1 FROM image_layer il JOIN layer_group lg ON lg.layer = il.layer
+            JOIN content_group g ON g.id = lg.content_group
+            WHERE il.image = ? AND g.merged < g.contents LIMIT 1
+            """
+        ).bind(1, image.row).first { _ in true }
+        guard isMissing == nil else { return nil }
+        return try cached(
+            """
+            SELECT coalesce(sum((max(0, c.size - c.holes) + 4095) / 4096 * 4096), 0)
+            FROM (SELECT DISTINCT lg.content_group AS id FROM image_layer il JOIN layer_group lg ON lg.layer = il.layer
+                  WHERE il.image = ?) AS x
+            CROSS JOIN content_group g ON g.id = x.id
+            CROSS JOIN content c ON c.id BETWEEN g.first_content AND g.last_content AND +c.content_group = g.id
+            """
+        ).bind(1, image.row).first { $0.integer(0) } ?? 0
     }
 }

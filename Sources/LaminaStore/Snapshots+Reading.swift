@@ -60,20 +60,18 @@ extension Index {
 
     /// What the files of a lazy layer take on disk, as far as no older layer has them too: what its snapshot adds to the store.
     ///
-    /// Reads a row for each file of the layer.
+    /// Reads a row for each content that the layer was the first to have.
     public func usage(of layer: LayerID) throws -> SnapshotUsage {
         let usage = try read { database in
             try database.cached(
                 """
-                SELECT coalesce(sum((d.landed_bytes - CASE c.state WHEN 2 THEN c.holes ELSE 0 END + 4095) / 4096 * 4096), 0),
+                SELECT coalesce(sum((CASE c.state WHEN 2 THEN c.size - c.holes ELSE c.landed END + 4095) / 4096 * 4096), 0),
                        count(*)
-                FROM (SELECT DISTINCT i.content AS id FROM layer l
-                      JOIN inode i ON i.id BETWEEN l.first_inode AND l.last_inode
-                      WHERE l.id = ?1 AND i.content IS NOT NULL) AS m
-                JOIN content c ON c.id = m.id
-                JOIN content_landed d ON d.content = c.id
-                WHERE c.state > 0
-                AND NOT EXISTS (SELECT 1 FROM chunk_source o WHERE o.content = c.id AND o.layer < ?1)
+                FROM layer_group lg
+                CROSS JOIN content_group g ON g.id = lg.content_group
+                CROSS JOIN content c ON c.id BETWEEN g.first_content AND g.last_content AND +c.content_group = g.id
+                WHERE lg.layer = ?1 AND c.state > 0
+                AND NOT EXISTS (SELECT 1 FROM layer_group o WHERE o.content_group = g.id AND o.layer < ?1)
                 """
             ).bind(1, layer.row).first { SnapshotUsage(bytes: $0.integer(0), inodes: $0.integer(1)) }
         }
@@ -94,9 +92,9 @@ extension Index {
             // Of the columns that are in no aggregate SQLite takes those of the row that has the minimum.
             let found = try database.cached(
                 """
-                SELECT s.layer, min(s.id), s.reference, s.manifest_digest FROM snapshot s JOIN layer l ON l.id = s.layer
-                WHERE EXISTS (SELECT 1 FROM inode i JOIN content c ON c.id = i.content
-                              WHERE i.id BETWEEN l.first_inode AND l.last_inode AND c.state < 2)
+                SELECT s.layer, min(s.id), s.reference, s.manifest_digest FROM snapshot s
+                WHERE EXISTS (SELECT 1 FROM layer_group lg JOIN content_group g ON g.id = lg.content_group
+                              WHERE lg.layer = s.layer AND g.merged < g.contents)
                 GROUP BY s.layer ORDER BY min(s.id)
                 """
             ).map { row in

@@ -156,19 +156,18 @@ extension Index {
     /// Every path of an image's layers, layer by layer from the bottom, in path order.
     public func files(of image: ImageRecord) throws -> [FileStatus] {
         try read { database in
-            try database.cached(
+            let files = try database.cached(
                 """
                 SELECT f.path, f.type, f.mode, f.uid, f.gid, f.bytes, f.modified_at, f.target, f.digest, f.state, f.layer
-                FROM image_layer il JOIN layer l ON l.id = il.layer
-                JOIN file f ON f.layer = 'sha256:' || lower(hex(l.digest))
-                WHERE il.image = ? ORDER BY il.position, f.path
-                """
-            ).bind(1, image.id.row).map {
-                FileStatus(
-                    path: $0.text(0), type: $0.text(1), mode: $0.text(2), uid: $0.integer(3), gid: $0.integer(4),
-                    bytes: $0.integer(5), modifiedAt: $0.text(6), target: $0.optionalText(7),
-                    digest: $0.optionalText(8),
-                    state: $0.optionalText(9), layer: $0.text(10))
+                FROM file f WHERE f.layer_row = ? ORDER BY f.path
+                """)
+            return try image.layers.flatMap { layer in
+                try files.bind(1, layer.row).map {
+                    FileStatus(
+                        path: $0.text(0), type: $0.text(1), mode: $0.text(2), uid: $0.integer(3), gid: $0.integer(4),
+                        bytes: $0.integer(5), modifiedAt: $0.text(6), target: $0.optionalText(7),
+                        digest: $0.optionalText(8), state: $0.optionalText(9), layer: $0.text(10))
+                }
             }
         }
     }

@@ -147,7 +147,7 @@ public final class Store: Sendable {
     func write<Result>(_ body: (Writer) throws -> Result) throws -> Result {
         do {
             return try writer.withLock { writer in
-                let result = try writer.connection.transaction { try body(writer) }
+                let result = try writer.transaction { try body(writer) }
                 index.version.add(1, ordering: .releasing)
                 return result
             }
@@ -180,6 +180,8 @@ final class Writer {
     let connection: Connection
     /// The number of the syncfs that makes durable what lands now: the next one to begin.
     var nextSync: Int64
+    /// What this transaction has changed of the contents' totals.
+    var groups = GroupChanges()
 
     init(_ connection: sending Connection) throws {
         self.connection = connection
@@ -192,7 +194,18 @@ final class Writer {
         // Not within a transaction: there it has no effect (https://www.sqlite.org/pragma.html#pragma_synchronous).
         try connection.execute("PRAGMA synchronous = FULL")
         defer { try? connection.execute("PRAGMA synchronous = NORMAL") }
-        return try connection.transaction(body)
+        return try transaction(body)
+    }
+
+    /// Runs `body` in one transaction; the totals of the contents that it changes go with it.
+    func transaction<Result>(_ body: () throws -> Result) throws -> Result {
+        // What one that failed has left.
+        groups = GroupChanges()
+        return try connection.transaction {
+            let result = try body()
+            try settleGroups()
+            return result
+        }
     }
 
     /// Whether something has landed that is not known to be on disk.

@@ -212,15 +212,18 @@ extension Writer {
         if let known, known.2 != landed.size { return }
         var content = known.map { ContentID($0.0) }
         if known?.1 != ContentRecord.State.merged.rawValue {
+            let before = try content.flatMap { try counted($0) }
             content = try connection.cached(
                 """
-                INSERT INTO content (id, digest, size, state, proof, holes, used_at, sync)
-                VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4, ?5)
+                INSERT INTO content (id, digest, size, state, proof, holes, used_at, sync, content_group)
+                VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4, ?5, ?6)
                 ON CONFLICT (digest, claim) DO UPDATE
                 SET state = 2, proof = 1, sync = ?5, holes = max(holes, ?3), used_at = ?4 RETURNING id
                 """
             ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes)
-                .bind(4, millisecondsSince1970()).bind(5, try noteLanding()).first { ContentID($0.integer(0)) }
+                .bind(4, millisecondsSince1970()).bind(5, try noteLanding()).bind(6, try group(of: stream))
+                .first { ContentID($0.integer(0)) }
+            if let after = try content.flatMap({ try counted($0) }) { groups.note(before, after) }
         }
         guard let content else { return }
         if landed.spool != nil {
@@ -231,6 +234,18 @@ extension Writer {
         // Whoever had it first: from here on this stream holds it too.
         try connection.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)")
             .bind(1, stream.row).bind(2, content.row).run()
+    }
+
+    /// The group of the contents that a stream brings.
+    fileprivate func group(of stream: StreamID) throws -> Int64 {
+        let known =
+            try connection.cached("SELECT content_group FROM stream WHERE id = ?").bind(1, stream.row)
+            .first { $0.optionalInteger(0) } ?? nil
+        if let known { return known }
+        let group = try addGroup()
+        try connection.cached("UPDATE stream SET content_group = ?2 WHERE id = ?1").bind(1, stream.row).bind(2, group)
+            .run()
+        return group
     }
 
     /// Keeps a stream's state until a later one is durable.

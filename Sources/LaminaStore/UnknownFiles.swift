@@ -68,14 +68,18 @@ extension Store {
                 return true
             }
             if plain.path != unknown.path { try files.rename(unknown.path, to: plain.path) }
-            try write { writer in
-                try writer.connection.cached(
-                    """
-                    INSERT INTO content (digest, size, state, proof, holes, sync) VALUES (?1, ?2, 2, 1, ?3, ?4)
-                    ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, sync = ?4, holes = max(holes, ?3)
-                    """
-                ).bind(1, digest: name.digest).bind(2, unknown.size).bind(3, holes).bind(4, try writer.noteLanding())
-                    .run()
+            _ = try write { writer in
+                try writer.counting(named: plain) {
+                    try writer.connection.cached(
+                        """
+                        INSERT INTO content (id, digest, size, state, proof, holes, sync)
+                        VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4)
+                        ON CONFLICT (digest, claim) DO UPDATE SET state = 2, proof = 1, sync = ?4, holes = max(holes, ?3)
+                        RETURNING id
+                        """
+                    ).bind(1, digest: name.digest).bind(2, unknown.size).bind(3, holes)
+                        .bind(4, try writer.noteLanding()).first { ContentID($0.integer(0)) }
+                }
             }
             return true
         }

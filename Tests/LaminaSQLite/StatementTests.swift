@@ -127,3 +127,50 @@ struct StatementTests {
         #expect(try database.integer("SELECT id FROM t WHERE id = 7") == nil)
     }
 }
+
+@Suite("Statements that are used amid others, and parameters that cannot be bound")
+struct StatementMisuseTests {
+    let scratch = Scratch()
+
+    @Test("a cached statement that is asked for amid its own rows is another one: the outer loop goes on to its end")
+    func nested() throws {
+        let database = try scratch.open()
+        try database.execute("CREATE TABLE t (x); INSERT INTO t VALUES (1), (2), (3)")
+        let sql = "SELECT x FROM t ORDER BY x"
+        var seen: [Int64] = []
+        try database.cached(sql).forEach { row in
+            seen.append(row.integer(0))
+            let inner = try database.cached(sql).map { $0.integer(0) }
+            #expect(inner == [1, 2, 3])
+            // As it is where the loop stands.
+            #expect(row.integer(0) == seen.last)
+            guard seen.count < 10 else { throw SQLiteError(code: 1, message: "endless", subject: sql) }
+        }
+        #expect(seen == [1, 2, 3])
+        #expect(try database.cached(sql) === database.cached(sql), "once it is free it is used again")
+    }
+
+    @Test("a parameter that is not there is an error of the statement, once")
+    func range() throws {
+        let database = try scratch.open()
+        try database.execute("CREATE TABLE t (x)")
+        let insert = try database.cached("INSERT INTO t VALUES (?)")
+        let error = #expect(throws: SQLiteError.self) { try insert.bind(1, 5).bind(2, 6).run() }
+        #expect(error?.code == 25 && error?.description.contains("INSERT INTO t") == true)
+        #expect(try database.integer("SELECT count(*) FROM t") == 0, "it did not run without it")
+        try insert.bind(1, 7).run()
+        #expect(try database.integer("SELECT x FROM t") == 7)
+        #expect(throws: SQLiteError.self) { _ = try insert.bind(9, text: "a").first { _ in true } }
+        #expect(throws: SQLiteError.self) { try insert.bind(9, blob: [1, 2]).run() }
+        #expect(throws: SQLiteError.self) { try insert.bindNull(9).run() }
+    }
+
+    @Test("a statement that stands at a row takes no parameters")
+    func amidRows() throws {
+        let database = try scratch.open()
+        let statement = try database.prepare("SELECT ? UNION ALL SELECT 2")
+        _ = try statement.bind(1, 1).step()
+        #expect(throws: SQLiteError.self) { _ = try statement.bind(1, 3).step() }
+        #expect(try statement.bind(1, 4).map { $0.integer(0) } == [4, 2])
+    }
+}

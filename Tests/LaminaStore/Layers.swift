@@ -96,7 +96,9 @@ extension Store {
                 if case .link(let target) = entry.kind {
                     inode = inodes[target] ?? 0
                 } else {
-                    inode = try importer.add(entry, nlink: links[entry.path], blobOffset: &blobOffset)
+                    let slash = entry.path.lastIndex(of: "/")
+                    let directory = entry.path == "" ? nil : inodes[slash.map { String(entry.path[..<$0]) } ?? ""]
+                    inode = try importer.add(entry, in: directory, nlink: links[entry.path], blobOffset: &blobOffset)
                 }
                 inodes[entry.path] = inode
                 guard entry.path != "" else { continue }
@@ -128,7 +130,9 @@ extension LayerImporter {
         return try addContent(digest: bytes.digest, size: offset, chunks: chunks)
     }
 
-    fileprivate func add(_ entry: Entry, nlink: UInt32?, blobOffset: inout Int64) throws -> Int64 {
+    fileprivate func add(
+        _ entry: Entry, in directory: Int64?, nlink: UInt32?, blobOffset: inout Int64
+    ) throws -> Int64 {
         var content: ContentID?
         var size: Int64 = 0
         var target: [UInt8]?
@@ -146,9 +150,9 @@ extension LayerImporter {
             mtimeNanoseconds: 0, device: 0, nlink: nlink ?? (entry.type == S_IFDIR ? 2 : 1), content: content)
         let id: Int64
         if let target {
-            id = try target.withUnsafeBytes { try addInode(inode, target: $0) }
+            id = try target.withUnsafeBytes { try addInode(inode, in: directory, target: $0) }
         } else {
-            id = try addInode(inode, target: nil)
+            id = try addInode(inode, in: directory, target: nil)
         }
         for (name, value) in entry.xattrs {
             try Array(name.utf8).withUnsafeBytes { name in

@@ -5,47 +5,16 @@ import LaminaSchema
 import LaminaStore
 import Testing
 
-/// What schema/README.md says of a view.
-private struct DocumentedView {
-    var name: String
-    var columns: [String] = []
-    var query = ""
-    var answer = ""
-}
-
 @Suite(
     "The views, asked with the sqlite3 command",
     .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/sqlite3"), "the sqlite3 command is missing"))
 struct ViewsTests {
     let scratch = Scratch()
 
-    /// The sections `### \`name\`` of the README: a table of columns, a block of SQL and a block with its answer.
-    private static func documented() throws -> [DocumentedView] {
-        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-            .deletingLastPathComponent()
-        let text = try String(contentsOf: root.appending(path: "schema/README.md"), encoding: .utf8)
-        var views: [DocumentedView] = []
-        var block: String?
-        for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
-            if block != nil, line == "```" {
-                block = nil
-            } else if block == nil, line.hasPrefix("```") {
-                block = String(line.dropFirst(3))
-            } else if let language = block, let last = views.indices.last {
-                if language == "sql" { views[last].query += line + "\n" } else { views[last].answer += line + "\n" }
-            } else if line.hasPrefix("### `") {
-                views.append(DocumentedView(name: String(line.dropFirst(5).prefix { $0 != "`" })))
-            } else if line.hasPrefix("| `"), let last = views.indices.last {
-                views[last].columns.append(String(line.dropFirst(3).prefix { $0 != "`" }))
-            }
-        }
-        return views
-    }
-
     @Test("every view is documented, with its columns in their order")
     func columns() throws {
         let store = try scratch.open()
-        let documented = try Self.documented()
+        let documented = try DocumentedView.all()
         let names = try scratch.sqlite3("SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY name")
         #expect(documented.map(\.name).sorted() == names.split(separator: "\n").map(String.init))
         for view in documented {
@@ -58,7 +27,7 @@ struct ViewsTests {
     @Test("every example in the documentation answers what it says, while the store is open and after")
     func examples() throws {
         var store: Store? = try ExampleStore.make(in: scratch)
-        let documented = try Self.documented()
+        let documented = try DocumentedView.all()
         #expect(documented.count >= 7)
         for view in documented {
             #expect(view.query.contains(view.name))
@@ -71,24 +40,10 @@ struct ViewsTests {
         }
     }
 
-    /// The blocks of docs/inspecting.md: each question with its SQL and its answer.
-    private static func questions() throws -> [(title: String, query: String, answer: String)] {
-        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-            .deletingLastPathComponent()
-        let text = try String(contentsOf: root.appending(path: "docs/inspecting.md"), encoding: .utf8)
-        return text.split(separator: "\n## ").dropFirst().map { section in
-            func block(_ language: String) -> String {
-                let parts = section.components(separatedBy: "```\(language)\n")
-                return parts.count > 1 ? String(parts[1].components(separatedBy: "```")[0]) : ""
-            }
-            return (String(section.prefix { $0 != "\n" }), block("sql"), block("text"))
-        }
-    }
-
     @Test("the SQL of docs/inspecting.md answers a dozen questions as it says there")
     func inspecting() throws {
         let store = try ExampleStore.make(in: scratch)
-        let questions = try Self.questions()
+        let questions = try DocumentedQuestion.all()
         #expect(questions.count >= 12)
         for question in questions {
             #expect(!question.query.isEmpty && !question.answer.isEmpty, "\(question.title)")

@@ -62,6 +62,33 @@ private let promises: [Figure] = [
         "convert.wall", "`convert` of usr against `tar c | pigz -6`, wall", .ratio, .atMost(1.3, aim: 1.0),
         part: "convert",
         how: "`lamina convert dir:usr oci:…` and `tar -C usr -c . | pigz -6 > layer`; usr is in the page cache"),
+    Figure(
+        "scale.query", "a documented query, a million files in 10 images: the slowest", .seconds,
+        .atMost(1.0, aim: 0.5), summary: .maximum, part: "scale",
+        how: "`sqlite3 -readonly` with each block of SQL of docs/inspecting.md and schema/README.md, its start included"
+    ),
+    Figure(
+        "scale.ls", "`lamina ls` of that store", .milliseconds, .atMost(50, aim: 25), summary: .maximum, part: "scale",
+        how: "the whole process; the slowest"),
+    Figure(
+        "scale.status", "`lamina status` of it", .milliseconds, .atMost(50, aim: 25), summary: .maximum, part: "scale",
+        how: "the same"),
+    Figure(
+        "scale.inspect", "`lamina inspect IMAGE PATH` in it", .milliseconds, .atMost(50, aim: 25), summary: .maximum,
+        part: "scale", how: "the same"),
+    Figure(
+        "scale.check", "`lamina check IMAGE` against its share of `lamina check`", .ratio, .atMost(1.2, aim: 1.0),
+        part: "scale", how: "one image of ten that have as many files each; caches warm"),
+    Figure(
+        "scale.repull", "a pull of an image that is there as a whole", .seconds, .atMost(0.5, aim: 0.25),
+        summary: .maximum, part: "scale", how: "`lamina pull` of 100,000 files; the whole process"),
+    Figure(
+        "scale.unlisted", "the same of 40 plain layers with 4,000 unlisted directories each", .seconds,
+        .atMost(0.5, aim: 0.25), summary: .maximum, part: "scale", how: "the same"),
+    Figure(
+        "scale.cleanup", "containerd's Cleanup with nothing to do, a million files", .milliseconds,
+        .atMost(5, aim: 2), part: "scale",
+        how: "gRPC by curl, each after the removal of a snapshot; the whole call"),
 ]
 
 private let comparisons: [Figure] =
@@ -143,6 +170,20 @@ private let comparisons: [Figure] =
                 how: "as for mix"),
         ]
     }
+    + [
+        Figure(
+            "scale.check.all", "`lamina check` of a million files", .seconds, part: "scale", how: "the whole process"),
+        Figure("scale.check.one", "`lamina check IMAGE` of 100,000 of them", .seconds, part: "scale", how: "the same"),
+        Figure(
+            "scale.unlisted.first", "the first pull of 40 plain layers with 4,000 unlisted directories each", .seconds,
+            part: "scale", how: "`lamina pull` of 160,000 files of 1 byte, from a directory"),
+        Figure(
+            "scale.pull", "pull of 100,000 files of some bytes: CPU", .seconds, part: "scale",
+            how: "`lamina pull` from a directory; each of the ten images"),
+        Figure(
+            "scale.bytes", "index bytes a file, a million files", .bytes, part: "scale",
+            how: "`index.db` after the pulls, by its files"),
+    ]
     + [
         Figure("convert.wall.value", "`convert` of usr: wall", .seconds, part: "convert", how: "the row's own value"),
         Figure(

@@ -163,6 +163,56 @@ struct Inputs {
         "\(directory((number * 7919 + 13) % millionDirectories))/file-\(number % filesInDirectory)"
     }
 
+    /// One of ten images of 100,000 files (10,000 for everyday use), in directories of 100; a tenth of the files is the same in all.
+    func scaleImage(_ number: Int, files: Int) throws -> Image {
+        let name = "scale-\(files)-\(number)"
+        let path = "\(space.inputs)/\(name).tar"
+        defer { unlink(path) }
+        return try image(
+            name,
+            of: {
+                try TarFile.write(path) { tar in
+                    for directory in 0..<files / 100 {
+                        if directory % 100 == 0 { tar.add("\(directory / 100)/", content: nil) }
+                        let place = "\(directory / 100)/package-\(directory)"
+                        tar.add(place + "/", content: nil)
+                        for file in 0..<100 {
+                            let owner = file % 10 == 0 ? "all" : "\(number)"
+                            let text = String(repeating: "x", count: (directory + file * 7) % 300)
+                            tar.add("\(place)/file-\(file)", content: "\(owner) \(directory) \(file) \(text)\n")
+                        }
+                    }
+                }
+                return "tar:" + path
+            }(), level: 1)
+    }
+
+    /// Where a file of them is.
+    static func scalePath(_ directory: Int) -> String { "/\(directory / 100)/package-\(directory)/file-42" }
+
+    /// An image of plain layers that name files and none of the directories that they are in: which layer below has those has to be
+    /// looked for.
+    ///
+    /// - Returns: the directory of its layout.
+    func unlistedImage(layers: Int, directories: Int) throws -> String {
+        let layout = "\(space.inputs)/unlisted-\(layers)-\(directories).oci"
+        try once("unlisted-\(layers)-\(directories)") {
+            try removeTree(layout)
+            try makeDirectory(layout + "/blobs/sha256")
+            let tars = try (0..<layers).map { layer in
+                let path = "\(layout)/layer-\(layer).tar"
+                try TarFile.write(path) { tar in
+                    for directory in 0..<directories {
+                        tar.add("usr/\(layer)-\(directory)/file", content: "\(layer % 10)")
+                    }
+                }
+                return path
+            }
+            try PlainLayout(directory: layout).write(tars: tars)
+        }
+        return layout
+    }
+
     /// One file of 4 GiB.
     func hugeImage() throws -> Image {
         let image = try image(

@@ -50,8 +50,38 @@ extension Engine {
         return RemoveResult(reference: name, garbage: collects ? try collectGarbage(dryRun: false) : nil)
     }
 
+    /// Deletes what nothing holds, for a caller that asks often, as containerd does at each container's end. Unlike
+    /// `collectGarbage` it does not ask the index for each file. Files that the index does not know are left by a process that is
+    /// killed, so one search in the life of this process finds them; it runs in the background. Takes less than a
+    /// millisecond where there is nothing to delete.
+    func collectGarbageOften() throws {
+        try store.settleGivenUp()
+        if try store.mayHaveGarbage() { _ = try collectGarbage(dryRun: false, looksForUnknown: false) }
+        try lookForUnknownFiles()
+    }
+
+    /// Once in the life of a process.
+    private func lookForUnknownFiles() throws {
+        guard !hasLookedForUnknown.exchange(true, ordering: .relaxed) else { return }
+        let thread = try Thread("unknown") { [self] in
+            do {
+                let found = try store.removeUnknownFiles(dryRun: false) { self.isEnding }
+                guard found.files > 0 else { return }
+                merge.spaceChanged()
+                log.info(
+                    "files that an earlier process has left are gone",
+                    metadata: ["files": "\(found.files)", "bytes": "\(found.bytes)"])
+            } catch {
+                log.error("files that the index does not know cannot be looked for", metadata: ["error": "\(error)"])
+            }
+        }
+        sweeping.withLock { $0.append(thread) }
+    }
+
     /// Deletes what nothing holds: layers of no image and no mount, contents of no layer, files of no content.
-    public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
+    ///
+    /// - Parameter looksForUnknown: whether all files are listed, and each asked for in the index: some 5 µs a file.
+    public func collectGarbage(dryRun: Bool, looksForUnknown: Bool) throws -> GarbageReport {
         if isServing { _ = try activeMounts() }
         let filesystem = servingFilesystem
         let hold = store.hold(try layersMountedAnywhere())
@@ -63,9 +93,11 @@ extension Engine {
             let swept = try store.sweep()
             (report.files, report.bytes) = (swept.files, swept.bytes)
         }
-        let strays = try store.removeUnknownFiles(dryRun: dryRun)
-        report.files += strays.files
-        report.bytes += strays.bytes
+        if looksForUnknown {
+            let strays = try store.removeUnknownFiles(dryRun: dryRun)
+            report.files += strays.files
+            report.bytes += strays.bytes
+        }
         if !dryRun {
             merge.spaceChanged()
             log.info(
@@ -73,6 +105,11 @@ extension Engine {
                 metadata: ["layers": "\(report.layers)", "files": "\(report.files)", "bytes": "\(report.bytes)"])
         }
         return report
+    }
+
+    /// Deletes what nothing holds, and files that the index does not know.
+    public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
+        try collectGarbage(dryRun: dryRun, looksForUnknown: true)
     }
 
     /// The layers of images that are mounted in any namespace. The index knows of those that are where they were mounted; one may live on
@@ -105,6 +142,6 @@ extension Engine {
                 log.error("garbage cannot be deleted", metadata: ["error": "\(error)"])
             }
         }
-        sweeping.withLock { $0 = thread }
+        sweeping.withLock { $0.append(thread) }
     }
 }

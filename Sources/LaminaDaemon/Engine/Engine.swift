@@ -50,7 +50,9 @@ public final class Engine: Sendable {
     /// Whether it was said who keeps the server from ending.
     let holdersTold = Mutex(false)
     /// Deletes what an earlier process had begun to delete.
-    let sweeping = Monitor<Thread?>(nil)
+    let sweeping = Monitor<[Thread]>([])
+    /// Whether files that the index does not know were looked for in this process.
+    let hasLookedForUnknown = Atomic<Bool>(false)
 
     /// Opens the store for writing and starts the merge's threads.
     ///
@@ -207,7 +209,7 @@ public final class Engine: Sendable {
             first: configuration.snapshotter.prefetches, whole: configuration.snapshotter.mergesInBackground)
         options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
         options.viewsChanged = { [weak self] in self?.viewsChanged() }
-        options.collectGarbage = { [weak self] in _ = try self?.collectGarbage(dryRun: false) }
+        options.collectGarbage = { [weak self] in try self?.collectGarbageOften() }
         let snapshotter = try Snapshotter(store: store, merge: merge, options: options, log: log)
         self.snapshotter.withLock { $0 = snapshotter }
         return snapshotter
@@ -236,7 +238,10 @@ public final class Engine: Sendable {
         snapshotter.withLock { $0.take() }?.stop()
         // With the mounts, as they tell whose the files were.
         recordUses()
-        sweeping.withLock { $0.take() }?.join()
+        for thread in sweeping.withLock({ threads in
+            defer { threads = [] }
+            return threads
+        }) { thread.join() }
         let filesystem = filesystem.withLock { unmount ? $0.take() : $0 }
         if unmount { unmountAll() } else { filesystem?.leave() }
         // First the merge: whoever waits for a chunk is told, and no request is left when the connection ends.

@@ -28,7 +28,7 @@ public final class StoreCheck {
     private let deadline: Double?
     private let fetchedBefore: UInt64
     private var result: CheckReport
-    private var image: ImageID?
+    private var image: ImageRecord?
     /// Contents whose damage is in the report, and was not put right.
     private var known: Set<ContentID> = []
     private var progress = Progress(bytes: 0, readBytes: 0, fetchedBytes: 0)
@@ -57,11 +57,11 @@ public final class StoreCheck {
             guard let record = try engine.store.index.image(reference) else {
                 throw StoreError(.notFound, "the image \(reference) is not in the store \(engine.store.root)")
             }
-            return record.id
+            return record
         }
         do {
             try checkIndex()
-            let totals = try engine.store.index.checkTotals(of: image)
+            let totals = try engine.store.index.checkTotals(of: image?.id)
             result.bytes = totals.bytes
             // However little time there is: something is read, so that the next check comes further.
             do { try checkFiles() } catch is OutOfTime where options.readPercent != nil { result.complete = false }
@@ -89,19 +89,33 @@ public final class StoreCheck {
                         "the file was deleted while a server has it open; 'lamina shutdown', then 'lamina check --repair'"
                 ))
         }
-        for problem in try engine.store.index.problems() {
+        for problem in try image.map({ try engine.store.index.problems(of: $0) }) ?? engine.store.index.problems() {
             result.damage.append(
                 CheckFinding(
                     .index, path: "index.db",
                     reason: "\(problem); end the server ('lamina shutdown'), then 'lamina check --repair'"))
         }
+        if image == nil, result.damage.isEmpty { try checkTotals() }
+    }
+
+    /// What is kept rather than counted: how much of layers, images and the store is here.
+    private func checkTotals() throws {
+        let wrong = try engine.store.index.wrongTotals()
+        guard wrong > 0 else { return }
+        var finding = CheckFinding(
+            .index, path: "index.db", reason: "\(wrong) totals are wrong; 'lamina check --repair' counts them anew")
+        if options.repairs {
+            try engine.store.recountTotals()
+            finding.repaired = try engine.store.index.wrongTotals() == 0
+        }
+        result.damage.append(finding)
     }
 
     /// Every file, without reading it: its size and its holes.
     private func checkFiles() throws {
         var position: ContentID?
         while true {
-            let contents = try engine.store.index.landedContents(of: image, after: position, limit: Self.batch)
+            let contents = try engine.store.index.landedContents(of: image?.id, after: position, limit: Self.batch)
             guard let last = contents.last else { return }
             position = last.id
             var changed: [ContentID] = []
@@ -123,7 +137,7 @@ public final class StoreCheck {
         progress.bytes = min(total, budget)
         var (position, hasWrapped) = (start, false)
         while true {
-            var contents = try engine.store.index.landedContents(of: image, after: position, limit: Self.batch)
+            var contents = try engine.store.index.landedContents(of: image?.id, after: position, limit: Self.batch)
             if hasWrapped, let start { contents = contents.filter { $0.id <= start } }
             var changed: [ContentID] = []
             // However it ends: the next check goes on behind what was read.

@@ -131,7 +131,9 @@ extension LayerImporter {
                     id: 0, mode: node.mode, uid: node.uid, gid: node.gid, size: node.size, mtime: node.mtimeSeconds,
                     mtimeNanoseconds: node.mtimeNanoseconds, device: node.device, nlink: node.nlink,
                     content: node.content >= 0 ? contents[Int(node.content)] : nil)
-                let id = try addInode(inode, target: tree.targetRange(of: Int32(number)).map(bytes))
+                let id = try addInode(
+                    inode, in: number == 0 ? nil : firstInode + Int64(node.parent),
+                    target: tree.targetRange(of: Int32(number)).map(bytes))
                 if node.isImplicit { try markImplicit(inode: id, path: tree.path(of: number, entries)) }
             }
             for dirent in tree.dirents {
