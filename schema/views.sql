@@ -203,7 +203,8 @@ SELECT
     'sha256:' || lower(hex(c.digest)) AS digest,
     c.size AS bytes,
     CASE c.state WHEN 2 THEN 'merged' WHEN 1 THEN 'partial' ELSE 'absent' END AS state,
-    lc.inodes AS files
+    lc.inodes AS files,
+    m.platform AS platform
 FROM image AS m
 JOIN image_layer AS il ON il.image = m.id
 JOIN layer AS l ON l.id = il.layer
@@ -245,7 +246,8 @@ SELECT
     mt.target AS target,
     m.reference AS reference,
     mt.upper AS writable,
-    strftime('%Y-%m-%dT%H:%M:%SZ', mt.mounted_at, 'unixepoch') AS mounted_at
+    strftime('%Y-%m-%dT%H:%M:%SZ', mt.mounted_at, 'unixepoch') AS mounted_at,
+    m.platform AS platform
 FROM mount AS mt
 JOIN image AS m ON m.id = mt.image;
 

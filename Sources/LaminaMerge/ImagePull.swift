@@ -103,13 +103,28 @@ public final class ImagePull {
         // Known layers may have got a new place to be fetched from.
         engine.sources.add(source)
         let store = engine.store
-        _ = try store.addImage(
-            reference: reference.description, manifest: image.manifestDigest, platform: image.platform.description,
-            config: image.configBytes, layers: layers, views: try store.views(of: layers))
-        guard let record = try store.index.image(reference.description) else {
+        let found = (image.listedPlatform ?? image.platform).normalized
+        let id = try store.addImage(
+            reference: reference.description, manifest: image.manifestDigest, platform: found.description,
+            config: image.configBytes, layers: layers, views: try store.views(of: layers),
+            replacing: try outdated(reference, by: found, for: platform ?? .host))
+        guard let record = try store.index.image(id) else {
             throw MergeError(.index, "\(reference) is not in the index after it was put there")
         }
         return record
+    }
+
+    /// The store's images of a reference that fit better than what the reference has now: it does not have them any more.
+    private func outdated(
+        _ reference: ImageReference, by found: Platform, for wanted: Platform
+    ) throws -> [ImageID] {
+        let rank = wanted.rank(of: found) ?? .max
+        return try engine.store.index.images(named: reference.description).filter { image in
+            guard image.platform != found.description else { return false }
+            // What nobody said a platform of may be anything.
+            guard let platform = try? Platform(parsing: image.platform) else { return true }
+            return (wanted.rank(of: platform) ?? .max) < rank
+        }.map(\.id)
     }
 
     /// Indexes a layer; where its bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.

@@ -52,18 +52,19 @@ extension Index {
         }
     }
 
-    /// The condition that a content is of an image; parameter ?1 is the image, NULL for the whole store.
+    /// The condition that a content is of an image, for whichever platform; parameter ?1 is its reference, NULL for the whole store.
     private static let ofImage = """
-        (?1 IS NULL OR c.id IN (SELECT i.content FROM image_layer il JOIN layer l ON l.id = il.layer
+        (?1 IS NULL OR c.id IN (SELECT i.content FROM image m JOIN image_layer il ON il.image = m.id
+                                JOIN layer l ON l.id = il.layer
                                 JOIN inode i ON i.id BETWEEN l.first_inode AND l.last_inode
-                                WHERE il.image = ?1 AND i.content IS NOT NULL))
+                                WHERE m.reference = ?1 AND i.content IS NOT NULL))
         """
 
     /// Contents of which something has landed, by number; not those that are refused because their layer lied.
     ///
-    /// - Parameter image: only what is in it; nil: all.
+    /// - Parameter image: the reference of an image: only what is in it; nil: all.
     public func landedContents(
-        of image: ImageID?, after content: ContentID?, limit: Int
+        of image: String?, after content: ContentID?, limit: Int
     ) throws -> [ContentRecord] {
         try read { database in
             try database.cached(
@@ -71,12 +72,12 @@ extension Index {
                 SELECT \(Self.contentColumns) FROM content c
                 WHERE c.id > ?2 AND c.state > 0 AND c.proof < 2 AND \(Self.ofImage) ORDER BY c.id LIMIT ?3
                 """
-            ).bind(1, image?.row).bind(2, content?.row ?? 0).bind(3, Int64(limit)).map { try Self.content($0) }
+            ).bind(1, text: image).bind(2, content?.row ?? 0).bind(3, Int64(limit)).map { try Self.content($0) }
         }
     }
 
     /// How much there is to check. Looks at every content: tens of milliseconds for 100,000.
-    public func checkTotals(of image: ImageID?) throws -> CheckTotals {
+    public func checkTotals(of image: String?) throws -> CheckTotals {
         try read { database in
             try database.cached(
                 """
@@ -84,7 +85,7 @@ extension Index {
                     (SELECT coalesce(sum(k.size), 0) FROM chunk k WHERE k.content = c.id AND k.landed = 1) END), 0)
                 FROM content c WHERE c.state > 0 AND c.proof < 2 AND \(Self.ofImage)
                 """
-            ).bind(1, image?.row).first { CheckTotals(contents: $0.integer(0), bytes: $0.integer(1)) }
+            ).bind(1, text: image).first { CheckTotals(contents: $0.integer(0), bytes: $0.integer(1)) }
         } ?? CheckTotals()
     }
 

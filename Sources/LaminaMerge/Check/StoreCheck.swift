@@ -28,7 +28,8 @@ public final class StoreCheck {
     private let deadline: Double?
     private let fetchedBefore: UInt64
     private var result: CheckReport
-    private var image: ImageID?
+    /// The reference of the image that is checked; nil: the whole store.
+    private var image: String? { options.image }
     /// Contents whose damage is in the report, and was not put right.
     private var known: Set<ContentID> = []
     private var progress = Progress(bytes: 0, readBytes: 0, fetchedBytes: 0)
@@ -53,11 +54,8 @@ public final class StoreCheck {
 
     /// - Throws: `StoreError.notFound` for an image that is not there; `MergeError.interrupted`.
     public func run() throws -> CheckReport {
-        image = try options.image.map { reference in
-            guard let record = try engine.store.index.image(reference) else {
-                throw StoreError(.notFound, "the image \(reference) is not in the store \(engine.store.root)")
-            }
-            return record.id
+        if let image, try engine.store.index.images(named: image).isEmpty {
+            throw StoreError(.notFound, "the image \(image) is not in the store \(engine.store.root)")
         }
         do {
             try checkIndex()
@@ -117,7 +115,7 @@ public final class StoreCheck {
 
     /// The bytes, from where the last check stopped, once around at most.
     private func checkData(percent: Double, of total: Int64) throws {
-        let scope = options.image ?? ""
+        let scope = image ?? ""
         var budget = percent >= 100 ? Int64.max : max(1, Int64(Double(total) * percent / 100))
         let start = try engine.store.index.checkPosition(scope: scope).content
         progress.bytes = min(total, budget)
