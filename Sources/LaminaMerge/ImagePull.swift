@@ -81,22 +81,27 @@ public final class ImagePull {
             reference, platform: platform, source: source, shouldStop: shouldStop,
             knownConfig: { try? self.engine.store.index.configuration(ofManifest: $0) })
         engine.sources.add(source)
+        let blobs = ForeignLayersSource.around(source, for: image.layers, registries: engine.options.registries)
         hold = engine.store.hold(image.layers.map(\.digest))
         progress.stage = .indexing
         progress.layers = image.layers.count
         report(progress)
         let indexer = LayerIndexer(
-            store: engine.store, source: source, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
+            store: engine.store, source: blobs, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
             refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits,
             shouldStop: shouldStop,
-            stream: { [self] in try stream($0, from: source, diffID: $1, format: $2) },
+            stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2) },
             didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing)
         var layers: [LayerID] = []
         for (number, descriptor) in image.layers.enumerated() {
             if shouldStop() { throw MergeError.stopped }
             progress.current = descriptor.digest.description
             let diffID = number < image.diffIDs.count ? image.diffIDs[number] : nil
-            layers.append(try index(descriptor, diffID, by: indexer, from: source))
+            layers.append(try index(descriptor, diffID, by: indexer, from: blobs))
+            if let elsewhere = (blobs as? ForeignLayersSource)?.location(of: descriptor.digest), let layer = layers.last
+            {
+                try engine.store.addSource(elsewhere, to: layer)
+            }
             progress.indexedLayers += 1
             report(progress)
         }
