@@ -63,6 +63,7 @@ extension MergeEngine {
     /// - Returns: what has landed of it, in bytes on disk.
     private func decode(_ piece: Piece, with decoder: ChunkDecoder) -> Int64 {
         var landed: [Part] = []
+        var holes: [(part: Part, bytes: Int64)] = []
         var offset = 0
         let (compression, keepsTarParts) = sources.decoding(of: piece.layer)
         var landing = Landing()
@@ -76,9 +77,10 @@ extension MergeEngine {
                     for part in member.parts {
                         do throws(VerificationFailure) {
                             let chunk = try VerifiedChunk(part, of: decompressed)
-                            if place(chunk) {
+                            if let hollow = place(chunk) {
                                 serve(chunk)
                                 landed.append(part)
+                                if hollow > 0 { holes.append((part, hollow)) }
                             }
                         } catch {
                             wrong.append((part, .mismatch(part, error.actual, layer: layerName(piece.layer))))
@@ -94,11 +96,41 @@ extension MergeEngine {
             }
             if !wrong.isEmpty { mistrust(member, wrong, piece.layer) }
         }
-        let bytes = landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) }
+        let bytes =
+            landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) } - holes.reduce(0) { $0 + $1.bytes }
         // First: what is on record must not be counted as on its way, too.
         space?.landed(bytes)
+        let unrecorded = record(holes)
+        if !unrecorded.isEmpty {
+            landed.removeAll { part in
+                unrecorded.contains { $0.content === part.content && $0.index == part.index }
+            }
+        }
         finish(landed, landing)
         return bytes
+    }
+
+    /// Records the holes of chunks, before anybody is told that these have landed: as soon as a content is whole its file may be
+    /// opened, and is then held against what is on record.
+    ///
+    /// - Returns: those that cannot be recorded just now. Whoever waits for them has been told.
+    private func record(_ holes: [(part: Part, bytes: Int64)]) -> [Part] {
+        guard !holes.isEmpty else { return [] }
+        var landing = Landing()
+        landing.holes = holes.map { hole in
+            let content = hole.part.content
+            return (content.id, content.chunks.count > 1 ? hole.part.offset : nil, hole.bytes)
+        }
+        do {
+            try store.record(landing)
+            return []
+        } catch {
+            let parts = holes.map(\.part)
+            fail(
+                [Member(blobOffset: 0, blobSize: 0, parts: parts)],
+                MergeError(.index, "what has landed cannot be recorded", cause: error))
+            return parts
+        }
     }
 
     /// Gives a chunk that is in its place to those who read in it: from here, as its file would have to be read for them.
@@ -118,15 +150,18 @@ extension MergeEngine {
         if wasFirst { state.withLock(notify: true) { _ in } }
     }
 
-    /// Writes a verified chunk at its own offset in its backing file.
-    private func place(_ chunk: borrowing VerifiedChunk) -> Bool {
+    /// Writes a verified chunk at its own offset in its backing file, but for its zeros.
+    ///
+    /// - Returns: how many bytes of it are holes of the file; nil where it cannot be written.
+    private func place(_ chunk: borrowing VerifiedChunk) -> Int64? {
         let part = chunk.part
-        guard let record = part.content.record else { return false }
+        guard let record = part.content.record else { return nil }
+        let holes = ZeroRuns.find(in: chunk.bytes, at: part.offset, fileSize: record.size)
         do {
             let keepsCached = record.size < Self.largeSize && part.content.hasReaders.load(ordering: .relaxed)
             if part.content.chunks.count == 1 {
                 try withLease(of: part.content, record.name) { lease throws(SystemError) in
-                    try lease.write(chunk.bytes, as: record.name, keepsCached: keepsCached)
+                    try lease.write(chunk.bytes, holes: holes, as: record.name, keepsCached: keepsCached)
                 }
             } else {
                 let file = try part.content.file.withLock { file throws(SystemError) -> BackingFile in
@@ -137,14 +172,14 @@ extension MergeEngine {
                     file = opened
                     return opened
                 }
-                try file.write(chunk.bytes, at: part.offset, keepsCached: keepsCached)
+                try file.write(chunk.bytes, holes: holes, at: part.offset, keepsCached: keepsCached)
             }
-            return true
+            return holes.reduce(0) { $0 + Int64($1.count) }
         } catch {
             fail(
                 [Member(blobOffset: 0, blobSize: 0, parts: [part])],
                 MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error))
-            return false
+            return nil
         }
     }
 

@@ -9,8 +9,8 @@ extension Store {
         let contents = try index.read { database in
             try database.integer(
                 """
-                SELECT coalesce(sum((max(0, CASE c.state WHEN 2 THEN c.size - c.holes ELSE
-                    (SELECT coalesce(sum(k.size), 0) FROM chunk k WHERE k.content = c.id AND k.landed = 1) END)
+                SELECT coalesce(sum((max(0, CASE c.state WHEN 2 THEN c.size ELSE
+                    (SELECT coalesce(sum(k.size), 0) FROM chunk k WHERE k.content = c.id AND k.landed = 1) END - c.holes)
                     + 4095) / 4096 * 4096), 0)
                 FROM content c WHERE c.state > 0
                 """) ?? 0

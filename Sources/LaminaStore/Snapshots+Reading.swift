@@ -65,7 +65,7 @@ extension Index {
         let usage = try read { database in
             try database.cached(
                 """
-                SELECT coalesce(sum((d.landed_bytes - CASE c.state WHEN 2 THEN c.holes ELSE 0 END + 4095) / 4096 * 4096), 0),
+                SELECT coalesce(sum((d.landed_bytes - c.holes + 4095) / 4096 * 4096), 0),
                        count(*)
                 FROM (SELECT DISTINCT i.content AS id FROM layer l
                       JOIN inode i ON i.id BETWEEN l.first_inode AND l.last_inode
