@@ -96,6 +96,10 @@ bench-quick: bench-build ## The same with fewer rounds, printed only; PART=NAME 
 bench-test: ## Test what makes figures of measurements.
 	$(SWIFT) test --package-path Benchmarks
 
+.PHONY: readers
+readers: ## Get podman, containerd, Docker and others of Debian's suites into .build/readers, where the tests find them (2 GB).
+	@scripts/readers.sh "$(CURDIR)/.build/readers"
+
 ODD_LAYERS ?= 2000
 ODD_SEED ?= 1000
 

@@ -197,7 +197,8 @@ SELECT
     coalesce((SELECT r.inodes FROM repeated_content AS r WHERE r.layer = lg.layer AND r.content = c.id), 1) AS files,
     c.digest AS digest_bytes,
     l.id AS layer_row,
-    c.id AS content_row
+    c.id AS content_row,
+    m.platform AS platform
 FROM image AS m
 JOIN image_layer AS il ON il.image = m.id
 JOIN layer AS l ON l.id = il.layer
@@ -300,7 +301,8 @@ SELECT
     mt.target AS target,
     m.reference AS reference,
     mt.upper AS writable,
-    strftime('%Y-%m-%dT%H:%M:%SZ', mt.mounted_at, 'unixepoch') AS mounted_at
+    strftime('%Y-%m-%dT%H:%M:%SZ', mt.mounted_at, 'unixepoch') AS mounted_at,
+    m.platform AS platform
 FROM mount AS mt
 JOIN image AS m ON m.id = mt.image;
 

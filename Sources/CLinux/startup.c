@@ -32,6 +32,8 @@ int lamina_raise_limit(int32_t resource, uint64_t wanted) {
 
 const int32_t lamina_rlimit_files = RLIMIT_NOFILE;
 const int32_t lamina_rlimit_file_size = RLIMIT_FSIZE;
+const int32_t lamina_rlimit_address_space = RLIMIT_AS;
+const int32_t lamina_rlimit_data = RLIMIT_DATA;
 
 int32_t lamina_flush_output(void) {
     // What failed before has left its mark in the stream, and its number here, if nothing else failed since.

@@ -37,7 +37,8 @@ final class Conversion {
             let blobs = try reference.openSource(plainHTTP: options.plainHTTP, registries: options.registries)
             let image = try ImageResolver.resolve(
                 reference, platform: options.platform, source: blobs, shouldStop: shouldStop)
-            return try writing { try convert(image, from: blobs, to: $0) }
+            let layers = ForeignLayersSource.around(blobs, for: image.layers, registries: options.registries)
+            return try writing { try convert(image, from: layers, to: $0) }
         case .tar(let path):
             let input = TarFileInput(file: try File(path, O_RDONLY), path: path)
             begin(layers: 1, bytes: try input.fileSize())

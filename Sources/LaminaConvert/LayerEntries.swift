@@ -38,7 +38,7 @@ struct StreamedLayer {
         var reader = TarReader()
         var entries = LayerEntries()
         var isKept = false
-        try input.readTar(for: conversion) { bytes in
+        let take: (UnsafeRawBufferPointer) throws -> Void = { bytes in
             var piece = bytes
             while true {
                 switch try reader.next(&piece) {
@@ -53,6 +53,6 @@ struct StreamedLayer {
                 }
             }
         }
-        try reader.finish()
+        try input.readTar(for: conversion, into: take) { try reader.finish() }
     }
 }

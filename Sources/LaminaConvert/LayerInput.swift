@@ -75,8 +75,11 @@ struct TarFileInput: LayerInput {
 extension LayerInput {
     /// Gives the bytes of the tar in order, and checks what is read against the digests that name it.
     ///
+    /// - Parameter ended: called when everything of a right blob was given: what is no tar says more by that than by its diff ID.
     /// - Throws: `FormatError` `digestMismatch` for another blob digest or diff ID than said, once everything was given.
-    func readTar(for conversion: Conversion, into sink: (UnsafeRawBufferPointer) throws -> Void) throws {
+    func readTar(
+        for conversion: Conversion, into sink: (UnsafeRawBufferPointer) throws -> Void, ended: () throws -> Void
+    ) throws {
         var blobHash = SHA256()
         var tarHash = SHA256()
         var decompressor: StreamDecompressor?
@@ -104,6 +107,7 @@ extension LayerInput {
         if decompressor == nil { try head.withUnsafeBytes { try push($0) } }
         try decompressor?.finish()
         try check(blobHash.digest(), descriptor?.digest, "the blob's digest")
+        try ended()
         try check(tarHash.digest(), diffID, "the diff ID")
     }
 

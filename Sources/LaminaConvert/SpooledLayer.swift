@@ -29,7 +29,7 @@ final class SpooledLayer {
         var rules = LayerEntries()
         var reader = TarReader()
         var written: Int64 = 0
-        try input.readTar(for: conversion) { bytes in
+        let take: (UnsafeRawBufferPointer) throws -> Void = { bytes in
             try file.write(bytes, at: written)
             written += Int64(bytes.count)
             var piece = bytes
@@ -49,7 +49,7 @@ final class SpooledLayer {
                 }
             }
         }
-        try reader.finish()
+        try input.readTar(for: conversion, into: take) { try reader.finish() }
         self.file = file
         self.entries = entries
         self.names = names

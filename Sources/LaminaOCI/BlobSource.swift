@@ -21,7 +21,7 @@ public typealias ManifestBytes = (bytes: [UInt8], mediaType: String, digest: Dig
 
 /// Where the blobs and manifests of one repository come from. Calls block: they belong on threads made for it.
 public protocol BlobSource: Sendable {
-    /// How the index stores it, so that a later process finds it again: `oci:/dir` or `http://127.0.0.1:5000/name`;
+    /// How the index stores it, so that a later process finds it again: `oci:/dir`, `http://127.0.0.1:5000/name`, or for one blob `url:https://…`;
     /// ``BlobSources/open(_:registries:)`` undoes it.
     var location: String { get }
 
@@ -104,6 +104,12 @@ public enum BlobSources {
     ) throws(OCIError) -> any BlobSource {
         if location.hasPrefix("oci:/"), !location.utf8.contains(0) {
             return OCILayoutSource(directory: String(location.dropFirst(4)))
+        }
+        if location.hasPrefix(URLSource.prefix),
+            let source = URLSource(
+                String(location.dropFirst(URLSource.prefix.count)), settings: registries.settings)
+        {
+            return source
         }
         for scheme in [RegistryClient.Endpoint.Scheme.http, .https] {
             guard location.hasPrefix("\(scheme)://") else { continue }

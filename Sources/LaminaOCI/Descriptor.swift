@@ -11,6 +11,8 @@ public struct Descriptor: Hashable, Sendable {
     public var annotations: [String: String]
     /// In an index: what the manifest is for.
     public var platform: Platform?
+    /// Of a blob that its registry may not hand out: where else it is.
+    public var urls: [String] = []
 
     public init(
         mediaType: String, digest: Digest, size: Int64, annotations: [String: String] = [:], platform: Platform? = nil
@@ -30,6 +32,9 @@ public struct Descriptor: Hashable, Sendable {
             size: try size.integer(),
             annotations: try field.optional("annotations")?.strings(atMost: ImageLimits.annotationCount) ?? [:])
         if let platform = try field.optional("platform") { self.platform = try Platform(platform) }
+        for url in try field.optional("urls")?.elements(atMost: ImageLimits.urlCount) ?? [] {
+            urls.append(try url.string())
+        }
         guard self.size >= 0 else { throw size.wrong("0 or more") }
     }
 
@@ -41,6 +46,7 @@ public struct Descriptor: Hashable, Sendable {
         ]
         if !annotations.isEmpty { members.append(JSON.Member("annotations", .strings(annotations))) }
         if let platform { members.append(JSON.Member("platform", platform.json)) }
+        if !urls.isEmpty { members.append(JSON.Member("urls", .array(urls.map { .string($0) }))) }
         return .object(members)
     }
 

@@ -14,6 +14,8 @@ public struct ResolvedImage: Sendable {
     public let diffIDs: [Digest]
     /// What the config says that the image is for.
     public let platform: Platform
+    /// What the index says that it is for, where it came by one that says so: configs of other writers often lack the variant.
+    public let listedPlatform: Platform?
 }
 
 /// Follows a reference to one image.
@@ -56,7 +58,7 @@ public enum ImageResolver {
         let found = try source.manifest(reference.target, shouldStop: shouldStop)
         switch try ImageDocument(parsing: found.bytes, mediaType: found.mediaType, name: found.digest.description) {
         case .manifest(let manifest):
-            let image = try complete(manifest, found, reference, documents, shouldStop)
+            let image = try complete(manifest, found, nil, reference, documents, shouldStop)
             if let platform, platform.rank(of: image.platform) == nil {
                 throw noPlatform(platform, reference, [image.platform])
             }
@@ -127,7 +129,7 @@ public enum ImageResolver {
                 return try image(in: index, depth: depth + 1, seen: &seen, shouldStop)
             case .manifest(let manifest):
                 if descriptor.platform == nil, !MediaType.isConfig(manifest.config.mediaType) { return nil }
-                let image = try complete(manifest, found, reference, documents, shouldStop)
+                let image = try complete(manifest, found, descriptor.platform, reference, documents, shouldStop)
                 // Where the index names a platform it is believed: configs of other writers often lack the variant.
                 if descriptor.platform != nil || platform.rank(of: image.platform) != nil { return image }
                 if !seen.contains(image.platform) { seen.append(image.platform) }
@@ -137,8 +139,8 @@ public enum ImageResolver {
     }
 
     private static func complete(
-        _ manifest: ImageManifest, _ found: ManifestBytes, _ reference: ImageReference, _ documents: KnownConfigs,
-        _ shouldStop: @Sendable () -> Bool
+        _ manifest: ImageManifest, _ found: ManifestBytes, _ listed: Platform?, _ reference: ImageReference,
+        _ documents: KnownConfigs, _ shouldStop: @Sendable () -> Bool
     ) throws -> ResolvedImage {
         let name = found.digest.description
         guard MediaType.isConfig(manifest.config.mediaType) else {
@@ -164,7 +166,7 @@ public enum ImageResolver {
         return ResolvedImage(
             reference: reference, manifestDigest: found.digest, manifestBytes: found.bytes, manifest: manifest,
             configDescriptor: manifest.config, configBytes: bytes, config: config, layers: manifest.layers,
-            diffIDs: config.diffIDs, platform: config.platform)
+            diffIDs: config.diffIDs, platform: config.platform, listedPlatform: listed)
     }
 
     private static func noPlatform(_ wanted: Platform, _ reference: ImageReference, _ there: [Platform]) -> OCIError {

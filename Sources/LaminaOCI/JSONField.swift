@@ -103,4 +103,6 @@ public enum ImageLimits {
     public static let indexCount = 10_000
     /// Annotations of one descriptor or manifest.
     public static let annotationCount = 1_000
+    /// URLs of one descriptor.
+    public static let urlCount = 100
 }

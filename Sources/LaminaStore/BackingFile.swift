@@ -25,10 +25,31 @@ public final class BackingFile: Sendable {
 
     init(_ file: File) { self.file = file }
 
-    /// Writes a chunk at its own offset.
+    /// Writes a chunk at its own offset, but for runs of zeros, which become holes.
     ///
-    /// - Parameter keepsCached: whether somebody is about to read it.
-    public func write(_ bytes: UnsafeRawBufferPointer, at offset: Int64, keepsCached: Bool) throws(SystemError) {
+    /// - Parameters:
+    ///   - holes: as `ZeroRuns` finds them in these bytes.
+    ///   - keepsCached: whether somebody is about to read it.
+    public func write(
+        _ bytes: UnsafeRawBufferPointer, holes: [Range<Int>] = [], at offset: Int64, keepsCached: Bool
+    ) throws(SystemError) {
+        var written = 0
+        func writeBytes(upTo end: Int) throws(SystemError) {
+            guard written < end else { return }
+            try writeAll(
+                UnsafeRawBufferPointer(rebasing: bytes[written..<end]), at: offset + Int64(written),
+                keepsCached: keepsCached)
+        }
+        for hole in holes {
+            try writeBytes(upTo: hole.lowerBound)
+            // What an earlier try left there was not verified.
+            try file.clear((offset + Int64(hole.lowerBound))..<(offset + Int64(hole.upperBound)))
+            written = hole.upperBound
+        }
+        try writeBytes(upTo: bytes.count)
+    }
+
+    private func writeAll(_ bytes: UnsafeRawBufferPointer, at offset: Int64, keepsCached: Bool) throws(SystemError) {
         var written = 0
         if !keepsCached, bytes.count >= Self.directSize, let base = bytes.baseAddress,
             Int(bitPattern: base) % Self.alignment == 0, offset % Int64(Self.alignment) == 0

@@ -52,17 +52,17 @@ extension Index {
         }
     }
 
-    /// The condition that a content is of an image; parameter ?1 is the image, NULL for the whole store.
+    /// The condition that a content is of an image, for whichever platform; parameter ?1 is its reference, NULL for the whole store.
     private static let ofImage = """
-        (?1 IS NULL OR c.content_group IN (SELECT lg.content_group FROM image_layer il
-                                           JOIN layer_group lg ON lg.layer = il.layer WHERE il.image = ?1))
+        (?1 IS NULL OR c.content_group IN (SELECT lg.content_group FROM image m JOIN image_layer il ON il.image = m.id
+                                           JOIN layer_group lg ON lg.layer = il.layer WHERE m.reference = ?1))
         """
 
     /// Contents of which something has landed, by number; not those that are refused because their layer lied.
     ///
-    /// - Parameter image: only what is in it; nil: all.
+    /// - Parameter image: the reference of an image: only what is in it; nil: all.
     public func landedContents(
-        of image: ImageID?, after content: ContentID?, limit: Int
+        of image: String?, after content: ContentID?, limit: Int
     ) throws -> [ContentRecord] {
         try read { database in
             try database.cached(
@@ -70,19 +70,19 @@ extension Index {
                 SELECT \(Self.contentColumns) FROM content c
                 WHERE c.id > ?2 AND c.state > 0 AND c.proof < 2 AND \(Self.ofImage) ORDER BY c.id LIMIT ?3
                 """
-            ).bind(1, image?.row).bind(2, content?.row ?? 0).bind(3, Int64(limit)).map { try Self.content($0) }
+            ).bind(1, text: image).bind(2, content?.row ?? 0).bind(3, Int64(limit)).map { try Self.content($0) }
         }
     }
 
     /// How much there is to check. Looks at every content: tens of milliseconds for 100,000.
-    public func checkTotals(of image: ImageID?) throws -> CheckTotals {
+    public func checkTotals(of image: String?) throws -> CheckTotals {
         try read { database in
             try database.cached(
                 """
                 SELECT count(*), coalesce(sum(iif(c.state = 2, c.size, c.landed)), 0)
                 FROM content c WHERE c.state > 0 AND c.proof < 2 AND \(Self.ofImage)
                 """
-            ).bind(1, image?.row).first { CheckTotals(contents: $0.integer(0), bytes: $0.integer(1)) }
+            ).bind(1, text: image).first { CheckTotals(contents: $0.integer(0), bytes: $0.integer(1)) }
         } ?? CheckTotals()
     }
 

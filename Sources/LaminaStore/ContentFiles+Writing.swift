@@ -43,24 +43,26 @@ extension WritingLease {
 
     /// Writes a content of one chunk.
     ///
-    /// - Parameter keepsCached: whether somebody is about to read it.
+    /// - Parameters:
+    ///   - holes: what of it are zeros that take no disk, as `ZeroRuns` finds them.
+    ///   - keepsCached: whether somebody is about to read it.
     public func write(
-        _ bytes: UnsafeRawBufferPointer, as name: BackingName, keepsCached: Bool
+        _ bytes: UnsafeRawBufferPointer, holes: [Range<Int>] = [], as name: BackingName, keepsCached: Bool
     ) throws(SystemError) {
         assert(covers(name))
         let isSmall = bytes.count < BackingFile.directSize
         do {
             // Most are new: then there is nobody to share it with and no other size to mend.
             let file = try File(name.path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o644, in: files.directory)
-            if !isSmall { try file.truncate(to: Int64(bytes.count)) }
-            return try BackingFile(file).write(bytes, at: 0, keepsCached: keepsCached)
+            if !isSmall || !holes.isEmpty { try file.truncate(to: Int64(bytes.count)) }
+            return try BackingFile(file).write(bytes, holes: holes, at: 0, keepsCached: keepsCached)
         } catch {
             guard error.code == EEXIST else { throw error }
         }
         // Of one chunk: these bytes are what the file is named by, whoever has it.
         let size = Int64(bytes.count)
         let file = try name.claim == nil ? BackingFile(openInPlace(name, size: size)) : writable(name, size: size)
-        try file.write(bytes, at: 0, keepsCached: keepsCached)
+        try file.write(bytes, holes: holes, at: 0, keepsCached: keepsCached)
     }
 
     /// Makes `name` another name of `existing`'s file, replacing what it named: the same bytes, the same page cache.

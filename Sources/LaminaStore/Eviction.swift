@@ -9,7 +9,7 @@ extension Store {
         let contents = try index.read { database in
             try database.integer(
                 """
-                SELECT coalesce(sum((max(0, iif(c.state = 2, c.size - c.holes, c.landed)) + 4095) / 4096 * 4096), 0)
+                SELECT coalesce(sum((max(0, iif(c.state = 2, c.size, c.landed) - c.holes) + 4095) / 4096 * 4096), 0)
                 FROM content c WHERE c.state > 0
                 """) ?? 0
         }

@@ -26,24 +26,21 @@ public struct MountRecord: Sendable {
 }
 
 extension Store {
-    /// Records an image, replacing what its reference named before. On disk when it returns, with its layers.
+    /// Records an image, replacing what its reference named before for this platform. On disk when it returns, with its layers.
+    ///
+    /// - Parameters:
+    ///   - platform: normalized, so that a platform has one image.
+    ///   - outdated: images of the same reference for other platforms that this one takes the place of, with their mounts and pins.
     public func addImage(
-        reference: String, manifest: Digest, platform: String, config: [UInt8], layers: [LayerID], views: [ViewID]
+        reference: String, manifest: Digest, platform: String, config: [UInt8], layers: [LayerID], views: [ViewID],
+        replacing outdated: [ImageID] = []
     ) throws -> ImageID {
         precondition(layers.count == views.count, "each layer has its view")
         return try writeDurably { writer in
             let database = writer.connection
-            try database.cached(
-                """
-                INSERT INTO image (reference, manifest_digest, platform, config, pulled_at) VALUES (?, ?, ?, ?, ?)
-                ON CONFLICT (reference) DO UPDATE SET manifest_digest = excluded.manifest_digest,
-                    platform = excluded.platform, config = excluded.config, pulled_at = excluded.pulled_at
-                """
-            ).bind(1, text: reference).bind(2, digest: manifest).bind(3, text: platform).bind(4, blob: config)
-                .bind(5, Int64(time(nil))).run()
-            let image = try database.cached("SELECT id FROM image WHERE reference = ?").bind(1, text: reference)
-                .first { ImageID($0.integer(0)) }
-            guard let image else { throw StoreError(.damaged, "image \(reference) vanished from the index") }
+            let image = try Self.imageRow(reference, platform, outdated, in: database)
+            try database.cached("UPDATE image SET manifest_digest = ?, config = ?, pulled_at = ? WHERE id = ?")
+                .bind(1, digest: manifest).bind(2, blob: config).bind(3, Int64(time(nil))).bind(4, image.row).run()
             try database.cached("DELETE FROM image_layer WHERE image = ?").bind(1, image.row).run()
             let insert = try database.cached(
                 "INSERT INTO image_layer (image, position, layer, view) VALUES (?, ?, ?, ?)")
@@ -52,6 +49,44 @@ extension Store {
             }
             return image
         }
+    }
+
+    /// The one row of an image: its own, else that of one that it replaces, else a new one, whose manifest is all zeros yet.
+    private static func imageRow(
+        _ reference: String, _ platform: String, _ outdated: [ImageID], in database: Connection
+    ) throws -> ImageID {
+        func row(of id: ImageID) throws -> Bool {
+            try database.cached("SELECT 1 FROM image WHERE id = ? AND reference = ?").bind(1, id.row)
+                .bind(2, text: reference).first { _ in true } != nil
+        }
+        let own = try database.cached("SELECT id FROM image WHERE reference = ? AND platform = ?")
+            .bind(1, text: reference).bind(2, text: platform).first { ImageID($0.integer(0)) }
+        // Somebody may have removed them meanwhile.
+        var others = try outdated.filter { try $0 != own && row(of: $0) }
+        let kept: ImageID
+        if let own {
+            kept = own
+        } else if !others.isEmpty {
+            kept = others.removeFirst()
+            try database.cached("UPDATE image SET platform = ? WHERE id = ?").bind(1, text: platform).bind(2, kept.row)
+                .run()
+        } else {
+            try database.cached(
+                """
+                INSERT INTO image (reference, manifest_digest, platform, config, pulled_at)
+                VALUES (?, zeroblob(32), ?, zeroblob(0), 0)
+                """
+            ).bind(1, text: reference).bind(2, text: platform).run()
+            kept = ImageID(database.lastInsertedRow)
+        }
+        for other in others {
+            try database.cached("UPDATE mount SET image = ? WHERE image = ?").bind(1, kept.row).bind(2, other.row).run()
+            try database.cached(
+                "UPDATE image SET pinned = max(pinned, (SELECT pinned FROM image WHERE id = ?2)) WHERE id = ?1"
+            ).bind(1, kept.row).bind(2, other.row).run()
+            try database.cached("DELETE FROM image WHERE id = ?").bind(1, other.row).run()
+        }
+        return kept
     }
 
     /// Records a mount.
@@ -105,9 +140,9 @@ public struct ImageTotals: Sendable, Equatable {
 }
 
 extension Index {
-    /// The image that a reference names.
-    public func image(_ reference: String) throws -> ImageRecord? {
-        try images().first { $0.reference == reference }
+    /// The images that a reference names: one for each platform that it was pulled for, the one that was pulled first in front.
+    public func images(named reference: String) throws -> [ImageRecord] {
+        try images().filter { $0.reference == reference }
     }
 
     /// The configuration of an image that has this manifest; nil when there is none.
@@ -141,23 +176,25 @@ extension Index {
     /// An image by number.
     public func image(_ id: ImageID) throws -> ImageRecord? { try images().first { $0.id == id } }
 
-    /// Every image, by reference.
+    /// Every image, by reference, those of one by number.
     public func images() throws -> [ImageRecord] {
         try read { database in
             let layers = try database.cached("SELECT image, layer, view FROM image_layer ORDER BY image, position")
                 .map { (ImageID($0.integer(0)), LayerID($0.integer(1)), ViewID($0.integer(2))) }
             let byImage = Dictionary(grouping: layers, by: { $0.0 })
-            return try database.cached("SELECT id, reference, manifest_digest, platform FROM image ORDER BY reference")
-                .map { row in
-                    let id = ImageID(row.integer(0))
-                    guard let digest = row.digest(2) else {
-                        throw StoreError(.damaged, "image \(row.text(1)) of the index has no digest")
-                    }
-                    let rows = byImage[id] ?? []
-                    return ImageRecord(
-                        id: id, reference: row.text(1), manifestDigest: digest, platform: row.text(3),
-                        layers: rows.map { $0.1 }, views: rows.map { $0.2 })
+            return try database.cached(
+                "SELECT id, reference, manifest_digest, platform FROM image ORDER BY reference, id"
+            )
+            .map { row in
+                let id = ImageID(row.integer(0))
+                guard let digest = row.digest(2) else {
+                    throw StoreError(.damaged, "image \(row.text(1)) of the index has no digest")
                 }
+                let rows = byImage[id] ?? []
+                return ImageRecord(
+                    id: id, reference: row.text(1), manifestDigest: digest, platform: row.text(3),
+                    layers: rows.map { $0.1 }, views: rows.map { $0.2 })
+            }
         }
     }
 

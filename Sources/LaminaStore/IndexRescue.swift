@@ -82,7 +82,7 @@ extension Store {
 
     private static func readableImages(_ path: String) throws -> [String] {
         let connection = try Connection(path: path, access: .readOnly)
-        return try connection.prepare("SELECT reference FROM image ORDER BY reference").map { $0.text(0) }
+        return try connection.prepare("SELECT DISTINCT reference FROM image ORDER BY reference").map { $0.text(0) }
     }
 
     /// How many files stand below `content/`; counted up to a limit.

@@ -59,9 +59,12 @@ public struct ContentInspection: Sendable, Codable, Equatable {
 }
 
 extension Index {
-    /// An image with its layers and mounts; nil where there is none of that name.
-    public func inspect(image reference: String) throws -> ImageInspection? {
-        guard let image = try imageStatus().first(where: { $0.reference == reference }) else { return nil }
+    /// An image with its layers and mounts; nil where it is not there any more.
+    public func inspect(image record: ImageRecord) throws -> ImageInspection? {
+        func isIt(_ reference: String, _ platform: String) -> Bool {
+            reference == record.reference && platform == record.platform
+        }
+        guard let image = try imageStatus().first(where: { isIt($0.reference, $0.platform) }) else { return nil }
         let layers = try read { database in
             try Self.layers(
                 database,
@@ -69,11 +72,11 @@ extension Index {
                 JOIN layer AS b ON 'sha256:' || lower(hex(b.digest)) = s.digest
                 JOIN image_layer AS il ON il.layer = b.id
                 JOIN image AS m ON m.id = il.image
-                WHERE m.reference = ? ORDER BY il.position
-                """, reference)
+                WHERE m.reference = ?1 AND m.platform = ?2 ORDER BY il.position
+                """, record.reference, record.platform)
         }
         return ImageInspection(
-            image: image, layers: layers, mounts: try mountStatus().filter { $0.reference == reference })
+            image: image, layers: layers, mounts: try mountStatus().filter { isIt($0.reference, $0.platform) })
     }
 
     /// The layers whose digest begins like this, `sha256:` included.
@@ -83,15 +86,17 @@ extension Index {
         }
     }
 
-    private static func layers(_ database: Connection, _ rest: String, _ text: String) throws -> [LayerInspection] {
-        let rows = try database.cached(
+    private static func layers(_ database: Connection, _ rest: String, _ texts: String...) throws -> [LayerInspection] {
+        let statement = try database.cached(
             """
             SELECT s.digest, s.diff_id, s.toc_digest, s.format, s.compressed_bytes, s.contents, s.merged_contents, s.bytes,
                    s.landed_bytes, s.state, s.indexed_at, s.toc_proof, s.blob_proven_at, s.chunks_proven_at,
                    s.files_proven_at, s.diff_id_proof, s.diff_id_proven_at, s.computed_diff_id
             FROM layer_status AS s \(rest)
             """
-        ).bind(1, text: text).map {
+        )
+        for (number, text) in texts.enumerated() { statement.bind(Int32(number + 1), text: text) }
+        let rows = try statement.map {
             LayerInspection(
                 digest: $0.text(0), diffID: $0.optionalText(1), tocDigest: $0.optionalText(2), format: $0.text(3),
                 compressedBytes: $0.integer(4), contents: $0.integer(5), mergedContents: $0.integer(6),

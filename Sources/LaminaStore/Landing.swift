@@ -6,6 +6,9 @@ import Synchronization
 public struct Landing: Sendable {
     /// Chunks whose verified bytes stand in the backing file; for contents of several chunks.
     public var chunks: [(content: ContentID, offset: Int64)] = []
+    /// How many bytes of a chunk are zeros without data behind them, for chunks that have such. It has landed with that; of a content of
+    /// one chunk, which has no offset here, `merged` says so.
+    public var holes: [(content: ContentID, offset: Int64?, bytes: Int64)] = []
     /// Contents whose every chunk has landed, with what is known of the whole-file digest.
     public var merged: [(content: ContentID, proof: ContentRecord.Proof)] = []
     /// What the members of these chunks hold beside files, as `TarPart` says it.
@@ -13,7 +16,7 @@ public struct Landing: Sendable {
 
     public init() {}
 
-    public var isEmpty: Bool { chunks.isEmpty && merged.isEmpty && tarParts.isEmpty }
+    public var isEmpty: Bool { chunks.isEmpty && holes.isEmpty && merged.isEmpty && tarParts.isEmpty }
 }
 
 extension Store {
@@ -23,7 +26,10 @@ extension Store {
         try write { writer in
             let database = writer.connection
             let sync = try writer.noteLanding()
-            try writer.land(landing.chunks, sync: sync)
+            let withHoles = landing.holes.compactMap { hole in hole.offset.map { (content: hole.content, offset: $0) } }
+            // First: a chunk's holes are counted when it lands.
+            try Self.record(landing.holes, in: database)
+            try writer.land(landing.chunks + withHoles, sync: sync)
             if !landing.tarParts.isEmpty {
                 let keep = try database.cached(
                     // A layer may have been given up meanwhile, or its diff ID told: nobody would take these away again.
@@ -49,6 +55,26 @@ extension Store {
                 after.state = ContentRecord.State.merged.rawValue
                 after.isProven = proof == .proven
                 writer.groups.note(before, after)
+            }
+        }
+    }
+
+    /// Counts the holes of chunks, each once: one that has landed already is counted already.
+    private static func record(
+        _ holes: [(content: ContentID, offset: Int64?, bytes: Int64)], in database: Connection
+    ) throws {
+        guard !holes.isEmpty else { return }
+        let count = try database.cached(
+            """
+            UPDATE content SET holes = holes + ?3
+            WHERE id = ?1 AND EXISTS (SELECT 1 FROM chunk WHERE content = ?1 AND offset = ?2 AND landed = 0)
+            """)
+        let only = try database.cached("UPDATE content SET holes = max(holes, ?2) WHERE id = ?1")
+        for hole in holes {
+            if let offset = hole.offset {
+                try count.bind(1, hole.content.row).bind(2, offset).bind(3, hole.bytes).run()
+            } else {
+                try only.bind(1, hole.content.row).bind(2, hole.bytes).run()
             }
         }
     }

@@ -1,7 +1,7 @@
 import LaminaSQLite
 
 extension Store {
-    /// Takes an image's name out of the store. Its layers stay until `markGarbage`, unless something else holds them.
+    /// Takes an image's name out of the store, for all platforms that it has images for. Their layers stay until `markGarbage`, unless something else holds them.
     ///
     /// Records of mounts that are not there any more go with it: a server that starts would mount them again.
     ///
@@ -10,31 +10,36 @@ extension Store {
         try reserve.lending {
             try writeDurably { writer in
                 let database = writer.connection
-                let image = try database.cached("SELECT id FROM image WHERE reference = ?").bind(1, text: reference)
-                    .first { $0.integer(0) }
-                guard let image else {
+                let images = try database.cached("SELECT id FROM image WHERE reference = ?").bind(1, text: reference)
+                    .map { $0.integer(0) }
+                guard !images.isEmpty else {
                     throw StoreError(
                         .notFound, "the store \(root) has no image \(reference); 'lamina ls' shows those it has")
                 }
-                let targets = try database.cached("SELECT target FROM mount WHERE image = ? ORDER BY id")
-                    .bind(1, image).map { $0.text(0) }
+                let targets = try images.flatMap {
+                    try database.cached("SELECT target FROM mount WHERE image = ? ORDER BY id").bind(1, $0)
+                        .map { $0.text(0) }
+                }
                 if let target = try targets.first(where: isMounted) {
                     throw StoreError(
                         .conflict, "\(reference) is mounted at \(target): 'lamina umount \(target)' first")
                 }
-                try database.cached("DELETE FROM mount WHERE image = ?").bind(1, image).run()
-                try database.cached("DELETE FROM image WHERE id = ?").bind(1, image).run()
+                for image in images {
+                    try database.cached("DELETE FROM mount WHERE image = ?").bind(1, image).run()
+                    try database.cached("DELETE FROM image WHERE id = ?").bind(1, image).run()
+                }
             }
         }
     }
 
     /// Says whether an image's files stay, however full the store is.
     ///
+    /// - Parameter image: one of those that the reference names; all of them without it.
     /// - Throws: `StoreError.notFound`.
-    public func setPinned(_ isPinned: Bool, _ reference: String) throws {
+    public func setPinned(_ isPinned: Bool, _ reference: String, image: ImageID? = nil) throws {
         try write { writer in
-            try writer.connection.cached("UPDATE image SET pinned = ? WHERE reference = ?").bind(1, isPinned ? 1 : 0)
-                .bind(2, text: reference).run()
+            try writer.connection.cached("UPDATE image SET pinned = ?1 WHERE reference = ?2 AND ifnull(id = ?3, 1)")
+                .bind(1, isPinned ? 1 : 0).bind(2, text: reference).bind(3, image?.row).run()
             guard writer.connection.changes > 0 else {
                 throw StoreError(
                     .notFound, "the store \(root) has no image \(reference); 'lamina ls' shows those it has")

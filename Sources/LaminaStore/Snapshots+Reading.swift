@@ -65,7 +65,7 @@ extension Index {
         let usage = try read { database in
             try database.cached(
                 """
-                SELECT coalesce(sum((CASE c.state WHEN 2 THEN c.size - c.holes ELSE c.landed END + 4095) / 4096 * 4096), 0),
+                SELECT coalesce(sum((max(0, iif(c.state = 2, c.size, c.landed) - c.holes) + 4095) / 4096 * 4096), 0),
                        count(*)
                 FROM layer_group lg
                 CROSS JOIN content_group g ON g.id = lg.content_group

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// What the kernel says of this process (proc_pid_stat(5), proc_pid_fd(5)); nil where it does not.
@@ -26,6 +27,17 @@ public enum ProcessFacts {
     public static var descriptorLimit: UInt64? {
         var limit = rlimit()
         return getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 ? UInt64(limit.rlim_cur) : nil
+    }
+
+    /// How many bytes its address space, or what of it may be written to, can have (`ulimit -v`, `ulimit -d`); nil where that has no limit.
+    public static var memoryLimit: UInt64? {
+        [lamina_rlimit_address_space, lamina_rlimit_data].compactMap { resource in
+            var limit = rlimit()
+            guard getrlimit(__rlimit_resource_t(UInt32(resource)), &limit) == 0, limit.rlim_cur != rlim_t.max else {
+                return nil
+            }
+            return UInt64(limit.rlim_cur)
+        }.min()
     }
 
     /// Processor time, of the kernel on its behalf too, in seconds.

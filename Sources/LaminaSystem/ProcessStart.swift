@@ -5,18 +5,25 @@ import Glibc
 public enum ProcessStart {
     /// Descriptors below this are few for a server: each file that is open in passthrough mode takes one.
     public static let wantedDescriptors: UInt64 = 4096
+    /// With less memory than this, in bytes, some thread of a server does not start: each takes its stack and an arena from the
+    /// address space, of which little is ever touched.
+    public static let wantedMemory: UInt64 = 2 << 30
 
     /// Makes the process one that can work, before its first thread starts and before it opens anything.
     ///
     /// - Closed standard descriptors lead to /dev/null.
-    /// - Soft limits of open files and of the size of files are raised to the hard ones. They are for programs that use
-    ///   select(2), or for those that a user wants to bound; the hard ones bound them all the same.
+    /// - Soft limits of open files, the size of files and memory are raised to the hard ones. They are for programs that use
+    ///   select(2), or for those that a user wants to bound; the hard ones bound them all the same, and are raised only where they are
+    ///   too low to work with, and this process may.
     /// - A file that may not grow any more (`ulimit -f`) is an error of the call (EFBIG), and no end of the process.
     public static func prepare() {
         // Without /dev/null there is nothing to open, and nothing lost that was not.
         _ = lamina_occupy_standard_descriptors()
         _ = lamina_raise_limit(lamina_rlimit_files, wantedDescriptors)
         _ = lamina_raise_limit(lamina_rlimit_file_size, 0)
+        for resource in [lamina_rlimit_address_space, lamina_rlimit_data] {
+            _ = lamina_raise_limit(resource, wantedMemory)
+        }
         _ = signal(SIGXFSZ, SIG_IGN)
     }
 

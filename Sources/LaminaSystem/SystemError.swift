@@ -20,7 +20,19 @@ public struct SystemError: Error, Sendable, Equatable, CustomStringConvertible {
         SystemError(code: errno, operation: operation, subject: subject)
     }
 
-    public var description: String { "\(operation) \(subject): \(Self.text(of: code))" }
+    public var description: String {
+        "\(operation) \(subject): \(Self.text(of: code))" + (memoryHint(limit: ProcessFacts.memoryLimit) ?? "")
+    }
+
+    /// What to do where memory or a thread was not to be had because of a limit of this process. The machine itself has more, and nothing
+    /// else says so.
+    func memoryHint(limit: UInt64?) -> String? {
+        guard code == ENOMEM || (code == EAGAIN && operation == Thread.startOperation), let limit,
+            limit < ProcessStart.wantedMemory
+        else { return nil }
+        return
+            " (the memory of this process is limited to \(limit >> 20) MiB: 'ulimit -v' and '-d', or LimitAS= in the unit)"
+    }
 
     /// strerror(3) of an errno value.
     public static func text(of code: Int32) -> String {

@@ -3,6 +3,9 @@ import Glibc
 
 /// A thread of its own for work that blocks, which must never run on Swift's cooperative pool.
 public final class Thread: Sendable {
+    /// What errors of `init` call it.
+    static let startOperation = "start thread"
+
     private let handle: pthread_t
 
     // The box crosses from the creating to the created thread exactly once.
@@ -34,7 +37,7 @@ public final class Thread: Sendable {
             }, start.toOpaque())
         guard error == 0 else {
             start.release()
-            throw SystemError(code: error, operation: "start thread", subject: name)
+            throw SystemError(code: error, operation: Self.startOperation, subject: name)
         }
         handle = created
     }

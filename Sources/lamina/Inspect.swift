@@ -25,6 +25,7 @@ struct Inspect: ParsableCommand {
     @Flag(help: "Print the files of the image that were opened first, in their order.")
     var opened = false
 
+    @OptionGroup var choice: PlatformOption
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
 
@@ -34,8 +35,9 @@ struct Inspect: ParsableCommand {
 
     func run() throws {
         try reporting(json: facts.json) {
-            if opened { return try OpenedCommand(reference: thing).run(common.context(json: facts.json)) }
-            try InspectCommand(thing: thing, path: path).run(common.context(json: facts.json))
+            let context = try common.context(json: facts.json)
+            if opened { return try OpenedCommand(reference: thing, platform: choice.platform).run(context) }
+            try InspectCommand(thing: thing, path: path, platform: choice.platform).run(context)
         }
     }
 }

@@ -44,6 +44,15 @@ struct FactOptions: ParsableArguments {
     var json = false
 }
 
+/// For commands that look at one image of those that the store has of a reference.
+struct PlatformOption: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Which image, where the store has several of this name: os/architecture[/variant]. This machine's without it.",
+            valueName: "platform"))
+    var platform: String?
+}
+
 /// For commands that fetch images.
 struct ImageOptions: ParsableArguments {
     @Option(

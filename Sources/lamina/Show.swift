@@ -18,12 +18,14 @@ struct List: ParsableCommand {
     @Flag(name: [.customShort("l"), .long], help: "With more columns.")
     var long = false
 
+    @OptionGroup var choice: PlatformOption
+
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
 
     func run() throws {
         try reporting(json: facts.json) {
-            try ListCommand(image: image, long: long).run(common.context(json: facts.json))
+            try ListCommand(image: image, platform: choice.platform, long: long).run(common.context(json: facts.json))
         }
     }
 }

@@ -7,7 +7,7 @@ struct Remove: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "rm", abstract: "Take images out of the store.",
         discussion: """
-            What no other image and no mount holds goes with them. An image that is mounted is refused: end its mounts \
+            What no other image and no mount holds goes with them. One that was pulled for several platforms goes for all of them. An image that is mounted is refused: end its mounts \
             first. A file that is open is readable until it is closed.
 
               lamina rm registry.example.org/app:1

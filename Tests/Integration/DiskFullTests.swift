@@ -164,6 +164,34 @@ extension EndToEnd {
             }
         }
 
+        @Test("what the store has is mounted and unmounted without a free block, by servers that are started for it")
+        func started() throws {
+            try Sandbox.with { sandbox in
+                let disk = try Disk(sandbox, mebibytes: 64)
+                let image = "oci:\(Fixtures.layout("estargz"))"
+                try sandbox.lamina("pull", image)
+                // Nor is there room for temporary files.
+                let temporary = try sandbox.mountPoint("tmp")
+                try run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", temporary]).orThrow()
+                _ = try run(["dd", "if=/dev/zero", "of=\(temporary)/filler", "status=none"])
+                try disk.fill(leaving: 0)
+                for _ in 0..<2 {
+                    let mount = try sandbox.mountPoint()
+                    func attempt(_ arguments: String...) throws {
+                        let words = ["env", "TMPDIR=\(temporary)", Requirements.lamina] + arguments
+                        try run(words + ["--root", sandbox.root]).orThrow()
+                    }
+                    try attempt("mount", image, mount)
+                    try TreeOracle.expectFixture(at: mount, in: sandbox, "on a full disk")
+                    try attempt("status")
+                    try attempt("umount", mount)
+                    #expect(eventually(seconds: 60) { processes(withArgumentContaining: sandbox.root).isEmpty })
+                }
+                try run(["umount", temporary]).orThrow()
+                try expectTrue(sandbox)
+            }
+        }
+
         @Test("a server that is killed on a full disk is followed by one that serves what is there")
         func restarted() throws {
             try Sandbox.with { sandbox in

@@ -18,10 +18,11 @@ extension EndToEnd {
                 var faults = Faults()
                 faults.stallAfter = 0
                 proxy.faults = faults
+                let before = proxy.requests.count
                 let reader = try sandbox.startProgram(["cat", "\(mount)/\(name)"])
                 let mapper = try sandbox.startProgram(
                     ["python3", "-c", Scripts.readAndMap, "\(mount)/\(name)", "\(image.tree)/\(name)"])
-                usleep(700_000)
+                #expect(eventually { proxy.requests.count > before })
                 #expect(reader.isRunning && mapper.isRunning, "the readers do not wait")
                 let started = now()
                 reader.send(signal)
@@ -53,8 +54,8 @@ extension EndToEnd {
                 proxy.faults = faults
                 let stays = try sandbox.startProgram(["cmp", "\(mount)/middle", "\(image.tree)/middle"])
                 let goes = try sandbox.startProgram(["cat", "\(mount)/middle"])
-                usleep(500_000)
-                try #require(stays.isRunning && goes.isRunning, "the readers do not wait")
+                let isUnderWay = eventually { proxy.sentByteCount(of: image.layer) > 0 }
+                try #require(isUnderWay && stays.isRunning && goes.isRunning, "the readers do not wait")
                 proxy.reset()
                 goes.send(SIGKILL)
                 #expect(goes.wait(seconds: 30).signal == SIGKILL)

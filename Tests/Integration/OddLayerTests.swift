@@ -115,11 +115,17 @@ extension EndToEnd {
                 try run(["cmp", mount + "/f", tree + "/f"]).orThrow()
                 let tar = sandbox.directory + "/layer.tar"
                 try run(["tar", "-C", tree, "-cf", tar, "f"]).orThrow()
-                for (program, words) in [
-                    ("xz", "compressed by xz"), ("bzip2", "compressed by bzip2"),
-                    ("zstd --long=29", "window is over the limit"), ("zstd --long=28", ""),
+                // One that compresses to less than a block of a tar.
+                let small = sandbox.directory + "/small.tar"
+                try write([UInt8](repeating: 7, count: 10), to: tree + "/f")
+                try run(["tar", "-C", tree, "-cf", small, "f"]).orThrow()
+                for (tar, program, words) in [
+                    (tar, "xz", "compressed by xz"), (tar, "bzip2", "compressed by bzip2"),
+                    (tar, "zstd --long=29", "window is over the limit"), (tar, "zstd --long=28", ""),
+                    (small, "xz", "compressed by xz"), (small, "bzip2", "compressed by bzip2"),
                 ] {
-                    let layout = "\(sandbox.directory)/\(program.filter(\.isLetter))-\(words.utf8.count)"
+                    let name = tar == small ? "small" : "large"
+                    let layout = "\(sandbox.directory)/\(name)-\(program.filter(\.isLetter))-\(words.utf8.count)"
                     // The tool of the other tests, with this program in the place of zstd's.
                     let make = PlainImages.makeLayout.replacing(
                         "[\"zstd\", \"-1\"]", with: "[\"sh\", \"-c\", \"cat | \(program) -q -c\"]")
@@ -131,7 +137,7 @@ extension EndToEnd {
                         #expect(
                             words.isEmpty
                                 ? outcome.exitCode == 0 : outcome.exitCode == 1 && outcome.errors.contains(words),
-                            "\(program): \(outcome)")
+                            "\(name), \(program): \(outcome)")
                     }
                 }
             }

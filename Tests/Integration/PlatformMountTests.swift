@@ -66,6 +66,63 @@ extension EndToEnd {
             }
         }
 
+        @Test(
+            "with both in the store and the registry away, this machine's is mounted, whichever came last; each is looked at by its platform",
+            arguments: [[host, foreign], [foreign, host]])
+        func away(platforms: [String]) throws {
+            try Sandbox.with { sandbox in
+                let layout = sandbox.directory + "/image"
+                try run(["python3", "-c", Self.make, layout, Self.foreign, Self.host]).orThrow()
+                let image = "oci:\(layout):latest"
+                for platform in platforms { try sandbox.lamina("pull", "--platform", platform, image) }
+                try run(["rm", "-r", layout]).orThrow()
+                for arguments in [[image], ["--platform", Self.host, image]] {
+                    let mount = try sandbox.mountPoint()
+                    let outcome = try sandbox.start(["mount"] + arguments + [mount]).wait().orThrow()
+                    #expect(!outcome.errors.contains("image for"), "\(outcome)")
+                    #expect(try run(["cat", mount + "/platform"]).orThrow().output == Self.host)
+                    // Both at a time are two images.
+                    let other = try sandbox.mountPoint("other")
+                    try sandbox.lamina("mount", "--platform", Self.foreign, image, other)
+                    #expect(try run(["cat", other + "/platform"]).orThrow().output == Self.foreign)
+                    let mounts = "SELECT platform FROM mount_status ORDER BY platform"
+                    #expect(try sandbox.sql(mounts) == [Self.host, Self.foreign].sorted())
+                    for directory in [mount, other] { try sandbox.lamina("umount", directory) }
+                }
+                #expect(try sandbox.lamina("ls").output.split(separator: "\n").count == 3)
+                for platform in platforms {
+                    let size = try sandbox.lamina("ls", "-l", "--platform", platform, image).output
+                    #expect(size.contains(" \(platform.utf8.count) "), "\(size)")
+                    let shown = try sandbox.lamina("inspect", "--platform", platform, image).output
+                    #expect(shown.contains(platform), "\(shown)")
+                }
+                #expect(try sandbox.lamina("inspect", image).output.contains(Self.host))
+                let none = try sandbox.attempt("ls", "--platform", "linux/mips64le", image)
+                #expect(
+                    none.exitCode != 0 && none.errors.contains(Self.host) && none.errors.contains(Self.foreign),
+                    "\(none)")
+                try sandbox.lamina("check", "--read-data", image)
+                try sandbox.lamina("rm", image)
+                #expect(try sandbox.number("SELECT count(*) FROM image_status") == 0)
+                #expect(sandbox.backingFiles().isEmpty)
+            }
+        }
+
+        @Test("an image that the reference does not have any more is not mounted after a pull")
+        func moved() throws {
+            try Sandbox.with { sandbox in
+                let layout = sandbox.directory + "/image"
+                let image = "oci:\(layout):latest"
+                try run(["python3", "-c", Self.make, layout, Self.foreign, Self.host]).orThrow()
+                try sandbox.lamina("pull", image)
+                try run(["rm", "-r", layout]).orThrow()
+                try run(["python3", "-c", Self.make, layout, Self.foreign]).orThrow()
+                try sandbox.lamina("pull", image)
+                #expect(try expectMounted(Self.foreign, sandbox, image).errors.contains("image for \(Self.foreign)"))
+                #expect(try sandbox.number("SELECT count(*) FROM image_status") == 1)
+            }
+        }
+
         @Test("where there is only another platform's image it is mounted, with a warning")
         func only() throws {
             try Sandbox.with { sandbox in

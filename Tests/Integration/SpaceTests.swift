@@ -218,9 +218,14 @@ extension EndToEnd {
                     return (seconds, most, status.server?.fetchedBytes ?? 0)
                 }
             }
-            let unlimited = try readAll(limit: nil)
             let limit = image.byteCount / 2
-            let limited = try readAll(limit: limit)
+            var (unlimited, limited) = (try readAll(limit: nil), try readAll(limit: limit))
+            // Once more where others had the machine in one of the two and not in the other.
+            for _ in 0..<2 where limited.seconds > 2 * unlimited.seconds + 1 {
+                let most = limited.most
+                (unlimited, limited) = (try readAll(limit: nil), try readAll(limit: limit))
+                limited.most = max(limited.most, most)
+            }
             print(
                 "a store of \(limit >> 20) MiB for an image of \(image.byteCount >> 20) MiB: at most \(limited.most >> 20) MiB, "
                     + "\(limited.seconds) s, without a limit \(unlimited.seconds) s; fetched \(limited.fetched) and \(unlimited.fetched)"

@@ -188,6 +188,8 @@ struct TreeConversionTests {
                 "python3 -c \"import tarfile,sys; t=tarfile.open(fileobj=sys.stdout.buffer,mode='w|'); [t.addfile(tarfile.TarInfo(n)) for n in ('a', 'a/../a/b')]\"",
                 "a/../a/b"
             ), ("xz -c in.tar", "compressed by xz"), ("bzip2 -c in.tar", "compressed by bzip2"),
+            // Less than a block of a tar.
+            ("tar -c /dev/null 2>/dev/null | xz", "compressed by xz"), ("printf x | bzip2", "compressed by bzip2"),
         ])
     func hostile(script: String, message: String) throws {
         let scratch = try Scratch()

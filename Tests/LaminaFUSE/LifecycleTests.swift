@@ -18,7 +18,8 @@ extension SessionTests {
             let parked: ParkedReply<OpenReply>? = fixture.filesystem.events.wait(seconds: 30) { $0.opens.first }
             let start = now()
             try fixture.session.stop()
-            #expect(now() - start < 3)
+            // At once, and not when somebody has answered.
+            #expect(now() - start < 20)
             #expect(try !Mount.all().contains { $0.directory == fixture.root })
             let ended = child.wait(seconds: 30)
             #expect(ended != nil && ended != 0)
@@ -134,7 +135,7 @@ extension SessionTests {
             for parked in events.withLock({ $0.opens }) {
                 if let reply = parked.take() { reply.error(EACCES) }
             }
-            for child in children { #expect(child.wait(seconds: 2) == 1) }
+            for child in children { #expect(child.wait(seconds: 30) == 1) }
         }
     }
 }

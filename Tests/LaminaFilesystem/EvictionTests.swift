@@ -77,7 +77,7 @@ extension FilesystemTests {
                 }
                 var evictions = 0
                 // Without asking who has it open, which is worse than what the keeper does.
-                _ = try eventually(seconds: 6) {
+                _ = try eventually(seconds: 30) {
                     if try fixture.engine.evict(fixture.content(300_000)) { evictions += 1 }
                     return evictions >= 60
                 }

@@ -125,7 +125,7 @@ struct PullTests {
         let missing = 8 * 16 - Int(try store.landedByteCount()) / chunk
         #expect(missing > 0 && missing < 8 * 16, "it was stopped midway")
         try fixture.withEngine(store: store) { engine in
-            let image = try #require(try engine.store.index.image(reference.description))
+            let image = try #require(try engine.store.index.images(named: reference.description).first)
             try engine.merge(image)
             #expect(try engine.store.isWholeAndRight())
             #expect(Int(engine.totalFetchedBytes) == missing * ForgedLayer.memberSize(chunk))

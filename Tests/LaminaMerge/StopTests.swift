@@ -279,7 +279,7 @@ struct BufferPoolTests {
             order.withLock { $0.append("urgent") }
             pool.release(80, urgent: true)
         }
-        usleep(50_000)
+        #expect(eventually { pool.urgentWaiting == 1 })
         #expect(order.withLock { $0.isEmpty })
         pool.release(25, urgent: true)
         usleep(20_000)

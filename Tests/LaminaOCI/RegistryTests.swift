@@ -154,7 +154,7 @@ struct RegistryTests {
         let clock = ContinuousClock()
         let time = clock.measure { #expect(throws: Never.self) { try setting.read(0..<10) } }
         #expect(try setting.read(0..<10) == setting.slice(0..<10))
-        #expect(time > .milliseconds(950) && time < .seconds(6))
+        #expect(time > .milliseconds(950) && time < .seconds(60))
         setting.proxy.faults = .unavailable(count: 1, retryAfter: 100_000)
         #expect(setting.code { _ = try setting.read() } == .unavailable)
     }
@@ -188,7 +188,8 @@ struct RegistryTests {
         #expect(setting.code { try read(size: setting.size + 1, 0..<10) } == .sizeMismatch)
         let clock = ContinuousClock()
         let time = clock.measure { #expect(setting.code { try read(size: 1 << 40, 1 << 39..<1 << 40) } == .http) }
-        #expect(time < .seconds(5))
+        // It is not waited for as a stall, which takes half a minute.
+        #expect(time < .seconds(25))
         setting.proxy.faults.fields = ["Content-Range": "bytes 50-60/\(setting.size)"]
         #expect(setting.code { _ = try setting.read(10..<61) } == .http)
         setting.proxy.faults.fields = ["Content-Range": "nonsense"]

@@ -168,6 +168,45 @@ struct OpeningTests {
         #expect(error?.description.contains("/file/store") == true)
     }
 
+    @Test(
+        "images, their layers, mounts and pins of a version that had one image of a reference are all there afterwards")
+    func platforms() throws {
+        let database = try Connection(path: scratch.index, access: .readWrite)
+        try database.execute("PRAGMA foreign_keys = ON")
+        try Migrator(applicationID: Schema.applicationID, migrations: Array(Schema.migrations.prefix(9)))
+            .migrate(database)
+        // Views of then and now speak of the same tables; ALTER TABLE looks through them.
+        try database.execute(Schema.views)
+        try database.execute(
+            """
+            INSERT INTO layer (id, digest, format, size, root, first_inode, last_inode, indexed_at)
+            VALUES (5, randomblob(32), 1, 1, 2, 2, 2, 1);
+            INSERT INTO inode (id, mode, uid, gid, size, mtime, mtime_ns, device, nlink) VALUES (2, 16877, 0, 0, 0, 0, 0, 0, 2);
+            INSERT INTO layer_view (id, layer, inherits, root) VALUES (4, 5, x'', 2);
+            INSERT INTO image (id, reference, manifest_digest, platform, config, pulled_at, pinned)
+            VALUES (3, 'r/a:1', randomblob(32), 'linux/arm64/v8', x'7b7d', 10, 1), (7, 'r/b:1', randomblob(32), 'linux/amd64', x'', 11, 0);
+            INSERT INTO image_layer VALUES (3, 0, 5, 4), (7, 0, 5, 4);
+            INSERT INTO mount (id, target, image, upper, mounted_at) VALUES (8, '/m', 7, '/u', 12), (9, '/gone', 3, NULL, 13);
+            INSERT INTO mount_view VALUES (8, 0, 4), (9, 0, 4);
+            DELETE FROM mount WHERE id = 9;
+            """)
+        let store = try scratch.open()
+        let images = try store.index.images()
+        #expect(images.map(\.reference) == ["r/a:1", "r/b:1"] && images.map { $0.id.row } == [3, 7])
+        #expect(images.map(\.platform) == ["linux/arm64", "linux/amd64"] && images.allSatisfy { $0.layers.count == 1 })
+        #expect(try scratch.integers("SELECT pinned FROM image ORDER BY id") == [1, 0])
+        let mounts = try store.index.mounts()
+        #expect(mounts.map(\.target) == ["/m"] && mounts.first?.image.row == 7 && mounts.first?.upper == "/u")
+        #expect(mounts.first?.views == images[1].views)
+        #expect(try store.index.problems().isEmpty)
+        // What is added now has a number that nobody had, and goes with its image.
+        try store.addMount(target: "/new", image: images[0].id, upper: nil)
+        #expect(try scratch.integer("SELECT id FROM mount WHERE target = '/new'") == 10)
+        try store.removeImage("r/a:1") { _ in false }
+        #expect(try scratch.integers("SELECT image FROM image_layer") == [7])
+        #expect(try scratch.integers("SELECT id FROM mount") == [8])
+    }
+
     @Test("a content's rows are checked without a function, and an open connection learns of it")
     func contentChecks() throws {
         let database = try Connection(path: scratch.index, access: .readWrite)

@@ -58,8 +58,8 @@ struct SpaceTests {
     @Test("first opens are kept by path, in their order, for the image and its next version")
     func opened() throws {
         let store = try ExampleStore.make(in: scratch)
-        let app = try #require(try store.index.image("localhost:5000/app:1"))
-        let base = try #require(try store.index.image("docker.io/library/debian:12"))
+        let app = try #require(try store.index.images(named: "localhost:5000/app:1").first)
+        let base = try #require(try store.index.images(named: "docker.io/library/debian:12").first)
         #expect(try store.index.opened(of: app).isEmpty)
         let paths = ["/usr/bin/tool", "/srv/data", "/etc/app-release", "/usr/bin/tool"]
         for path in paths { store.uses.note(try inode(path), ContentID(1)) }
@@ -76,7 +76,7 @@ struct SpaceTests {
             _ = try store.addImage(
                 reference: reference, manifest: digest(reference), platform: "linux/amd64", config: Array("{}".utf8),
                 layers: layers, views: try store.views(of: layers))
-            return try #require(try store.index.image(reference))
+            return try #require(try store.index.images(named: reference).first)
         }
         #expect(try store.index.opened(of: image("localhost:5000/app:2", app.layers)) == wanted)
         #expect(try store.index.opened(of: image("localhost:5000/application:1", app.layers)).isEmpty)
@@ -150,7 +150,7 @@ struct SpaceTests {
         try store.recordUses()
         var after = timespec()
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after)
-        let image = try #require(try store.index.image("r/walked:1"))
+        let image = try #require(try store.index.images(named: "r/walked:1").first)
         let opened = try store.index.opened(of: image)
         #expect(opened.count == 4096 && opened.first == Array("file-0".utf8) && Set(opened).count == 4096)
         // A look through the list for each path is 40 million rows: over 4 s.
@@ -160,7 +160,7 @@ struct SpaceTests {
     @Test("a repository keeps the lists of its last four images")
     func lists() throws {
         let store = try ExampleStore.make(in: scratch)
-        let app = try #require(try store.index.image("localhost:5000/app:1"))
+        let app = try #require(try store.index.images(named: "localhost:5000/app:1").first)
         try store.removeMount(target: "/mnt/app")
         for (number, path) in ["/etc", "/usr", "/usr/bin", "/usr/lib", "/srv/data", "/usr/bin/tool"].enumerated() {
             for image in try store.index.images() { try store.removeImage(image.reference) { _ in false } }

@@ -78,14 +78,14 @@ struct StatusTests {
             try index.mountStatus() == [
                 MountStatus(
                     target: "/mnt/app", reference: "localhost:5000/app:1", writable: nil,
-                    mountedAt: "2025-11-22T08:26:42Z")
+                    mountedAt: "2025-11-22T08:26:42Z", platform: "linux/amd64")
             ])
     }
 
     @Test("the files of an image, layer by layer")
     func files() throws {
         let index = try ExampleStore.make(in: scratch).index
-        let image = try #require(try index.image("localhost:5000/app:1"))
+        let image = try #require(try index.images(named: "localhost:5000/app:1").first)
         let files = try index.files(of: image)
         #expect(files.filter { $0.layer == digest("base").description }.count == ExampleStore.base.count)
         #expect(
@@ -128,28 +128,66 @@ struct StatusTests {
         #expect(usage.mergedContents == 2)
     }
 
-    @Test("an image is replaced by what its reference names later")
+    @Test(
+        "an image is replaced by what its reference names later for the same platform, and another platform's stays beside it"
+    )
     func replaced() throws {
         let store = try ExampleStore.make(in: scratch)
-        let before = try #require(try store.index.image("localhost:5000/app:1"))
+        let before = try #require(try store.index.images(named: "localhost:5000/app:1").first)
         #expect(before.layers.count == 2 && before.views.count == 2 && before.platform == "linux/amd64")
         let layer = try #require(before.layers.first)
         let id = try store.addImage(
-            reference: "localhost:5000/app:1", manifest: digest("new"), platform: "linux/arm64", config: [],
+            reference: "localhost:5000/app:1", manifest: digest("new"), platform: "linux/amd64", config: [],
             layers: [layer],
             views: try store.views(of: [layer]))
         #expect(id == before.id)
         let after = try #require(try store.index.image(id))
         #expect(after.layers == [layer])
-        #expect(after.manifestDigest == digest("new") && after.platform == "linux/arm64")
+        #expect(after.manifestDigest == digest("new") && after.platform == "linux/amd64")
         #expect(try store.index.images().map(\.reference) == ["docker.io/library/debian:12", "localhost:5000/app:1"])
-        #expect(try store.index.image("none") == nil)
+        #expect(try store.index.images(named: "none").isEmpty)
+
+        let arm = try store.addImage(
+            reference: "localhost:5000/app:1", manifest: digest("arm"), platform: "linux/arm64", config: [],
+            layers: [layer], views: try store.views(of: [layer]))
+        #expect(arm != id)
+        #expect(try store.index.images(named: "localhost:5000/app:1").map(\.id) == [id, arm])
+        #expect(try store.index.image(id)?.manifestDigest == digest("new"))
+        try store.removeImage("localhost:5000/app:1") { _ in false }
+        #expect(try store.index.images(named: "localhost:5000/app:1").isEmpty)
+    }
+
+    @Test("an image that takes the place of other platforms' has their mounts and their pin")
+    func takesPlace() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let reference = "localhost:5000/app:1"
+        let mounted = try #require(try store.index.images(named: reference).first)
+        func add(_ platform: String, replacing outdated: [ImageID]) throws -> ImageID {
+            try store.addImage(
+                reference: reference, manifest: digest(platform), platform: platform, config: [],
+                layers: mounted.layers,
+                views: mounted.views, replacing: outdated)
+        }
+        let pinned = try add("linux/arm64", replacing: [])
+        try store.setPinned(true, reference, image: pinned)
+        #expect(
+            try scratch.integers("SELECT pinned FROM image WHERE reference = '\(reference)' ORDER BY id") == [0, 1])
+        // One that was removed meanwhile, and one of another reference, are nobody's business.
+        let stranger = try #require(try store.index.images(named: "docker.io/library/debian:12").first).id
+        let new = try add("linux/386", replacing: [mounted.id, pinned, stranger])
+        let left = try store.index.images(named: reference)
+        #expect(left.map(\.platform) == ["linux/386"] && left.map(\.id) == [new])
+        #expect(left.first?.manifestDigest == digest("linux/386") && left.first?.layers == mounted.layers)
+        #expect(try store.index.mounts().map(\.image) == [new])
+        #expect(try scratch.integer("SELECT pinned FROM image WHERE reference = '\(reference)'") == 1)
+        #expect(try store.index.image(stranger) != nil)
+        #expect(try store.index.problems().isEmpty)
     }
 
     @Test("mounts are recorded, replaced and forgotten by their target")
     func mounts() throws {
         let store = try ExampleStore.make(in: scratch)
-        let image = try #require(try store.index.image("docker.io/library/debian:12"))
+        let image = try #require(try store.index.images(named: "docker.io/library/debian:12").first)
         try store.addMount(target: "/mnt/other", image: image.id, upper: "/var/upper")
         try store.addMount(target: "/mnt/app", image: image.id, upper: nil)
         let mounts = try store.index.mounts()

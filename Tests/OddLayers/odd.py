@@ -41,6 +41,21 @@ def describe(root):
 def is_whiteout(entry): return entry is not None and entry["kind"] == stat.S_IFCHR and entry.get("device") == 0
 
 
+def followed(name, tree):
+    """Where a name leads to in a tree, by the links on its way, but not by what has the name itself; None for one that turns in circles."""
+    rest, place = [part for part in name.split(b"/") if part not in (b"", b".")][::-1], b""
+    for _ in range(1000):
+        if not rest: return place or b"/"
+        part = rest.pop()
+        if part == b"..": place = place.rsplit(b"/", 1)[0]; continue
+        entry = tree.get(place + b"/" + part)
+        if rest and entry and entry["kind"] == stat.S_IFLNK:
+            if entry["target"].startswith(b"/"): place = b""
+            rest += [step for step in entry["target"].split(b"/") if step not in (b"", b".")][::-1]
+        else: place += b"/" + part
+    return None
+
+
 def differences(judge, tree, layer, cuts_seconds, opaque=None):
     """What differs, path by path, and is not explained by docs/decisions/021.
 
@@ -56,6 +71,9 @@ def differences(judge, tree, layer, cuts_seconds, opaque=None):
         for path in [path for path in judge if path.startswith(b"/.wh..wh.plnk") or path == b"/.wh.plnk"]: del judge[path]
     whiteouts = {name.rsplit(b"/", 1)[-1][4:] for _, name, _ in layer.words if name.rsplit(b"/", 1)[-1].startswith(b".wh.")}
     listed = {os.path.normpath(b"/" + name.lstrip(b"/")) for kind, name, _ in layer.words if kind == b"5"}
+    # And where they are, by the links that there are in the end.
+    again = collections.Counter(followed(name, judge) for kind, name, _ in layer.words if kind == b"5")
+    listed |= set(again)
     is_replaced = any((judge.get(path) or {"kind": 0})["kind"] != stat.S_IFDIR for path in listed)
     for path in sorted(set(judge) | set(tree)):
         if path not in judge or path not in tree or tree[path] is None:
@@ -84,6 +102,8 @@ def differences(judge, tree, layer, cuts_seconds, opaque=None):
         # A hard link to what has become a symbolic link says of it what the file said of itself.
         if a["kind"] == stat.S_IFREG and "hard link" in layer.features or a["kind"] not in (stat.S_IFDIR, stat.S_IFREG) and any(kind == b"1" for kind, _, _ in layer.words):
             for key in ("mode", "uid", "gid", "mtime", "xattrs"): a[key] = b[key]
+        # A directory that is listed twice: attributes of the first entry that the last one does not have.
+        if a["kind"] == stat.S_IFDIR and again[path] > 1 and b["xattrs"].items() <= a["xattrs"].items(): a["xattrs"] = b["xattrs"]
         if "aufs" in layer.features and "links" in a and b["kind"] == stat.S_IFREG: a["links"], a["same"] = b["links"], b.get("same")
         if a.get("same") is None: a.pop("same", None)
         if is_mount or layer.is_lowest or (b["opaque"] and path.rsplit(b"/", 1)[-1] in whiteouts): a["opaque"] = b["opaque"]

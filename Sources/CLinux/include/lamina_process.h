@@ -69,6 +69,8 @@ int lamina_occupy_standard_descriptors(void);
 int lamina_raise_limit(int32_t resource, uint64_t wanted);
 extern const int32_t lamina_rlimit_files;
 extern const int32_t lamina_rlimit_file_size;
+extern const int32_t lamina_rlimit_address_space;
+extern const int32_t lamina_rlimit_data;
 
 /// Writes out what standard output still holds. 0, or the errno value of what failed, now or before.
 int32_t lamina_flush_output(void);

@@ -7,10 +7,13 @@ public struct InspectCommand: Sendable {
     public var thing: String
     /// A path in the image.
     public var path: String?
+    /// Of the image; this machine's without it.
+    public var platform: String?
 
-    public init(thing: String, path: String? = nil) {
+    public init(thing: String, path: String? = nil, platform: String? = nil) {
         self.thing = thing
         self.path = path
+        self.platform = platform
     }
 
     /// A digest that is given by fewer digits than these could be anybody's.
@@ -24,17 +27,21 @@ public struct InspectCommand: Sendable {
 
     public func run(_ context: CommandContext) throws {
         if thing.hasPrefix("sha256:") {
-            guard path == nil else { throw DaemonError(.usage, "a path is one of an image, not of a digest") }
+            guard path == nil, platform == nil else {
+                throw DaemonError(.usage, "a path or a platform is one of an image, not of a digest")
+            }
             let found = try find(context.root)
             return try context.output.show(found) { InspectionText.text(of: found.layers, found.contents) }
         }
         let reference = try ImageReference(parsing: thing).description
         let index = try Index(root: context.root)
+        let image = try index.requireImage(reference, platform: platform, root: context.root)
         guard let path else {
-            guard let image = try index.inspect(image: reference) else { throw Self.missing(reference, context.root) }
-            return try context.output.show(image) { InspectionText.text(of: image) }
+            guard let inspection = try index.inspect(image: image) else {
+                throw DaemonError(.notFound, "\(reference) was removed from the store meanwhile")
+            }
+            return try context.output.show(inspection) { InspectionText.text(of: inspection) }
         }
-        guard let image = try index.image(reference) else { throw Self.missing(reference, context.root) }
         let full = "/" + path.split(separator: "/").filter { $0 != "." }.joined(separator: "/")
         let files = try index.inspect(path: full, of: image)
         guard !files.isEmpty else {
@@ -64,9 +71,5 @@ public struct InspectCommand: Sendable {
                 .usage, "several digests begin with \(thing): \(digests.sorted().joined(separator: ", "))")
         }
         return found
-    }
-
-    private static func missing(_ reference: String, _ root: String) -> DaemonError {
-        DaemonError(.notFound, "the store \(root) has no image \(reference); 'lamina ls' shows those it has")
     }
 }

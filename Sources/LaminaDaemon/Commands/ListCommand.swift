@@ -5,10 +5,13 @@ import LaminaStore
 /// `lamina ls`: the images of the store, or the files of one. Reads the index, whoever has the store.
 public struct ListCommand: Sendable {
     public var image: String?
+    /// Of the image whose files are listed; this machine's without it.
+    public var platform: String?
     public var long: Bool
 
-    public init(image: String?, long: Bool) {
+    public init(image: String?, platform: String? = nil, long: Bool) {
         self.image = image
+        self.platform = platform
         self.long = long
     }
 
@@ -19,10 +22,7 @@ public struct ListCommand: Sendable {
             return try context.output.show(images) { long ? Self.longTable(images) : Self.table(images) }
         }
         let reference = try ImageReference(parsing: image).description
-        guard let record = try index.image(reference) else {
-            throw DaemonError(
-                .notFound, "the store \(context.root) has no image \(reference); 'lamina ls' shows those it has")
-        }
+        let record = try index.requireImage(reference, platform: platform, root: context.root)
         let files = try index.files(of: record)
         try context.output.show(files) { Self.text(files, long: long) }
     }

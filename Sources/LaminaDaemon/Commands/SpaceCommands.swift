@@ -83,16 +83,14 @@ public struct PinCommand: Sendable {
 /// `lamina inspect --opened`: the files of an image that were opened first, in their order.
 public struct OpenedCommand: Sendable {
     public var reference: String
+    public var platform: String?
 
-    public init(reference: String) { self.reference = reference }
+    public init(reference: String, platform: String? = nil) { (self.reference, self.platform) = (reference, platform) }
 
     public func run(_ context: CommandContext) throws {
         let index = try Index(root: context.root)
         let reference = try ImageReference(parsing: reference).description
-        guard let image = try index.image(reference) else {
-            throw DaemonError(
-                .notFound, "the store \(context.root) has no image \(reference); 'lamina ls' shows those it has")
-        }
+        let image = try index.requireImage(reference, platform: platform, root: context.root)
         // What the server has not recorded yet is not in here; JSON has no bytes that are no UTF-8.
         let paths = try index.opened(of: image)
         if context.output.json {

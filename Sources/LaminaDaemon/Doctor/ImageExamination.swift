@@ -60,9 +60,10 @@ struct ImageExamination {
         do {
             let source = try reference.openSource(plainHTTP: plainHTTP, registries: registries)
             let image = try ImageResolver.resolve(reference, platform: platform, source: source, shouldStop: shouldStop)
+            let blobs = ForeignLayersSource.around(source, for: image.layers, registries: registries)
             let found = "\(image.platform), \(counted(image.layers.count, "layer")), \(image.manifestDigest)"
             return [Finding("platform", .ok, found)]
-                + image.layers.enumerated().map { layer($1, number: $0 + 1, of: image.layers.count, from: source) }
+                + image.layers.enumerated().map { layer($1, number: $0 + 1, of: image.layers.count, from: blobs) }
         } catch {
             return [Finding("platform", .fail, "\(error)")]
         }

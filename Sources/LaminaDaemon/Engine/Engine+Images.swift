@@ -3,47 +3,79 @@ import LaminaOCI
 import LaminaStore
 import Logging
 
-// Which image of a reference is mounted.
+// Which image of a reference is meant.
 
 extension Engine {
     /// The image that a mount is to be of: the one that the store has, else what the registry has now, indexed.
     ///
-    /// The store has one image of each reference. Where that is of another platform than is asked for, this machine's without `platform`, the
-    /// registry is asked as if the store had none. Should it have nothing that fits, or not be there, what the store has is
-    /// taken where nobody asked for a platform.
+    /// Of the images that the store has of a reference it is the one that fits best. Where none is for the platform that is asked
+    /// for, or runs on this machine without `platform`, the registry is asked as if the store had none. Should it have nothing that
+    /// fits, or not be there, the store's is taken: one that runs on `platform`, or any where nobody asked for a platform.
     func image(
         named reference: String, platform: String?, plainHTTP: Bool,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> ImageRecord {
         let parsed = try ImageReference(parsing: reference)
-        let wanted = try platform.map(Platform.init(parsing:))
-        let known = try store.index.image(parsed.description)
-        if let known, wanted.map({ known.platform == $0.description }) ?? fits(known) { return known }
         let name = parsed.description
+        let wanted = try platform.map(Platform.init(parsing:))
+        let known = try store.index.image(name, for: wanted)
+        if let known, let rank = known.rank(on: wanted ?? .host), wanted == nil || rank == 0 { return known }
         let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
         do {
             let image = try counted { try pull.index(parsed, platform: wanted, plainHTTP: plainHTTP) }
             viewsChanged()
             return image
-        } catch let error as OCIError where platform == nil && error.code != .interrupted {
+        } catch let error as OCIError where error.code != .interrupted {
             guard let known else { throw error }
             log.warning(
-                "the store's image is of another platform, and there is none of this machine's to be had",
+                "the store's image is for another platform, and there is none of the right one to be had",
                 metadata: ["image": "\(name)", "platform": "\(known.platform)", "error": "\(error)"])
             return known
         }
     }
 
-    private func fits(_ image: ImageRecord) -> Bool {
-        guard let platform = try? Platform(parsing: image.platform) else { return true }
-        return Platform.host.rank(of: platform) != nil
-    }
-
     /// What is to be said of an image whose programs do not run on this machine.
     func foreignness(of image: ImageRecord) -> String? {
-        guard !fits(image) else { return nil }
+        guard image.rank(on: .host) == nil else { return nil }
         return
             "\(image.reference) is an image for \(image.platform), and this machine is \(Platform.host): its programs do not "
             + "run here"
+    }
+}
+
+extension ImageRecord {
+    /// How well the image fits a platform: 0 is best, nil not at all. One that does not say what it is for may be anything.
+    func rank(on platform: Platform) -> Int? {
+        guard let own = try? Platform(parsing: self.platform) else { return .max }
+        return platform.rank(of: own)
+    }
+}
+
+extension Index {
+    /// Of the images that a reference names, the one that fits a platform best; nil where none does.
+    ///
+    /// - Parameter platform: nil is this machine's, and where none runs here, the one that came last.
+    func image(_ reference: String, for platform: Platform?) throws -> ImageRecord? {
+        let images = try images(named: reference)
+        let ranked = images.compactMap { image in image.rank(on: platform ?? .host).map { (rank: $0, image: image) } }
+        return ranked.min { $0.rank < $1.rank }?.image ?? (platform == nil ? images.last : nil)
+    }
+
+    /// The image that a command is about.
+    ///
+    /// - Parameters:
+    ///   - root: the store's directory, for the message.
+    ///   - platform: as the user typed it.
+    /// - Throws: `DaemonError.notFound`, `OCIError.badReference`.
+    func requireImage(_ reference: String, platform: String?, root: String) throws -> ImageRecord {
+        let platform = try platform.map(Platform.init(parsing:))
+        if let image = try image(reference, for: platform) { return image }
+        let others = try images(named: reference).map(\.platform)
+        guard let platform, !others.isEmpty else {
+            throw DaemonError(.notFound, "the store \(root) has no image \(reference); 'lamina ls' shows those it has")
+        }
+        throw DaemonError(
+            .notFound,
+            "the store \(root) has no image \(reference) for \(platform), only for \(others.joined(separator: ", "))")
     }
 }

@@ -119,7 +119,7 @@ public final class Engine: Sendable {
             let image = try pull.index(
                 parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
             filesystem.withLock { $0 }?.viewsChanged()
-            if let pin { try store.setPinned(pin, name) }
+            if let pin { try store.setPinned(pin, name, image: image.id) }
             if !lazy { try pull.merge(image) }
             return image
         }

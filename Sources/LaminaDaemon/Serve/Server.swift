@@ -43,6 +43,11 @@ public struct Server: Sendable {
                 "few files may be open: reads fail beyond that; raise the limit by 'ulimit -Hn 65536', or LimitNOFILE= in the unit",
                 metadata: ["limit": "\(limit)"])
         }
+        if let limit = ProcessFacts.memoryLimit, limit < ProcessStart.wantedMemory {
+            log.warning(
+                "little memory may be taken: threads may not start, and pulls fail; raise the limit by 'ulimit -Hv unlimited', or LimitAS= in the unit",
+                metadata: ["limit": "\(limit)"])
+        }
         let notifier = Notifier.fromEnvironment()
         let held = HeldDescriptors.fromEnvironment()
         let ending = Ending(unmounts: unmountsOnExit || !notifier.holds)

@@ -1,3 +1,11 @@
+extension FormatError {
+    static func compressed(by name: String) -> FormatError {
+        .tar(
+            "it is compressed by \(name), which no layer may be: gzip and zstd are", entry: [], offset: 0,
+            unsupported: true)
+    }
+}
+
 extension TarReader {
     /// What compressed the stream, if its first block is none of a tar but of something known that nobody has undone.
     static func foreignCompression(_ block: UnsafeRawBufferPointer) -> String? {

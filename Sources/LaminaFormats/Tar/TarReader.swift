@@ -122,6 +122,10 @@ public struct TarReader: Sendable, Codable {
         case .extended:
             throw .tar("it is cut short in an extended header", entry: lastName, offset: offset)
         case .header where !pending.isEmpty || start >= 0:
+            if offset == Int64(pending.count) {
+                let block = pending + [UInt8](repeating: 0, count: Tar.blockSize - pending.count)
+                if let name = block.withUnsafeBytes({ Self.foreignCompression($0) }) { throw .compressed(by: name) }
+            }
             throw .tar("it is cut short in a header", entry: lastName, offset: offset)
         case .header, .ended: return
         }
@@ -183,9 +187,7 @@ extension TarReader {
             throw .tar("a lone block of zeros stands between two entries", entry: lastName, offset: place)
         }
         if place == 0, let name = Self.foreignCompression(block) {
-            throw .tar(
-                "it is compressed by \(name), which no layer may be: gzip and zstd are", entry: [], offset: place,
-                unsupported: true)
+            throw .compressed(by: name)
         }
         guard let sum = TarField.number(TarField.checksum, of: block) else {
             throw .tar("a header has no valid checksum", entry: lastName, offset: place)

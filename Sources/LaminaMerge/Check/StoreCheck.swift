@@ -28,7 +28,9 @@ public final class StoreCheck {
     private let deadline: Double?
     private let fetchedBefore: UInt64
     private var result: CheckReport
-    private var image: ImageRecord?
+    /// The images that are checked, one for each platform of the reference; nil: the whole store.
+    private var images: [ImageRecord]?
+    private var image: String? { options.image }
     /// Contents whose damage is in the report, and was not put right.
     private var known: Set<ContentID> = []
     private var progress = Progress(bytes: 0, readBytes: 0, fetchedBytes: 0)
@@ -53,15 +55,16 @@ public final class StoreCheck {
 
     /// - Throws: `StoreError.notFound` for an image that is not there; `MergeError.interrupted`.
     public func run() throws -> CheckReport {
-        image = try options.image.map { reference in
-            guard let record = try engine.store.index.image(reference) else {
+        images = try image.map { reference in
+            let found = try engine.store.index.images(named: reference)
+            if found.isEmpty {
                 throw StoreError(.notFound, "the image \(reference) is not in the store \(engine.store.root)")
             }
-            return record
+            return found
         }
         do {
             try checkIndex()
-            let totals = try engine.store.index.checkTotals(of: image?.id)
+            let totals = try engine.store.index.checkTotals(of: image)
             result.bytes = totals.bytes
             // However little time there is: something is read, so that the next check comes further.
             do { try checkFiles() } catch is OutOfTime where options.readPercent != nil { result.complete = false }
@@ -89,7 +92,7 @@ public final class StoreCheck {
                         "the file was deleted while a server has it open; 'lamina shutdown', then 'lamina check --repair'"
                 ))
         }
-        for problem in try image.map({ try engine.store.index.problems(of: $0) }) ?? engine.store.index.problems() {
+        for problem in try images?.flatMap({ try engine.store.index.problems(of: $0) }) ?? engine.store.index.problems() {
             result.damage.append(
                 CheckFinding(
                     .index, path: "index.db",
@@ -115,7 +118,7 @@ public final class StoreCheck {
     private func checkFiles() throws {
         var position: ContentID?
         while true {
-            let contents = try engine.store.index.landedContents(of: image?.id, after: position, limit: Self.batch)
+            let contents = try engine.store.index.landedContents(of: image, after: position, limit: Self.batch)
             guard let last = contents.last else { return }
             position = last.id
             var changed: [ContentID] = []
@@ -131,13 +134,13 @@ public final class StoreCheck {
 
     /// The bytes, from where the last check stopped, once around at most.
     private func checkData(percent: Double, of total: Int64) throws {
-        let scope = options.image ?? ""
+        let scope = image ?? ""
         var budget = percent >= 100 ? Int64.max : max(1, Int64(Double(total) * percent / 100))
         let start = try engine.store.index.checkPosition(scope: scope).content
         progress.bytes = min(total, budget)
         var (position, hasWrapped) = (start, false)
         while true {
-            var contents = try engine.store.index.landedContents(of: image?.id, after: position, limit: Self.batch)
+            var contents = try engine.store.index.landedContents(of: image, after: position, limit: Self.batch)
             if hasWrapped, let start { contents = contents.filter { $0.id <= start } }
             var changed: [ContentID] = []
             // However it ends: the next check goes on behind what was read.

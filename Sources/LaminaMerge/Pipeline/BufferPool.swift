@@ -44,6 +44,9 @@ final class BufferPool: Sendable {
     /// The same, and the most that ever were.
     var usage: (now: Int, peak: Int) { state.withLock { ($0.used, $0.peak) } }
 
+    /// How many reservations for readers wait.
+    var urgentWaiting: Int { state.withLock { $0.urgentWaiting } }
+
     /// Waits until `bytes` more may be in flight.
     ///
     /// - Throws: `MergeError.stopped` when the pool was closed meanwhile; why the index records nothing, where that is what would

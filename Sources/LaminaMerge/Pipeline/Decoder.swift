@@ -75,6 +75,7 @@ final class Decoder: Sendable {
     /// - Returns: what has landed of it, in bytes on disk.
     private func decode(_ piece: Piece, with decoder: ChunkDecoder) -> Int64 {
         var landed: [Part] = []
+        var holes: [(part: Part, bytes: Int64)] = []
         var offset = 0
         let (compression, keepsTarParts) = context.sources.decoding(of: piece.layer)
         var landing = Landing()
@@ -88,9 +89,10 @@ final class Decoder: Sendable {
                     for part in member.parts {
                         do throws(VerificationFailure) {
                             let chunk = try VerifiedChunk(part, of: decompressed)
-                            if place(chunk) {
+                            if let hollow = place(chunk) {
                                 context.board.serve(part, chunk.bytes)
                                 landed.append(part)
+                                if hollow > 0 { holes.append((part, hollow)) }
                             }
                         } catch {
                             let layer = context.name(of: piece.layer)
@@ -107,26 +109,58 @@ final class Decoder: Sendable {
             }
             if !wrong.isEmpty { context.mistrust(member, wrong, piece.layer) }
         }
-        let bytes = landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) }
+        let bytes =
+            landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) } - holes.reduce(0) { $0 + $1.bytes }
         // First: what is on record must not be counted as on its way, too.
         context.space?.landed(bytes)
+        let unrecorded = record(holes)
+        if !unrecorded.isEmpty {
+            landed.removeAll { part in unrecorded.contains { $0.key == part.key && $0.index == part.index } }
+        }
         context.board.landed(landed, landing)
         return bytes
     }
 
-    /// Writes a verified chunk at its own offset in its backing file.
-    private func place(_ chunk: borrowing VerifiedChunk) -> Bool {
+    /// Records the holes of chunks, before anybody is told that these have landed: as soon as a content is whole its file may be
+    /// opened, and is then held against what is on record.
+    ///
+    /// - Returns: those that cannot be recorded just now. Whoever waits for them has been told.
+    private func record(_ holes: [(part: Part, bytes: Int64)]) -> [Part] {
+        guard !holes.isEmpty else { return [] }
+        var landing = Landing()
+        landing.holes = holes.map { hole in
+            let target = hole.part.target
+            return (target.record.id, target.chunkCount > 1 ? hole.part.offset : nil, hole.bytes)
+        }
+        do {
+            try context.store.record(landing)
+            return []
+        } catch {
+            let parts = holes.map(\.part)
+            context.fail(
+                [Member(blobOffset: 0, blobSize: 0, parts: parts)],
+                MergeError(.index, "what has landed cannot be recorded", cause: error))
+            return parts
+        }
+    }
+
+    /// Writes a verified chunk at its own offset in its backing file, but for its zeros.
+    ///
+    /// - Returns: how many bytes of it are holes of the file; nil where it cannot be written.
+    private func place(_ chunk: borrowing VerifiedChunk) -> Int64? {
         let part = chunk.part
         let (target, record) = (part.target, part.target.record)
+        let holes = ZeroRuns.find(in: chunk.bytes, at: part.offset, fileSize: record.size)
         do {
             let keepsCached = record.size < Self.largeSize && target.hasReaders.load(ordering: .relaxed)
-            try target.write(chunk.bytes, at: part.offset, to: context.store.files, keepsCached: keepsCached)
-            return true
+            try target.write(
+                chunk.bytes, holes: holes, at: part.offset, to: context.store.files, keepsCached: keepsCached)
+            return holes.reduce(0) { $0 + Int64($1.count) }
         } catch {
             context.fail(
                 [Member(blobOffset: 0, blobSize: 0, parts: [part])],
                 MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error))
-            return false
+            return nil
         }
     }
 }

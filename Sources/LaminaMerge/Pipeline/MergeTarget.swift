@@ -32,13 +32,14 @@ final class MergeTarget: Sendable {
         }
     }
 
-    /// Writes a verified chunk at its own offset in the backing file.
+    /// Writes a verified chunk at its own offset in the backing file, but for its holes: ranges of the file.
     func write(
-        _ bytes: UnsafeRawBufferPointer, at offset: Int64, to files: ContentFiles, keepsCached: Bool
+        _ bytes: UnsafeRawBufferPointer, holes: [Range<Int64>], at offset: Int64, to files: ContentFiles,
+        keepsCached: Bool
     ) throws(SystemError) {
         if chunkCount == 1 {
             return try withLease(files) { lease throws(SystemError) in
-                try lease.write(bytes, as: record.name, keepsCached: keepsCached)
+                try lease.write(bytes, holes: holes, as: record.name, keepsCached: keepsCached)
             }
         }
         let file = try state.withLock { state throws(SystemError) -> BackingFile in
@@ -49,7 +50,7 @@ final class MergeTarget: Sendable {
             state.file = opened
             return opened
         }
-        try file.write(bytes, at: offset, keepsCached: keepsCached)
+        try file.write(bytes, holes: holes, at: offset, keepsCached: keepsCached)
     }
 
     /// Closes the file: everything has landed.

@@ -124,35 +124,54 @@ final class Preparer: Sendable {
                     ? lease.openInPlace(content.name, size: content.size)
                     : lease.create(content.name, size: content.size))
             target = file
+            let holes: Int64
             do {
-                let isCopied = try context.store.files.reading(found.name) { source in
+                let found = try context.store.files.reading(found.name) { source in
                     try copy(chunk, of: source, at: found.offset, to: file)
                 }
-                guard isCopied else { continue }
+                guard let found else { continue }
+                holes = found
             } catch {
                 // What cannot be copied is fetched.
                 continue
             }
             hasLanded = true
-            copied += SpaceKeeper.onDisk(chunk.size)
+            context.space?.giveBack(holes)
+            copied += SpaceKeeper.onDisk(chunk.size) - holes
             chunks[index].hasLanded = true
-            landing.chunks.append((content.id, chunk.offset))
+            if holes > 0 {
+                landing.holes.append((content.id, content.name.claim == nil ? nil : chunk.offset, holes))
+            } else {
+                landing.chunks.append((content.id, chunk.offset))
+            }
         }
         try record(&landing, of: content, chunks)
         // Chunks that landed before are on record, too.
         if !landing.isEmpty || content.state != .absent { lease.recorded() }
     }
 
-    /// - Returns: whether the chunk's bytes are in the file now.
-    private func copy(_ chunk: ChunkRecord, of source: File, at offset: Int64, to file: File) throws -> Bool {
+    /// - Returns: how many of the chunk's bytes are holes, now that they are in the file; nil where they are not.
+    private func copy(_ chunk: ChunkRecord, of source: File, at offset: Int64, to file: File) throws -> Int64? {
         let range = chunk.offset..<(chunk.offset + chunk.size)
         // Who has the file open may be reading there: nothing goes over what it has but what is right.
         if try !file.isHole(range), try source.digest(of: offset..<(offset + chunk.size)) != chunk.digest {
-            return false
+            return nil
         }
-        try file.copyRange(from: source, at: offset, to: chunk.offset, count: Int(chunk.size))
+        // Zeros that take no disk there take none here.
+        let (end, shift) = (offset + chunk.size, chunk.offset - offset)
+        let holes = try source.holes(in: offset..<end)
+        var position = offset
+        for hole in holes + [end..<end] {
+            if position < hole.lowerBound {
+                let count = Int(hole.lowerBound - position)
+                try file.copyRange(from: source, at: position, to: position + shift, count: count)
+            }
+            if !hole.isEmpty { try file.clear((hole.lowerBound + shift)..<(hole.upperBound + shift)) }
+            position = hole.upperBound
+        }
         let bytes = try file.read(Int(chunk.size), at: chunk.offset)
-        return SHA256.hash(bytes) == chunk.digest && Int64(bytes.count) == chunk.size
+        guard SHA256.hash(bytes) == chunk.digest, Int64(bytes.count) == chunk.size else { return nil }
+        return holes.reduce(0) { $0 + Int64($1.count) }
     }
 
     /// Lands the chunks that are holes: a backing file is sparse, so its zeros are there before anything is written. That
@@ -161,17 +180,13 @@ final class Preparer: Sendable {
         var lease = context.store.files.lease(writing: content.name)
         let file = try lease.create(content.name, size: content.size)
         var landing = Landing()
-        var holes: Int64 = 0
         for index in chunks.indices where !chunks[index].hasLanded && chunks[index].source.isHole {
             let chunk = chunks[index]
             // What an earlier try left there was not verified.
             try file.clear(chunk.offset..<(chunk.offset + chunk.size))
             chunks[index].hasLanded = true
-            holes += chunk.size
-            if content.name.claim != nil { landing.chunks.append((content.id, chunk.offset)) }
+            landing.holes.append((content.id, content.name.claim == nil ? nil : chunk.offset, chunk.size))
         }
-        // First: as soon as it is merged, the file may be opened.
-        try context.store.recordHoles(holes, of: content.id)
         try record(&landing, of: content, chunks)
         lease.recorded()
     }

@@ -81,35 +81,55 @@ public final class ImagePull {
             reference, platform: platform, source: source, shouldStop: shouldStop,
             knownConfig: { try? self.engine.store.index.configuration(ofManifest: $0) })
         engine.sources.add(source)
+        let blobs = ForeignLayersSource.around(source, for: image.layers, registries: engine.options.registries)
         hold = engine.store.hold(image.layers.map(\.digest))
         progress.stage = .indexing
         progress.layers = image.layers.count
         report(progress)
         let indexer = LayerIndexer(
-            store: engine.store, source: source, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
+            store: engine.store, source: blobs, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
             refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits,
             shouldStop: shouldStop,
-            stream: { [self] in try stream($0, from: source, diffID: $1, format: $2) },
+            stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2) },
             didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing)
         var layers: [LayerID] = []
         for (number, descriptor) in image.layers.enumerated() {
             if shouldStop() { throw MergeError.stopped }
             progress.current = descriptor.digest.description
             let diffID = number < image.diffIDs.count ? image.diffIDs[number] : nil
-            layers.append(try index(descriptor, diffID, by: indexer, from: source))
+            layers.append(try index(descriptor, diffID, by: indexer, from: blobs))
+            if let elsewhere = (blobs as? ForeignLayersSource)?.location(of: descriptor.digest), let layer = layers.last
+            {
+                try engine.store.addSource(elsewhere, to: layer)
+            }
             progress.indexedLayers += 1
             report(progress)
         }
         // Known layers may have got a new place to be fetched from.
         engine.sources.add(source)
         let store = engine.store
-        _ = try store.addImage(
-            reference: reference.description, manifest: image.manifestDigest, platform: image.platform.description,
-            config: image.configBytes, layers: layers, views: try store.views(of: layers))
-        guard let record = try store.index.image(reference.description) else {
+        let found = (image.listedPlatform ?? image.platform).normalized
+        let id = try store.addImage(
+            reference: reference.description, manifest: image.manifestDigest, platform: found.description,
+            config: image.configBytes, layers: layers, views: try store.views(of: layers),
+            replacing: try outdated(reference, by: found, for: platform ?? .host))
+        guard let record = try store.index.image(id) else {
             throw MergeError(.index, "\(reference) is not in the index after it was put there")
         }
         return record
+    }
+
+    /// The store's images of a reference that fit better than what the reference has now: it does not have them any more.
+    private func outdated(
+        _ reference: ImageReference, by found: Platform, for wanted: Platform
+    ) throws -> [ImageID] {
+        let rank = wanted.rank(of: found) ?? .max
+        return try engine.store.index.images(named: reference.description).filter { image in
+            guard image.platform != found.description else { return false }
+            // What nobody said a platform of may be anything.
+            guard let platform = try? Platform(parsing: image.platform) else { return true }
+            return (wanted.rank(of: platform) ?? .max) < rank
+        }.map(\.id)
     }
 
     /// Indexes a layer; where its bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.

@@ -6,9 +6,32 @@ extension RegistryClient {
         _ digest: Digest, of repository: String, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
         into sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
+        var resource = Resource(
+            repository: repository, path: "blobs/\(digest)", subject: "blob \(digest) of \(repository)")
+        resource.blob = digest
+        try readBlob(digest, resource, size: size, range: range, shouldStop: shouldStop, into: sink)
+    }
+
+    /// The same, of a blob that has a place of its own.
+    ///
+    /// - Parameters:
+    ///   - path: below the host, with the query.
+    ///   - subject: what errors call it.
+    func readBlob(
+        _ digest: Digest, path: String, subject: String, size: Int64, range: Range<Int64>,
+        shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws {
+        var resource = Resource(repository: "", path: path, subject: subject)
+        resource.blob = digest
+        try readBlob(digest, resource, size: size, range: range, shouldStop: shouldStop, into: sink)
+    }
+
+    private func readBlob(
+        _ digest: Digest, _ resource: Resource, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        into sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws {
         try checkRange(range, of: digest, size: size)
         if range.isEmpty { return }
-        let resource = blob(digest, of: repository)
         do {
             if let spool = session.spool(of: digest) {
                 return try spool.read(range, shouldStop: shouldStop, into: sink)
@@ -31,13 +54,6 @@ extension RegistryClient {
         } catch let error as SinkError {
             throw error.cause
         }
-    }
-
-    private func blob(_ digest: Digest, of repository: String) -> Resource {
-        var resource = Resource(
-            repository: repository, path: "blobs/\(digest)", subject: "blob \(digest) of \(repository)")
-        resource.blob = digest
-        return resource
     }
 
     /// By way of a file that takes the whole blob once, whoever reads which part of it.

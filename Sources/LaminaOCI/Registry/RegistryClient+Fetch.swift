@@ -4,6 +4,7 @@ import LaminaDigest
 extension RegistryClient {
     /// What to get, below `/v2/`.
     struct Resource {
+        /// Empty where `path` is all.
         var repository: String
         /// `blobs/sha256:…` or `manifests/…`.
         var path: String
@@ -13,7 +14,7 @@ extension RegistryClient {
         /// What errors call it.
         var subject: String
 
-        var fullPath: String { "\(repository)/\(path)" }
+        var fullPath: String { repository.isEmpty ? path : "\(repository)/\(path)" }
     }
 
     /// Gets a resource from the first server that gives it, over as many exchanges as it takes until `receiver` has what it
@@ -86,6 +87,7 @@ struct HostAttempt {
         var redirects = 0
         var grants = 0
         var isRenewed = false
+        var isAskedForTLS = false
         while true {
             if shouldStop() { throw interrupted }
             let url = target ?? own
@@ -149,6 +151,10 @@ struct HostAttempt {
                 if new != nil { continue }
                 throw refused(exchange, grant, url)
             }
+            if exchange.isUnanswered(ending), !isAskedForTLS, !url.lowercased().hasPrefix("https:") {
+                isAskedForTLS = true
+                if speaksTLS(url, shouldStop) { throw OCIError.speaksTLS(resource.subject, Origin.withoutQuery(url)) }
+            }
             let failure = try exchange.transientFailure(
                 ending, at: Origin.withoutQuery(url), resource.subject, isRedirected: url != own)
             let wait = try patience.wait(
@@ -163,6 +169,23 @@ struct HostAttempt {
     /// they know no more. It is asked for anew once; what is refused with a new one is refused.
     private func mayBeStale(_ head: HTTPHead, _ grant: Authorizer.Grant?, isRenewed: Bool) -> Bool {
         grant != nil && !isRenewed && (head.status == 400 || head.status == 403)
+    }
+
+    /// Whether the server of a URL without TLS speaks TLS, if it is asked so: many just hang up on who speaks in clear. Nothing is shown to it.
+    private func speaksTLS(_ url: String, _ shouldStop: @escaping @Sendable () -> Bool) -> Bool {
+        guard let end = url.firstRange(of: "://") else { return false }
+        var request = HTTPExchange.Request(url: "https://" + Origin.withoutQuery(String(url[end.upperBound...])))
+        request.freshConnection = true
+        request.tls.skipsVerification = true
+        var settings = settings
+        settings.stallLimit = min(settings.stallLimit, .seconds(5))
+        let exchange = HTTPExchange(receiver: NothingWanted(), settings: settings, shouldStop: shouldStop)
+        // Without a handle to ask by, the next try fails for the same reason, and says so.
+        let hasShakenHands = try? CurlPool.shared.withHandle(for: "TLS " + request.url) { handle in
+            _ = exchange.run(request, on: handle)
+            return handle.hasShakenHands
+        }
+        return hasShakenHands ?? false
     }
 
     /// What is wrong with an answer, with who gave it.
@@ -222,10 +245,7 @@ extension HTTPExchange {
         }
         if head.isComplete, !isAccepted {
             if head.status == 400, !url.hasPrefix("https:"), wantsTLS {
-                throw OCIError(
-                    .tls,
-                    "\(subject) did not arrive from \(url): the server speaks TLS, and was asked without "
-                        + "(--plain-http, [http] plain and 'server = \"http://…\"' in hosts.toml ask so)")
+                throw OCIError.speaksTLS(subject, url)
             }
             let error = OCIError(status: head, body: errorBody, url: url, subject: subject)
             // A redirect may name a URL that has expired; the next attempt gets a new one from the registry.
@@ -274,6 +294,14 @@ extension HTTPExchange {
         }
     }
 
+    /// Whether the server hung up, or said what is no HTTP, before it had said anything that is.
+    func isUnanswered(_ ending: Ending) -> Bool {
+        guard case .failed(let code, _) = ending, head.status == 0 else { return false }
+        return [
+            CURLE_GOT_NOTHING, CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY,
+        ].contains(code)
+    }
+
     /// Whether the answer is that of a TLS server to who does not speak it: Go's words, nginx's, Apache's.
     private var wantsTLS: Bool {
         let text = String(decoding: errorBody, as: UTF8.self).lowercased()
@@ -281,5 +309,24 @@ extension HTTPExchange {
             "http request to an https server", "plain http request was sent to https port",
             "speaking plain http to an ssl",
         ].contains { text.contains($0) }
+    }
+}
+
+/// For who wants to know no more than how far it comes.
+private final class NothingWanted: HTTPReceiver {
+    var progress: Int64 { 0 }
+    var isComplete: Bool? { nil }
+    func prepare() -> Range<Int64>? { nil }
+    func begin(_ head: HTTPHead) {}
+    func receive(_ bytes: UnsafeRawBufferPointer) -> Bool { false }
+    func end() {}
+}
+
+extension OCIError {
+    fileprivate static func speaksTLS(_ subject: String, _ url: String) -> OCIError {
+        OCIError(
+            .tls,
+            "\(subject) did not arrive from \(url): the server speaks TLS, and was asked without "
+                + "(--plain-http, [http] plain and 'server = \"http://…\"' in hosts.toml ask so)")
     }
 }

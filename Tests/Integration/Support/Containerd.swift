@@ -13,6 +13,8 @@ struct Containerd {
     let socket: String
     private let sandbox: Sandbox
     private let server: Child
+    /// Where its programs are, with a slash behind; empty: where `PATH` says.
+    private let prefix: String
 
     /// Where the one of a sandbox answers.
     static func socket(in sandbox: Sandbox) -> String { sandbox.directory + "/containerd/socket" }
@@ -22,11 +24,17 @@ struct Containerd {
     /// - Parameters:
     ///   - proxies: snapshotters that are programs of their own, by name: their sockets.
     ///   - cri: the configuration of the plugin that kubelet speaks to, which is off without.
-    init(in sandbox: Sandbox, proxies: [String: String] = [:], cri: String? = nil) throws {
+    ///   - programs: the directory of another version's programs.
+    init(
+        in sandbox: Sandbox, proxies: [String: String] = [:], cri: String? = nil, programs: String? = nil
+    ) throws {
         self.sandbox = sandbox
+        prefix = programs.map { $0 + "/" } ?? ""
         let directory = sandbox.directory + "/containerd"
         socket = Self.socket(in: sandbox)
-        let disabled = (cri == nil ? ["io.containerd.grpc.v1.cri"] : []) + ["io.containerd.internal.v1.opt"]
+        // That of containerd 2 is in three parts.
+        let all = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]
+        let disabled = (cri == nil ? all : []) + ["io.containerd.internal.v1.opt"]
         try createDirectories(directory)
         var configuration = """
             version = 2
@@ -45,11 +53,11 @@ struct Containerd {
         configuration += cri ?? ""
         try write(configuration.utf8, to: directory + "/config.toml")
         let server = try sandbox.startProgram([
-            "containerd", "--config", directory + "/config.toml", "--log-level", "warn",
+            prefix + "containerd", "--config", directory + "/config.toml", "--log-level", "warn",
         ])
         self.server = server
-        let isReady = eventually(seconds: 60) { [socket] in
-            !server.isRunning || (try? run(["ctr", "-a", socket, "version"], seconds: 5))?.exitCode == 0
+        let isReady = eventually(seconds: 60) { [socket, prefix] in
+            !server.isRunning || (try? run([prefix + "ctr", "-a", socket, "version"], seconds: 5))?.exitCode == 0
         }
         guard isReady, server.isRunning else {
             server.send(SIGKILL)
@@ -69,13 +77,13 @@ struct Containerd {
     /// Runs `ctr`, which has to succeed.
     @discardableResult
     func ctr(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
-        try run(["ctr", "-a", socket] + arguments, seconds: seconds).orThrow()
+        try run([prefix + "ctr", "-a", socket] + arguments, seconds: seconds).orThrow()
     }
 
     /// Runs `ctr-remote`, which has to succeed.
     @discardableResult
     func remote(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
-        try run(["ctr-remote", "-a", socket] + arguments, seconds: seconds).orThrow()
+        try run([prefix + "ctr-remote", "-a", socket] + arguments, seconds: seconds).orThrow()
     }
 
     /// Pulls an image of a registry on this machine; gives where its files are, as containerd has unpacked them.
