@@ -68,6 +68,13 @@ struct EngineState {
         case end
     }
 
+    /// What is known of a content, and the layer that is to be fetched on, where this open says that readers go on.
+    mutating func knowledge(of content: ContentID) -> (MergeEngine.Knowledge, LayerID?) {
+        let marked = takeMark(content)
+        guard let active = active[content] else { return (.none, marked) }
+        return (active.isMerged ? .merged : .merging, marked)
+    }
+
     /// Takes everything that waits, for the end.
     mutating func stop() -> [MergeCompletion] {
         isStopping = true

@@ -47,7 +47,9 @@ extension MergeEngine {
     func decodeLoop() {
         let decoder: ChunkDecoder
         do {
-            decoder = try ChunkDecoder()
+            // The payload's memory is the pool's; what libzstd keeps is shared out.
+            decoder = try ChunkDecoder(
+                keeping: Self.inFlightLimit / max(1, options.decoderCount), gate: decoderGate)
         } catch {
             recorder.report(error)
             return
@@ -65,6 +67,10 @@ extension MergeEngine {
         var landed: [Part] = []
         var offset = 0
         let (compression, keepsTarParts) = sources.decoding(of: piece.layer)
+        if compression != .identity {
+            decoder.lend(pool.take(piece.members.reduce(0) { max($0, $1.neededBytes) } + ChunkDecoder.smallSlack))
+        }
+        defer { pool.give(decoder.takeMemory()) }
         var landing = Landing()
         for member in piece.members {
             let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])

@@ -21,8 +21,9 @@ public final class MergeEngine: Sendable {
         public var workerCount = 10
         /// How the registries are reached that layers come from.
         public var registries = Registries()
-        /// Threads that decode: one more than there are cores, as one or the other waits for the disk that it writes to.
-        public var decoderCount = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) + 1
+        /// Threads that decode: one more than there are cores, as one or the other waits for the disk that it writes to; no more
+        /// than 32 cores' worth, as what is in flight does not keep more of them busy.
+        public var decoderCount = min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), 32) + 1
         /// Seconds after a merge that layers are proven; nil: only what a pull proves.
         public var provingDelay: Double?
         /// Whether a layer is only indexed once its diff ID is known: its whole blob is read for it, if need be.
@@ -56,6 +57,8 @@ public final class MergeEngine: Sendable {
     let pool: BufferPool
     let sources: SourceCache
     let recorder: Recorder
+    /// One decoder at a time takes more memory than it has reserved.
+    let decoderGate = DecoderGate()
     let paces = ConnectionPaces()
     let state: Monitor<EngineState>
     let decodeQueue = Monitor(DecodeQueue())
@@ -185,14 +188,20 @@ public final class MergeEngine: Sendable {
     }
 
     public func knowledge(of content: ContentID) -> Knowledge {
-        let (knowledge, marked) = state.withLock { state -> (Knowledge, LayerID?) in
-            let marked = state.takeMark(content)
-            guard let active = state.active[content] else { return (.none, marked) }
-            return (active.isMerged ? .merged : .merging, marked)
-        }
+        let (knowledge, marked) = state.withLock { $0.knowledge(of: content) }
         if let marked { state.withLockWakingOne { $0.ahead.append(marked) } }
         return knowledge
     }
+
+    /// The same for a thread that may wait for nobody: nil while somebody has the plan.
+    public func knowledgeNow(of content: ContentID) -> Knowledge? {
+        guard let (knowledge, marked) = state.withLockIfFree({ $0.knowledge(of: content) }) else { return nil }
+        if let marked { state.withLockWakingOne { $0.ahead.append(marked) } }
+        return knowledge
+    }
+
+    /// Whether nobody has the plan just now: then asking something of it does not wait.
+    public var isPlanFree: Bool { state.withLockIfFree { _ in } != nil }
 
     /// Whether a range of a content that is being merged has landed.
     public func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {
