@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 _Thread_local struct lamina_fuse_worker *lamina_fuse_current;
@@ -106,7 +105,11 @@ struct lamina_fuse *lamina_fuse_new(
     struct lamina_fuse *fuse = calloc(1, sizeof *fuse);
     if (fuse == NULL) return NULL;
     fuse->settings = *settings;
-    sem_init(&fuse->turn, 0, 1);
+    if (lamina_fuse_turn_init(fuse) != 0) {
+        free(fuse);
+        errno = ENOMEM;
+        return NULL;
+    }
     fuse->awake = AWAKE_NOT;
     fuse->callbacks = *callbacks;
     char *name[] = {"lamina", NULL};
@@ -114,6 +117,7 @@ struct lamina_fuse *lamina_fuse_new(
     fuse->session = fuse_session_new(&arguments, &lamina_fuse_operations, sizeof lamina_fuse_operations, fuse);
     fuse_opt_free_args(&arguments);
     if (fuse->session == NULL) {
+        lamina_fuse_turn_destroy(fuse);
         free(fuse);
         errno = ENOMEM;
         return NULL;
@@ -129,6 +133,7 @@ struct lamina_fuse *lamina_fuse_new(
     if (error != 0) {
         if (fuse->device >= 0) close(fuse->device);
         fuse_session_destroy(fuse->session);
+        lamina_fuse_turn_destroy(fuse);
         free(fuse);
         errno = -error;
         return NULL;
@@ -147,6 +152,7 @@ static void let_sleep(struct lamina_fuse *fuse) {
 void lamina_fuse_free(struct lamina_fuse *fuse) {
     let_sleep(fuse);
     fuse_session_destroy(fuse->session);
+    lamina_fuse_turn_destroy(fuse);
     free(fuse->init_request);
     free(fuse);
 }
@@ -173,14 +179,8 @@ struct lamina_fuse_worker *lamina_fuse_worker_new(struct lamina_fuse *fuse, void
     return worker;
 }
 
-static void give_turn(struct lamina_fuse_worker *worker) {
-    if (!worker->has_turn) return;
-    worker->has_turn = false;
-    sem_post(&worker->fuse->turn);
-}
-
 void lamina_fuse_worker_free(struct lamina_fuse_worker *worker) {
-    give_turn(worker);
+    lamina_fuse_turn_give(worker);
     munmap(worker->buffer.mem, BUFFER_SIZE);
     free(worker);
 }
@@ -229,13 +229,7 @@ int lamina_fuse_resend(const struct lamina_fuse *fuse) {
 }
 
 void lamina_fuse_share(void) {
-    if (lamina_fuse_current != NULL) give_turn(lamina_fuse_current);
-}
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+    if (lamina_fuse_current != NULL) lamina_fuse_turn_give(lamina_fuse_current);
 }
 
 static inline void relax(void) {
@@ -264,6 +258,7 @@ static void stay_awake(struct lamina_fuse *fuse) {
 /// Takes a request without sleeping; -EAGAIN when none comes for SHORT_PAUSE. Falling asleep and being woken cost both sides
 /// more than most answers do; where requests come in quick succession, the next one is there before that would be done.
 /// What the handler can do ahead is done meanwhile.
+/// -EINTR: the turn was taken away meanwhile.
 /// After one that was long in coming nobody looks out: an idle session costs nothing.
 static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
     while (true) {
@@ -271,11 +266,16 @@ static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
         if (received != -EAGAIN) return received;
         worker->found_none = true;
         pay(worker);
-        if (worker->fuse->callbacks.idle(worker->context)) {
-            start = now();
+        // It reads the index, which may have to come from the disk.
+        lamina_fuse_turn_begin(worker, lamina_fuse_now());
+        bool was_busy = worker->fuse->callbacks.idle(worker->context);
+        lamina_fuse_turn_end(worker);
+        if (!worker->has_turn) return -EINTR;
+        if (was_busy) {
+            start = lamina_fuse_now();
             continue;
         }
-        if (now() >= start + SHORT_PAUSE) return received;
+        if (lamina_fuse_now() >= start + SHORT_PAUSE) return received;
         // Not too often: each look takes the lock that requests are queued with.
         for (int i = 0; i < 8; i++) relax();
     }
@@ -305,17 +305,20 @@ static int take(struct lamina_fuse_worker *worker, uint64_t start) {
 /// answer may take long (lamina_fuse_share).
 static int receive(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
+    lamina_fuse_turn_end(worker);
     if (!worker->has_turn) {
         pay(worker);
-        while (sem_wait(&fuse->turn) != 0) {}
-        worker->has_turn = true;
+        lamina_fuse_turn_wait(worker);
     }
     if (fuse_session_exited(fuse->session)) return 0;
-    uint64_t start = now();
+    uint64_t start = lamina_fuse_now();
     worker->found_none = false;
     int received = take(worker, start);
-    if (now() - start > LONG_PAUSE) fuse->burst = 0;
+    if (!worker->has_turn) return received;
+    uint64_t end = lamina_fuse_now();
+    if (end - start > LONG_PAUSE) fuse->burst = 0;
     else if (fuse->burst < BURST) fuse->burst++;
+    if (received > 0) lamina_fuse_turn_begin(worker, end);
     return received;
 }
 
@@ -325,10 +328,10 @@ static void share_if_busy(struct lamina_fuse_worker *worker, uint32_t opcode) {
     // A process that closes one file and opens the next is no two processes, and these are answered in no time.
     if (opcode == FUSE_RELEASE || opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET) return;
     struct pollfd device = {.fd = worker->fuse->device, .events = POLLIN};
-    if (poll(&device, 1, 0) > 0) give_turn(worker);
+    if (poll(&device, 1, 0) > 0) lamina_fuse_turn_give(worker);
 }
 
-/// Answers what needs no request of libfuse's: a close, and an open whose answer the handler knows. To make such a request, to
+/// Answers what needs no request of libfuse's: a close, and an open or a question for an attribute whose answer the handler knows. To make such a request, to
 /// keep it in the list of those that may be interrupted and to free it takes longer than the rest of the answer.
 static bool answer_at_once(struct lamina_fuse_worker *worker, const struct fuse_in_header *header, size_t size) {
     struct lamina_fuse *fuse = worker->fuse;
@@ -349,6 +352,18 @@ static bool answer_at_once(struct lamina_fuse_worker *worker, const struct fuse_
         pay(worker);
         return true;
     }
+    if (header->opcode == FUSE_GETXATTR && size > sizeof *header + sizeof(struct fuse_getxattr_in)) {
+        const char *name = (const char *)argument + sizeof(struct fuse_getxattr_in);
+        size_t room = size - sizeof *header - sizeof(struct fuse_getxattr_in);
+        size_t length = strnlen(name, room);
+        if (length == room) return false;
+        if (!fuse->callbacks.lacks_xattr(worker->context, header->nodeid, name, length)) return false;
+        struct fuse_out_header reply = {.len = sizeof reply, .error = -ENODATA, .unique = header->unique};
+        // Of a session that is at its end nobody wants answers.
+        if (write(fuse->device, &reply, sizeof reply) < 0) return true;
+        pay(worker);
+        return true;
+    }
     return false;
 }
 
@@ -360,7 +375,7 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     if (received == -ECONNABORTED) received = 0;
     if (received <= 0) {
         pay(worker);
-        give_turn(worker);
+        lamina_fuse_turn_give(worker);
         return received;
     }
 
@@ -371,9 +386,11 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
         if (error != 0) return error;
     }
     share_if_busy(worker, header->opcode);
-    if (answer_at_once(worker, header, (size_t)received)) return 1;
-    process(worker, &worker->buffer);
-    pay(worker);
+    if (!answer_at_once(worker, header, (size_t)received)) {
+        process(worker, &worker->buffer);
+        pay(worker);
+    }
+    bump(&fuse->progress);
     return 1;
 }
 
@@ -397,6 +414,10 @@ uint32_t lamina_fuse_protocol(const struct lamina_fuse *fuse) {
 
 uint64_t lamina_fuse_request_count(const struct lamina_fuse *fuse, uint32_t opcode) {
     return atomic_load_explicit(&fuse->requests[opcode < OPCODE_COUNT ? opcode : 0], memory_order_relaxed);
+}
+
+uint64_t lamina_fuse_progress(const struct lamina_fuse *fuse) {
+    return atomic_load_explicit(&fuse->progress, memory_order_relaxed);
 }
 
 uint64_t lamina_fuse_open_count(const struct lamina_fuse *fuse, enum lamina_fuse_open_kind kind) {

@@ -13,7 +13,7 @@
 #include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <linux/fuse.h>
-#include <semaphore.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -66,6 +66,11 @@ enum {
     // Requests in quick succession after which more are expected, and the milliseconds without one after which they are not.
     BURST = 16,
     BURST_END = 2,
+    // Nanoseconds that a request may take while nobody else takes the next one. More than any answer takes that does not wait
+    // for something; see watch.
+    TURN_LIMIT = 1500000,
+    // Looks in a row that found no request under way, after which nobody looks until one comes.
+    QUIET_LOOKS = 40,
     AWAKE_NOT = -1,
     AWAKE_NEVER = -2,
     NOTIFY_RESEND = 7,
@@ -98,8 +103,18 @@ struct lamina_fuse {
     bool ready;
     bool resend;
     enum lamina_fuse_passthrough passthrough;
-    // Who may wait for the next request; see lamina_fuse_step.
-    sem_t turn;
+    // Who may wait for the next request: one thread has the turn, or it is free. See turn.c.
+    pthread_mutex_t turn_lock;
+    pthread_cond_t turn_freed, watch_wanted;
+    bool turn_is_free;
+    // How many threads wait for it, and whether one of them is the watch.
+    unsigned waiting;
+    bool has_watch;
+    _Atomic bool watch_sleeps;
+    // When the thread that has the turn took the request that it answers; 0 while it waits for one. Who sets it to 0 has the turn.
+    _Atomic uint64_t turn_since;
+    // Requests that were answered, parked or refused: what a watchdog looks at.
+    _Atomic uint64_t progress;
     // With the turn: how many requests in a row came without a long pause before them, up to BURST; and the open file that
     // keeps the processors awake, or one of AWAKE_….
     unsigned burst;
@@ -114,6 +129,8 @@ struct lamina_fuse_worker {
     struct fuse_buf buffer;
     uint64_t unique;
     bool has_turn;
+    // With the turn: what turn_since was set to for the request in hand; 0: there is none.
+    uint64_t since;
     // Whether no request was there when this thread looked before the one it has.
     bool found_none;
     // An answer that nobody waits for, and that has not gone out yet; its length is 0 where there is none. See pay.
@@ -131,6 +148,17 @@ static inline fuse_req_t unwrap(struct lamina_fuse_request *request) { return (f
 static inline bool lamina_fuse_is_read(uint32_t flags) {
     return (flags & O_ACCMODE) == O_RDONLY && (flags & O_TRUNC) == 0;
 }
+
+/// Monotonic, in nanoseconds; never 0.
+uint64_t lamina_fuse_now(void);
+
+// turn.c
+int lamina_fuse_turn_init(struct lamina_fuse *fuse);
+void lamina_fuse_turn_destroy(struct lamina_fuse *fuse);
+void lamina_fuse_turn_wait(struct lamina_fuse_worker *worker);
+void lamina_fuse_turn_begin(struct lamina_fuse_worker *worker, uint64_t since);
+void lamina_fuse_turn_end(struct lamina_fuse_worker *worker);
+void lamina_fuse_turn_give(struct lamina_fuse_worker *worker);
 
 static inline void bump(_Atomic uint64_t *counter) {
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);

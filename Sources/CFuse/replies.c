@@ -140,6 +140,20 @@ size_t lamina_fuse_add_entry(
     return used + needed;
 }
 
+size_t lamina_fuse_fit_entries(const void *buffer, size_t used, size_t capacity, bool plus, int64_t *next_offset) {
+    size_t fixed = plus ? offsetof(struct fuse_direntplus, dirent) : 0;
+    size_t end = 0;
+    *next_offset = 0;
+    while (end < used) {
+        const struct fuse_dirent *entry = (const void *)((const char *)buffer + end + fixed);
+        size_t size = (fixed + offsetof(struct fuse_dirent, name) + entry->namelen + 7) & ~(size_t)7;
+        if (size > capacity - end) break;
+        *next_offset = (int64_t)entry->off;
+        end += size;
+    }
+    return end;
+}
+
 // MARK: Interrupts
 
 /// Interrupts this thread has learnt of and not yet dealt with: a step brings at most one, and one for each request

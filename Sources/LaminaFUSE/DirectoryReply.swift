@@ -28,7 +28,7 @@ public struct DirectoryReply: ~Copyable, Sendable {
 public struct DirectoryEntries: ~Copyable, @unchecked Sendable {
     // @unchecked: the memory belongs to this value alone, which is not copied.
     fileprivate let address: UnsafeMutableRawPointer
-    private let capacity: Int
+    private var capacity: Int
     /// How many bytes the entries take.
     public private(set) var used = 0
     /// As in `DirectoryReply`.
@@ -65,5 +65,18 @@ public struct DirectoryEntries: ~Copyable, @unchecked Sendable {
         guard used > 0 else { return false }
         self.used = used
         return true
+    }
+
+    /// Cuts it to what a reader with a smaller buffer takes, as the kernel answers EIO to more than it asked for
+    /// (fuse_dev_do_write); no more than that is added later.
+    ///
+    /// - Returns: the `nextOffset` of the last entry that is left, where some were cut off; nil where all are there, and 0 where
+    ///   none is.
+    public mutating func limit(to size: Int) -> Int64? {
+        capacity = min(capacity, size)
+        guard used > capacity else { return nil }
+        var nextOffset: Int64 = 0
+        used = lamina_fuse_fit_entries(address, used, capacity, isPlus, &nextOffset)
+        return nextOffset
     }
 }

@@ -36,6 +36,13 @@ extension lamina_fuse_callbacks {
                         node: node, thread: worker.thread, reply: ReopenReply(unique: unique, fuse: worker.core.fuse))
                 }
             },
+            lacks_xattr: { context, node, name, length in
+                guard let context else { return false }
+                return Unmanaged<Worker>.fromOpaque(context)._withUnsafeGuaranteedRef { worker in
+                    worker.core.handler.lacksXattr(
+                        node: node, name: UnsafeRawBufferPointer(start: name, count: length), thread: worker.thread)
+                }
+            },
             read: { context, request, unique, node, handle, offset, size in
                 dispatch(context, request, unique) { worker, pending in
                     worker.core.handler.read(

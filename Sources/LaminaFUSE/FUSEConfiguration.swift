@@ -12,8 +12,9 @@ public struct FUSEConfiguration: Sendable {
     /// /dev/cpu_dma_latency, where the process may) and the next request is looked out for. A call through FUSE sleeps twice;
     /// where waking an idle processor takes 40 µs, as on virtual machines, that is most of what the call takes.
     public var busyWait = true
-    /// Threads that take requests. One a core: each idle one that is woken in vain costs every request.
-    public var threadCount = max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+    /// Threads that take requests: one a core, as those that sleep cost nothing; some more where there are few, as one or the other
+    /// may wait for the disk; and no more than 32, as the kernel hands out requests one by one.
+    public var threadCount = min(max(4, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))), 32)
     /// Whether users other than the one who mounts may look in.
     public var allowsOtherUsers = true
     /// Read-ahead requests in flight at once, for the whole mount. Parked reads of one file that is still being fetched

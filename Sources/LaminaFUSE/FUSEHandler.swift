@@ -62,6 +62,10 @@ public protocol FUSEHandler: Sendable {
     /// GETXATTR. The kernel does not cache these: overlayfs and exec ask often.
     func getxattr(node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming AttributeValueReply)
 
+    /// GETXATTR, asked before `getxattr`: whether the inode has no attribute of this name for certain, which takes no look into
+    /// anything. overlayfs asks for its own attributes of every file and directory that is looked up below it.
+    func lacksXattr(node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread) -> Bool
+
     /// LISTXATTR: names, each with a NUL behind it.
     func listxattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeValueReply)
 
@@ -81,4 +85,6 @@ extension FUSEHandler {
     public func idle(thread: FUSEThread) -> Bool { false }
 
     public func reopen(node: UInt64, thread: FUSEThread, reply: consuming ReopenReply) -> Bool { false }
+
+    public func lacksXattr(node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread) -> Bool { false }
 }

@@ -87,6 +87,9 @@ extension FUSESession {
         lamina_fuse_request_count(core.fuse, operation.rawValue)
     }
 
+    /// Requests that the session's threads have done with, answered or parked: as long as it grows, they work.
+    public var progress: UInt64 { lamina_fuse_progress(core.fuse) }
+
     /// Opens that were answered with passthrough, and in cached mode.
     public var passthroughOpenCount: UInt64 { lamina_fuse_open_count(core.fuse, LAMINA_FUSE_OPEN_PASSTHROUGH) }
     public var cachedOpenCount: UInt64 { lamina_fuse_open_count(core.fuse, LAMINA_FUSE_OPEN_CACHED) }

@@ -26,6 +26,16 @@ public final class SessionRecord: @unchecked Sendable {
     private static let wordCount = backingsStart + shardCount * shardCapacity * backingWords
     /// In a backing file's ID: it is being given up.
     private static let closing: UInt64 = 1 << 63
+    /// In an open's unique ID, of which the kernel never uses this bit: it stands for several, whose number is the upper half of the
+    /// word with the backing ID. A program that does not know of it takes it for one.
+    private static let counting: UInt64 = 1 << 62
+    /// Opens of one inode that are recorded one by one. Those beyond are counted in one place, so that who opens one file again and
+    /// again takes no places from others.
+    public static let singleOpens = 64
+    /// Opens that are counted are not known one by one. A process that is killed may have counted some that the kernel sends again, or
+    /// forgotten some: their number is taken for higher by as many as there are threads at most. Too high, a file is kept longer than
+    /// needed; too low, one that is open would be opened in another way, which the kernel refuses.
+    private static let countingSlack: UInt64 = 32
 
     /// An open file.
     public struct Open: Sendable, Equatable {
@@ -34,11 +44,14 @@ public final class SessionRecord: @unchecked Sendable {
         public var node: UInt64
         /// The backing ID of a passthrough open; nil for a cached one.
         public var backing: Int32?
+        /// How many opens it stands for; nil: it is one alone.
+        public var count: Int?
 
-        public init(handle: UInt64, node: UInt64, backing: Int32?) {
+        public init(handle: UInt64, node: UInt64, backing: Int32?, count: Int? = nil) {
             self.handle = handle
             self.node = node
             self.backing = backing
+            self.count = count
         }
     }
 
@@ -90,6 +103,9 @@ public final class SessionRecord: @unchecked Sendable {
             // From the last to the first, so that the first is used first: few pages are touched.
             freeOpens[shard] = (0..<opens).reversed().filter { memory[Self.openWord(shard, $0)] == 0 }
             freeBackings[shard] = (0..<backings).reversed().filter { memory[Self.backingWord(shard, $0)] == 0 }
+            for word in (0..<opens).map({ Self.openWord(shard, $0) }) where memory[word] & Self.counting != 0 {
+                memory[word + 2] &+= Self.countingSlack << 32
+            }
         }
     }
 
@@ -97,6 +113,22 @@ public final class SessionRecord: @unchecked Sendable {
 
     /// Records an open before it is answered; nil when the shard is full. The handle is 0 never.
     public func addOpen(_ shard: Int, unique: UInt64, node: UInt64, backing: Int32?) -> UInt64? {
+        add(shard, unique, unique, node, UInt64(backing ?? 0))
+    }
+
+    /// Records an open in a place that counts them, to which others can be added with `countOpen`; nil when the shard is full.
+    public func addCounter(_ shard: Int, unique: UInt64, node: UInt64, backing: Int32?) -> UInt64? {
+        add(shard, unique, unique | Self.counting, node, UInt64(backing ?? 0) | 1 << 32)
+    }
+
+    /// Counts one more open in such a place; false where it is there no more.
+    public func countOpen(_ shard: Int, handle: UInt64) -> Bool {
+        guard let word = word(shard, handle), memory[word] & Self.counting != 0 else { return false }
+        memory[word + 2] &+= 1 << 32
+        return true
+    }
+
+    private func add(_ shard: Int, _ unique: UInt64, _ mark: UInt64, _ node: UInt64, _ rest: UInt64) -> UInt64? {
         let slot: Int
         if let free = freeOpens[shard].popLast() {
             slot = free
@@ -107,22 +139,32 @@ public final class SessionRecord: @unchecked Sendable {
         }
         let word = Self.openWord(shard, slot)
         memory[word + 1] = node
-        memory[word + 2] = UInt64(backing ?? 0)
-        memory[word] = unique
+        memory[word + 2] = rest
+        memory[word] = mark
         return Self.handle(shard, slot, unique)
+    }
+
+    /// Where an open is recorded; nil where it was forgotten.
+    private func word(_ shard: Int, _ handle: UInt64) -> Int? {
+        let place = Int(handle & Self.placeMask)
+        let slot = place % Self.shardCapacity
+        guard place / Self.shardCapacity == shard, slot < used(.opens, shard) else { return nil }
+        let word = Self.openWord(shard, slot)
+        // Another open may have the slot by now.
+        let unique = memory[word]
+        guard unique != 0, Self.handle(shard, slot, unique & ~Self.counting) == handle else { return nil }
+        return word
     }
 
     /// Forgets an open; false when it was forgotten before.
     public func removeOpen(_ shard: Int, handle: UInt64) -> Bool {
-        let place = Int(handle & Self.placeMask)
-        let slot = place % Self.shardCapacity
-        guard place / Self.shardCapacity == shard, slot < used(.opens, shard) else { return false }
-        let word = Self.openWord(shard, slot)
-        // Another open may have the slot by now.
-        let unique = memory[word]
-        guard unique != 0, Self.handle(shard, slot, unique) == handle else { return false }
+        guard let word = word(shard, handle) else { return false }
+        if memory[word] & Self.counting != 0, memory[word + 2] >> 32 > 1 {
+            memory[word + 2] &-= 1 << 32
+            return true
+        }
         memory[word] = 0
-        freeOpens[shard].append(slot)
+        freeOpens[shard].append(Int(handle & Self.placeMask) % Self.shardCapacity)
         return true
     }
 
@@ -134,7 +176,9 @@ public final class SessionRecord: @unchecked Sendable {
             guard unique != 0 else { return nil }
             let backing = Int32(truncatingIfNeeded: memory[word + 2])
             return Open(
-                handle: Self.handle(shard, slot, unique), node: memory[word + 1], backing: backing > 0 ? backing : nil)
+                handle: Self.handle(shard, slot, unique & ~Self.counting), node: memory[word + 1],
+                backing: backing > 0 ? backing : nil,
+                count: unique & Self.counting == 0 ? nil : Int(memory[word + 2] >> 32))
         }
     }
 

@@ -9,8 +9,8 @@ struct DirectoryListing: ~Copyable {
     var entries: DirectoryEntries
     /// Where reading goes on.
     var position: Int64
-    /// The directories among the entries, in their order.
-    var directories: [Int64] = []
+    /// The directories among the entries, in their order, each with the position behind it.
+    var directories: [(id: Int64, end: Int64)] = []
     var end = End.open
 
     enum End {
@@ -27,21 +27,59 @@ struct DirectoryListing: ~Copyable {
         self.entries = entries
         position = offset
     }
+
+    /// Cuts it to what a reader takes: it may have been made for one with a larger buffer.
+    mutating func limit(to size: Int) {
+        guard let end = entries.limit(to: size) else { return }
+        position = end > 0 ? end : offset
+        directories.removeLast(directories.count - directories.count { $0.end <= position })
+        self.end = .full
+    }
 }
 
-/// The listing that a walk will ask for next, made while the walker is busy with the last one.
+/// The listings that readers will ask for next, made while they are busy with the last ones: the rest of a directory that is
+/// read in parts, and the next directory of a walk through a tree.
 ///
-/// Nothing of this is ever wrong, as directories never change; but for the root, which is not read ahead.
+/// Each of several readers has a listing of its own, so that none throws away what was made for another. Nothing of this is ever
+/// wrong, as directories never change; but for the root, which is not read ahead.
 final class DirectoryAhead: Sendable {
-    private struct State: ~Copyable {
-        var walk = DirectoryWalk()
-        var listing: DirectoryListing?
-        /// What the last READDIR took: the next one will take as much.
-        var size = 0
-        var isPlus = true
-        /// Where the last directory ends: a reader asks once more to learn it.
-        var end: DirectoryWalk.Place?
+    /// A listing that somebody will probably ask for.
+    private struct Wanted {
+        let place: DirectoryWalk.Place
+        /// What the READDIR before it took: this one will take as much.
+        let size: Int
+        let isPlus: Bool
+        /// An array holds nothing that cannot be copied.
+        let made = Made()
+        /// Whether there is nothing more to do for it, or somebody does it just now.
+        var isDone = false
     }
+
+    private final class Made {
+        var listing: DirectoryListing?
+    }
+
+    private struct State {
+        var walk = DirectoryWalk()
+        /// The newest last; what nobody came for goes when others come.
+        var wanted: [Wanted] = []
+        /// Where directories end, the newest last: a reader asks once more to learn it.
+        var ends: [DirectoryWalk.Place] = []
+
+        mutating func want(_ place: DirectoryWalk.Place, size: Int, isPlus: Bool) {
+            guard !wanted.contains(where: { $0.place == place }) else { return }
+            if wanted.count >= DirectoryAhead.limit { wanted.removeFirst() }
+            wanted.append(Wanted(place: place, size: size, isPlus: isPlus))
+        }
+
+        mutating func end(at place: DirectoryWalk.Place) {
+            if ends.count >= DirectoryAhead.limit { ends.removeFirst() }
+            ends.append(place)
+        }
+    }
+
+    /// Readers that are helped at once; each costs 64 KiB at most.
+    private static let limit = 8
 
     private let state = Mutex(State())
     private let isWanted = Atomic<Bool>(false)
@@ -52,37 +90,38 @@ final class DirectoryAhead: Sendable {
     func take(_ directory: Int64, from offset: Int64, size: Int, isPlus: Bool) -> DirectoryListing {
         let place = DirectoryWalk.Place(directory: directory, offset: offset)
         let made: DirectoryListing? = state.withLock { state in
-            if state.end == place {
+            if state.ends.contains(place) {
                 var listing = DirectoryListing(
                     directory: directory, offset: offset, entries: DirectoryEntries(size: 0, isPlus: isPlus))
                 listing.end = .last
                 return listing
             }
-            guard let listing = state.listing.take() else { return nil }
-            guard
-                listing.directory == directory, listing.offset == offset, listing.entries.used <= size,
-                listing.entries.isPlus == isPlus
-            else { return nil }
-            hits.add(1, ordering: .relaxed)
-            return listing
+            guard let index = state.wanted.firstIndex(where: { $0.place == place && $0.isPlus == isPlus }) else {
+                return nil
+            }
+            return state.wanted.remove(at: index).made.listing.take()
         }
-        return made
-            ?? DirectoryListing(
+        guard var made else {
+            return DirectoryListing(
                 directory: directory, offset: offset, entries: DirectoryEntries(size: size, isPlus: isPlus))
+        }
+        hits.add(1, ordering: .relaxed)
+        made.limit(to: size)
+        return made
     }
 
     /// Says that a listing was sent, to a reader that takes `size` bytes.
     func sent(_ listing: borrowing DirectoryListing, size: Int) {
         guard listing.directory != 1 else { return }
         let place = DirectoryWalk.Place(directory: listing.directory, offset: listing.offset)
-        let (directories, isPlus) = (listing.directories, listing.entries.isPlus)
+        let (directories, isPlus) = (listing.directories.map(\.id), listing.entries.isPlus)
         let (position, isLast) = (listing.position, listing.end == .last)
         state.withLock { state in
-            guard state.end != place else { return }
+            guard !state.ends.contains(place) else { return }
             state.walk.read(place, found: directories, rest: isLast ? nil : position)
-            state.end = isLast ? .init(directory: place.directory, offset: position) : nil
-            (state.size, state.isPlus) = (size, isPlus)
-            isWanted.store(state.walk.next != nil, ordering: .relaxed)
+            if isLast { state.end(at: .init(directory: place.directory, offset: position)) }
+            if let next = state.walk.next { state.want(next, size: size, isPlus: isPlus) }
+            isWanted.store(state.wanted.contains { !$0.isDone }, ordering: .relaxed)
         }
     }
 
@@ -90,27 +129,29 @@ final class DirectoryAhead: Sendable {
     func work() -> DirectoryListing? {
         guard isWanted.load(ordering: .relaxed) else { return nil }
         return state.withLock { state in
-            guard let next = state.walk.next else { return nil }
-            if let listing = state.listing.take() {
-                if listing.directory == next.directory, listing.offset == next.offset { return listing }
+            guard let index = state.wanted.lastIndex(where: { !$0.isDone }) else {
+                isWanted.store(false, ordering: .relaxed)
+                return nil
             }
-            return DirectoryListing(
-                directory: next.directory, offset: next.offset,
-                entries: DirectoryEntries(size: state.size, isPlus: state.isPlus))
+            state.wanted[index].isDone = true
+            let wanted = state.wanted[index]
+            return wanted.made.listing.take()
+                ?? DirectoryListing(
+                    directory: wanted.place.directory, offset: wanted.place.offset,
+                    entries: DirectoryEntries(size: wanted.size, isPlus: wanted.isPlus))
         }
     }
 
-    /// Keeps what was made of the listing that `work` gave.
+    /// Keeps what was made of the listing that `work` gave, unless its reader was there first.
     func put(_ listing: consuming DirectoryListing) {
+        let place = DirectoryWalk.Place(directory: listing.directory, offset: listing.offset)
         let isDone = listing.end != .open
         // A closure cannot give away what it captured; an optional can be emptied.
         var listing: DirectoryListing? = consume listing
         state.withLock { state in
-            state.listing = listing.take()
-            if isDone { isWanted.store(false, ordering: .relaxed) }
+            guard let index = state.wanted.firstIndex(where: { $0.place == place }) else { return }
+            state.wanted[index].made.listing = listing.take()
+            state.wanted[index].isDone = isDone
         }
     }
-
-    /// What could not be made is left to who asks for it.
-    func abandon() { isWanted.store(false, ordering: .relaxed) }
 }

@@ -15,6 +15,8 @@ struct DirectoryWalk {
         var directory: Int64
         /// Those of its directories that were not read yet, in the order of their names.
         var children: ArraySlice<Int64>
+        /// Where what was read of it ends, nil: all was. Several may read it, each from its beginning.
+        var rest: Int64?
     }
 
     /// From the top of the walk down to the directory that was read last.
@@ -42,8 +44,11 @@ struct DirectoryWalk {
         self.rest = rest.map { Place(directory: place.directory, offset: $0) }
         isGoingOn = place.offset > 0
         guard !isGoingOn else {
-            guard let frame = frames.lastIndex(where: { $0.directory == place.directory }) else { return }
+            guard
+                let frame = frames.lastIndex(where: { $0.directory == place.directory && $0.rest == place.offset })
+            else { return }
             frames[frame].children += found.prefix(max(0, Self.width - frames[frame].children.count))
+            frames[frame].rest = rest
             return
         }
         if goInto(place.directory), frames.count < Self.depth {
@@ -52,7 +57,7 @@ struct DirectoryWalk {
             streak = 0
             frames.removeAll(keepingCapacity: true)
         }
-        frames.append(Frame(directory: place.directory, children: found.prefix(Self.width)))
+        frames.append(Frame(directory: place.directory, children: found.prefix(Self.width), rest: rest))
     }
 
     /// What will probably be read next; nil where nothing says so.

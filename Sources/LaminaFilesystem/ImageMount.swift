@@ -67,6 +67,9 @@ public enum ImageMount {
                 if hasLayers { options += ",xino=on" }
             } else {
                 flags.insert(.readOnly)
+                // No layer redirects (docs/decisions/006-trusted-attributes.md). Where overlayfs need not ask whether one does, it
+                // does not ask either whether a directory is opaque below which no layer has one of its name.
+                options += ",redirect_dir=nofollow"
             }
             guard options.utf8.count <= optionLimit else {
                 throw SystemError(

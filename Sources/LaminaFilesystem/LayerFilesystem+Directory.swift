@@ -25,8 +25,7 @@ extension LayerFilesystem {
             try fill(&listing, from: reader(thread), limit: 16)
             directories.put(listing)
         } catch {
-            // Who asks for it gets the error.
-            directories.abandon()
+            // It stays taken: who asks for it gets the error.
         }
         return true
     }
@@ -56,7 +55,9 @@ extension LayerFilesystem {
                 end = .full
                 return false
             }
-            if inode.mode & UInt32(S_IFMT) == UInt32(S_IFDIR) { listing.directories.append(inode.id) }
+            if inode.mode & UInt32(S_IFMT) == UInt32(S_IFDIR) {
+                listing.directories.append((inode.id, listing.position))
+            }
             return true
         }
         listing.end = end

@@ -71,6 +71,22 @@ extension LayerFilesystem: FUSEHandler {
         }
     }
 
+    /// overlayfs asks for its own attributes of each file (`metacopy`) and each directory (`opaque`, `redirect`, `origin`) that is looked
+    /// up or listed below an overlay. Only two of them are ever in the index, and of directories alone: none is taken from an image
+    /// (docs/decisions/006-trusted-attributes.md). Where a layer has no attribute at all, there is nothing to look for either.
+    public func lacksXattr(node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread) -> Bool {
+        if name.starts(with: "trusted.overlay.".utf8) || name.starts(with: "user.overlay.".utf8) {
+            let own = name.suffix(7)
+            if !own.elementsEqual(".opaque".utf8), !own.elementsEqual(".origin".utf8) { return true }
+        }
+        let inode = Int64(bitPattern: node)
+        if let layer = plainLayers.layer(of: inode) { return !layer.hasAttributes }
+        // Of a view's own directories it is not known; of errors, who asks the other way is told.
+        guard let found = try? reader(thread).layer(of: inode) else { return false }
+        plainLayers.learn(.init(inodes: found.inodes, hasAttributes: found.hasXattrs))
+        return !found.hasXattrs
+    }
+
     public func listxattr(node: UInt64, thread: FUSEThread, reply: consuming AttributeValueReply) {
         do {
             let names = ReplyBytes()

@@ -5,6 +5,10 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
+// An open has two steps. What memory and the index say is found out and written down at once; a look at the file comes after it,
+// with no lock held (OpenTable). What takes longer than some calls of the kernel (hashing, giving up what is kept, waiting for
+// the index's writer or for the merge's plan) is done by other threads, with the reply parked.
+//
 // The four ways to serve an open:
 //   merged                            passthrough: the kernel reads the backing file
 //   not merged, small                 waits for the merge of this file, then passthrough
@@ -12,6 +16,24 @@ import Synchronization
 //   merged since, cached opens left   cached mode, from the backing file
 
 extension LayerFilesystem {
+    /// An open, as its request and the index have it.
+    private struct Opening: Sendable {
+        var node: UInt64
+        var content: ContentID
+        var size: Int64
+        var request: OpenTable.Request
+    }
+
+    /// What a look at a merged content's file has shown.
+    private enum Look: Sendable {
+        case passthrough(BackingID)
+        case cached
+        /// Damaged, as far as can be seen without reading it.
+        case damaged(ContentRecord)
+        /// It could not be opened, as descriptors are short.
+        case crowded(SystemError)
+    }
+
     public func open(node: UInt64, flags: Int32, thread: FUSEThread, reply: consuming OpenReply) {
         let request = OpenTable.Request(unique: reply.unique, isResent: reply.isResent)
         do {
@@ -21,18 +43,10 @@ extension LayerFilesystem {
                 return answer(OpenTable.Open(mode: .cached, handle: 0), node, reply)
             }
             store.uses.note(inode.id, content)
-            let isMerged = try isMerged(content, reader(thread))
-            let mayWait = !isMerged && inode.size <= options.lazyThreshold
-            let open = try count(node, content, request, isMerged: isMerged, mayWait: mayWait)
-            if let open {
-                if !isMerged { engine.background(content) }
-                return answer(open, node, reply)
-            }
-            counters.waited.add(1, ordering: .relaxed)
-            wait(for: content, node, request, reply)
+            let opening = Opening(node: node, content: content, size: inode.size, request: request)
+            serve(opening, reader(thread), mayWait: false, reply)
         } catch {
-            report(error)
-            reply.error(Self.errorNumber(of: error))
+            refuse(error, reply)
         }
     }
 
@@ -50,53 +64,87 @@ extension LayerFilesystem {
 
     public func release(node: UInt64, handle: UInt64, thread: FUSEThread) { opens.release(node, handle) }
 
-    /// Parks an open until its file is merged, or cannot be.
-    private func wait(
-        for content: ContentID, _ node: UInt64, _ request: OpenTable.Request, _ reply: consuming OpenReply
+    // MARK: The first step: what memory and the index know
+
+    /// - Parameter mayWait: whether the calling thread may wait for the merge's plan.
+    private func serve(
+        _ opening: Opening, _ reader: IndexReader, mayWait: Bool, _ reply: consuming OpenReply
     ) {
+        do {
+            guard let isMerged = try isMerged(opening.content, reader, mayWait: mayWait) else {
+                let parked = reply.park()
+                return later.run { [self] in
+                    if let reply = parked.take() { serve(opening, spareReader, mayWait: true, reply) }
+                }
+            }
+            switch try opens.open(opening.node, opening.content, opening.request, bytes(of: opening, isMerged)) {
+            case .served(let open):
+                if !isMerged { askMerge { [engine] in engine.background(opening.content) } }
+                answer(open, opening.node, reply)
+            case .decide: decide(opening, reader, reply)
+            case .pending: join(opening, reply)
+            case .merge:
+                counters.waited.add(1, ordering: .relaxed)
+                wait(for: opening, reply)
+            }
+        } catch {
+            refuse(error, reply)
+        }
+    }
+
+    private func bytes(of opening: Opening, _ isMerged: Bool) -> OpenTable.Bytes {
+        if isMerged { return passthroughRefusal == nil ? .merged : .mergedForUs }
+        return opening.size <= options.lazyThreshold ? .awaited : .missing
+    }
+
+    /// Waits for the look at the file that another open of the same inode has begun.
+    private func join(_ opening: Opening, _ reply: consuming OpenReply) {
+        let parked = reply.park()
+        let hasJoined = opens.join(opening.node) { [self] result, reader in
+            if isLeft(parked, result) { return }
+            guard let reply = parked.take() else { return }
+            switch result {
+            case .success: serve(opening, reader, mayWait: false, reply)
+            case .failure(let error): reply.error(Self.errorNumber(of: error))
+            }
+        }
+        guard !hasJoined, let reply = parked.take() else { return }
+        // It is over: what it brought is there.
+        serve(opening, spareReader, mayWait: false, reply)
+    }
+
+    /// Parks an open until its file is merged, or cannot be.
+    private func wait(for opening: Opening, _ reply: consuming OpenReply) {
         let place = TicketPlace()
         let parked = reply.park { [engine] in
             if let ticket = place.ticket.withLock({ $0 }) { _ = engine.leave(ticket) }
         }
-        let ticket = engine.whole(content) { [self] result in
-            if isLeft(parked, result) { return }
-            guard let reply = parked.take() else { return }
-            switch result {
-            case .success:
-                do {
-                    let open = try count(node, content, request, isMerged: true, mayWait: false)
-                    guard let open else { return reply.error(EIO) }
-                    answer(open, node, reply)
-                } catch {
-                    report(error)
+        askMerge { [self] in
+            let ticket = engine.whole(opening.content) { [self] result in
+                if isLeft(parked, result) { return }
+                guard let reply = parked.take() else { return }
+                switch result {
+                case .success: openMerged(opening, reply)
+                case .failure(let error):
+                    log("a file cannot be opened: \(error)")
                     reply.error(Self.errorNumber(of: error))
                 }
-            case .failure(let error):
-                log("a file cannot be opened: \(error)")
-                reply.error(Self.errorNumber(of: error))
             }
+            place.ticket.withLock { $0 = ticket }
         }
-        place.ticket.withLock { $0 = ticket }
     }
 
-    /// Counts an open, and says how it is served; nil: it has to wait for the merge first.
-    private func count(
-        _ node: UInt64, _ content: ContentID, _ request: OpenTable.Request, isMerged: Bool, mayWait: Bool
-    ) throws -> OpenTable.Open? {
-        var isDamaged = false
-        func decide() throws -> OpenTable.Open? {
-            try opens.open(node, content, request) { kept in
-                if isMerged { return try passthroughMode(content, kept, isDamaged: &isDamaged) ?? .cached }
-                return mayWait ? nil : .cached
-            }
-        }
-        // Other inodes with these bytes may have kept the damaged file.
-        defer { if isDamaged { opens.releaseIdle() } }
+    /// Opens what was merged a moment ago, on a thread of the merge: the index may not know it yet.
+    private func openMerged(_ opening: Opening, _ reply: consuming OpenReply) {
         do {
-            return try decide()
-        } catch let error as SystemError where error.code == EMFILE || error.code == ENFILE {
-            opens.releaseIdle()
-            return try decide()
+            switch try opens.open(opening.node, opening.content, opening.request, bytes(of: opening, true)) {
+            case .served(let open): answer(open, opening.node, reply)
+            case .decide: decide(opening, spareReader, reply)
+            case .pending: join(opening, reply)
+            case .merge: reply.error(EIO)
+            }
+        } catch {
+            refuse(error, reply)
         }
     }
 
@@ -114,58 +162,151 @@ extension LayerFilesystem {
         if !isTaken { opens.release(node, open.handle) }
     }
 
-    /// Whether a content is whole. The engine may know of it before the index does.
-    func isMerged(_ content: ContentID, _ reader: IndexReader) throws -> Bool {
-        switch engine.knowledge(of: content) {
-        case .merged: return true
-        case .merging: return false
-        case .none:
-            guard let record = try reader.content(content) else { return false }
-            return record.state == .merged && record.proof != .disproven
+    private func refuse(_ error: any Error, _ reply: consuming OpenReply) {
+        report(error)
+        reply.error(Self.errorNumber(of: error))
+    }
+
+    // MARK: The second step: a look at the file
+
+    /// Looks at a merged content's file, which takes some calls of the kernel; whatever takes longer is done elsewhere, with the
+    /// reply parked. Nobody else's open waits for either.
+    private func decide(_ opening: Opening, _ reader: IndexReader, _ reply: consuming OpenReply) {
+        do {
+            switch try look(opening.content, reader) {
+            case .passthrough(let backing): settle(opening, .passthrough(backing), reader, reply)
+            case .cached: settle(opening, .cached, reader, reply)
+            case let found:
+                let parked = reply.park()
+                examinations.run { [self] in examine(opening, found, parked) }
+            }
+        } catch {
+            let joined = opens.abandon(opening.node)
+            refuse(error, reply)
+            for each in joined { each(.failure(error), reader) }
         }
     }
 
-    /// Hands a merged file to the kernel; nil when it has to be served in cached mode.
-    private func passthroughMode(
-        _ content: ContentID, _ kept: BackingID?, isDamaged: inout Bool
-    ) throws -> OpenTable.Mode? {
-        if let kept { return .passthrough(kept) }
-        guard passthroughRefusal == nil else { return nil }
-        guard let record = try spareReader.content(content) else { return nil }
-        guard let file = try backingFile(record.name) else {
-            // Evicted a moment ago, or gone: the reads of a cached open ask for it again.
-            if record.state == .merged { isDamaged = try takeBackDamage(of: record) }
-            return nil
+    /// Looks at a merged content's file, and hands it to the kernel where nothing is wrong with it.
+    private func look(_ content: ContentID, _ reader: IndexReader) throws -> Look {
+        guard passthroughRefusal == nil else { return .cached }
+        guard let record = try reader.content(content) else { return .cached }
+        do throws(SystemError) {
+            guard let file = try backingFile(record.name) else {
+                // Evicted a moment ago, or gone: the reads of a cached open ask for it again.
+                return record.state == .merged ? .damaged(record) : .cached
+            }
+            // The last line of defence: a mapping of a hole reads zeros that nobody verified, but for those that a layer lists.
+            guard try file.size() == record.size, try isWhole(file, record) else { return .damaged(record) }
+            return try register(file).map { .passthrough($0) } ?? .cached
+        } catch {
+            if error.code == EMFILE || error.code == ENFILE { return .crowded(error) }
+            throw error
         }
-        // The last line of defence: a mapping of a hole reads zeros that nobody verified, but for those that a layer lists.
-        guard try file.size() == record.size,
-            try file.firstHole() == record.size || file.holeBytes() <= store.index.holes(of: content)
-        else {
-            FUSEThread.shareTurn()
-            isDamaged = try takeBackDamage(of: record)
-            log(
-                "the backing file of \(record.name.digest) has a hole or another size: "
-                    + (isDamaged ? "what is missing is merged again" : "its bytes are right, they go through lamina"))
-            return nil
-        }
-        return try register(file).map { .passthrough($0) }
     }
 
-    /// Takes back what is damaged of a merged content's file, unless somebody merges it just now.
+    /// Whether a file has no hole, or none but what was verified to be zeros.
+    private func isWhole(_ file: File, _ content: ContentRecord) throws(SystemError) -> Bool {
+        if try file.firstHole() == content.size { return true }
+        // Where the index cannot say, the file is examined.
+        guard let verified = try? store.index.holes(of: content.id) else { return false }
+        return try file.holeBytes() <= verified
+    }
+
+    /// Does what a look has shown to be necessary, however long it takes.
+    private func examine(_ opening: Opening, _ found: Look, _ parked: ParkedReply<OpenReply>) {
+        do {
+            var found = found
+            if case .crowded(let error) = found {
+                opens.releaseIdle()
+                found = try look(opening.content, spareReader)
+                if case .crowded = found { throw error }
+            }
+            if case .damaged(let record) = found {
+                let isDamaged = try takeBackDamage(of: record)
+                log(
+                    "the backing file of \(record.name.digest) is gone, has a hole or another size: "
+                        + (isDamaged
+                            ? "what is missing is merged again" : "its bytes are right, they go through lamina"))
+                // Other inodes with these bytes may have kept the damaged file.
+                if isDamaged { opens.releaseIdle() }
+            }
+            var mode = OpenTable.Mode.cached
+            if case .passthrough(let backing) = found { mode = .passthrough(backing) }
+            if let reply = parked.take() {
+                settle(opening, mode, spareReader, reply)
+            } else {
+                for each in opens.settle(opening.node, opening.content, nil, mode).joined {
+                    each(.success(()), spareReader)
+                }
+            }
+        } catch {
+            let joined = opens.abandon(opening.node)
+            if !isLeft(parked, Result<Void, any Error>.failure(error)), let reply = parked.take() {
+                refuse(error, reply)
+            }
+            for each in joined { each(.failure(error), spareReader) }
+        }
+    }
+
+    /// Takes back what is damaged of a merged content's file, unless somebody merges it just now. What is a hole in it is hashed.
     ///
     /// - Returns: whether anything is.
     private func takeBackDamage(of content: ContentRecord) throws -> Bool {
-        try engine.exclusively(content.id) { try store.takeBackDamage(of: content) != .sound } ?? true
+        try engine.exclusively(content.id) {
+            try store.takeBackDamage(of: content) { [self] in isEnding } != .sound
+        } ?? true
+    }
+
+    /// Says how an inode is served now, and answers those who waited for it: first who looked.
+    private func settle(
+        _ opening: Opening, _ mode: OpenTable.Mode, _ reader: IndexReader, _ reply: consuming OpenReply
+    ) {
+        let (open, joined) = opens.settle(opening.node, opening.content, opening.request, mode)
+        switch open {
+        case .success(let open?): answer(open, opening.node, reply)
+        case .success(nil): reply.error(EIO)
+        case .failure(let error): refuse(error, reply)
+        }
+        for each in joined { each(.success(()), reader) }
     }
 
     /// A content's file; nil where there is none.
-    private func backingFile(_ name: BackingName) throws -> File? {
+    private func backingFile(_ name: BackingName) throws(SystemError) -> File? {
         do throws(SystemError) {
             return try store.files.open(name)
         } catch {
             if error.code == ENOENT { return nil }
             throw error
         }
+    }
+
+    // MARK: What the merge knows
+
+    /// Whether a content is whole. The merge may know of it before the index does.
+    ///
+    /// - Parameter mayWait: whether the calling thread may wait for the merge's plan.
+    /// - Returns: nil where only the merge knows, and its plan is not free just now.
+    func isMerged(_ content: ContentID, _ reader: IndexReader, mayWait: Bool) throws -> Bool? {
+        if try reader.isMerged(content) {
+            // Who reads on makes it fetch on.
+            _ = engine.knowledgeNow(of: content)
+            return true
+        }
+        guard let knowledge = mayWait ? engine.knowledge(of: content) : engine.knowledgeNow(of: content) else {
+            return nil
+        }
+        switch knowledge {
+        case .merged: return true
+        case .merging: return false
+        // It may have been recorded, and forgotten by the merge, since the index was asked.
+        case .none: return try reader.isMerged(content)
+        }
+    }
+
+    /// Asks something of the merge: at once where its plan is free, else on a thread that may wait for it.
+    func askMerge(_ ask: @escaping @Sendable () -> Void) {
+        if engine.isPlanFree { ask() } else { later.run(ask) }
     }
 
     /// What a caller can do something about: everything else is EIO to it.
@@ -179,6 +320,14 @@ extension LayerFilesystem {
         case let error as MergeError: error.cause.map(errorNumber) ?? EIO
         default: EIO
         }
+    }
+}
+
+extension IndexReader {
+    /// Whether the index says that a content is whole.
+    func isMerged(_ content: ContentID) throws -> Bool {
+        guard let record = try self.content(content) else { return false }
+        return record.state == .merged && record.proof != .disproven
     }
 }
 

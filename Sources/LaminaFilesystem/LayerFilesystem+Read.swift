@@ -12,16 +12,27 @@ extension LayerFilesystem {
         node: UInt64, handle: UInt64, offset: Int64, size: Int, thread: FUSEThread, reply: consuming ReadReply
     ) {
         counters.reads.add(1, ordering: .relaxed)
+        serve(node, offset, size, reader(thread), mayWait: false, reply)
+    }
+
+    /// - Parameter mayWait: whether the calling thread may wait for the merge's plan.
+    private func serve(
+        _ node: UInt64, _ offset: Int64, _ size: Int, _ reader: IndexReader, mayWait: Bool, _ reply: consuming ReadReply
+    ) {
         do {
-            guard let inode = try reader(thread).inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
+            guard let inode = try reader.inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
             let end = min(inode.size, offset.addingReportingOverflow(Int64(size)).partialValue)
             guard let content = inode.content, offset >= 0, offset < end else {
                 return reply.bytes(UnsafeRawBufferPointer(start: nil, count: 0))
             }
             let range = offset..<end
-            if try hasLanded(range, of: content, reader(thread)), let file = try file(of: content) {
-                return answer(range, file, reply)
+            guard let hasLanded = try hasLanded(range, of: content, reader, mayWait: mayWait) else {
+                let parked = reply.park()
+                return later.run { [self] in
+                    if let reply = parked.take() { serve(node, offset, size, spareReader, mayWait: true, reply) }
+                }
             }
+            if hasLanded, let file = try file(of: content, reader) { return answer(range, file, reply) }
             wait(for: range, of: content, reply)
         } catch {
             report(error)
@@ -39,40 +50,51 @@ extension LayerFilesystem {
             counters.readBytes.add(UInt64(bytes.count), ordering: .relaxed)
             reply.bytes(bytes)
         }
-        engine.range(range, of: content, take: take) { [self] result in
-            if isLeft(parked, result) { return }
-            guard let reply = parked.take() else { return }
-            switch result {
-            case .success:
-                do {
-                    if let file = try file(of: content) { return answer(range, file, reply) }
-                    // Evicted since.
-                    if !isRetry { return wait(for: range, of: content, isRetry: true, reply) }
-                    log("the file of \(content) is missing")
-                } catch {
-                    report(error)
+        askMerge { [self] in
+            engine.range(range, of: content, take: take) { [self] result in
+                if isLeft(parked, result) { return }
+                guard let reply = parked.take() else { return }
+                switch result {
+                case .success:
+                    do {
+                        if let file = try file(of: content, spareReader) { return answer(range, file, reply) }
+                        // Evicted since.
+                        if !isRetry { return wait(for: range, of: content, isRetry: true, reply) }
+                        log("the file of \(content) is missing")
+                    } catch {
+                        report(error)
+                    }
+                    reply.error(EIO)
+                case .failure(let error):
+                    log("bytes \(range) of a file cannot be read: \(error)")
+                    reply.error(Self.errorNumber(of: error))
                 }
-                reply.error(EIO)
-            case .failure(let error):
-                log("bytes \(range) of a file cannot be read: \(error)")
-                reply.error(Self.errorNumber(of: error))
             }
         }
     }
 
-    private func hasLanded(_ range: Range<Int64>, of content: ContentID, _ reader: IndexReader) throws -> Bool {
-        switch engine.knowledge(of: content) {
+    /// Whether a range can be read from the content's file. The merge is asked first, unlike at an open: who puts a file right holds
+    /// its content there, and a read looks at no file for holes.
+    ///
+    /// - Returns: nil where the merge's plan is not free just now, and the calling thread may not wait for it.
+    private func hasLanded(
+        _ range: Range<Int64>, of content: ContentID, _ reader: IndexReader, mayWait: Bool
+    ) throws -> Bool? {
+        guard let knowledge = mayWait ? engine.knowledge(of: content) : engine.knowledgeNow(of: content) else {
+            return nil
+        }
+        switch knowledge {
         case .merged: return true
         case .merging: return engine.hasLanded(range, of: content)
-        case .none: return try isMerged(content, reader)
+        case .none: return try reader.isMerged(content)
         }
     }
 
     /// The backing file of what has landed; nil where it was taken away a moment ago.
-    private func file(of content: ContentID) throws -> File? {
+    private func file(of content: ContentID, _ reader: IndexReader) throws -> File? {
         do {
             return try files.file(of: content) {
-                guard let record = try spareReader.content(content) else {
+                guard let record = try reader.content(content) else {
                     throw StoreError(.notFound, "\(content) is not in the index")
                 }
                 return record.name

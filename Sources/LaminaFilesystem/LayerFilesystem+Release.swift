@@ -48,7 +48,7 @@ extension OpenTable {
         var open: Set<ContentID> = []
         for shard in shards {
             shard.withLock { shard in
-                for entry in shard.entries.values where entry.count > 0 {
+                for entry in shard.entries.values where !entry.isIdle {
                     if let content = entry.content, contents.contains(content) { open.insert(content) }
                 }
             }
@@ -66,7 +66,7 @@ extension OpenTable {
 
     /// The inodes that are open.
     var openNodes: [UInt64] {
-        shards.flatMap { shard in shard.withLock { $0.entries.filter { $0.value.count > 0 }.map(\.key) } }
+        shards.flatMap { shard in shard.withLock { $0.entries.filter { !$0.value.isIdle }.map(\.key) } }
     }
 
     /// Gives up the backing IDs of inodes that nothing has open.
@@ -80,7 +80,7 @@ extension OpenTable {
     private func takeIdle(
         _ shard: inout Shard, _ index: Int, _ matches: (UInt64, ContentID?) -> Bool
     ) -> [Backing] {
-        let matching = shard.entries.filter { $0.value.count == 0 && matches($0.key, $0.value.content) }
+        let matching = shard.entries.filter { $0.value.isIdle && matches($0.key, $0.value.content) }
         return take(matching.map(\.key), &shard, index)
     }
 

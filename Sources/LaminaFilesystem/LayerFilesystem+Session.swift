@@ -90,7 +90,7 @@ extension LayerFilesystem {
         for node in nodes {
             do {
                 guard let content = try spareReader.inode(Int64(bitPattern: node))?.content else { continue }
-                if try !isMerged(content, spareReader) { engine.background(content) }
+                if try isMerged(content, spareReader, mayWait: true) == false { engine.background(content) }
             } catch {
                 report(error)
             }
@@ -99,6 +99,11 @@ extension LayerFilesystem {
 
     /// From now on what cannot be answered stays unanswered: this process is about to end, and the next one is sent it again.
     public func leave() { isLeaving.store(true, ordering: .sequentiallyConsistent) }
+
+    /// Whether what takes long is to end early.
+    var isEnding: Bool {
+        isLeaving.load(ordering: .relaxed) || isStopping.load(ordering: .relaxed)
+    }
 
     /// Whether a reply is left to the next process, because what it waited for failed only as this process ends.
     func isLeft(_ reply: any Sendable, _ result: Result<some Any, some Error>) -> Bool {

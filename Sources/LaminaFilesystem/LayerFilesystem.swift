@@ -16,7 +16,12 @@ public final class LayerFilesystem: Sendable {
     let readers: [IndexReader]
     let opens: OpenTable
     let files: OpenFileCache
+    /// What FUSE threads leave to others, as it may wait: a little, and what takes seconds (a file that is hashed), each of which
+    /// has a thread of its own, or waits for one.
+    let later = Errands("errand", limit: 2)
+    let examinations = Errands("examine", limit: 4)
     let directories = DirectoryAhead()
+    let plainLayers = PlainLayers()
     let counters = Counters()
     /// Told of what an operator should know.
     let log: @Sendable (String) -> Void
@@ -26,6 +31,7 @@ public final class LayerFilesystem: Sendable {
     /// Whether another process is to answer what cannot be answered any more, and the replies that are left to it.
     let isLeaving = Atomic<Bool>(false)
     let leftReplies = Mutex<[any Sendable]>([])
+    let isStopping = Atomic<Bool>(false)
     /// Why passthrough is not used, once that was found.
     private let refusal = Mutex<String?>(nil)
 
@@ -39,6 +45,9 @@ public final class LayerFilesystem: Sendable {
     }
 
     static let threadCount = FUSEConfiguration().threadCount
+    /// What all readers together keep of the index, in KiB: one budget, whatever the cores. The upper levels of its trees, which
+    /// each look-up goes through, are some hundred KiB of a million files; the kernel's cache has the rest.
+    private static let cacheKibibytes = 12 << 10
 
     /// - Parameter record: that of a session which another process began; a new one without it.
     public init(
@@ -49,10 +58,12 @@ public final class LayerFilesystem: Sendable {
         self.engine = engine
         self.options = options
         self.log = log
-        readers = try (0...Self.threadCount).map { _ in try IndexReader(store.index) }
+        readers = try (0...Self.threadCount).map { _ in
+            try IndexReader(store.index, cacheKibibytes: Self.cacheKibibytes / (Self.threadCount + 1))
+        }
         files = OpenFileCache(files: store.files)
         self.record = try record ?? SessionRecord()
-        opens = OpenTable(record: self.record)
+        opens = OpenTable(record: self.record, later: later)
         // Without a reference to this object: a weak one would make every request slower, which counts references to it.
         engine.setHolders(.init { [store, files, opens] in Self.release($0, store, files, opens) })
     }
@@ -63,7 +74,10 @@ public final class LayerFilesystem: Sendable {
     /// Unmounts and ends. Files that are still open lose their file system.
     public func stop() throws {
         guard let session = session.withLock({ $0.take() }) else { return }
+        isStopping.store(true, ordering: .relaxed)
         try session.stop()
+        examinations.finish()
+        later.finish()
         opens.removeAll()
     }
 
@@ -76,6 +90,9 @@ public final class LayerFilesystem: Sendable {
 
     /// Waits until the kernel has ended the mount; false where it has not in time.
     public func waitForEnd(seconds: Double) -> Bool { session.withLock { $0 }?.waitForEnd(seconds: seconds) ?? true }
+
+    /// Requests that were done with since the mount began; see `FUSESession.progress`.
+    public var progress: UInt64 { session.withLock { $0?.progress ?? 0 } }
 
     /// Why opens are not handed to the kernel; nil when they are.
     public var passthroughRefusal: String? { refusal.withLock { $0 } }

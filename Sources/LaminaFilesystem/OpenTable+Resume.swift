@@ -35,16 +35,18 @@ extension OpenTable {
                     }
                 }
                 for open in record.opens(index) {
-                    result.opens += 1
+                    let count = open.count ?? 1
+                    result.opens += count
                     if let entry = shard.entries[open.node], entry.count > 0 {
-                        shard.entries[open.node]?.count += 1
+                        shard.entries[open.node]?.count += count
                     } else {
                         let idle = shard.entries.removeValue(forKey: open.node)
                         if idle != nil { shard.idleCount -= 1 }
                         if open.backing == nil { result.cached.append(open.node) }
                         shard.entries[open.node] = Entry(
-                            backing: open.backing == nil ? nil : idle?.backing, count: 1, content: nil)
+                            backing: open.backing == nil ? nil : idle?.backing, count: count, content: nil)
                     }
+                    if open.count != nil { shard.entries[open.node]?.counter = open.handle }
                 }
             }
         }

@@ -10,6 +10,10 @@ import Synchronization
 /// passthrough open, everything but the same backing ID does. So the first open decides for all until the last is released.
 /// Backing IDs are kept after that, the least recently used go first: registering one is most of what an open costs.
 ///
+/// A shard's lock is held to look and to write down, never for anything that goes to a file, to the kernel or to the index. Who has
+/// to look at a file first leaves a *pending* entry there (`open` answers `.decide`), finds out what is so without any lock,
+/// and says it with `settle`. Who opens the same inode meanwhile waits in the entry (`join`); opens of others never see it.
+///
 /// All of it is in the session's record too, before the kernel hears of it: `OpenTable+Resume.swift` reads it back.
 final class OpenTable: Sendable {
     /// How the opens of an inode are served now.
@@ -30,6 +34,33 @@ final class OpenTable: Sendable {
         var isResent: Bool
     }
 
+    /// What is known of the bytes of an inode that is to be opened.
+    enum Bytes {
+        /// All are there: the kernel may have the file, if a look at it says so.
+        case merged
+        /// All are there, but the kernel is not to have files.
+        case mergedForUs
+        /// Not all are there; the open may be answered at once.
+        case missing
+        /// Not all are there, and the open waits for them.
+        case awaited
+    }
+
+    /// What is to be done with an open.
+    enum Step {
+        /// It is counted.
+        case served(Open)
+        /// The caller looks at the file, and then calls `settle`, whatever it finds.
+        case decide
+        /// Somebody looks at the file: `join` tells when they have done.
+        case pending
+        /// The bytes have to be merged first.
+        case merge
+    }
+
+    /// Called when the look at a file is over, which somebody else took: then it is the caller's turn to open, or to fail.
+    typealias Joined = @Sendable (Result<Void, any Error>, IndexReader) -> Void
+
     /// Backing IDs kept for inodes that nothing has open; each holds a file open in the kernel (about 2 KiB). As many as a
     /// large image has small files: of one more than is kept, reading all of them again and again would find none.
     private static let idleLimit = 65536
@@ -41,7 +72,7 @@ final class OpenTable: Sendable {
         var slot: Int
     }
 
-    /// An inode that is open, or whose backing file is kept: then `count` is 0.
+    /// An inode that is open, or whose backing file is kept or looked at: then `count` is 0.
     struct Entry {
         /// nil: cached.
         var backing: Backing?
@@ -50,8 +81,14 @@ final class OpenTable: Sendable {
         var content: ContentID?
         /// When the last open ended, by the shard's clock.
         var released: UInt64 = 0
+        /// Where the opens beyond the first ones are counted.
+        var counter: UInt64?
+        /// Who waits for the look at the file that is under way; nil: none is.
+        var joined: [Joined]?
 
         var mode: Mode { backing.map { .passthrough($0.id) } ?? .cached }
+        /// Nothing has it open, and nothing is about to.
+        var isIdle: Bool { count == 0 && joined == nil }
     }
 
     struct Shard {
@@ -63,45 +100,97 @@ final class OpenTable: Sendable {
 
     let record: SessionRecord
     let shards = (0..<OpenTable.shardCount).map { _ in Monitor(Shard()) }
+    /// Gives registrations up: each is an ioctl that may wait.
+    private let later: Errands
 
-    init(record: SessionRecord) { self.record = record }
+    init(record: SessionRecord, later: Errands) {
+        self.record = record
+        self.later = later
+    }
 
     private func index(_ node: UInt64) -> Int { Int(node % UInt64(Self.shardCount)) }
 
-    /// Counts one more open of an inode.
+    // MARK: Opening
+
+    /// Counts one more open of an inode, or says what comes before.
     ///
-    /// - Parameter decide: asked, with the shard's lock held so that two first opens agree, when nothing has the inode open:
-    ///   gets the backing ID that is still registered, if there is one. nil: the open is not to be counted now.
-    /// - Returns: how this open is served, or nil.
-    /// - Throws: what `decide` throws; ENFILE when more is open than can be recorded.
-    func open(
-        _ node: UInt64, _ content: ContentID, _ request: Request, decide: (BackingID?) throws -> Mode?
-    ) throws -> Open? {
+    /// - Throws: ENFILE when more is open than can be recorded.
+    func open(_ node: UInt64, _ content: ContentID, _ request: Request, _ bytes: Bytes) throws -> Step {
         let index = index(node)
         var evicted: [Backing] = []
-        defer { giveUp(evicted, index) }
+        defer { giveUpLater(evicted, index) }
         return try shards[index].withLock { shard in
             let entry = shard.entries[node]
             if let entry, entry.count > 0 {
                 // One that was answered by a process that did not live to see it through is counted already.
                 if request.isResent, let handle = record.findOpen(index, unique: request.unique) {
-                    return Open(mode: entry.mode, handle: handle)
+                    return .served(Open(mode: entry.mode, handle: handle))
                 }
-                return try add(&shard, index, node, content, request, entry.backing)
+                return .served(try add(&shard, index, node, content, request, entry.backing))
             }
-            guard let mode = try decide(entry?.backing?.id) else { return nil }
+            if entry?.joined != nil { return .pending }
             if let idle = entry?.backing {
-                if case .passthrough(let id) = mode, id === idle.id {
-                    return try add(&shard, index, node, content, request, idle)
-                }
+                if case .merged = bytes { return .served(try add(&shard, index, node, content, request, idle)) }
                 evicted = take([node], &shard, index)
             }
-            guard case .passthrough(let id) = mode else {
-                return try add(&shard, index, node, content, request, nil)
+            switch bytes {
+            case .merged:
+                shard.entries[node] = Entry(backing: nil, count: 0, content: content, joined: [])
+                return .decide
+            case .mergedForUs, .missing:
+                return .served(try add(&shard, index, node, content, request, nil))
+            case .awaited:
+                return .merge
             }
-            guard let slot = record.addBacking(index, node: node, value: id.value) else { throw Self.isFull }
-            return try add(&shard, index, node, content, request, Backing(id: id, slot: slot))
         }
+    }
+
+    /// Waits for the look at an inode's file that somebody takes; false where it is over, and `joined` is not called.
+    func join(_ node: UInt64, _ joined: @escaping Joined) -> Bool {
+        shards[index(node)].withLock { shard in
+            // Appended in place: nobody else may hold the array.
+            guard let place = shard.entries.index(forKey: node), shard.entries.values[place].joined != nil
+            else { return false }
+            shard.entries.values[place].joined?.append(joined)
+            return true
+        }
+    }
+
+    /// Ends the look at an inode's file, and counts the open that it was taken for.
+    ///
+    /// - Parameter request: nil: nobody waits for that open any more.
+    /// - Returns: the open, where there is one; and who waited for the look: they are to be called, in their order, once the open
+    ///   is answered.
+    func settle(
+        _ node: UInt64, _ content: ContentID, _ request: Request?, _ mode: Mode
+    ) -> (open: Result<Open?, any Error>, joined: [Joined]) {
+        let index = index(node)
+        var refused: BackingID?
+        defer { if let refused { later.run { refused.unregister() } } }
+        return shards[index].withLock { shard in
+            let joined = shard.entries.removeValue(forKey: node)?.joined ?? []
+            let open = Result { () throws -> Open? in
+                var backing: Backing?
+                if case .passthrough(let id) = mode {
+                    guard let slot = record.addBacking(index, node: node, value: id.value) else {
+                        refused = id
+                        throw Self.isFull
+                    }
+                    backing = Backing(id: id, slot: slot)
+                }
+                if let request { return try add(&shard, index, node, content, request, backing) }
+                if let backing { Self.keep(backing, node, content, &shard) }
+                return nil
+            }
+            return (open, joined)
+        }
+    }
+
+    /// Ends the look at an inode's file that could not be had.
+    ///
+    /// - Returns: who waited for it.
+    func abandon(_ node: UInt64) -> [Joined] {
+        shards[index(node)].withLock { $0.entries.removeValue(forKey: node)?.joined ?? [] }
     }
 
     /// Counts one more open of an inode whose backing file the kernel has: whoever asked for the first one made sure of its
@@ -117,10 +206,12 @@ final class OpenTable: Sendable {
             // What another process opened, and whether this request did, has to be looked up.
             guard let backing = entry.backing, let content = entry.content, entry.count == 0 || !request.isResent
             else { return nil }
-            let handle = record.addOpen(index, unique: request.unique, node: node, backing: backing.id.value)
+            var counter = entry.counter
+            let handle = note(index, node, request, backing, count: entry.count, counter: &counter)
             guard let handle else { throw Self.isFull }
             if entry.count == 0 { shard.idleCount -= 1 }
             shard.entries.values[place].count += 1
+            shard.entries.values[place].counter = counter
             return (backing.id, handle, content)
         }
     }
@@ -133,16 +224,32 @@ final class OpenTable: Sendable {
         _ shard: inout Shard, _ index: Int, _ node: UInt64, _ content: ContentID, _ request: Request,
         _ backing: Backing?
     ) throws -> Open {
-        let handle = record.addOpen(index, unique: request.unique, node: node, backing: backing?.id.value)
-        guard let handle else {
-            if let backing, shard.entries[node] == nil { Self.keep(backing, node, content, &shard) }
+        let known = shard.entries[node]
+        var entry = Entry(backing: backing, count: (known?.count ?? 0) + 1, content: content, counter: known?.counter)
+        guard let handle = note(index, node, request, backing, count: entry.count - 1, counter: &entry.counter) else {
+            if let backing, known == nil { Self.keep(backing, node, content, &shard) }
             throw Self.isFull
         }
-        let count = shard.entries[node]?.count
-        if count == 0 { shard.idleCount -= 1 }
-        let entry = Entry(backing: backing, count: (count ?? 0) + 1, content: content)
+        if known?.count == 0 { shard.idleCount -= 1 }
         shard.entries[node] = entry
         return Open(mode: entry.mode, handle: handle)
+    }
+
+    /// Records an open: by itself, or, where the inode has many, by counting it.
+    ///
+    /// - Parameters:
+    ///   - count: of those before it.
+    ///   - counter: where they are counted, if they are.
+    private func note(
+        _ index: Int, _ node: UInt64, _ request: Request, _ backing: Backing?, count: Int, counter: inout UInt64?
+    ) -> UInt64? {
+        let backing = backing?.id.value
+        guard count >= SessionRecord.singleOpens else {
+            return record.addOpen(index, unique: request.unique, node: node, backing: backing)
+        }
+        if let counter, record.countOpen(index, handle: counter) { return counter }
+        counter = record.addCounter(index, unique: request.unique, node: node, backing: backing)
+        return counter
     }
 
     /// Keeps a backing file that nothing has open.
@@ -151,6 +258,8 @@ final class OpenTable: Sendable {
         shard.entries[node] = Entry(backing: backing, count: 0, content: content, released: shard.clock)
         shard.idleCount += 1
     }
+
+    // MARK: Releasing
 
     /// Counts one open less; for a handle that was released before, or counts nothing (0), it does nothing.
     func release(_ node: UInt64, _ handle: UInt64) {
@@ -172,10 +281,10 @@ final class OpenTable: Sendable {
             guard shard.idleCount > Self.idleLimit / Self.shardCount else { return [] }
             return evict(&shard, index, keeping: shard.idleCount * 3 / 4)
         }
-        giveUp(evicted, index)
+        giveUpLater(evicted, index)
     }
 
-    /// Gives up all backing IDs that nothing has open: file descriptors are short.
+    /// Gives up all backing IDs that nothing has open: file descriptors are short. Some microseconds for each.
     func releaseIdle() {
         for index in 0..<Self.shardCount {
             let evicted = shards[index].withLock { shard in evict(&shard, index, keeping: 0) }
@@ -195,7 +304,7 @@ final class OpenTable: Sendable {
     }
 
     private func evict(_ shard: inout Shard, _ index: Int, keeping limit: Int) -> [Backing] {
-        let idle = shard.entries.filter { $0.value.count == 0 }
+        let idle = shard.entries.filter { $0.value.isIdle }
         let oldest = idle.sorted { $0.value.released < $1.value.released }.prefix(max(0, idle.count - limit))
         return take(oldest.map(\.key), &shard, index)
     }
@@ -217,5 +326,11 @@ final class OpenTable: Sendable {
         let slots = evicted.map(\.slot)
         for backing in evicted { backing.id.unregister() }
         shards[index].withLock { _ in for slot in slots { record.removeBacking(index, slot) } }
+    }
+
+    /// The same, for who may not wait for it.
+    private func giveUpLater(_ evicted: [Backing], _ index: Int) {
+        guard !evicted.isEmpty else { return }
+        later.run { [self] in giveUp(evicted, index) }
     }
 }

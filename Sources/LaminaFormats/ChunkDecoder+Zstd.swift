@@ -1,6 +1,9 @@
 import CZstd
 
 extension ChunkDecoder {
+    /// The window of level 19, which is the highest without `--ultra`.
+    private static let ordinaryWindow = 8 << 20
+
     /// Decompresses frames (RFC 8878) into the buffer until `needed` bytes are there, and on as far as there is room; with
     /// `whole` to the end of the input.
     ///
@@ -11,6 +14,7 @@ extension ChunkDecoder {
         if zstd == nil { zstd = try ZstdStream() }
         guard let zstd else { return 0 }
         zstd.reset()
+        if ZstdWindow.size(of: frames, room: buffer.count) > Self.ordinaryWindow { enterGate() }
         isWhole = false
         var input = frames
         var written = 0
@@ -18,11 +22,15 @@ extension ChunkDecoder {
             if written == buffer.count {
                 // What is left in the decompressor, if anything, is nothing that is needed.
                 guard whole, written - needed < Self.wholeLimit else { break }
+                if written - needed >= Self.slack { enterGate() }
                 grow(keeping: written, to: buffer.count * 2)
             }
             let before = (input.count, written)
             switch zstd.step(&input, UnsafeMutableRawBufferPointer(rebasing: buffer[written...])) {
-            case .more(let count), .frameEnd(let count): written += count
+            case .more(let count): written += count
+            case .frameEnd(let count):
+                written += count
+                if ZstdWindow.size(of: input, room: buffer.count - written) > Self.ordinaryWindow { enterGate() }
             case .corrupt(let reason):
                 // What is needed was right; behind it may be anything.
                 if written >= needed { return written }
@@ -63,6 +71,9 @@ final class ZstdStream {
     }
 
     deinit { ZSTD_freeDCtx(context) }
+
+    /// Bytes that libzstd has for it, the window above all.
+    var memory: Int { ZSTD_sizeof_DCtx(context) }
 
     /// Makes ready for the start of a frame.
     func reset() { ZSTD_DCtx_reset(context, ZSTD_reset_session_only) }

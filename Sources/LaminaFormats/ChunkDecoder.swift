@@ -1,4 +1,5 @@
 import CDeflate
+import LaminaSystem
 
 /// Decompresses the members of a layer's chunks: one decoder a worker thread, not `Sendable`.
 ///
@@ -15,10 +16,10 @@ public final class ChunkDecoder {
     public static let slack = 1 << 20
 
     /// What is tried over what is needed when ISIZE says nothing of use: padding and some headers.
-    static let smallSlack = 16 << 10
+    public static let smallSlack = 16 << 10
 
-    /// A buffer larger than this is given back after its use.
-    private static let keptCapacity = 32 << 20
+    /// What is larger than this, the buffer or what libzstd has for a frame's window, is freed after its use.
+    let keptCapacity: Int
 
     /// What a frame may hold behind what is needed, where all of it is wanted.
     static let wholeLimit = 64 << 20
@@ -31,8 +32,21 @@ public final class ChunkDecoder {
     var zstd: ZstdStream?
     private(set) var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
 
+    /// Entered by who takes more memory than a chunk and a little: a frame with a large window, or one that is decompressed far
+    /// behind what is needed.
+    let gate: DecoderGate?
+    private var isInside = false
+    /// Whether its memory goes to others after this.
+    private var isLent = false
+
     /// A decoder with no buffer yet. Throws ``FormatError`` `tooLarge` when memory is short.
-    public init() throws(FormatError) {
+    ///
+    /// - Parameters:
+    ///   - keptCapacity: bytes of memory that it keeps from one member to the next, for its payload, and again for libzstd.
+    ///   - gate: shared by decoders that are not to take much memory all at once.
+    public init(keeping keptCapacity: Int = 32 << 20, gate: DecoderGate? = nil) throws(FormatError) {
+        self.keptCapacity = keptCapacity
+        self.gate = gate
         inflater = try Inflater()
         guard let decompressor = libdeflate_alloc_decompressor() else {
             throw FormatError(.tooLarge, "libdeflate cannot be set up: out of memory")
@@ -59,7 +73,7 @@ public final class ChunkDecoder {
         case .zstd:
             guard needed >= 0, needed <= Int.max / 2 else { throw Self.impossible(needed) }
             reserve(needed + Self.smallSlack)
-            defer { if buffer.count > Self.keptCapacity { release() } }
+            defer { tidy() }
             let count = try decompress(member, needing: needed, whole: whole)
             return try body(UnsafeRawBufferPointer(rebasing: buffer.prefix(count)))
         case .identity:
@@ -76,13 +90,13 @@ public final class ChunkDecoder {
     ///
     /// `member` is the compressed range of a chunk: a gzip member, perhaps followed by more. `needed` is the largest
     /// `innerOffset + size` of the chunks in it. Throws ``FormatError`` `corruptMember` when there is less or it is
-    /// damaged, and what `body` throws. Memory: at most `needed` + 1 MiB, kept for the next call up to 32 MiB.
+    /// damaged, and what `body` throws. Memory: at most `needed` + 1 MiB, kept for the next call up to ``keptCapacity``.
     public func inflate<Result>(
         _ member: UnsafeRawBufferPointer, needing needed: Int, _ body: (UnsafeRawBufferPointer) throws -> Result
     ) throws -> Result {
         guard needed >= 0, needed <= Int.max / 2 else { throw Self.impossible(needed) }
         reserve(Self.payloadSize(of: member, needing: needed) ?? needed + Self.smallSlack)
-        defer { if buffer.count > Self.keptCapacity { release() } }
+        defer { tidy() }
         let count = try inflate(member, into: buffer, needing: needed)
         return try body(UnsafeRawBufferPointer(rebasing: buffer.prefix(count)))
     }
@@ -145,6 +159,41 @@ public final class ChunkDecoder {
         return needed
     }
 
+    // MARK: Memory
+
+    /// Gives it memory to decompress into, which is the decoder's from now on.
+    ///
+    /// - Parameter memory: at a page; to be freed by `deallocate`.
+    public func lend(_ memory: UnsafeMutableRawBufferPointer) {
+        release()
+        buffer = memory
+        isLent = true
+    }
+
+    /// Takes its memory away, to be used by others; what was lent may have been replaced by more. Empty: it has none.
+    public func takeMemory() -> UnsafeMutableRawBufferPointer {
+        defer {
+            buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+            isLent = false
+        }
+        return buffer
+    }
+
+    /// Waits until no other decoder takes much memory; until the member is done with.
+    func enterGate() {
+        guard !isInside, let gate else { return }
+        gate.enter()
+        isInside = true
+    }
+
+    /// Frees what is not worth keeping, once the payload was used.
+    private func tidy() {
+        if buffer.count > keptCapacity, !isLent { release() }
+        if let context = zstd, context.memory > keptCapacity { zstd = nil }
+        if isInside { gate?.leave() }
+        isInside = false
+    }
+
     private static func impossible(_ size: Int) -> FormatError {
         FormatError(.tooLarge, "no member has this size", actual: "\(size) bytes")
     }
@@ -159,7 +208,7 @@ public final class ChunkDecoder {
 
     /// Makes room for as much again, with the bytes in use where they are.
     func grow(keeping used: Int, to count: Int) {
-        let grown = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 64)
+        let grown = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 4096)
         grown.copyMemory(from: UnsafeRawBufferPointer(rebasing: buffer[..<used]))
         release()
         buffer = grown
@@ -169,4 +218,21 @@ public final class ChunkDecoder {
         buffer.deallocate()
         buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
     }
+}
+
+/// Lets one decoder at a time take much memory, so that what they take in all does not grow with their number.
+public final class DecoderGate: Sendable {
+    private let isTaken = Monitor(false)
+
+    public init() {}
+
+    func enter() {
+        isTaken.wait { isTaken -> Void? in
+            guard !isTaken else { return nil }
+            isTaken = true
+            return ()
+        }
+    }
+
+    func leave() { isTaken.withLock(notify: true) { $0 = false } }
 }

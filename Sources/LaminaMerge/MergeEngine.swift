@@ -21,8 +21,9 @@ public final class MergeEngine: Sendable {
         public var workerCount = 10
         /// How the registries are reached that layers come from.
         public var registries = Registries()
-        /// Threads that decode: one more than there are cores, as one or the other waits for the disk that it writes to.
-        public var decoderCount = max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) + 1
+        /// Threads that decode: one more than there are cores, as one or the other waits for the disk that it writes to; no more
+        /// than 32 cores' worth, as what is in flight does not keep more of them busy.
+        public var decoderCount = min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), 32) + 1
         /// Seconds after a merge that layers are proven; nil: only what a pull proves.
         public var provingDelay: Double?
         /// Whether a layer is only indexed once its diff ID is known: its whole blob is read for it, if need be.
@@ -39,7 +40,7 @@ public final class MergeEngine: Sendable {
 
     /// More bytes in flight than this bring little: each decoder has a chunk, and one more is on its way. What is in flight when
     /// the process is killed has to be fetched again.
-    private static let inFlightLimit = 32 << 20
+    static let inFlightLimit = 32 << 20
     /// Half of them fill any connection, and each costs a thread.
     static let fetcherLimit = 12
 
@@ -166,6 +167,12 @@ public final class MergeEngine: Sendable {
     }
 
     public func knowledge(of content: ContentID) -> Knowledge { context.board.opened(content) }
+
+    /// The same for a thread that may wait for nobody: nil while somebody has the plan.
+    public func knowledgeNow(of content: ContentID) -> Knowledge? { context.board.openedNow(content) }
+
+    /// Whether nobody has the plan just now: then asking something of it does not wait.
+    public var isPlanFree: Bool { context.board.isFree }
 
     /// Whether a range of a content that is being merged has landed.
     public func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {

@@ -57,10 +57,13 @@ extension Store {
     ///
     /// Call it while nobody merges the content.
     ///
+    /// - Parameter shouldStop: asked every few MiB of what is hashed; true ends it with EINTR, and nothing is taken back.
     /// - Returns: what was found; after anything but `.sound` the content's row says what is left, and the rest is fetched
     ///   when somebody asks for it.
     /// - Throws: as `glance`.
-    public func takeBackDamage(of content: ContentRecord) throws -> ContentHealth {
+    public func takeBackDamage(
+        of content: ContentRecord, shouldStop: () -> Bool = { false }
+    ) throws -> ContentHealth {
         guard content.state != .absent else { return .sound }
         let health = try glance(at: content)
         switch health {
@@ -73,7 +76,7 @@ extension Store {
             try takeBack(lost, of: content.id)
         case .holed, .wrong:
             // A copy of zeros is a hole, too: verified now, it is none for the next look.
-            if try recheck(content) {
+            if try recheck(content, shouldStop: shouldStop) {
                 try recordVerifiedHoles(of: content)
                 return .sound
             }
@@ -102,8 +105,8 @@ extension Store {
     ///
     /// - Returns: whether everything was as recorded.
     /// - Throws: `SystemError` where the file cannot be read just now: nothing is taken back then.
-    public func recheck(_ content: ContentRecord) throws -> Bool {
-        let found = try examine(content, readsData: true)
+    public func recheck(_ content: ContentRecord, shouldStop: () -> Bool = { false }) throws -> Bool {
+        let found = try examine(content, readsData: true, shouldStop: shouldStop)
         try takeBack(found.damaged, of: content.id)
         return found.damaged.isEmpty
     }

@@ -23,6 +23,9 @@ public final class Index: Sendable {
         version.load(ordering: .acquiring) &- snapshotVersion.load(ordering: .acquiring)
     }
 
+    /// Where readers of directories stopped.
+    let positions = DirectoryPositions()
+
     private let idle = Mutex<[IndexConnection]>([])
 
     static func path(root: String) -> String { root + "/index.db" }

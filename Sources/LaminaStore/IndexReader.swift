@@ -56,17 +56,15 @@ public final class IndexReader: Sendable {
         let inode: Statement
         let target: Statement
         let children: Statement
-        let childrenFrom: Statement
+        let names: Statement
         let xattr: Statement
         let xattrNames: Statement
+        let layer: Statement
         let content: Statement
-        /// Where the last directory reads stopped: the name behind which `offset` goes on. A reader that comes with
-        /// another offset (seekdir, another process after a restart) is answered by counting, which is slower.
-        var cursors: [Cursor: [UInt8]] = [:]
 
-        init(path: String) throws {
+        init(path: String, cacheKibibytes: Int) throws {
             connection = try Connection(path: path, access: .readOnly)
-            try connection.setCacheSize(kibibytes: 4096)
+            try connection.setCacheSize(kibibytes: cacheKibibytes)
             let columns = "i.id, i.mode, i.uid, i.gid, i.size, i.mtime, i.mtime_ns, i.device, i.nlink, i.content"
             lookup = try connection.prepare(
                 "SELECT \(columns) FROM dirent d JOIN inode i ON i.id = d.inode WHERE d.parent = ? AND d.name = ?")
@@ -75,15 +73,17 @@ public final class IndexReader: Sendable {
             children = try connection.prepare(
                 """
                 SELECT \(columns), d.name FROM dirent d JOIN inode i ON i.id = d.inode
-                WHERE d.parent = ? ORDER BY d.name LIMIT -1 OFFSET ?
-                """)
-            childrenFrom = try connection.prepare(
-                """
-                SELECT \(columns), d.name FROM dirent d JOIN inode i ON i.id = d.inode
                 WHERE d.parent = ? AND d.name > ? ORDER BY d.name
                 """)
+            names = try connection.prepare("SELECT name FROM dirent WHERE parent = ? AND name > ? ORDER BY name")
             xattr = try connection.prepare("SELECT value FROM xattr WHERE inode = ? AND name = ?")
             xattrNames = try connection.prepare("SELECT name FROM xattr WHERE inode = ? ORDER BY name")
+            layer = try connection.prepare(
+                """
+                SELECT first_inode, last_inode,
+                       EXISTS (SELECT 1 FROM xattr WHERE inode BETWEEN first_inode AND last_inode)
+                FROM layer WHERE ? BETWEEN first_inode AND last_inode LIMIT 1
+                """)
             content = try connection.prepare("SELECT \(Index.contentColumns) FROM content c WHERE c.id = ?")
         }
 
@@ -94,16 +94,13 @@ public final class IndexReader: Sendable {
         }
     }
 
-    private struct Cursor: Hashable {
-        var directory: Int64
-        var offset: Int64
-    }
-
     /// Opens a connection of its own.
-    public init(_ index: Index) throws {
+    ///
+    /// - Parameter cacheKibibytes: the most that it keeps of the index's pages in memory of its own.
+    public init(_ index: Index, cacheKibibytes: Int = 4096) throws {
         self.index = index
         do {
-            monitor = Monitor(try State(path: index.path))
+            monitor = Monitor(try State(path: index.path, cacheKibibytes: cacheKibibytes))
         } catch let error as SQLiteError {
             throw StoreError(error, index: index.path)
         }
@@ -139,37 +136,57 @@ public final class IndexReader: Sendable {
 
     /// The entries of a directory in the order of their names' bytes, from the `offset`-th on, until `body` says false.
     ///
-    /// The content of a directory never changes, so a position is a count and needs no state; going on where the last
-    /// call stopped is a B-tree search, any other offset is counted to.
+    /// The content of a directory never changes, so a position is a count and needs no state. Going on where any reader of this
+    /// index stopped is a B-tree search. Another offset (seekdir, a process that took over) is counted to from the nearest
+    /// place that is known: 64 entries at most in a directory that was read before, else some 0.2 µs for each entry before it.
     public func entries(
         of directory: Int64, from offset: Int64, _ body: (Inode, UnsafeRawBufferPointer) -> Bool
     ) throws {
         try answer { state in
-            let cursor = Cursor(directory: directory, offset: offset)
-            let statement: Statement
-            if offset > 0, let name = state.cursors.removeValue(forKey: cursor) {
-                statement = state.childrenFrom.bind(1, directory).bind(2, blob: name)
-            } else {
-                statement = state.children.bind(1, directory).bind(2, offset)
+            var trail = Trail(at: index.positions.nearest(to: offset, in: directory))
+            if trail.place.position < offset {
+                let isThere = try Self.count(to: offset, in: directory, &trail, state.names)
+                guard isThere else { return index.positions.keep(trail.passed, stop: nil, in: directory) }
             }
+            let start = trail.place.position
+            let statement = state.children.bind(1, directory).bind(2, blob: trail.place.name)
             defer { statement.reset() }
-            var position = offset
-            var last: [UInt8] = []
             while try statement.step() {
                 let name = statement.blob(10)
-                guard body(Self.inode(statement), name) else {
-                    break
-                }
-                position += 1
-                last.removeAll(keepingCapacity: true)
-                last.append(contentsOf: name)
+                guard body(Self.inode(statement), name) else { break }
+                trail.pass(name)
             }
             // At the end too: a reader asks once more to learn that it is there.
-            if position > offset {
-                // Few directories are read at once; a bound keeps abandoned ones from piling up.
-                if state.cursors.count >= 256 { state.cursors.removeAll(keepingCapacity: true) }
-                state.cursors[Cursor(directory: directory, offset: position)] = last
-            }
+            let stop = trail.place.position > start ? trail.place : nil
+            index.positions.keep(trail.passed, stop: stop, in: directory)
+        }
+    }
+
+    /// Goes on to a position by counting names; false where the directory ends before it.
+    private static func count(
+        to position: Int64, in directory: Int64, _ trail: inout Trail, _ statement: Statement
+    ) throws -> Bool {
+        statement.bind(1, directory).bind(2, blob: trail.place.name)
+        defer { statement.reset() }
+        while trail.place.position < position {
+            guard try statement.step() else { return false }
+            trail.pass(statement.blob(0))
+        }
+        return true
+    }
+
+    /// The way through a directory: the last entry that was passed, and those that are worth keeping.
+    private struct Trail {
+        var place: DirectoryPositions.Place
+        var passed: [DirectoryPositions.Place] = []
+
+        init(at place: DirectoryPositions.Place) { self.place = place }
+
+        mutating func pass(_ name: UnsafeRawBufferPointer) {
+            place.position += 1
+            place.name.removeAll(keepingCapacity: true)
+            place.name.append(contentsOf: name)
+            if DirectoryPositions.isMark(place.position) { passed.append(place) }
         }
     }
 
@@ -189,6 +206,16 @@ public final class IndexReader: Sendable {
     public func xattrNames(_ inode: Int64, _ body: (UnsafeRawBufferPointer) -> Void) throws {
         try answer { state in
             try state.xattrNames.bind(1, inode).forEach { body($0.blob(0)) }
+        }
+    }
+
+    /// The inodes of the layer that lists this one, and whether any of them has an extended attribute; nil where it is a view's own
+    /// directory, or the root. Looks at each layer: some microseconds for a hundred.
+    public func layer(of inode: Int64) throws -> (inodes: ClosedRange<Int64>, hasXattrs: Bool)? {
+        try answer { state in
+            try state.layer.bind(1, inode).first { row in
+                (row.integer(0)...max(row.integer(0), row.integer(1)), row.integer(2) != 0)
+            }
         }
     }
 

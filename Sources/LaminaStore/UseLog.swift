@@ -11,13 +11,30 @@ public final class UseLog: Sendable {
 
     private struct Shard {
         var uses: [ContentID: Use] = [:]
-        /// Inodes that were opened before.
+        /// Inodes that were opened before: those of late, and those before them. When the first set is full it becomes the second,
+        /// and what was in the second is forgotten: the oldest go, and there is always room for one more.
         var seen: Set<Int64> = []
+        var seenEarlier: Set<Int64> = []
+
+        /// Whether an inode is opened for the first time, as far as is known.
+        mutating func isFirst(_ inode: Int64) -> Bool {
+            guard seen.insert(inode).inserted else { return false }
+            let isFirst = !seenEarlier.contains(inode)
+            if seen.count >= UseLog.seenLimit {
+                swap(&seen, &seenEarlier)
+                // The memory stays: it is filled again.
+                seen.removeAll(keepingCapacity: true)
+            }
+            return isFirst
+        }
     }
 
     private static let shardCount = 16
-    /// The inodes of one shard that are kept in mind: more of one image than `Store.openedLimit` are of no use.
+    /// The inodes of one shard that are kept in mind, twice: more of one image than `Store.openedLimit` are of no use. One that was
+    /// forgotten and is opened again costs a row that is there already.
     private static let seenLimit = 4096
+    /// First opens that wait for being recorded: while the index takes nothing, the oldest go.
+    static let firstsLimit = 1 << 17
 
     private let shards = (0..<shardCount).map { _ in Monitor(Shard()) }
     private let firsts = Monitor<[Int64]>([])
@@ -28,9 +45,13 @@ public final class UseLog: Sendable {
         let isFirst = shards[Int(UInt64(bitPattern: inode) % UInt64(Self.shardCount))].withLock { shard in
             let count = shard.uses[content]?.count ?? 0
             shard.uses[content] = Use(at: now, count: count + 1)
-            return shard.seen.count < Self.seenLimit && shard.seen.insert(inode).inserted
+            return shard.isFirst(inode)
         }
-        if isFirst { firsts.withLock { $0.append(inode) } }
+        guard isFirst else { return }
+        firsts.withLock { firsts in
+            firsts.append(inode)
+            if firsts.count > Self.firstsLimit { firsts.removeFirst(Self.firstsLimit / 2) }
+        }
     }
 
     /// What was noted since this was called last.
@@ -58,7 +79,7 @@ public final class UseLog: Sendable {
                 shard.uses[content] = Use(at: max(known.at, use.at), count: known.count + use.count)
             }
         }
-        self.firsts.withLock { $0 = firsts + $0 }
+        self.firsts.withLock { $0 = Array((firsts + $0).suffix(Self.firstsLimit)) }
     }
 }
 

@@ -42,6 +42,15 @@ public final class Monitor<State>: @unchecked Sendable {
         return try body(&state)
     }
 
+    /// Runs `body` with the lock held where nobody has it; nil otherwise, without waiting.
+    public func withLockIfFree<Result, Failure: Error>(
+        _ body: (inout State) throws(Failure) -> Result
+    ) throws(Failure) -> Result? {
+        guard pthread_mutex_trylock(lock) == 0 else { return nil }
+        defer { pthread_mutex_unlock(lock) }
+        return try body(&state)
+    }
+
     /// Runs `body` with the lock held, then wakes one waiter: for state whose waiters all wait for the same, where one of them
     /// takes what `body` brings.
     public func withLockWakingOne<Result, Failure: Error>(

@@ -128,6 +128,8 @@ final class FakeEngine: ControlledEngine {
 
     func use(credentialsFile: String, for reference: String) throws {}
 
+    var requestProgress: UInt64 { 0 }
+
     func unmount(_ target: String) throws {
         try state.withLock { state in
             guard let index = state.mounts.firstIndex(where: { $0.target == target }) else {

@@ -117,6 +117,42 @@ extension SessionTests {
         try session.stop()
     }
 
+    @Test(
+        "threads that are stuck in requests, and did not say that they might be, keep nobody waiting as long as one is left"
+    )
+    func stuck() throws {
+        try Fixture.with {
+            $0.threadCount = 4
+        } tree: { tree, _ in
+            for number in 0..<3 { tree.add("stuck\(number)", .stuckLookup) }
+            let directory = tree.add("many", mode: 0o755, .directory)
+            for index in 0..<2000 { tree.add("f\(index)", in: directory, .bytes([1])) }
+        } _: { fixture in
+            let events = fixture.filesystem.events
+            var status = stat()
+            var children: [Child] = []
+            for number in 0..<3 {
+                children.append(try Child(["stat", fixture.path("stuck\(number)")]))
+                let isStuck: Void? = events.wait(seconds: 30) { $0.stuck == number + 1 ? () : nil }
+                #expect(isStuck != nil)
+                var times: [Double] = []
+                for index in 0..<500 {
+                    let start = now()
+                    #expect(lstat(fixture.path("many/f\(number * 500 + index)"), &status) == 0)
+                    times.append(now() - start)
+                    if index % 50 == 0 { usleep(3000) }
+                }
+                times.sort()
+                print(
+                    "with \(number + 1) of 4 threads stuck: p99 \(times[494] * 1000) ms, at most \(times[499] * 1000) ms"
+                )
+                #expect(times[494] < 0.005)
+            }
+            events.withLock(notify: true) { $0.goesOn = true }
+            for child in children { #expect(child.wait(seconds: 30) == 0) }
+        }
+    }
+
     @Test("requests are spread over as many threads as were asked for")
     func threads() throws {
         try Fixture.with {

@@ -16,6 +16,8 @@ final class MemoryFilesystem: FUSEHandler {
         case passthrough(File)
         case parkedOpen
         case parkedRead(size: Int)
+        /// Its look-up keeps the session's thread until the test lets it go on.
+        case stuckLookup
         case droppedOpen
     }
 
@@ -36,6 +38,8 @@ final class MemoryFilesystem: FUSEHandler {
         var threads: Set<Int> = []
         var uniques: [UInt64] = []
         var reopens = 0
+        var stuck = 0
+        var goesOn = false
     }
 
     /// Index: node ID less one.
@@ -66,6 +70,10 @@ final class MemoryFilesystem: FUSEHandler {
                 return nil
             }
         }
+        if let found, case .stuckLookup = nodes[Int(found) - 1].content {
+            events.withLock(notify: true) { $0.stuck += 1 }
+            events.wait { $0.goesOn ? () : nil }
+        }
         guard let found else { return parent == 1 ? reply.error(ENOENT) : reply.negative() }
         reply.entry(nodes[Int(found) - 1].attributes)
     }
@@ -83,7 +91,7 @@ final class MemoryFilesystem: FUSEHandler {
     func open(node: UInt64, flags: Int32, thread: FUSEThread, reply: consuming OpenReply) {
         switch nodes[Int(node) - 1].content {
         case .directory, .symlink: reply.error(EISDIR)
-        case .bytes, .file, .parkedRead: reply.cached(handle: node)
+        case .bytes, .file, .parkedRead, .stuckLookup: reply.cached(handle: node)
         case .passthrough(let file):
             if let backing = backing(node, file) {
                 reply.passthrough(backing, handle: node)

@@ -56,6 +56,30 @@ struct SessionRecordTests {
         #expect(try adopted(next).highestBacking == 9)
     }
 
+    @Test("opens that are counted take one place, and another process never finds fewer of them")
+    func counted() throws {
+        let record = try SessionRecord()
+        let single = try #require(record.addOpen(2, unique: 100, node: 18, backing: 7))
+        let counter = try #require(record.addCounter(2, unique: 102, node: 18, backing: 7))
+        #expect(counter != single)
+        for _ in 1..<1000 { #expect(record.countOpen(2, handle: counter)) }
+        #expect(record.opens(2).count == 2)
+        #expect(record.opens(2).last == .init(handle: counter, node: 18, backing: 7, count: 1000))
+        for _ in 0..<400 { #expect(record.removeOpen(2, handle: counter)) }
+        #expect(!record.countOpen(2, handle: single) && !record.countOpen(3, handle: counter))
+        #expect(record.findOpen(2, unique: 102) == nil)
+        // Some may have been released that the kernel tells of again.
+        let next = try adopted(record)
+        let found = try #require(next.opens(2).last?.count)
+        #expect((601...700).contains(found))
+        for _ in 0..<found { #expect(next.removeOpen(2, handle: counter)) }
+        #expect(!next.removeOpen(2, handle: counter) && !next.countOpen(2, handle: counter))
+        #expect(next.opens(2) == [.init(handle: single, node: 18, backing: 7)])
+        // The place is used again, and not by the handle of before.
+        let another = try #require(next.addOpen(2, unique: 200, node: 34, backing: nil))
+        #expect(another != counter && !next.removeOpen(2, handle: counter) && next.removeOpen(2, handle: another))
+    }
+
     @Test("many opens and releases use few places, and a full shard says so")
     func capacity() throws {
         let record = try SessionRecord()

@@ -30,7 +30,7 @@ struct Tree {
             case .bytes(let bytes): (S_IFREG, UInt64(bytes.count))
             case .file(let file), .passthrough(let file): (S_IFREG, UInt64((try? file.size()) ?? 0))
             case .parkedRead(let size): (S_IFREG, UInt64(size))
-            case .parkedOpen, .droppedOpen: (S_IFREG, 10)
+            case .parkedOpen, .droppedOpen, .stuckLookup: (S_IFREG, 10)
             }
         var attributes = FUSEAttributes(
             node: node, mode: type | mode, userID: 12, groupID: 34, size: size, modifiedSeconds: 1_700_000_000,

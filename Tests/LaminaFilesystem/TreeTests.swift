@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import LaminaFUSE
 import LaminaMerge
 import LaminaOCI
 import LaminaStore
@@ -169,6 +170,84 @@ extension FilesystemTests {
             #expect(lamina_lgetxattr(path, "user.overlay.opaque", &value, 100) == 1, "overlayfs asks for it by name")
             #expect(lamina_lgetxattr(path, "user.two", &value, 100) == -1 && errno == ENODATA)
             #expect(lamina_llistxattr(try fixture.path("file"), &buffer, 1000) == 0)
+        }
+    }
+
+    @Test("of a layer without any attribute none is looked for, of the others each is found")
+    func layersWithoutAttributes() throws {
+        let plain = forge { layer in
+            for number in 0..<50 { layer.file("a\(number)", [1]) }
+        }
+        let other = forge { layer in
+            layer.file("b", [2])
+            layer.directory("d", rest: #","xattrs":{"user.one":"AQID"}"#)
+        }
+        try Fixture.with(["a": [plain], "b": [other]]) { fixture in
+            var value = [UInt8](repeating: 0, count: 100)
+            for _ in 0..<2 {
+                #expect(lamina_lgetxattr(try fixture.path("d", "b"), "user.one", &value, 100) == 3)
+                #expect(lamina_lgetxattr(try fixture.path("b", "b"), "user.one", &value, 100) == -1 && errno == ENODATA)
+                for number in [0, 49] {
+                    let path = try fixture.path("a\(number)")
+                    #expect(lamina_lgetxattr(path, "user.one", &value, 100) == -1 && errno == ENODATA)
+                    #expect(lamina_lgetxattr(path, "security.capability", &value, 100) == -1 && errno == ENODATA)
+                }
+            }
+            let inode = try Int64(Self.status(fixture.path("a0")).st_ino)
+            #expect(fixture.filesystem.plainLayers.layer(of: inode)?.hasAttributes == false)
+            let other = try Int64(Self.status(fixture.path("b", "b")).st_ino)
+            #expect(fixture.filesystem.plainLayers.layer(of: other)?.hasAttributes == true)
+        }
+    }
+
+    @Test("what overlayfs asks of every file is answered at once, and what steers it is there")
+    func attributesOfOverlays() throws {
+        let layer = forge { layer in
+            layer.directory("opaque")
+            layer.entry(#""name":"opaque/.wh..wh..opq","type":"reg""#)
+            layer.directory("hiding")
+            layer.entry(#""name":"hiding/.wh.gone","type":"reg""#)
+            layer.directory("plain")
+            layer.file("file", [1])
+        }
+        try Fixture.with(["a": [layer]]) { fixture in
+            func value(_ name: String, of path: String) throws -> Int? {
+                var value = [UInt8](repeating: 0, count: 100)
+                let count = lamina_lgetxattr(try fixture.path(path), name, &value, 100)
+                #expect(count >= 0 || errno == ENODATA)
+                return count < 0 ? nil : Int(count)
+            }
+            for prefix in ["trusted", "user"] {
+                for path in ["file", "plain", "opaque", "hiding"] {
+                    for name in ["metacopy", "redirect", "impure", "nlink"] {
+                        #expect(try value("\(prefix).overlay.\(name)", of: path) == nil)
+                    }
+                    #expect(try value("\(prefix).overlay.opaque", of: path) == (path == "opaque" ? 1 : nil))
+                    #expect((try value("\(prefix).overlay.origin", of: path) != nil) == (path == "hiding"))
+                }
+            }
+            let reader = fixture.filesystem.spareReader
+            #expect(try reader.inode(2) != nil)
+            for (name, isKnown) in [
+                ("trusted.overlay.metacopy", true), ("user.overlay.redirect", true), ("trusted.overlay.opaque", false),
+                ("user.overlay.origin", false), ("security.capability", false), ("user.overlay", false), ("", false),
+            ] {
+                let isLacked = Array(name.utf8).withUnsafeBytes {
+                    fixture.filesystem.lacksXattr(node: 2, name: $0, thread: FUSEThread(index: 0))
+                }
+                #expect(isLacked == isKnown, "\(name)")
+            }
+            let layers = PlainLayers()
+            #expect(layers.layer(of: 5) == nil)
+            for start in [20, 0, 10] as [Int64] {
+                for _ in 0..<2 { layers.learn(.init(inodes: start...(start + 8), hasAttributes: start == 10)) }
+            }
+            #expect(layers.layer(of: 8) == .init(inodes: 0...8, hasAttributes: false))
+            #expect(layers.layer(of: 10) == .init(inodes: 10...18, hasAttributes: true))
+            #expect(([-1, 9, 19, 29] as [Int64]).allSatisfy { layers.layer(of: $0) == nil })
+            let mount = try fixture.mountImage()
+            let options = try #require(try Mount.all().first { $0.directory == mount }?.filesystemOptions)
+            #expect(options.contains("redirect_dir=nofollow"))
         }
     }
 

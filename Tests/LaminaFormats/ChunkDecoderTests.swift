@@ -1,3 +1,4 @@
+import LaminaSystem
 import Testing
 
 @testable import LaminaFormats
@@ -60,6 +61,65 @@ struct ChunkDecoderTests {
         for count in [1, 17, 18, 1000, 60_000] {
             let cut = Array(member.prefix(count))
             #expect(formatError { _ = try inflate(cut, needing: 100_000) }?.code == .corruptMember, "\(count)")
+        }
+    }
+
+    @Test("a decoder uses the memory that it is lent, and keeps none when that is taken away")
+    func lentMemory() throws {
+        let decoder = try ChunkDecoder(keeping: 1000)
+        let member = gzip(Self.payload)
+        for size in [1 << 20, 200_000, 100_000, 0] {
+            let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 4096)
+            decoder.lend(memory)
+            try member.withUnsafeBytes { member in
+                try decoder.inflate(member, needing: Self.payload.count) { payload in
+                    #expect(payload.elementsEqual(Self.payload))
+                    #expect((payload.baseAddress == UnsafeRawPointer(memory.baseAddress)) == (size >= 100_000))
+                }
+            }
+            let taken = decoder.takeMemory()
+            #expect(taken.count >= Self.payload.count)
+            taken.deallocate()
+            #expect(decoder.takeMemory().isEmpty)
+        }
+    }
+
+    @Test("frames with large windows are decompressed one at a time, and their windows are not kept")
+    func largeWindows() throws {
+        let payload = [UInt8](repeating: 7, count: 30_000_000)
+        let frames = [zstdStream(payload, windowLog: 27), zstdStream(payload, windowLog: 21)]
+        frames[0].withUnsafeBytes { #expect(ZstdWindow.size(of: $0, room: 1 << 20) == 128 << 20) }
+        frames[1].withUnsafeBytes { #expect(ZstdWindow.size(of: $0, room: 1 << 20) == 2 << 20) }
+        let gate = DecoderGate()
+        let state = Monitor((inside: 0, peak: 0))
+        let problems = Monitor(0)
+        for (frame, peak) in zip(frames, [1, 3]) {
+            state.withLock { $0 = (0, 0) }
+            let threads = try (0..<3).map { _ in
+                try Thread("decode") {
+                    do {
+                        let decoder = try ChunkDecoder(keeping: 1 << 20, gate: gate)
+                        try frame.withUnsafeBytes { frame in
+                            try decoder.decode(frame, as: .zstd, needing: payload.count) { bytes in
+                                state.withLock(notify: true) {
+                                    $0.inside += 1
+                                    $0.peak = max($0.peak, $0.inside)
+                                }
+                                // All of those that may be inside at once.
+                                _ = state.wait(seconds: peak == 1 ? 0.2 : 30) { $0.peak >= 3 ? () : nil }
+                                if bytes.count != payload.count { problems.withLock { $0 += 1 } }
+                                state.withLock { $0.inside -= 1 }
+                            }
+                        }
+                        if decoder.zstd.map({ $0.memory > 1 << 20 }) ?? false { problems.withLock { $0 += 1 } }
+                    } catch {
+                        problems.withLock { $0 += 1 }
+                    }
+                }
+            }
+            for thread in threads { thread.join() }
+            #expect(problems.withLock { $0 } == 0)
+            #expect(state.withLock { $0.peak } == peak)
         }
     }
 

@@ -32,6 +32,29 @@ func zstd(_ payload: [UInt8]) -> [UInt8] {
     return Array(output.prefix(written))
 }
 
+/// One zstd frame whose writer did not know how long it would get, with a window of `1 << windowLog` bytes.
+func zstdStream(_ payload: [UInt8], windowLog: Int32) -> [UInt8] {
+    let context = ZSTD_createCCtx()
+    defer { ZSTD_freeCCtx(context) }
+    ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, 1)
+    ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, windowLog)
+    var output = [UInt8](repeating: 0, count: ZSTD_compressBound(payload.count) + 1000)
+    let capacity = output.count
+    return payload.withUnsafeBytes { payload in
+        var target = ZSTD_outBuffer(dst: nil, size: capacity, pos: 0)
+        // Flushed after a part: given as a whole, its size would be in the header.
+        for (end, mode) in [(payload.count / 2, ZSTD_e_flush), (payload.count, ZSTD_e_end)] {
+            var source = ZSTD_inBuffer(src: payload.baseAddress, size: end, pos: end == payload.count ? end / 2 : 0)
+            precondition(
+                output.withUnsafeMutableBytes { bytes in
+                    target.dst = bytes.baseAddress
+                    return ZSTD_compressStream2(context, &target, &source, mode)
+                } == 0)
+        }
+        return Array(output.prefix(target.pos))
+    }
+}
+
 /// Bytes that look random and are the same each time.
 func noise(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
     var numbers = Xorshift(state: seed)

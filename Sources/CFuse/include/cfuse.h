@@ -59,6 +59,8 @@ struct lamina_fuse_callbacks {
     void (*open)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node, int32_t flags);
     /// Asked before open: answers with lamina_fuse_answer_reopen and true, or says false.
     bool (*reopen)(void *context, uint64_t unique, uint64_t node);
+    /// Asked before getxattr: whether the answer is that there is no such attribute.
+    bool (*lacks_xattr)(void *context, uint64_t node, const char *name, size_t name_length);
     void (*read)(
         void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node, uint64_t handle,
         int64_t offset, size_t size);
@@ -125,6 +127,8 @@ uint32_t lamina_fuse_protocol(const struct lamina_fuse *fuse);
 
 // Counters.
 uint64_t lamina_fuse_request_count(const struct lamina_fuse *fuse, uint32_t opcode);
+/// Requests that a thread has done with: answered, parked or refused.
+uint64_t lamina_fuse_progress(const struct lamina_fuse *fuse);
 uint64_t lamina_fuse_open_count(const struct lamina_fuse *fuse, enum lamina_fuse_open_kind kind);
 
 // Replies. All give 0, or -errno of handing the reply to the kernel: -ENOENT says that nobody waits for it any more.
@@ -154,6 +158,9 @@ size_t lamina_fuse_add_entry(
     void *buffer, size_t capacity, size_t used, bool plus, const void *name, size_t name_length,
     const struct lamina_fuse_attributes *attributes, int64_t next_offset, struct lamina_fuse_time entry_time,
     struct lamina_fuse_time attribute_time);
+
+/// How many bytes of a buffer's first entries fit into `capacity`, and the offset that the last of them has (0: none fits).
+size_t lamina_fuse_fit_entries(const void *buffer, size_t used, size_t capacity, bool plus, int64_t *next_offset);
 
 // Interrupts.
 /// From now on, `token` is reported when the request's caller is interrupted: by lamina_fuse_take_interrupted, after

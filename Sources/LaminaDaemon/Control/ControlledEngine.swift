@@ -30,6 +30,8 @@ public protocol ControlledEngine: Sendable {
     func metrics() throws -> String
     /// Why clients and mounts are not answered; nil when they are.
     func whyNotReady() -> String?
+    /// How many requests of the file system were done with: as long as it grows, it answers.
+    var requestProgress: UInt64 { get }
     func shutdown(unmount: Bool)
 }
 

@@ -179,6 +179,8 @@ public final class Engine: Sendable {
 
     var isServing: Bool { filesystem.withLock { $0?.isRunning ?? false } }
 
+    public var requestProgress: UInt64 { servingFilesystem?.progress ?? 0 }
+
     /// The file system, as long as it answers.
     var servingFilesystem: LayerFilesystem? { filesystem.withLock { $0 } }
 

@@ -129,7 +129,9 @@ public struct Server: Sendable {
                 ending.unmount()
                 request.yield()
             })
-        let watchdog = Watchdog.fromEnvironment(directory: root + "/fs", notifier: notifier, log: log)
+        let watchdog = Watchdog.fromEnvironment(directory: root + "/fs", notifier: notifier, log: log) {
+            engine.requestProgress
+        }
         let control = ControlServer(
             socket: ControlSocket(root: root), routes: routes, log: log, inherited: held[.control], notifier: notifier,
             ending: ending

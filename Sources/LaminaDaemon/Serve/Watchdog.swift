@@ -4,29 +4,55 @@ import Logging
 
 /// Tells the service manager that the server answers, by asking the mount itself, for as long as it does. When it does not,
 /// nothing is said, and the manager ends this process and starts the next (sd_watchdog_enabled(3)).
+///
+/// What counts is progress, not how long one call takes. On a machine that is busy, or whose disk is slow, the question may wait behind
+/// others for long, and the next process would be no quicker: as long as requests are done with, the server is alive.
 final class Watchdog: Sendable {
-    private let path: String
     private let interval: Double
-    private let notifier: Notifier
+    private let ask: @Sendable (_ milliseconds: Int32) throws -> Int32?
+    private let progress: @Sendable () -> UInt64
+    private let alive: @Sendable () -> Void
     private let log: Logger
     private let hasEnded = Monitor(false)
 
     /// nil where the manager does not watch this process.
-    static func fromEnvironment(directory: String, notifier: Notifier, log: Logger) -> Watchdog? {
+    ///
+    /// - Parameter progress: how many requests of the mount were done with.
+    static func fromEnvironment(
+        directory: String, notifier: Notifier, log: Logger, progress: @escaping @Sendable () -> UInt64
+    ) -> Watchdog? {
         func variable(_ name: String) -> String? {
             defer { unsetenv(name) }
             return getenv(name).map { String(cString: $0) }
         }
         let (limit, process) = (variable("WATCHDOG_USEC").flatMap { UInt64($0) }, variable("WATCHDOG_PID"))
         guard let limit, limit > 0, process.map({ Int32($0) == getpid() }) ?? true else { return nil }
-        return Watchdog(directory: directory, limit: Double(limit) / 1e6, notifier: notifier, log: log)
+        let prober = Monitor<Prober?>(nil)
+        let path = probePath(in: directory)
+        return Watchdog(
+            limit: Double(limit) / 1e6,
+            ask: { milliseconds in
+                try prober.withLock { held in
+                    let current = try held ?? Prober(path: path)
+                    let answer = current.probe(milliseconds: milliseconds)
+                    held = answer == nil ? nil : current
+                    return answer
+                }
+            }, progress: progress, alive: { notifier.alive() }, log: log)
     }
 
-    /// - Parameter limit: the seconds after which the manager acts.
-    init(directory: String, limit: Double, notifier: Notifier, log: Logger) {
-        path = Self.probePath(in: directory)
+    /// - Parameters:
+    ///   - limit: the seconds after which the manager acts.
+    ///   - ask: looks up a name that is not there; an errno value, nil: there was no answer in time.
+    ///   - alive: tells the manager.
+    init(
+        limit: Double, ask: @escaping @Sendable (_ milliseconds: Int32) throws -> Int32?,
+        progress: @escaping @Sendable () -> UInt64, alive: @escaping @Sendable () -> Void, log: Logger
+    ) {
         interval = limit / 3
-        self.notifier = notifier
+        self.ask = ask
+        self.progress = progress
+        self.alive = alive
         self.log = log
     }
 
@@ -44,20 +70,27 @@ final class Watchdog: Sendable {
     func stop() { hasEnded.withLock(notify: true) { $0 = true } }
 
     private func watch() {
-        var prober: Prober?
-        repeat {
-            do {
-                let current = try prober ?? Prober(path: path)
-                prober = current
-                if current.probe(milliseconds: Int32(clamping: Int(interval * 1000))) == ENOENT {
-                    notifier.alive()
-                } else {
-                    log.error("the file system does not answer", metadata: ["seconds": "\(interval)"])
-                    prober = nil
-                }
-            } catch {
-                log.error("the file system cannot be watched", metadata: ["error": "\(error)"])
-            }
-        } while hasEnded.wait(seconds: interval, { $0 ? () : nil }) == nil
+        repeat { if answers() { alive() } } while hasEnded.wait(seconds: interval, { $0 ? () : nil }) == nil
+    }
+
+    /// Whether the mount answers: the question, or at least others meanwhile. Takes a third of the limit at most.
+    func answers() -> Bool {
+        let before = progress()
+        let answer: Int32?
+        do {
+            answer = try ask(Int32(clamping: Int(interval * 1000)))
+        } catch {
+            log.error("the file system cannot be watched", metadata: ["error": "\(error)"])
+            return progress() != before
+        }
+        if answer == ENOENT { return true }
+        if answer == nil, progress() != before {
+            log.warning(
+                "the file system answers slowly: a look-up took longer than it should, but others are answered",
+                metadata: ["seconds": "\(interval)"])
+            return true
+        }
+        log.error("the file system does not answer", metadata: ["seconds": "\(interval)"])
+        return false
     }
 }

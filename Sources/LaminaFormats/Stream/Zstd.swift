@@ -38,6 +38,24 @@ enum ZstdWindow {
     /// machine's memory.
     static let limitLog: Int32 = 28
 
+    /// The window that a frame asks for, in bytes, by its header (RFC 8878 §3.1.1.1); 0 for what is no frame, or a short one.
+    ///
+    /// - Parameter room: how much there is to decompress into; libzstd needs no window for a frame of one segment that fits.
+    static func size(of frame: UnsafeRawBufferPointer, room: Int) -> Int {
+        guard frame.count >= 6, frame.loadUnaligned(as: UInt32.self) == UInt32(littleEndian: 0xfd2f_b528) else {
+            return 0
+        }
+        let descriptor = frame[4]
+        let isSingleSegment = descriptor & 0x20 != 0
+        guard isSingleSegment else {
+            let base = 1 << (10 + Int(frame[5] >> 3))
+            return base + base / 8 * Int(frame[5] & 7)
+        }
+        // Its window is all of its content.
+        let size = Int(clamping: ZSTD_getFrameContentSize(frame.baseAddress, frame.count))
+        return size <= room ? 0 : size
+    }
+
     /// The reason in words where a result of libzstd's is that the window is over the limit.
     static func complaint(_ result: Int) -> String? {
         guard ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge else { return nil }

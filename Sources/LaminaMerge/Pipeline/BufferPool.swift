@@ -1,6 +1,7 @@
 import LaminaSystem
 
-/// Memory for compressed bytes, bounded for the whole process, and with it what a kill costs.
+/// Memory for compressed bytes and for what they decompress to, bounded for the whole process whatever its threads, and with it
+/// what a kill costs.
 ///
 /// A reservation counts a piece's compressed and decompressed bytes, from before it is fetched until it has landed. What
 /// a reader waits for goes before background work, which never takes the last quarter. Only a piece that is larger than
@@ -117,6 +118,7 @@ final class BufferPool: Sendable {
 
     /// Takes a buffer back.
     func give(_ buffer: UnsafeMutableRawBufferPointer) {
+        guard !buffer.isEmpty else { return }
         let surplus = state.withLock { pool -> UnsafeMutableRawBufferPointer? in
             pool.free.append(buffer)
             pool.free.sort { $0.count < $1.count }

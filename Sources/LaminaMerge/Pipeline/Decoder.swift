@@ -50,6 +50,8 @@ final class Decoder: Sendable {
 
     private let context: MergeContext
     private let queue: Monitor<DecodeQueue>
+    /// One decoder at a time takes more memory than it has reserved.
+    private let gate = DecoderGate()
 
     init(_ context: MergeContext, queue: Monitor<DecodeQueue>) {
         self.context = context
@@ -59,7 +61,9 @@ final class Decoder: Sendable {
     func loop() {
         let decoder: ChunkDecoder
         do {
-            decoder = try ChunkDecoder()
+            // The payload's memory is the pool's; what libzstd keeps is shared out.
+            decoder = try ChunkDecoder(
+                keeping: MergeEngine.inFlightLimit / max(1, context.options.decoderCount), gate: gate)
         } catch {
             context.reporter.report(error)
             return
@@ -78,6 +82,11 @@ final class Decoder: Sendable {
         var holes: [(part: Part, bytes: Int64)] = []
         var offset = 0
         let (compression, keepsTarParts) = context.sources.decoding(of: piece.layer)
+        if compression != .identity {
+            let needed = piece.members.reduce(0) { max($0, $1.neededBytes) }
+            decoder.lend(context.pool.take(needed + ChunkDecoder.smallSlack))
+        }
+        defer { context.pool.give(decoder.takeMemory()) }
         var landing = Landing()
         for member in piece.members {
             let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])

@@ -65,13 +65,20 @@ final class PlanBoard: Sendable {
 
     /// What is known of a content that is opened; also notes how far readers are.
     func opened(_ content: ContentID) -> MergeEngine.Knowledge {
-        let (knowledge, wantsFetcher) = state.withLock { state in
-            let isMark = state.plan.readAheads.opened(content)
-            return (state.plan.knowledge(of: content), isMark)
-        }
-        if wantsFetcher { state.withLockWakingOne { _ in } }
+        let (knowledge, isMark) = state.withLock { $0.plan.opened(content) }
+        if isMark { state.withLockWakingOne { _ in } }
         return knowledge
     }
+
+    /// The same for a thread that may wait for nobody: nil while somebody has the plan.
+    func openedNow(_ content: ContentID) -> MergeEngine.Knowledge? {
+        guard let (knowledge, isMark) = state.withLockIfFree({ $0.plan.opened(content) }) else { return nil }
+        if isMark { state.withLockWakingOne { _ in } }
+        return knowledge
+    }
+
+    /// Whether nobody has the plan just now.
+    var isFree: Bool { state.withLockIfFree { _ in } != nil }
 
     func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {
         state.withLock { $0.plan.hasLanded(range, of: content) }

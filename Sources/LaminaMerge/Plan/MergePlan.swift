@@ -118,6 +118,11 @@ struct MergePlan {
     /// Says that a fetcher is done with a job.
     mutating func fetched(_ job: FetchJob, from source: SourceKey) { lanes.end(source, isUrgent: job.isUrgent) }
 
+    /// What is known of a content that is opened, and whether this open says that the next window of its neighbours is to be fetched.
+    mutating func opened(_ content: ContentID) -> (MergeEngine.Knowledge, isMark: Bool) {
+        (knowledge(of: content), readAheads.opened(content))
+    }
+
     /// What the plan knows of a content's bytes, which may be newer than what the index says.
     func knowledge(of content: ContentID) -> MergeEngine.Knowledge {
         guard let key = keys[content], let known = contents[key] else { return .none }
