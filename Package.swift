@@ -85,7 +85,8 @@ let package = Package(
         room("LaminaConvert", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats"]),
 
         // From bytes to the store, and from the store to the kernel.
-        room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema"]),
+        room("LaminaSeal", ["LaminaSystem"]),
+        room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema", "LaminaSeal"]),
         room("LaminaMerge", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaStore"]),
         room("LaminaFUSE", ["LaminaSystem", "CFuse"]),
         room("LaminaFilesystem", ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"]),
@@ -138,6 +139,7 @@ let package = Package(
             swiftSettings: swift),
         tests("LaminaTOML", ["LaminaTOML"]),
         tests("LaminaSQLite", ["LaminaSQLite"]),
+        tests("LaminaSeal", ["LaminaSeal", "LaminaSystem", "CLinux"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests(
             "LaminaFormats",
