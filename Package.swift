@@ -76,7 +76,8 @@ let package = Package(
                 .embedInCode("migrations/v005-snapshots.sql"), .embedInCode("migrations/v006-snapshot-image.sql"),
                 .embedInCode("migrations/v007-durability.sql"),
                 .embedInCode("migrations/v008-content-checks.sql"),
-                .embedInCode("migrations/v009-stream-resume.sql"), .embedInCode("views.sql"),
+                .embedInCode("migrations/v009-stream-resume.sql"), .embedInCode("migrations/v010-sealed.sql"),
+                .embedInCode("views.sql"),
             ], swiftSettings: swift),
 
         // From a reference to bytes.

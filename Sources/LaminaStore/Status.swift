@@ -61,6 +61,8 @@ public struct MountStatus: Sendable, Codable, Equatable {
     public var reference: String
     public var writable: String?
     public var mountedAt: String
+    /// `fuse` or `sealed`.
+    public var way: String
 }
 
 /// A row of the view `file`.
@@ -145,10 +147,11 @@ extension Index {
     public func mountStatus() throws -> [MountStatus] {
         try read { database in
             try database.cached(
-                "SELECT target, reference, writable, mounted_at FROM mount_status ORDER BY mounted_at, target"
+                "SELECT target, reference, writable, mounted_at, way FROM mount_status ORDER BY mounted_at, target"
             ).map {
                 MountStatus(
-                    target: $0.text(0), reference: $0.text(1), writable: $0.optionalText(2), mountedAt: $0.text(3))
+                    target: $0.text(0), reference: $0.text(1), writable: $0.optionalText(2), mountedAt: $0.text(3),
+                    way: $0.text(4))
             }
         }
     }
