@@ -63,6 +63,7 @@ extension MergeEngine {
         defer { lease.recorded() }
         let isTaken = try exclusively(content.id) { () throws -> Bool in
             guard let record = try store.index.content(content.id), record.state != .absent else { return false }
+            if !damaged.damaged.isEmpty { try store.putAsideIfSealed(content, damaged.health) }
             shared = content.name.claim == nil ? nil : try lease.openShared(content.name)
             if case .short = damaged.health {
                 try (shared ?? lease.openInPlace(content.name, size: content.size)).truncate(to: content.size)

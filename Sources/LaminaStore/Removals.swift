@@ -20,7 +20,7 @@ extension Store {
             let forgotten = try reserve.lending {
                 try writeDurably { writer in
                     try names.filter { name in
-                        guard let content = byName[name], try !writer.isSealed(content) else { return false }
+                        guard let content = byName[name], try !writer.connection.isSealed(content) else { return false }
                         try writer.unseal(content)
                         try writer.forget(content)
                         return true
@@ -129,7 +129,7 @@ extension Store {
             guard let base = BackingName(momentary: file) else { continue }
             var (count, bytes) = (0, Int64(0))
             try files.leases.removing([base]) { free in
-                guard !free.isEmpty else { return }
+                guard !free.isEmpty, !files.isAside(base) else { return }
                 count = 1
                 bytes = files.allocatedSize("\(part)/\(file)")
                 if !dryRun { _ = try files.removePath("\(part)/\(file)") }

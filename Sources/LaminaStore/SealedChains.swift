@@ -230,6 +230,15 @@ extension Index {
         }
     }
 
+    /// The views of a lazy layer and all below it, bottom first; nil where one of them was unpacked.
+    public func views(upTo key: SnapshotKey) throws -> [ViewID]? {
+        try read { database in
+            let id = try database.cached("SELECT id FROM snapshot WHERE key = ?").bind(1, blob: key.bytes)
+                .first { SnapshotID($0.integer(0)) }
+            return try id.flatMap { try database.places(from: $0).views }
+        }
+    }
+
     /// Whether all that these views show has landed.
     public func isComplete(_ views: [ViewID]) throws -> Bool { try read { try $0.isComplete(views) } }
 
@@ -322,10 +331,10 @@ extension Connection {
     }
 }
 
-extension Writer {
+extension Connection {
     /// Whether a sealed chain that is used needs a content.
     func isSealed(_ content: ContentID) throws -> Bool {
-        try connection.cached(
+        try cached(
             """
             SELECT 1 FROM chunk_source k CROSS JOIN layer_view v ON v.layer = k.layer
             CROSS JOIN sealed_view sv ON sv.view = v.id
@@ -333,7 +342,9 @@ extension Writer {
             """
         ).bind(1, content.row).first { _ in true } ?? false
     }
+}
 
+extension Writer {
     /// Forgets the sealed chains, which nothing uses, that need a content. Their images go with `removeUnknownImages`.
     func unseal(_ content: ContentID) throws {
         try connection.cached(

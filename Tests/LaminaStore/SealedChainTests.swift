@@ -8,7 +8,7 @@ import Testing
 struct SealedChainTests {
     let scratch = Scratch()
 
-    private func merge(_ file: FileBytes, _ store: Store) throws {
+    func merge(_ file: FileBytes, _ store: Store) throws {
         for row in try scratch.integers("SELECT id FROM content WHERE digest = x'\(file.digest.hex)'") {
             guard let content = try store.index.content(ContentID(row)) else { continue }
             try scratch.write(file.bytes, to: content, in: store)
@@ -18,7 +18,7 @@ struct SealedChainTests {
         }
     }
 
-    private func complete(_ store: Store) throws -> ImageRecord {
+    func complete(_ store: Store) throws -> ImageRecord {
         for file in [ExampleStore.release, ExampleStore.tool, ExampleStore.data] { try merge(file, store) }
         return try #require(try store.index.image("localhost:5000/app:1"))
     }
@@ -120,5 +120,46 @@ struct SealedChainTests {
             key, as: SnapshotKey("two"), labels: [:], usage: SnapshotUsage(bytes: 0, inodes: 0))
         try store.setWay(of: target, nil)
         #expect(try store.index.answeredChains().isEmpty)
+    }
+}
+
+extension SealedChainTests {
+    @Test("a lost file of a sealed chain is written beside its name, and never shows a hole by it")
+    func aside() throws {
+        let store = try ExampleStore.make(in: scratch)
+        let chain = try #require(try store.seal(try complete(store).views))
+        let tool = try store.index.content(ExampleStore.tool, in: scratch)
+        let path = "\(scratch.root)/content/\(tool.name.path)"
+        // Where nothing uses the chain it is as ever: in place.
+        unlink(path)
+        #expect(try store.takeBackDamage(of: tool) == .absent)
+        try scratch.write(ExampleStore.tool.chunks[1], to: tool, at: 6000, in: store)
+        #expect(access(path, F_OK) == 0)
+        try merge(ExampleStore.tool, store)
+        _ = try #require(try store.beginSealedMount(chain.id))
+        unlink(path)
+        #expect(try store.takeBackDamage(of: store.index.content(ExampleStore.tool, in: scratch)) == .absent)
+        try scratch.write(ExampleStore.tool.chunks[1], to: tool, at: 6000, in: store)
+        var landing = Landing()
+        landing.chunks = [(tool.id, 6000)]
+        try store.record(landing)
+        // Nothing by the name, but lamina finds what has landed.
+        #expect(access(path, F_OK) != 0)
+        #expect(store.files.isThere(tool.name, size: tool.size))
+        #expect(try store.files.open(tool.name).read(6000, at: 6000) == ExampleStore.tool.chunks[1])
+        #expect(try store.removeUnknownFiles(dryRun: false).files == 0)
+        #expect(store.files.isThere(tool.name, size: tool.size))
+        try merge(ExampleStore.tool, store)
+        #expect(try readFile(path) == ExampleStore.tool.bytes)
+        // Of one that is too short the rest comes likewise.
+        truncate(path, 7000)
+        let short = try store.index.content(ExampleStore.tool, in: scratch)
+        #expect(try store.takeBackDamage(of: short) == .short(size: 7000))
+        try scratch.write(ExampleStore.tool.chunks[2], to: tool, at: 12_000, in: store)
+        #expect(try readFile(path).count == 7000)
+        #expect(try store.files.open(tool.name).read(6000, at: 0) == ExampleStore.tool.chunks[0])
+        try merge(ExampleStore.tool, store)
+        #expect(try readFile(path) == ExampleStore.tool.bytes)
+        #expect(access(path + ".aside", F_OK) != 0)
     }
 }
