@@ -117,7 +117,7 @@ let package = Package(
             "LaminaDaemon",
             [
                 "LaminaDigest", "LaminaSystem", "LaminaTOML", "LaminaOCI", "LaminaFormats", "LaminaConvert",
-                "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem", "LaminaSnapshotter",
+                "LaminaSeal", "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem", "LaminaSnapshotter",
                 .target(name: "LaminaContainerd", condition: .when(traits: ["Containerd"])),
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),

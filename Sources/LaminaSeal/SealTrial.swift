@@ -1,5 +1,5 @@
 import Glibc
-public import LaminaSystem
+import LaminaSystem
 
 /// Tries whether this machine can mount sealed chains of a store: by a tiny one of its own, with an overlay above it as a container has,
 /// whose file is read.

@@ -6,7 +6,7 @@ extension Index {
     /// All rows of the layers that a chain's views are of, for an image of it, with the paths of its files below `content/`; and the
     /// inodes of the views' roots, bottom first.
     ///
-    /// About 0.5 s and 40 MB for 200,000 files. Rows of a layer never change, so what is read stays true as long as the views are there.
+    /// About 0.4 s and 50 MB for 200,000 files. Rows of a layer never change, so what is read stays true as long as the views are there.
     ///
     /// - Throws: `StoreError.notFound` where a view is not in the index (any more), `SealError` for rows that contradict themselves.
     public func chainRows(_ views: [ViewID]) throws -> (rows: ChainRows, roots: [Int64]) {
@@ -89,10 +89,10 @@ extension Connection {
 
 extension [UInt8] {
     fileprivate mutating func appendHex(_ bytes: Slice<UnsafeRawBufferPointer>) {
+        func digit(_ value: UInt8) -> UInt8 { value < 10 ? UInt8(ascii: "0") + value : UInt8(ascii: "a") - 10 + value }
         for byte in bytes {
-            for digit in [byte >> 4, byte & 15] {
-                append(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") - 10 + digit)
-            }
+            append(digit(byte >> 4))
+            append(digit(byte & 15))
         }
     }
 }

@@ -1,8 +1,9 @@
 import Glibc
-public import LaminaDigest
+import LaminaDigest
 import LaminaSQLite
 import LaminaSeal
 import LaminaSystem
+import Synchronization
 
 /// A row of `sealed`: the name of its directory, and of its image.
 public struct SealedID: Hashable, Sendable, Comparable, CustomStringConvertible {
@@ -128,7 +129,7 @@ extension Store {
     /// - Returns: what `settleSealedMount` is told; nil where the chain is gone or something of it is missing: it is not to be mounted.
     public func beginSealedMount(_ id: SealedID) throws -> Int64? {
         let boot = try Self.bootID()
-        return try write { writer in
+        return try writeUses { writer in
             let views = try writer.connection.views(ofSealed: id)
             guard !views.isEmpty, try writer.connection.isComplete(views) else { return nil }
             try writer.connection.cached("INSERT INTO sealed_mount (sealed, boot) VALUES (?, ?)").bind(1, id.row)
@@ -139,13 +140,26 @@ extension Store {
 
     /// Says what the kernel calls the file system; nil: it has none, or none any more.
     public func settleSealedMount(_ row: Int64, device: String?) throws {
-        try write { writer in
+        try writeUses { writer in
             if let device {
                 try writer.connection.cached("UPDATE sealed_mount SET device = ? WHERE id = ?").bind(1, text: device)
                     .bind(2, row).run()
             } else {
                 try writer.connection.cached("DELETE FROM sealed_mount WHERE id = ?").bind(1, row).run()
             }
+        }
+    }
+
+    /// Says that all of a chain was used until now: the kernel tells of no opens of what it shows by itself.
+    public func noteUse(of id: SealedID) throws {
+        try writeUses { writer in
+            try writer.connection.cached(
+                """
+                UPDATE content SET used_at = max(used_at, ?2) WHERE id IN (
+                    SELECT k.content FROM sealed_view sv CROSS JOIN layer_view v ON v.id = sv.view
+                    CROSS JOIN chunk_source k ON k.layer = v.layer WHERE sv.sealed = ?1)
+                """
+            ).bind(1, id.row).bind(2, millisecondsSince1970()).run()
         }
     }
 
@@ -172,18 +186,32 @@ extension Store {
 
     /// Takes away images that no chain has any more, and what a killed process left.
     public func removeUnknownImages() throws {
-        guard let names = try? File.names(inDirectory: root + "/sealed") else { return }
-        // While nobody seals: a chain's row comes after its file.
-        try write { writer in
-            let known = Set(try writer.connection.cached("SELECT id FROM sealed").map { $0.integer(0) })
-            for name in names {
-                let isMomentary = name.hasPrefix("new-") && !name.hasSuffix("-\(getpid())")
-                let id = name.hasSuffix(".erofs") ? Int64(name.dropLast(".erofs".count)) : nil
-                if isMomentary || id.map({ !known.contains($0) }) ?? false { unlink("\(root)/sealed/\(name)") }
-                // The directory of one that is not mounted any more; one that is stays (EBUSY).
-                if let id = Int64(name), !known.contains(id) { rmdir("\(root)/sealed/\(name)") }
+        let directory = root + "/sealed"
+        guard let names = try? File.names(inDirectory: directory) else { return }
+        func unknown(_ database: Connection) throws -> [String] {
+            let known = Set(try database.cached("SELECT id FROM sealed").map { $0.integer(0) })
+            return names.filter { name in
+                if name.hasPrefix("new-") { return !name.hasSuffix("-\(getpid())") }
+                // The image, and the directory where it was mounted.
+                let number = name.hasSuffix(".erofs") ? name.dropLast(".erofs".count) : name[...]
+                return Int64(number).map { !known.contains($0) } ?? false
             }
         }
+        // Asked often: the writer is waited for only where there is something.
+        guard try !index.read(unknown).isEmpty else { return }
+        // While nobody seals: a chain's row comes after its file.
+        try write { writer in
+            for name in try unknown(writer.connection) {
+                // A directory that is still mounted stays (EBUSY).
+                if unlink("\(directory)/\(name)") != 0 { rmdir("\(directory)/\(name)") }
+            }
+        }
+    }
+
+    /// As `write`; nothing of what is in the store's files is changed.
+    private func writeUses<Result>(_ body: (Writer) throws -> Result) throws -> Result {
+        defer { index.snapshotVersion.add(1, ordering: .releasing) }
+        return try write(body)
     }
 }
 

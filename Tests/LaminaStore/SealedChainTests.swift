@@ -63,6 +63,10 @@ struct SealedChainTests {
         #expect(try !store.forget(chain.id))
         try store.settleSealedMount(row, device: "erofs-1")
         #expect(try store.index.sealedMounts().map(\.device) == ["erofs-1"])
+        // Who reads by the kernel alone is seen at the end.
+        try scratch.sqlite("UPDATE content SET used_at = 1")
+        try store.noteUse(of: chain.id)
+        #expect(try scratch.integer("SELECT count(*) FROM content WHERE used_at = 1") == 0)
         try store.settleSealedMount(row, device: nil)
         #expect(try store.index.sealed(chain.id)?.isUsed == false && store.index.sealedBytes() == 0)
         #expect(try store.evict([tool]).contents == 1)

@@ -54,6 +54,7 @@ final class Bench {
     static let parts: [(name: String, body: @Sendable (Bench) -> () throws -> Void)] = [
         ("pull", pullPart), ("large", largePart), ("small", smallPart), ("reads", readsPart), ("tree", treePart),
         ("restart", restartPart), ("memory", memoryPart), ("formats", formatsPart), ("convert", convertPart),
+        ("sealed", sealedPart),
     ]
 
     /// A pull of a whole image into a store of its own.

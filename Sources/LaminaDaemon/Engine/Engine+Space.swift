@@ -53,6 +53,8 @@ extension Engine {
     /// Deletes what nothing holds: layers of no image and no mount, contents of no layer, files of no content.
     public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
         if isServing { _ = try activeMounts() }
+        // Mounts that are not used any more hold layers until somebody looks.
+        if !dryRun { try seals.tidy() }
         let filesystem = servingFilesystem
         let hold = store.hold(try layersMountedAnywhere())
         defer { withExtendedLifetime(hold) {} }
@@ -63,6 +65,7 @@ extension Engine {
             let swept = try store.sweep()
             (report.files, report.bytes) = (swept.files, swept.bytes)
         }
+        if !dryRun { try store.removeUnknownImages() }
         let strays = try store.removeUnknownFiles(dryRun: dryRun)
         report.files += strays.files
         report.bytes += strays.bytes
