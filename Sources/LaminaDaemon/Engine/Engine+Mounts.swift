@@ -103,10 +103,12 @@ extension Engine {
 
     /// Mounts the recorded images again, for a server that starts. What cannot be mounted is reported and forgotten.
     func restoreMounts() throws {
+        let active = try activeTargets()
         for mount in try store.index.mounts() {
             do {
                 if let sealed = mount.sealed {
-                    if try restoreSealed(mount, sealed) { continue }
+                    // What reads on is left as it is.
+                    if try active.contains(mount.target) || restoreSealed(mount, sealed) { continue }
                     try store.setWay(of: mount.target, nil)
                 }
                 try clearStaleMount(at: mount.target)

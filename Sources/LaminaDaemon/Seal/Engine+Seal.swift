@@ -89,11 +89,10 @@ extension Engine {
         return pulled
     }
 
-    /// Mounts a recorded image on its sealed chain again, for a server that starts; what reads on is left as it is.
+    /// Mounts a recorded image on its sealed chain again, for a server that starts.
     ///
     /// - Returns: whether it is mounted; false where it cannot be: it goes by way of FUSE then.
     func restoreSealed(_ mount: MountRecord, _ sealed: SealedID) throws -> Bool {
-        if try activeTargets().contains(mount.target) { return true }
         do {
             guard try seals.attach(sealed) else { return false }
             try ImageMount.mount(sealed: sealed, root: root, at: mount.target, upper: mount.upper)
