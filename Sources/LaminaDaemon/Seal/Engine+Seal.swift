@@ -105,8 +105,16 @@ extension Engine {
         }
     }
 
-    /// Ends the chains' own mounts that nothing uses any more.
-    func tidySeals() throws { try seals.tidy() }
+    /// Ends the chains' own mounts that nothing uses any more, for a command that has no server to do so later.
+    func tidySeals() throws {
+        // What a process had open that ends is closed behind it, some milliseconds later; what is in use elsewhere stays.
+        for _ in 0..<25 {
+            try seals.tidy()
+            let answered = try store.index.answeredChains()
+            if try store.index.sealedMounts().allSatisfy({ answered.contains($0.sealed) }) { return }
+            usleep(20_000)
+        }
+    }
 
     /// The recorded targets that need no server.
     func sealedTargets() throws -> Set<String> {
