@@ -77,7 +77,7 @@ let package = Package(
                 .embedInCode("migrations/v007-durability.sql"),
                 .embedInCode("migrations/v008-content-checks.sql"),
                 .embedInCode("migrations/v009-stream-resume.sql"), .embedInCode("migrations/v010-platforms.sql"),
-                .embedInCode("migrations/v011-totals.sql"),
+                .embedInCode("migrations/v011-totals.sql"), .embedInCode("migrations/v012-sealed.sql"),
                 .embedInCode("views.sql"),
             ], swiftSettings: swift),
 
@@ -87,7 +87,8 @@ let package = Package(
         room("LaminaConvert", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats"]),
 
         // From bytes to the store, and from the store to the kernel.
-        room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema"]),
+        room("LaminaSeal", ["LaminaSystem"]),
+        room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema", "LaminaSeal"]),
         room("LaminaMerge", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaStore"]),
         room("LaminaFUSE", ["LaminaSystem", "CFuse"]),
         room("LaminaFilesystem", ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"]),
@@ -117,7 +118,7 @@ let package = Package(
             "LaminaDaemon",
             [
                 "LaminaDigest", "LaminaSystem", "LaminaTOML", "LaminaOCI", "LaminaFormats", "LaminaConvert",
-                "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem", "LaminaSnapshotter",
+                "LaminaSeal", "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem", "LaminaSnapshotter",
                 .target(name: "LaminaContainerd", condition: .when(traits: ["Containerd"])),
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -140,6 +141,7 @@ let package = Package(
             swiftSettings: swift),
         tests("LaminaTOML", ["LaminaTOML"]),
         tests("LaminaSQLite", ["LaminaSQLite"]),
+        tests("LaminaSeal", ["LaminaSeal", "LaminaSystem", "CLinux"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests(
             "LaminaFormats",

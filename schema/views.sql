@@ -16,6 +16,9 @@ DROP VIEW IF EXISTS mount_status;
 DROP VIEW IF EXISTS layer_content;
 DROP VIEW IF EXISTS content_landed;
 DROP VIEW IF EXISTS layer_holder;
+DROP VIEW IF EXISTS sealed_content;
+DROP VIEW IF EXISTS sealed_status;
+DROP VIEW IF EXISTS sealed_use;
 DROP VIEW IF EXISTS content_use;
 
 -- How much of each content is in the store.
@@ -302,9 +305,38 @@ SELECT
     m.reference AS reference,
     mt.upper AS writable,
     strftime('%Y-%m-%dT%H:%M:%SZ', mt.mounted_at, 'unixepoch') AS mounted_at,
-    m.platform AS platform
+    m.platform AS platform,
+    CASE WHEN mt.sealed IS NULL THEN 'fuse' ELSE 'sealed' END AS way
 FROM mount AS mt
 JOIN image AS m ON m.id = mt.image;
+
+-- The sealed chains that something uses: a mount of the kernel's, in whatever namespace, or what was answered with one.
+CREATE VIEW sealed_use AS
+SELECT sealed FROM sealed_mount
+UNION SELECT sealed FROM mount WHERE sealed IS NOT NULL
+UNION SELECT sealed FROM snapshot WHERE sealed IS NOT NULL;
+
+-- The contents that used sealed chains need: they stay, however full the store is.
+CREATE VIEW sealed_content AS
+SELECT DISTINCT k.content AS content
+FROM sealed_use AS u
+CROSS JOIN sealed_view AS sv ON sv.sealed = u.sealed
+CROSS JOIN layer_view AS v ON v.id = sv.view
+CROSS JOIN chunk_source AS k ON k.layer = v.layer;
+
+-- Chains of layers that the kernel can show by itself.
+CREATE VIEW sealed_status AS
+SELECT
+    'sealed/' || s.id AS directory,
+    'sha256:' || lower(hex(s.chain)) AS chain,
+    (SELECT count(*) FROM sealed_view AS v WHERE v.sealed = s.id) AS layers,
+    s.inodes AS inodes,
+    s.bytes AS image_bytes,
+    (SELECT count(*) FROM sealed_mount AS m WHERE m.sealed = s.id) AS mounts,
+    (SELECT count(*) FROM mount AS m WHERE m.sealed = s.id) + (SELECT count(*) FROM snapshot AS p WHERE p.sealed = s.id)
+        AS users,
+    strftime('%Y-%m-%dT%H:%M:%SZ', s.sealed_at, 'unixepoch') AS sealed_at
+FROM sealed AS s;
 
 -- What keeps a layer, and a view of it: gc takes away what is not in here. Whoever has another reason to keep one adds a SELECT.
 CREATE VIEW layer_holder AS
@@ -314,8 +346,10 @@ UNION ALL
 SELECT v.layer, v.id, 'mount', mt.target
 FROM mount_view AS mv JOIN mount AS mt ON mt.id = mv.mount JOIN layer_view AS v ON v.id = mv.view
 UNION ALL
-SELECT s.layer, s.view, 'snapshot', CAST(s.key AS TEXT) FROM snapshot AS s WHERE s.view IS NOT NULL;
-
+SELECT s.layer, s.view, 'snapshot', CAST(s.key AS TEXT) FROM snapshot AS s WHERE s.view IS NOT NULL
+UNION ALL
+SELECT v.layer, v.id, 'sealed', 'sealed/' || u.sealed
+FROM sealed_use AS u JOIN sealed_view AS sv ON sv.sealed = u.sealed JOIN layer_view AS v ON v.id = sv.view;
 
 -- How often each content was opened, and when it was used last.
 CREATE VIEW content_use AS
@@ -341,7 +375,8 @@ SELECT
     s.refusal AS refusal,
     CASE WHEN s.view IS NULL THEN 'snapshots/' || s.id || '/fs' ELSE 'fs/' || s.view END AS directory,
     s.bytes AS bytes,
-    strftime('%Y-%m-%dT%H:%M:%SZ', s.created_at / 1000000000, 'unixepoch') AS created_at
+    strftime('%Y-%m-%dT%H:%M:%SZ', s.created_at / 1000000000, 'unixepoch') AS created_at,
+    CASE WHEN s.kind = 3 THEN NULL WHEN s.sealed IS NULL THEN 'fuse' ELSE 'sealed' END AS way
 FROM snapshot AS s
 LEFT JOIN snapshot AS p ON p.id = s.parent
 LEFT JOIN layer AS l ON l.id = s.layer;

@@ -9,7 +9,8 @@ public enum ImageMount {
 
     /// Whether a mount is one of an image of this store. An earlier lamina did not tell of which.
     public static func isOwn(_ mount: Mount, root: String) -> Bool {
-        mount.type == "overlay" && (mount.source == source(root: root) || mount.source == "lamina")
+        mount.type == "overlay"
+            && (mount.source == source(root: root) || mount.source == "lamina" || isSealed(mount, root: root))
     }
 
     /// The views that a mount of this store is made of, as its options have them.
@@ -94,7 +95,7 @@ public enum ImageMount {
     }
 
     /// overlayfs's options are separated by commas, and its directories by colons; a backslash takes the meaning away.
-    private static func escaped(_ path: String) -> String {
+    static func escaped(_ path: String) -> String {
         path.reduce(into: "") { result, character in
             if character == "," || character == ":" || character == "\\" { result.append("\\") }
             result.append(character)

@@ -13,7 +13,10 @@ enum SnapshotMounts {
         // Of a layer that an image has twice the upper one does: it adds and hides what the lower one did, and overlayfs
         // refuses one directory at two places (ELOOP).
         var seen: Set<SnapshotPlace> = []
-        let lower = chain.parents.filter { seen.insert($0).inserted }.map(path)
+        // A sealed chain is all of them in one directory; a runtime gets it without the parts that it is made of.
+        let lower =
+            chain.sealed.map { ["\(root)/\(Store.directoryPath(of: $0))"] }
+            ?? chain.parents.filter { seen.insert($0).inserted }.map(path)
         guard let nearest = lower.first else {
             return [bind(own + "/fs", chain.kind == .view ? "ro" : "rw")]
         }

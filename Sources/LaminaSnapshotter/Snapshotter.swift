@@ -18,6 +18,18 @@ public struct SnapshotMount: Sendable, Equatable {
 ///
 /// What is promised of each call is in containerd's `snapshots/snapshotter.go`; its own test suite is run against this.
 public final class Snapshotter: Sendable {
+    /// Who shows all layers of a snapshot as one, so that the kernel needs nobody for them. Calls may mount something.
+    public struct Sealing: Sendable {
+        /// The chain that stands for these views (bottom first), mounted, and kept so until `release`; nil where there is none.
+        public var hold: @Sendable ([ViewID]) -> SealedID? = { _ in nil }
+        public var release: @Sendable (SealedID) -> Void = { _ in }
+        /// Mounts a chain where it is not mounted, after a restart of the machine; false where it cannot be any more.
+        public var attach: @Sendable (SealedID) throws -> Bool = { _ in false }
+        /// Says that a chain may be used no more, or that one may be wanted.
+        public var changed: @Sendable () -> Void = {}
+        public init() {}
+    }
+
     public struct Options: Sendable {
         /// What of a layer is fetched behind the containers that run from it, where its image does not say otherwise.
         public var fetching = LayerFetching()
@@ -27,6 +39,7 @@ public final class Snapshotter: Sendable {
         public var viewsChanged: @Sendable () -> Void = {}
         /// Called by `cleanup` when lazy layers may have gone that nothing else holds.
         public var collectGarbage: @Sendable () throws -> Void = {}
+        public var sealing = Sealing()
         public init() {}
     }
 
@@ -39,6 +52,7 @@ public final class Snapshotter: Sendable {
     private let layerUsage: LayerUsage
     private let viewsChanged: @Sendable () -> Void
     private let collectGarbage: @Sendable () throws -> Void
+    private let sealing: Sealing
     /// Whether snapshots were removed since garbage was collected; of a process before this one that is not known.
     private let hasRemoved = Atomic<Bool>(true)
 
@@ -53,6 +67,7 @@ public final class Snapshotter: Sendable {
         layerUsage = LayerUsage(store: store)
         viewsChanged = options.viewsChanged
         collectGarbage = options.collectGarbage
+        sealing = options.sealing
         for known in try store.index.unmergedSnapshotLayers() {
             background.add(known.layer, of: known.image, LayerFetching(labels: known.labels, standard: fetching))
         }
@@ -95,12 +110,32 @@ public final class Snapshotter: Sendable {
     private func create(
         _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil
     ) throws -> [SnapshotMount] {
+        let sealed = try parent.flatMap { try sealedChain(above: $0, labels) }
+        defer { sealed.map(sealing.release) }
         // What is left of one that fails is taken away by `cleanup`.
-        let chain = try store.createSnapshot(key, parent: parent, kind: kind, labels: labels, refusal: refusal) {
+        let chain = try store.createSnapshot(
+            key, parent: parent, kind: kind, labels: labels, refusal: refusal, sealed: sealed
+        ) {
             try directories.make($0, kind: kind, below: $1)
         }
         return mounts(of: chain)
     }
+
+    /// The sealed chain that a new snapshot stands on; nil where it stands on layers and directories.
+    private func sealedChain(above parent: SnapshotKey, _ labels: [String: String]) throws -> SealedID? {
+        // overlayfs cannot be a lower directory whose owners are mapped, and FUSE can.
+        if labels.keys.contains(where: { Self.mappings.contains($0) }) { return nil }
+        guard let views = try store.index.views(upTo: parent) else { return nil }
+        let chain = sealing.hold(views)
+        // It was wanted: it is when it comes again.
+        if chain == nil { sealing.changed() }
+        return chain
+    }
+
+    /// containerd's labels of a snapshot of a user namespace (core/snapshots/snapshotter.go).
+    private static let mappings: Set = [
+        "containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping",
+    ]
 
     private func makeLazy(_ offer: LayerOffer, parent: SnapshotKey?, labels: [String: String]) throws {
         let below = try parent.map { parent in
@@ -160,6 +195,7 @@ public final class Snapshotter: Sendable {
     /// Forgets a snapshot; its files are removed by `cleanup`.
     public func remove(_ key: SnapshotKey) throws {
         try store.removeSnapshot(key)
+        sealing.changed()
         hasRemoved.store(true, ordering: .relaxed)
     }
 
@@ -241,6 +277,20 @@ public final class Snapshotter: Sendable {
     }
 
     private func mounts(of chain: SnapshotChain) -> [SnapshotMount] {
-        SnapshotMounts.make(chain, root: store.root)
+        var chain = chain
+        if let sealed = chain.sealed {
+            do {
+                if try sealing.attach(sealed) { return SnapshotMounts.make(chain, root: store.root) }
+                log.warning(
+                    "a sealed image is gone, and its container goes by way of FUSE",
+                    metadata: ["snapshot": "\(chain.id)"])
+            } catch {
+                log.warning(
+                    "a sealed image cannot be mounted, and its container goes by way of FUSE",
+                    metadata: ["snapshot": "\(chain.id)", "error": "\(error)"])
+            }
+            chain.sealed = nil
+        }
+        return SnapshotMounts.make(chain, root: store.root)
     }
 }

@@ -31,11 +31,14 @@ public struct BackingName: Hashable, Sendable {
         self.init(digest: digest, claim: claim)
     }
 
-    /// The name that a file stands beside for a moment, while it is linked or copied: `<name>.link`, `<name>.copy`.
+    /// The name that a file stands beside for a moment, while it is linked or copied: `<name>.link`,
+    /// `<name>.copy`, `<name>.aside`.
     ///
     /// - Returns: nil for any other name.
     init?(momentary file: String) {
-        guard let dot = file.lastIndex(of: "."), [".link", ".copy"].contains(file[dot...]) else { return nil }
+        guard let dot = file.lastIndex(of: "."),
+            [".link", ".copy", ContentFiles.asideSuffix].contains(String(file[dot...]))
+        else { return nil }
         self.init(file: String(file[..<dot]))
     }
 }

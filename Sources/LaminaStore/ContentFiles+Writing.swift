@@ -28,7 +28,7 @@ extension WritingLease {
     public func openShared(_ name: BackingName) throws(SystemError) -> File? {
         assert(covers(name))
         do {
-            let file = try File(name.path, O_RDWR, in: files.directory)
+            let file = try File(files.path(of: name), O_RDWR, in: files.directory)
             return try file.status().st_nlink > 1 ? file : nil
         } catch {
             if error.code == ENOENT { return nil }
@@ -53,7 +53,7 @@ extension WritingLease {
         let isSmall = bytes.count < BackingFile.directSize
         do {
             // Most are new: then there is nobody to share it with and no other size to mend.
-            let file = try File(name.path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o644, in: files.directory)
+            let file = try File(files.path(of: name), O_WRONLY | O_CREAT | O_EXCL, mode: 0o644, in: files.directory)
             if !isSmall || !holes.isEmpty { try file.truncate(to: Int64(bytes.count)) }
             return try BackingFile(file).write(bytes, holes: holes, at: 0, keepsCached: keepsCached)
         } catch {
@@ -68,7 +68,8 @@ extension WritingLease {
     /// Makes `name` another name of `existing`'s file, replacing what it named: the same bytes, the same page cache.
     func link(_ existing: BackingName, as name: BackingName) throws(SystemError) {
         assert(covers(name))
-        try files.link(existing.path, as: name.path)
+        try files.link(files.path(of: existing), as: name.path)
+        files.dropAside(name)
     }
 
     /// Gives a stream's spool its name, replacing what has it: something that the index does not know. The spool's own name stays
@@ -76,6 +77,7 @@ extension WritingLease {
     public func link(spool: String, as name: BackingName) throws(SystemError) {
         assert(covers(name))
         try files.link(ContentFiles.path(ofSpool: spool), as: name.path)
+        files.dropAside(name)
     }
 
     /// Copies a spool's bytes, which have the digest of the name, into a backing file that others may have open.
@@ -88,7 +90,7 @@ extension WritingLease {
 
     private func open(_ name: BackingName) throws(SystemError) -> File {
         assert(covers(name))
-        return try File(name.path, O_RDWR | O_CREAT, mode: 0o644, in: files.directory)
+        return try File(files.path(of: name), O_RDWR | O_CREAT, mode: 0o644, in: files.directory)
     }
 
     /// Gives `name` a file of its own with the bytes of the one that it shares.
@@ -98,7 +100,7 @@ extension WritingLease {
         try copy.copyRange(from: shared, at: 0, to: 0, count: Int(try shared.size()))
         // The index may say that these bytes are on disk. The name must not come to stand for a file that is not.
         try copy.synchronize()
-        try files.rename(momentary, to: name.path)
+        try files.rename(momentary, to: files.path(of: name))
         return copy
     }
 }

@@ -1,6 +1,7 @@
 public import Glibc
 import LaminaDigest
 public import LaminaSystem
+import Synchronization
 
 /// The one owner of the names below `content/`: nothing else makes, links, renames or unlinks them.
 ///
@@ -11,6 +12,9 @@ public final class ContentFiles: Sendable {
     let directory: File
     let leases = NameLeases()
     private let linking = Monitor(())
+    /// Names whose files are written beside them just now; empty but for damage (`ContentFiles+Aside.swift`).
+    let aside = Monitor<Set<BackingName>>([])
+    let asideCount = Atomic<Int>(0)
 
     init(root: String) throws {
         let path = root + "/content"
@@ -47,7 +51,7 @@ public final class ContentFiles: Sendable {
     ///
     /// - Throws: ENOENT where there is none: the content is to be fetched.
     public func open(_ name: BackingName) throws(SystemError) -> File {
-        try File(name.path, O_RDONLY, in: directory)
+        try File(path(of: name), O_RDONLY, in: directory)
     }
 
     /// Runs `body` with a backing file whose name stays meanwhile.
@@ -63,13 +67,13 @@ public final class ContentFiles: Sendable {
     }
 
     /// Whether a name stands for this inode; about 1 µs.
-    public func hasInode(_ inode: ino_t, _ name: BackingName) -> Bool { status(of: name.path)?.st_ino == inode }
+    public func hasInode(_ inode: ino_t, _ name: BackingName) -> Bool { status(of: path(of: name))?.st_ino == inode }
 
     /// Whether the file is there and has its size; about 1 µs. Says nothing of what is in it.
-    public func isThere(_ name: BackingName, size: Int64) -> Bool { status(of: name.path)?.st_size == off_t(size) }
+    public func isThere(_ name: BackingName, size: Int64) -> Bool { status(of: path(of: name))?.st_size == off_t(size) }
 
     /// Whether there is a file; false only where there is none for certain.
-    public func exists(_ name: BackingName) -> Bool { status(of: name.path) != nil || errno != ENOENT }
+    public func exists(_ name: BackingName) -> Bool { status(of: path(of: name)) != nil || errno != ENOENT }
 
     /// What unlinking a file would free, in bytes on disk; 0 where it has other names, or is not there.
     func allocatedSize(_ path: String) -> Int64 {
@@ -116,6 +120,7 @@ public final class ContentFiles: Sendable {
     @discardableResult
     func remove(_ name: BackingName) throws -> (isThere: Bool, bytes: Int64) {
         do {
+            dropAside(name)
             return try removePath(name.path)
         } catch {
             throw StoreError(.system(error.code), "cannot take \(name.digest) out of the store", cause: error)

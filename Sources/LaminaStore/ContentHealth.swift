@@ -68,11 +68,14 @@ extension Store {
         let health = try glance(at: content)
         switch health {
         case .sound: break
-        case .absent: try takeBack(index.landedRanges(of: content).map(\.range), of: content.id)
+        case .absent:
+            try putAsideIfSealed(content, health)
+            try takeBack(index.landedRanges(of: content).map(\.range), of: content.id)
         case .short(let size):
             let lost = try index.landedRanges(of: content).map(\.range).filter { $0.upperBound > size }
             // A longer file has all of its bytes: whoever writes to it next gives it its size.
             if lost.isEmpty { try withWritable(content) { try $0.truncate(to: content.size) } }
+            if !lost.isEmpty { try putAsideIfSealed(content, health) }
             try takeBack(lost, of: content.id)
         case .holed, .wrong:
             // A copy of zeros is a hole, too: verified now, it is none for the next look.

@@ -3,8 +3,8 @@ import LaminaSQLite
 import LaminaSystem
 
 extension Store {
-    /// What the store takes on disk, in bytes: the backing files as far as they are recorded, the spools, the index, its log
-    /// and the reserve. Walks all contents: about 150 ms for a million. Files under several names count several times.
+    /// What the store takes on disk, in bytes: the backing files as far as they are recorded, the spools, the images of sealed
+    /// chains, the index, its log and the reserve. Walks all contents: about 150 ms for a million. Files under several names count several times.
     public func spaceUsed() throws -> Int64 {
         let contents = try index.read { database in
             try database.integer(
@@ -13,10 +13,11 @@ extension Store {
                 FROM content c WHERE c.state > 0
                 """) ?? 0
         }
+        let images = try index.read { try $0.integer("SELECT coalesce(sum(bytes), 0) FROM sealed") ?? 0 }
         // A spool with a second name is counted as the content that it has become.
         // One of a file that comes again alone was reserved.
         return try files.names(in: ContentFiles.spoolDirectory).filter { !$0.hasPrefix("restream-") }.reduce(
-            contents + indexSpace()
+            contents + indexSpace() + images
         ) {
             $0 + files.allocatedSize(ContentFiles.path(ofSpool: $1))
         }
@@ -38,8 +39,8 @@ public struct EvictionPosition: Sendable {
 }
 
 extension Index {
-    /// Contents that may be given up, those that were used least recently first: not those of pinned images, and not those
-    /// that could not be fetched again. Walks all contents: some 30 ms for 200,000.
+    /// Contents that may be given up, those that were used least recently first: not those of pinned images, not those of sealed chains
+    /// that are used, and not those that could not be fetched again. Walks all contents: some 30 ms for 200,000.
     public func evictable(
         after position: EvictionPosition? = nil, limit: Int
     ) throws -> (contents: [ContentRecord], end: EvictionPosition?) {
@@ -53,6 +54,7 @@ extension Index {
                          OR c.id IN (SELECT content FROM stream_content))
                     AND c.id NOT IN (SELECT s.content FROM image m JOIN image_layer il ON il.image = m.id
                                      JOIN chunk_source s ON s.layer = il.layer WHERE m.pinned = 1)
+                    AND c.id NOT IN (SELECT content FROM sealed_content)
                 ORDER BY c.used_at, c.id LIMIT ?3
                 """
             ).bind(1, position?.usedAt ?? .min).bind(2, position?.content ?? 0).bind(3, Int64(limit)).map { row in

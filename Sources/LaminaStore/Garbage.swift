@@ -112,6 +112,7 @@ extension Writer {
             """
             UPDATE store SET last_layer = max(last_layer, (SELECT coalesce(max(id), 0) FROM layer))
             WHERE EXISTS (SELECT 1 FROM unheld_layer);
+            DELETE FROM sealed WHERE id IN (SELECT sealed FROM sealed_view WHERE view IN (SELECT id FROM unheld_view));
             DELETE FROM layer_view WHERE id IN (SELECT id FROM unheld_view);
             DELETE FROM layer WHERE id IN (SELECT id FROM unheld_layer);
             """)

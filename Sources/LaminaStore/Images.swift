@@ -23,6 +23,8 @@ public struct MountRecord: Sendable {
     public var upper: String?
     /// What it was made of, bottom first: the image may have other layers since.
     public var views: [ViewID]
+    /// The sealed chain that it is made of; nil: by way of FUSE.
+    public var sealed: SealedID?
 }
 
 extension Store {
@@ -91,9 +93,13 @@ extension Store {
 
     /// Records a mount.
     ///
-    /// - Parameter views: what is mounted, bottom first; the image's own without it.
+    /// - Parameters:
+    ///   - views: what is mounted, bottom first; the image's own without it.
+    ///   - sealed: the chain that stands for them.
     /// - Throws: `StoreError.notFound` where image or views are not in the index any more.
-    public func addMount(target: String, image: ImageID, upper: String?, views: [ViewID]? = nil) throws {
+    public func addMount(
+        target: String, image: ImageID, upper: String?, views: [ViewID]? = nil, sealed: SealedID? = nil
+    ) throws {
         try write { writer in
             let database = writer.connection
             let views =
@@ -108,8 +114,11 @@ extension Store {
             guard isKnown != nil, areKnown else {
                 throw StoreError(.notFound, "the image was removed from the store meanwhile; pull it again")
             }
-            try database.cached("INSERT OR REPLACE INTO mount (target, image, upper, mounted_at) VALUES (?, ?, ?, ?)")
-                .bind(1, text: target).bind(2, image.row).bind(3, text: upper).bind(4, Int64(time(nil))).run()
+            try database.cached(
+                "INSERT OR REPLACE INTO mount (target, image, upper, mounted_at, sealed) VALUES (?, ?, ?, ?, ?)"
+            )
+            .bind(1, text: target).bind(2, image.row).bind(3, text: upper).bind(4, Int64(time(nil)))
+            .bind(5, sealed?.row).run()
             let mount = database.lastInsertedRow
             let insert = try database.cached("INSERT INTO mount_view (mount, position, view) VALUES (?, ?, ?)")
             for (position, view) in views.enumerated() {
@@ -206,13 +215,14 @@ extension Index {
             let byMount = Dictionary(grouping: views, by: { $0.0 })
             return try database.cached(
                 """
-                SELECT t.target, t.image, m.reference, t.upper, t.id FROM mount t JOIN image m ON m.id = t.image
+                SELECT t.target, t.image, m.reference, t.upper, t.id, t.sealed FROM mount t JOIN image m ON m.id = t.image
                 ORDER BY t.id
                 """
             ).map {
                 MountRecord(
                     target: $0.text(0), image: ImageID($0.integer(1)), reference: $0.text(2), upper: $0.optionalText(3),
-                    views: (byMount[$0.integer(4)] ?? []).map { $0.1 })
+                    views: (byMount[$0.integer(4)] ?? []).map { $0.1 }, sealed: $0.optionalInteger(5).map(SealedID.init)
+                )
             }
         }
     }

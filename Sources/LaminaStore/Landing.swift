@@ -23,6 +23,7 @@ extension Store {
     /// Records what has landed, in one transaction.
     public func record(_ landing: Landing) throws {
         guard !landing.isEmpty else { return }
+        try finishAside(landing.merged.map(\.0))
         try write { writer in
             let database = writer.connection
             let sync = try writer.noteLanding()

@@ -9,7 +9,7 @@ extension Store {
     /// Gives up contents' bytes: they are fetched again when they are asked for. Files that are open or mapped keep theirs.
     ///
     /// Whoever calls this sees to it that nobody merges the contents just now (`MergeEngine.evict`). What somebody reads or writes
-    /// just now stays.
+    /// just now stays, and so does what a sealed chain shows that is used.
     ///
     /// - Returns: how many were given up, and the bytes on disk that nobody has a name for any more.
     @discardableResult
@@ -17,17 +17,22 @@ extension Store {
         let byName = Dictionary(contents.map { ($0.name, $0.id) }, uniquingKeysWith: { first, _ in first })
         return try files.leases.removing(Array(byName.keys)) { names in
             guard !names.isEmpty else { return (0, 0) }
-            try reserve.lending {
+            let forgotten = try reserve.lending {
                 try writeDurably { writer in
-                    for name in names { if let content = byName[name] { try writer.forget(content) } }
+                    try names.filter { name in
+                        guard let content = byName[name], try !writer.connection.isSealed(content) else { return false }
+                        try writer.unseal(content)
+                        try writer.forget(content)
+                        return true
+                    }
                 }
             }
             reserve.refill()
             do {
-                return (names.count, try names.reduce(0) { try $0 + files.remove($1).bytes })
+                return (forgotten.count, try forgotten.reduce(0) { try $0 + files.remove($1).bytes })
             } catch {
                 // Their rows are gone: nobody else would ever try again.
-                files.leases.giveUp(names)
+                files.leases.giveUp(forgotten)
                 throw error
             }
         }
@@ -124,7 +129,7 @@ extension Store {
             guard let base = BackingName(momentary: file) else { continue }
             var (count, bytes) = (0, Int64(0))
             try files.leases.removing([base]) { free in
-                guard !free.isEmpty else { return }
+                guard !free.isEmpty, !files.isAside(base) else { return }
                 count = 1
                 bytes = files.allocatedSize("\(part)/\(file)")
                 if !dryRun { _ = try files.removePath("\(part)/\(file)") }

@@ -77,6 +77,8 @@ public struct SnapshotChain: Sendable {
     public var kind: SnapshotKind
     /// The nearest first.
     public var parents: [SnapshotPlace]
+    /// What stands for all of them since it was made: it stays with the way that it was answered with first.
+    public var sealed: SealedID?
 }
 
 /// Who owns the directory of a snapshot: overlayfs shows the topmost one's.

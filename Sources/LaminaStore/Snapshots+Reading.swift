@@ -30,13 +30,18 @@ extension Index {
     /// A snapshot with the places of its parents, for its mounts; nil when there is none.
     public func snapshotChain(_ key: SnapshotKey) throws -> SnapshotChain? {
         try read { database in
-            let found = try database.cached("SELECT id, kind, parent FROM snapshot WHERE key = ?")
+            let found = try database.cached("SELECT id, kind, parent, sealed FROM snapshot WHERE key = ?")
                 .bind(1, blob: key.bytes)
-                .first { ($0.integer(0), SnapshotKind(rawValue: $0.integer(1)), $0.integer(2)) }
-            guard let (id, kind, parent) = found, let kind else { return nil }
+                .first {
+                    (
+                        $0.integer(0), SnapshotKind(rawValue: $0.integer(1)), $0.integer(2),
+                        $0.optionalInteger(3).map(SealedID.init)
+                    )
+                }
+            guard let (id, kind, parent, sealed) = found, let kind else { return nil }
             return SnapshotChain(
                 id: SnapshotID(id), kind: kind,
-                parents: try database.places(from: parent == 0 ? nil : SnapshotID(parent)))
+                parents: try database.places(from: parent == 0 ? nil : SnapshotID(parent)), sealed: sealed)
         }
     }
 

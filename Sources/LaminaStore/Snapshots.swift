@@ -15,26 +15,29 @@ extension Store {
     ///
     /// - Parameters:
     ///   - refusal: why it is no lazy layer, where it could have been.
+    ///   - sealed: what its mounts are made of; without it the places of its parents.
     ///   - makeDirectory: called with the number of the new snapshot and the place of its parent, before anybody can know of it;
     ///     an error takes everything back.
     /// - Throws: `SnapshotError`: `alreadyExists`, `notFound` and `invalidArgument` about the parent.
     public func createSnapshot(
         _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil,
-        makeDirectory: (SnapshotID, SnapshotPlace?) throws -> Void
+        sealed: SealedID? = nil, makeDirectory: (SnapshotID, SnapshotPlace?) throws -> Void
     ) throws -> SnapshotChain {
         try writeSnapshots { writer in
             let parent = try parent.map { try writer.committedParent($0) }
             try writer.requireFree(key)
             let now = Self.now()
             let insert = try writer.connection.cached(
-                "INSERT INTO snapshot (key, parent, kind, refusal, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)")
+                """
+                INSERT INTO snapshot (key, parent, kind, refusal, created_at, updated_at, sealed) VALUES (?, ?, ?, ?, ?, ?, ?)
+                """)
             try insert.bind(1, blob: key.bytes).bind(2, parent?.row).bind(3, kind.rawValue).bind(4, text: refusal)
-                .bind(5, now).bind(6, now).run()
+                .bind(5, now).bind(6, now).bind(7, sealed?.row).run()
             let id = SnapshotID(writer.connection.lastInsertedRow)
             try writer.addLabels(labels, to: id)
             let parents = try writer.connection.places(from: parent)
             try makeDirectory(id, parents.first)
-            return SnapshotChain(id: id, kind: kind, parents: parents)
+            return SnapshotChain(id: id, kind: kind, parents: parents, sealed: sealed)
         }
     }
 
@@ -99,7 +102,7 @@ extension Store {
             let now = Self.now()
             try writer.connection.cached(
                 """
-                UPDATE snapshot SET key = ?2, kind = 3, bytes = ?3, inodes = ?4, created_at = ?5, updated_at = ?5
+                UPDATE snapshot SET key = ?2, kind = 3, bytes = ?3, inodes = ?4, created_at = ?5, updated_at = ?5, sealed = NULL
                 WHERE id = ?1
                 """
             ).bind(1, id.row).bind(2, blob: name.bytes).bind(3, usage.bytes).bind(4, usage.inodes).bind(5, now).run()

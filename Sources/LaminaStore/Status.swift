@@ -63,6 +63,8 @@ public struct MountStatus: Sendable, Codable, Equatable {
     public var mountedAt: String
     /// Of the image.
     public var platform: String
+    /// `fuse` or `sealed`.
+    public var way: String
 }
 
 /// A row of the view `file`.
@@ -147,11 +149,11 @@ extension Index {
     public func mountStatus() throws -> [MountStatus] {
         try read { database in
             try database.cached(
-                "SELECT target, reference, writable, mounted_at, platform FROM mount_status ORDER BY mounted_at, target"
+                "SELECT target, reference, writable, mounted_at, platform, way FROM mount_status ORDER BY mounted_at, target"
             ).map {
                 MountStatus(
                     target: $0.text(0), reference: $0.text(1), writable: $0.optionalText(2), mountedAt: $0.text(3),
-                    platform: $0.text(4))
+                    platform: $0.text(4), way: $0.text(5))
             }
         }
     }

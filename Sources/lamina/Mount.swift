@@ -11,6 +11,9 @@ struct Mount: ParsableCommand {
               lamina mount oci:/srv/images:app /mnt/app
               lamina mount --rw /var/tmp/changes registry.example.org/app:1 /mnt/app
 
+            An image of which everything has landed is sealed: the kernel shows it by itself, and goes on when no server runs. \
+            --sealed insists on that.
+
             With --rw what is written goes to UPPERDIR (beside which a work directory is made), and stays there.
             """)
 
@@ -20,6 +23,9 @@ struct Mount: ParsableCommand {
     @Option(help: ArgumentHelp("A directory that takes what is written; read-only without it.", valueName: "upperdir"))
     var rw: String?
 
+    @Flag(help: "Insist on a mount that needs no server: what is missing of the image is fetched first.")
+    var sealed = false
+
     @OptionGroup var imageOptions: ImageOptions
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
@@ -28,7 +34,8 @@ struct Mount: ParsableCommand {
         try reporting(json: facts.json) {
             try MountCommand(
                 reference: image, target: directory, upper: rw, platform: imageOptions.platform,
-                plainHTTP: imageOptions.plainHTTP, credentialsFile: imageOptions.credentialsFile
+                plainHTTP: imageOptions.plainHTTP, credentialsFile: imageOptions.credentialsFile,
+                sealed: sealed
             ).run(common.context(json: facts.json))
         }
     }

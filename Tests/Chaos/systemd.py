@@ -7,6 +7,9 @@ Ends with 0 when all went well, 1 when not, 77 when systemd cannot be started he
 """
 import argparse, os, re, signal, subprocess, sys, time
 
+# What is tried here is what FUSE shows.
+os.environ.setdefault("LAMINA_SEAL_MODE", "off")
+
 CONTROLLERS = "/sys/fs/cgroup"
 
 

@@ -109,8 +109,9 @@ extension EndToEnd {
         private static func samples(_ address: String) throws -> [String: Double] {
             let outcome = try run(["/usr/bin/python3", "-c", Scripts.scrape, "http://\(address)/metrics"]).orThrow()
             return outcome.output.split(separator: "\n").reduce(into: [:]) { result, line in
-                let words = line.split(separator: " ")
-                if words.count == 2 { result[String(words[0])] = Double(words[1]) }
+                // A label may have spaces in it.
+                guard let space = line.lastIndex(of: " ") else { return }
+                result[String(line[..<space])] = Double(line[line.index(after: space)...])
             }
         }
 

@@ -81,6 +81,8 @@ struct ArgumentTests {
         #expect(try parse(Pin.self, "pin", "a").image == "a")
         #expect(try parse(Unpin.self, "unpin", "a", "--root", "/r").common.root == "/r")
         #expect(try parse(Pull.self, "pull", "a", "--pin").pin)
+        #expect(try parse(Seal.self, "seal", "a", "--platform", "linux/arm64").imageOptions.platform == "linux/arm64")
+        #expect(try parse(Mount.self, "mount", "a", "b", "--sealed").sealed)
     }
 
     @Test("convert")

@@ -117,6 +117,9 @@ struct ControlServerTests {
             #expect(mounted == MountResult(target: "/m", reference: "a", writable: "/u", layers: 2))
             usleep(1_500_000)
             #expect(try server.client.mounts() == [MountListing(target: "/m", reference: "a", writable: "/u")])
+            #expect(try server.client.seal(SealRequest(reference: "a")) { _ in }.bytes == 100)
+            // One that needs no server keeps it from nothing.
+            _ = try server.client.mount(MountRequest(reference: "a", target: "/sealed", sealed: true))
             let unmounted = try server.client.unmount(UnmountRequest(target: "/m"))
             #expect(unmounted.reference == "a")
             #expect(try server.hasEnded())

@@ -116,7 +116,7 @@ struct DoctorTests {
         try await onThread("test") {
             let directory = ScratchDirectory()
             let report = Doctor(root: directory.path + "/not/yet").examine()
-            #expect(report.findings.count == 10)
+            #expect(report.findings.count == 11)
             #expect(access(directory.path + "/not", F_OK) != 0)
             #expect(DoctorCommand.text(report, usesColor: false).contains("lamina "))
             let decoded = try JSONText.decode(Doctor.Report.self, Array(JSONText.document(report).utf8))

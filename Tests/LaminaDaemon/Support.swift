@@ -120,10 +120,20 @@ final class FakeEngine: ControlledEngine {
 
     func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+        sealed: Bool, progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult {
-        state.withLock { $0.mounts.append(MountListing(target: target, reference: reference, writable: upper)) }
+        state.withLock {
+            $0.mounts.append(
+                MountListing(target: target, reference: reference, writable: upper, sealed: sealed ? true : nil))
+        }
         return MountResult(target: target, reference: reference, writable: upper, layers: 2)
+    }
+
+    func seal(
+        _ reference: String, platform: String?, plainHTTP: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> SealResult {
+        SealResult(reference: reference, path: "/sealed/1.erofs", bytes: 100, inodes: 2)
     }
 
     func use(credentialsFile: String, for reference: String) throws {}

@@ -78,7 +78,7 @@ struct StatusTests {
             try index.mountStatus() == [
                 MountStatus(
                     target: "/mnt/app", reference: "localhost:5000/app:1", writable: nil,
-                    mountedAt: "2025-11-22T08:26:42Z", platform: "linux/amd64")
+                    mountedAt: "2025-11-22T08:26:42Z", platform: "linux/amd64", way: "fuse")
             ])
     }
 

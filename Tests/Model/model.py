@@ -18,6 +18,9 @@ import argparse, hashlib, json, os, random, shutil, signal, sqlite3, subprocess,
 
 from images import make_images
 
+# What is tried here is what FUSE shows.
+os.environ.setdefault("LAMINA_SEAL_MODE", "off")
+
 
 class Store:
     def __init__(self, lamina, directory):

@@ -55,6 +55,7 @@ final class Bench {
         ("pull", pullPart), ("large", largePart), ("small", smallPart), ("reads", readsPart), ("tree", treePart),
         ("restart", restartPart), ("memory", memoryPart), ("formats", formatsPart), ("convert", convertPart),
         ("scale", scalePart),
+        ("sealed", sealedPart),
     ]
 
     /// A pull of a whole image into a store of its own.

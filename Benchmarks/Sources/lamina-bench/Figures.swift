@@ -39,6 +39,34 @@ private let promises: [Figure] = [
         "small.again", "the same again, against ext4", .ratio, .atLeast(0.30, aim: 0.6), part: "small",
         how: "open, read, close; caches warm; lamina's file system against the files on the disk"),
     Figure(
+        "sealed.small", "sealed image, container's overlay: 20,000 small files again, against ext4's overlay", .ratio,
+        .atLeast(0.90, aim: 1.0), part: "sealed",
+        how: "open, read, close, warm; overlays with an upper directory on both sides; the speed against the disk's"),
+    Figure(
+        "sealed.cold", "the same with nothing in memory", .ratio, .atLeast(0.90, aim: 1.0), part: "sealed",
+        how: "after `echo 3 > drop_caches`"),
+    Figure(
+        "sealed.find", "walk + lstat of the same, warm", .ratio, .atLeast(0.90, aim: 1.0), part: "sealed",
+        how: "of all directories and files"),
+    Figure(
+        "sealed.open", "open+close p50 of the same", .ratio, .atLeast(0.90, aim: 1.0), part: "sealed",
+        how: "each opened and closed; medians against each other"),
+    Figure(
+        "sealed.sequential", "1 MiB sequential", .ratio, .atLeast(0.98, aim: 1.0), part: "sealed",
+        how: "the 1,074 MB file, warm"),
+    Figure(
+        "sealed.random", "4 KiB random", .ratio, .atLeast(0.98, aim: 1.0), part: "sealed",
+        how: "300,000 `pread` at the same random places"),
+    Figure(
+        "sealed.touch", "mmap touch", .ratio, .atLeast(0.98, aim: 1.0), part: "sealed",
+        how: "one byte of each page, four times"),
+    Figure(
+        "sealed.bytes", "bytes of the sealed image, a file", .bytes, .atMost(200, aim: 160), part: "sealed",
+        how: "`lamina seal --json`; all files of this image have times of their own"),
+    Figure(
+        "sealed.seconds", "sealing it", .seconds, .atMost(1.0, aim: 0.3), part: "sealed",
+        how: "the whole of `lamina seal` of an image that is there, start of the process and fsync included"),
+    Figure(
         "walk", "cold walk + lstat of 100,000 entries against ext4", .ratio, .atMost(1.5, aim: 1.2), part: "tree",
         how: "names and inodes dropped before (`echo 2 > drop_caches`), the disk's blocks and the index stay in memory"),
     Figure(

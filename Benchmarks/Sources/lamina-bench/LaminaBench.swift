@@ -5,6 +5,8 @@ import Foundation
 struct LaminaBench {
     static func main() {
         Cleanup.installSignals()
+        // What is measured is FUSE, but for the part that says otherwise.
+        setenv("LAMINA_SEAL_MODE", "off", 1)
         exit(status())
     }
 

@@ -16,6 +16,12 @@ int lamina_umount(const char *target, int flags);
 #define LAMINA_MS_BIND 4096UL
 #define LAMINA_MNT_DETACH 2
 
+/// Gives a file a free loop device, read-only, which goes when nobody has it open or mounted any more.
+///
+/// \param device gets its path.
+/// \returns its descriptor, to be kept until it is mounted; -1 with errno. Linux 5.8 and newer.
+int lamina_attach_loop(int file, char *device, size_t size);
+
 /// Clones a range of `from` into `to` where the file system shares blocks, copies it in the kernel where it does not.
 /// 0, or -1 with errno; a short copy is continued.
 int lamina_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count);

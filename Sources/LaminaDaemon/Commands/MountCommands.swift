@@ -1,5 +1,6 @@
 import Glibc
 import LaminaOCI
+import LaminaStore
 import LaminaSystem
 
 /// `lamina mount`: an image becomes a directory.
@@ -10,11 +11,14 @@ public struct MountCommand: Sendable {
     public var platform: String?
     public var plainHTTP: Bool
     public var credentialsFile: String?
+    /// Whether it must be a mount that needs no server.
+    public var sealed: Bool
 
     public init(
         reference: String, target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        credentialsFile: String? = nil
+        credentialsFile: String? = nil, sealed: Bool = false
     ) {
+        self.sealed = sealed
         self.credentialsFile = credentialsFile
         self.reference = reference
         self.target = target
@@ -32,7 +36,7 @@ public struct MountCommand: Sendable {
             defer { display.end() }
             return try mount(request, context) { progress in
                 // What takes no time needs no telling.
-                if progress.stage == .streaming { display.show(progress) }
+                if sealed || progress.stage == .streaming { display.show(progress) }
             }
         }
         guard MountNamespaces.isSeen(result.target, root: context.root) else {
@@ -44,6 +48,7 @@ public struct MountCommand: Sendable {
         try context.output.show(result) {
             "\(result.target): \(result.reference), \(counted(result.layers, "layer"))"
                 + (result.writable.map { ", writes go to \($0)" } ?? ", read-only")
+                + (result.sealed == true ? ", sealed: no server is needed for it" : "")
         }
     }
 
@@ -54,7 +59,7 @@ public struct MountCommand: Sendable {
             upper: try upper.map { try Self.directory($0, "--rw") },
             platform: try platform.map { try Platform(parsing: $0).description },
             plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference),
-            credentialsFile: credentialsFile.map(absolutePath))
+            credentialsFile: credentialsFile.map(absolutePath), sealed: sealed ? true : nil)
         request.targetIdentity = MountNamespaces.identity(of: request.target)
         request.upperIdentity = request.upper.flatMap(MountNamespaces.identity)
         return request
@@ -107,11 +112,29 @@ public struct UnmountCommand: Sendable {
             result = try context.client.unmount(request)
             try MountNamespaces.endCopy(at: request.target, root: context.root)
         } catch let error as DaemonError where error.code == .noServer {
+            if let ended = try endSealed(request.target, context) { return try show(ended, context) }
             throw DaemonError(
                 .noServer,
                 "no lamina server runs for \(context.root), so \(request.target) is no mount of it; "
                     + "'umount \(request.target)' ends what another left")
         }
+        try show(result, context)
+    }
+
+    private func show(_ result: MountListing, _ context: CommandContext) throws {
         try context.output.show(result) { "\(result.target): unmounted" }
+    }
+
+    /// Ends a mount that needs no server, where none runs.
+    ///
+    /// - Returns: nil where the store has no such mount there.
+    private func endSealed(_ target: String, _ context: CommandContext) throws -> MountListing? {
+        let known = try Index(root: context.root).mounts().first { $0.target == target && $0.sealed != nil }
+        guard let known else { return nil }
+        let engine = try Engine(root: context.root, configuration: context.configuration, log: context.log)
+        defer { engine.shutdown(unmount: false) }
+        try engine.unmount(target)
+        try engine.tidySeals()
+        return MountListing(target: target, reference: known.reference, writable: known.upper, sealed: true)
     }
 }

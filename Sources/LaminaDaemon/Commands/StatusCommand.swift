@@ -16,6 +16,10 @@ public struct StatusReport: Sendable, Codable, Equatable {
     public var mounts: [MountStatus]
     /// What containerd has here.
     public var containerd: SnapshotSummary
+    /// What stays of the store's files because sealed images that are mounted show them.
+    public var sealedBytes: Int64
+    /// `[store] max_bytes`, where it cannot be kept for what is sealed and mounted.
+    public var limitExceeded: Int64?
 }
 
 /// `lamina status`: the server, the store, and what is on its way.
@@ -56,10 +60,13 @@ public struct StatusCommand: Sendable {
             // The index tells the rest without it.
             context.log.debug("no answer from a server", metadata: ["error": "\(error)"])
         }
+        let sealed = try index.sealedBytes()
+        let limit = context.configuration.store.maxBytes
         return StatusReport(
             root: context.root, server: server, usage: try index.cacheUsage(), images: try index.imageStatus(),
             merging: try index.mergeProgress(), mounts: try index.mountStatus(),
-            containerd: try index.snapshotSummary(limit: 20))
+            containerd: try index.snapshotSummary(limit: 20), sealedBytes: sealed,
+            limitExceeded: limit > 0 && sealed > limit ? limit : nil)
     }
 
     /// How many of the contents on their way are listed.
@@ -84,8 +91,8 @@ public struct StatusCommand: Sendable {
         if !report.mounts.isEmpty {
             blocks.append(
                 TextTable(
-                    ["MOUNTED AT", "IMAGE", "WRITES TO", "SINCE"],
-                    report.mounts.map { [$0.target, $0.reference, $0.writable ?? "-", $0.mountedAt] }
+                    ["MOUNTED AT", "IMAGE", "WAY", "WRITES TO", "SINCE"],
+                    report.mounts.map { [$0.target, $0.reference, $0.way, $0.writable ?? "-", $0.mountedAt] }
                 ).text)
         }
         if !report.containerd.refusals.isEmpty {
@@ -131,6 +138,25 @@ public struct StatusCommand: Sendable {
                     + "\(Units.bytes(usage.sharedBytes)) saved by sharing",
             ],
         ]
+        if let seal = report.server?.seal {
+            facts.append([
+                "sealing",
+                seal.on
+                    ? "on: \(counted(seal.chains, "image")), \(seal.mounts) mounted"
+                        + (seal.refused > 0 ? ", \(seal.refused) cannot be sealed" : "")
+                    : "off: \(seal.reason ?? "no reason given")",
+            ])
+        }
+        if report.server != nil, !report.mounts.isEmpty, report.mounts.allSatisfy({ $0.way == "sealed" }) {
+            facts.append(["server needed", "no: every mount is sealed, and reads on without it"])
+        }
+        if let limit = report.limitExceeded {
+            facts.append([
+                "limit",
+                "[store] max_bytes is \(Units.bytes(limit)), and sealed images that are mounted need \(Units.bytes(report.sealedBytes)): "
+                    + "it cannot be kept until some of them are unmounted",
+            ])
+        }
         if report.containerd.snapshots > 0 {
             let snapshots = report.containerd
             facts.append([

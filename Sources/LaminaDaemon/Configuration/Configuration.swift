@@ -60,6 +60,18 @@ public struct Configuration: Sendable, Equatable {
         }
     }
 
+    /// `[seal]`: images that the kernel shows by itself.
+    public struct Seal: Sendable, Equatable {
+        public var mode = Mode.auto
+
+        public enum Mode: String, Sendable, Equatable, CaseIterable {
+            /// Where this machine can, images of which everything has landed are sealed, and mounted so from then on.
+            case auto
+            /// All mounts go by way of FUSE.
+            case off
+        }
+    }
+
     /// `[log]`
     public struct Log: Sendable, Equatable {
         public var level = Logger.Level.info
@@ -130,6 +142,7 @@ public struct Configuration: Sendable, Equatable {
     public var fuse = FUSE()
     public var directoryCache = DirectoryCache()
     public var store = StoreSection()
+    public var seal = Seal()
     public var log = Log()
     public var metrics = Metrics()
     public var http = HTTP()

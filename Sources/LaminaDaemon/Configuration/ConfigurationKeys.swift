@@ -18,6 +18,7 @@ enum ConfigurationKeys {
         .integer("store.max_layer_entries", \.store.maxLayerEntries, minimum: 1),
         .word("store.require", \.store.require),
         .word("store.verification", \.store.verification),
+        .word("seal.mode", \.seal.mode),
         logLevel,
         .key("metrics.address", .address) {
             .string($0.metrics.address?.description ?? "")

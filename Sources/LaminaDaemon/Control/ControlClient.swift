@@ -65,6 +65,10 @@ public struct ControlClient: Sendable {
         try askStreaming("POST", "/v1/pins", request) { _ in }
     }
 
+    public func seal(_ request: SealRequest, progress: (PullProgress) -> Void) throws -> SealResult {
+        try askStreaming("POST", "/v1/seals", request, progress: progress)
+    }
+
     private func open() throws -> ControlConnection {
         do {
             return try ControlConnection(socket, shouldStop: shouldStop)

@@ -35,6 +35,8 @@ public struct MountRequest: Sendable, Codable, Equatable {
     public var platform: String?
     public var plainHTTP: Bool
     public var credentialsFile: String?
+    /// Whether it must be a mount that needs no server.
+    public var sealed: Bool?
     /// Device and inode numbers of `target` and `upper`, as the client sees them: by the same path a server in another mount
     /// namespace may come to another directory.
     public var targetIdentity: String?
@@ -42,14 +44,32 @@ public struct MountRequest: Sendable, Codable, Equatable {
 
     public init(
         reference: String, target: String, upper: String? = nil, platform: String? = nil, plainHTTP: Bool = false,
-        credentialsFile: String? = nil
+        credentialsFile: String? = nil, sealed: Bool? = nil
     ) {
+        self.sealed = sealed
         self.credentialsFile = credentialsFile
         self.reference = reference
         self.target = target
         self.upper = upper
         self.platform = platform
         self.plainHTTP = plainHTTP
+    }
+}
+
+/// Body of `POST /v1/seals`.
+public struct SealRequest: Sendable, Codable, Equatable {
+    public var reference: String
+    public var platform: String?
+    public var plainHTTP: Bool
+    public var credentialsFile: String?
+
+    public init(
+        reference: String, platform: String? = nil, plainHTTP: Bool = false, credentialsFile: String? = nil
+    ) {
+        self.reference = reference
+        self.platform = platform
+        self.plainHTTP = plainHTTP
+        self.credentialsFile = credentialsFile
     }
 }
 
@@ -93,8 +113,11 @@ public struct MountListing: Sendable, Codable, Equatable {
     public var target: String
     public var reference: String?
     public var writable: String?
+    /// true of a mount that needs no server.
+    public var sealed: Bool?
 
-    public init(target: String, reference: String?, writable: String? = nil) {
+    public init(target: String, reference: String?, writable: String? = nil, sealed: Bool? = nil) {
+        self.sealed = sealed
         self.target = target
         self.reference = reference
         self.writable = writable

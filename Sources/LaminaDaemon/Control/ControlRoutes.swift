@@ -57,6 +57,9 @@ struct ControlRoutes: Sendable {
             let body = try await Self.body(GarbageRequest.self, of: request)
             return stream("gc", [:]) { [engine] _ in try engine.collectGarbage(dryRun: body.dryRun) }
         }
+        router.post("/v1/seals") { request, _ in
+            seal(try await Self.body(SealRequest.self, of: request))
+        }
         router.post("/v1/pins") { request, _ in
             let body = try await Self.body(PinRequest.self, of: request)
             return stream("pin", ["reference": "\(body.reference)"]) { [engine] _ in
@@ -74,6 +77,17 @@ struct ControlRoutes: Sendable {
                 request.reference, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference), lazy: request.lazy,
                 pin: request.pin, progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
+        }
+    }
+
+    private func seal(_ request: SealRequest) -> Response {
+        stream("seal", ["reference": "\(request.reference)"]) {
+            [engine, configuration] (operation: StreamedOperation<SealResult>) in
+            try request.credentialsFile.map { try engine.use(credentialsFile: $0, for: request.reference) }
+            return try engine.seal(
+                request.reference, platform: request.platform,
+                plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference),
+                progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
         }
     }
 
@@ -95,7 +109,8 @@ struct ControlRoutes: Sendable {
             return try engine.mount(
                 request.reference, at: request.target, upper: request.upper, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference),
-                progress: { operation.report($0) }, shouldStop: { operation.shouldStop })
+                sealed: request.sealed ?? false, progress: { operation.report($0) },
+                shouldStop: { operation.shouldStop })
         }
     }
 

@@ -11,8 +11,12 @@ public protocol ControlledEngine: Sendable {
     ) throws -> PullResult
     func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+        sealed: Bool, progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult
+    func seal(
+        _ reference: String, platform: String?, plainHTTP: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> SealResult
     func check(
         _ options: CheckOptions, progress: @escaping @Sendable (PullProgress) -> Void,
         shouldStop: @escaping @Sendable () -> Bool
@@ -37,6 +41,9 @@ public protocol ControlledEngine: Sendable {
 
 extension Engine: ControlledEngine {
     public func mounts() throws -> [MountListing] {
-        try activeMounts().map { MountListing(target: $0.target, reference: $0.reference, writable: $0.upper) }
+        try activeMounts().map {
+            MountListing(
+                target: $0.target, reference: $0.reference, writable: $0.upper, sealed: $0.sealed == nil ? nil : true)
+        }
     }
 }

@@ -1,4 +1,5 @@
 import Glibc
+import LaminaSeal
 import LaminaSystem
 
 /// `lamina doctor`: looks at every condition that lamina depends on, and says the way out where one is not met.
@@ -31,6 +32,7 @@ public struct Doctor: Sendable {
         let trial = Self.trial(capability ? attempt.run() : nil)
         findings.append(trial)
         findings.append(Self.resend(attempt.canResend))
+        findings.append(Self.sealing(capability ? SealTrial.run(in: existing + "/.lamina-seal-\(getpid())") : nil))
         return Report(
             root: root, works: !findings.contains { $0.state == .fail }, passthrough: trial.state == .ok,
             findings: findings)
@@ -183,6 +185,24 @@ public struct Doctor: Sendable {
                 name, .warn, "the kernel sends nothing again",
                 advice: "open files survive a restart of the server, but calls that wait for it at that moment fail "
                     + "(Linux 6.9 mends that)")
+        }
+    }
+
+    /// Whether images of which everything has landed can be mounted by the kernel alone.
+    static func sealing(_ outcome: SealTrial.Outcome?) -> Finding {
+        let name = "sealed images"
+        return switch outcome {
+        case nil: Finding(name, .unknown, "not tried, for want of CAP_SYS_ADMIN")
+        case .works(let way)?:
+            Finding(
+                name, .ok,
+                "tried with one of one file: EROFS \(way.backing == .file ? "reads the image itself" : "by way of a loop device")"
+                    + ", overlayfs has the bytes")
+        case .fails(let reason)?:
+            Finding(
+                name, .warn, "tried, does not work: \(reason)",
+                advice:
+                    "lamina works without them: all mounts go by way of FUSE. They take EROFS, and Linux 6.8 or newer")
         }
     }
 

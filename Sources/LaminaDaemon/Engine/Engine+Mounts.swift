@@ -15,32 +15,53 @@ extension Engine {
     /// - Parameters:
     ///   - target: an existing directory, absolute.
     ///   - upper: takes the writes; without it the mount is read-only.
+    ///   - sealed: insists on a mount that needs no server, and so on all of the image; without it that is taken where it is to be had.
     ///   - progress: told of each step of a pull; layers without a table of contents take their time.
     public func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        progress: @escaping @Sendable (PullProgress) -> Void = { _ in }, shouldStop: @escaping @Sendable () -> Bool
+        sealed: Bool = false, progress: @escaping @Sendable (PullProgress) -> Void = { _ in },
+        shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult {
-        let image = try self.image(
+        var image = try self.image(
             named: reference, platform: platform, plainHTTP: plainHTTP, progress: progress, shouldStop: shouldStop)
         try requireProofs(of: image)
         let target = try realPath(target)
-        return try mounting.withLock { _ in
-            try attachFilesystem()
+        if sealed {
+            image = try sealWhole(
+                image, platform: platform, plainHTTP: plainHTTP, progress: progress, shouldStop: shouldStop)
+        }
+        return try mounting.withLock { [image] _ in
+            let chain = seals.hold(image.views)
+            defer { chain.map(seals.release) }
+            if sealed, chain == nil {
+                throw StoreError(
+                    .conflict, "the sealed image of \(image.reference) cannot be mounted: see the server's log")
+            }
+            if chain == nil { try attachFilesystem() }
             if try activeTargets().contains(target) {
                 throw StoreError(.conflict, "\(target) has an image of lamina on it already; unmount it first")
             }
             // Recorded first: of a process that is killed in between a record is left, which the next one forgets, and not a
             // mount that nobody knows of.
-            try store.addMount(target: target, image: image.id, upper: upper, views: image.views)
+            try store.addMount(target: target, image: image.id, upper: upper, views: image.views, sealed: chain)
             do {
-                try ImageMount.mount(image.views, root: root, at: target, upper: upper)
+                if let chain {
+                    try ImageMount.mount(sealed: chain, root: root, at: target, upper: upper)
+                } else {
+                    try ImageMount.mount(image.views, root: root, at: target, upper: upper)
+                }
             } catch {
                 try? store.removeMount(target: target)
                 throw error
             }
-            log.info("an image is mounted", metadata: ["image": "\(image.reference)", "target": "\(target)"])
+            log.info(
+                "an image is mounted",
+                metadata: [
+                    "image": "\(image.reference)", "target": "\(target)", "way": "\(chain == nil ? "fuse" : "sealed")",
+                ])
             return MountResult(
                 target: target, reference: image.reference, writable: upper, layers: image.layers.count,
+                sealed: chain != nil,
                 warning: platform == nil ? foreignness(of: image) : nil)
         }
     }
@@ -82,8 +103,14 @@ extension Engine {
 
     /// Mounts the recorded images again, for a server that starts. What cannot be mounted is reported and forgotten.
     func restoreMounts() throws {
+        let active = try activeTargets()
         for mount in try store.index.mounts() {
             do {
+                if let sealed = mount.sealed {
+                    // What reads on is left as it is.
+                    if try active.contains(mount.target) || restoreSealed(mount, sealed) { continue }
+                    try store.setWay(of: mount.target, nil)
+                }
                 try clearStaleMount(at: mount.target)
                 // What was mounted before: a pull since may have given the image other layers.
                 try ImageMount.mount(mount.views, root: root, at: mount.target, upper: mount.upper)

@@ -83,6 +83,8 @@ extension Engine {
     /// - Parameter looksForUnknown: whether all files are listed, and each asked for in the index: some 5 µs a file.
     public func collectGarbage(dryRun: Bool, looksForUnknown: Bool) throws -> GarbageReport {
         if isServing { _ = try activeMounts() }
+        // Mounts that are not used any more hold layers until somebody looks.
+        if !dryRun { try seals.tidy() }
         let filesystem = servingFilesystem
         let hold = store.hold(try layersMountedAnywhere())
         defer { withExtendedLifetime(hold) {} }
@@ -93,6 +95,7 @@ extension Engine {
             let swept = try store.sweep()
             (report.files, report.bytes) = (swept.files, swept.bytes)
         }
+        if !dryRun { try store.removeUnknownImages() }
         if looksForUnknown {
             let strays = try store.removeUnknownFiles(dryRun: dryRun)
             report.files += strays.files

@@ -36,6 +36,7 @@ extension Engine {
             }
             try store.removeMount(target: target)
         }
+        seals.poke()
     }
 
     /// The mount of an image of this store at a place; of several the last.
@@ -87,7 +88,10 @@ extension Engine {
         mounting.withLock { _ in
             do {
                 // The last first: one may be mounted in another.
-                for mount in try Mount.all().reversed() where try activeTargets().contains(mount.directory) {
+                // Those that need no server read on.
+                let sealed = try sealedTargets()
+                for mount in try Mount.all().reversed()
+                where try !sealed.contains(mount.directory) && activeTargets().contains(mount.directory) {
                     guard ImageMount.isOwn(mount, root: root) else { continue }
                     end(mount)
                 }

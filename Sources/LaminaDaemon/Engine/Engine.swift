@@ -32,7 +32,10 @@ public final class Engine: Sendable {
     let configuration: Configuration
     let startedAt = Date()
     let pullCounters = PullCounters()
-    let usage = StoreUsage()
+    /// Sealed images, which the kernel shows by itself.
+    let seals: SealKeeper
+    let usage = StoreUsage<CacheUsage>()
+    let sealedBytes = StoreUsage<Int64>()
     /// How often a request to a registry was made again.
     let retries = EventCounter()
     let takeover = Mutex<TakeoverTimes?>(nil)
@@ -62,6 +65,7 @@ public final class Engine: Sendable {
         self.configuration = configuration
         self.log = log
         store = try Store(root: root)
+        seals = SealKeeper(store: store, mode: configuration.seal.mode, log: log)
         var options = MergeEngine.Options()
         options.bufferSize = configuration.fuse.mergeBufferSize
         options.workerCount = configuration.fuse.mergeWorkerCount
@@ -153,10 +157,16 @@ public final class Engine: Sendable {
             while let self, !self.hasEnded.load(ordering: .relaxed) {
                 filesystem.tidy()
                 seconds += 1
-                if seconds.isMultiple(of: Self.useInterval) { self.recordUses() }
+                if seconds.isMultiple(of: Self.useInterval) {
+                    self.recordUses()
+                    // One that somebody unmounted with umount(8) holds its sealed image no more.
+                    _ = try? self.activeMounts()
+                }
                 sleep(1)
             }
         }
+        // Before the mounts: some are of sealed images.
+        try seals.start()
         if takenOver != nil { try adoptMounts() } else { try restoreMounts() }
     }
 
@@ -211,6 +221,7 @@ public final class Engine: Sendable {
             first: configuration.snapshotter.prefetches, whole: configuration.snapshotter.mergesInBackground)
         options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
         options.viewsChanged = { [weak self] in self?.viewsChanged() }
+        options.sealing = sealing
         options.collectGarbage = { [weak self] in try self?.collectGarbageOften() }
         let snapshotter = try Snapshotter(store: store, merge: merge, options: options, log: log)
         self.snapshotter.withLock { $0 = snapshotter }
@@ -226,7 +237,7 @@ public final class Engine: Sendable {
             passthrough: filesystem != nil && filesystem?.passthroughRefusal == nil,
             passthroughReason: filesystem?.passthroughRefusal, opens: filesystem?.statistics ?? FilesystemCounters(),
             fetchedBytes: merge.totalFetchedBytes, inFlightBytes: Int64(merge.inFlightBytes),
-            startedAt: startedAt.formatted(.iso8601), merge: merge.load)
+            startedAt: startedAt.formatted(.iso8601), merge: merge.load, seal: seals.status())
     }
 
     // MARK: The end
@@ -238,6 +249,7 @@ public final class Engine: Sendable {
     public func shutdown(unmount: Bool) {
         guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
         snapshotter.withLock { $0.take() }?.stop()
+        seals.stop()
         // With the mounts, as they tell whose the files were.
         recordUses()
         for thread in sweeping.withLock({ threads in

@@ -75,10 +75,15 @@ public struct MountResult: Sendable, Codable, Equatable {
     /// The directory that takes the writes.
     public var writable: String?
     public var layers: Int
+    /// Whether the kernel shows it by itself; nil of a server of an older lamina.
+    public var sealed: Bool?
     /// What the user should know of it, as a sentence.
     public var warning: String?
 
-    public init(target: String, reference: String, writable: String?, layers: Int, warning: String? = nil) {
+    public init(
+        target: String, reference: String, writable: String?, layers: Int, sealed: Bool? = nil, warning: String? = nil
+    ) {
+        self.sealed = sealed
         self.target = target
         self.reference = reference
         self.writable = writable
@@ -105,12 +110,15 @@ public struct ServerStatus: Sendable, Codable, Equatable {
     public var startedAt: String
     /// What merges take; a server of an older lamina does not say it.
     public var merge: MergeEngine.Load?
+    /// Sealed images; likewise.
+    public var seal: SealStatus?
 
     public init(
         pid: Int32, version: String, root: String, passthrough: Bool, passthroughReason: String?,
         opens: FilesystemCounters, fetchedBytes: UInt64, inFlightBytes: Int64, startedAt: String,
-        merge: MergeEngine.Load? = nil
+        merge: MergeEngine.Load? = nil, seal: SealStatus? = nil
     ) {
+        self.seal = seal
         self.merge = merge
         self.pid = pid
         self.version = version

@@ -15,6 +15,7 @@ extension Engine {
         merges(&text)
         opens(&text)
         try store(&text)
+        try sealing(&text)
         takeover(&text)
         process(&text)
         return text.text
@@ -79,6 +80,20 @@ extension Engine {
         let space = try FilesystemFacts.space(ofDirectory: root)
         text.gauge("lamina_store_filesystem_size_bytes", "Size of the store's file system.", space.total)
         text.gauge("lamina_store_filesystem_free_bytes", "Bytes of it that can still be written.", space.free)
+    }
+
+    private func sealing(_ text: inout MetricsText) throws {
+        let status = seals.status()
+        text.gauge("lamina_seal_possible", "Whether sealed images are mounted on this machine.", status.on ? 1 : 0)
+        if let reason = status.reason {
+            text.info("lamina_seal_off_info", "Why not.", [("reason", reason)])
+        }
+        text.gauge("lamina_sealed_images", "Chains of layers that have an image for the kernel.", status.chains)
+        text.gauge("lamina_sealed_mounts", "Those of them that are mounted.", status.mounts)
+        text.gauge("lamina_sealed_refused", "Chains that cannot be sealed.", status.refused)
+        text.gauge(
+            "lamina_sealed_bytes", "Bytes on disk that stay because sealed images that are mounted show them.",
+            try sealedBytes.current { try store.index.sealedBytes() })
     }
 
     private func takeover(_ text: inout MetricsText) {

@@ -1,22 +1,21 @@
-import LaminaStore
 import LaminaSystem
 
-/// What the store holds, counted now and then: with a million files it takes a second, and whoever asks may ask often.
-final class StoreUsage: Sendable {
+/// Something that the store holds, counted now and then: with a million files it takes a second, and whoever asks may ask often.
+final class StoreUsage<Value: Sendable>: Sendable {
     private struct State {
-        var usage: CacheUsage?
+        var usage: Value?
         var countedAt = 0.0
         var seconds = 0.0
     }
 
     /// Seconds for which a count is good, and how many times longer than it took.
-    private static let leastAge = 10.0
-    private static let share = 20.0
+    private static var leastAge: Double { 10 }
+    private static var share: Double { 20 }
 
     private let state = Monitor(State())
 
     /// The counts, at most so old that counting takes a twentieth of a processor. Blocks while it counts.
-    func current(_ count: () throws -> CacheUsage) throws -> CacheUsage {
+    func current(_ count: () throws -> Value) throws -> Value {
         try state.withLock { state in
             let now = monotonicSeconds()
             if let usage = state.usage, now - state.countedAt < max(Self.leastAge, state.seconds * Self.share) {

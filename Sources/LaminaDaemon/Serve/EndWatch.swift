@@ -21,6 +21,11 @@ struct EndWatch: Service {
         for await _ in requests.cancelOnGracefulShutdown() { return }
     }
 
+    /// Whether something is mounted that the kernel does not show by itself.
+    private static func needsServer(_ engine: any ControlledEngine) throws -> Bool {
+        try engine.mounts().contains { $0.sealed != true }
+    }
+
     private func watchMounts() async {
         var seconds = 0
         while (try? await Task.sleep(for: .seconds(1))) != nil {
@@ -28,11 +33,13 @@ struct EndWatch: Service {
             guard activity.running == 0, activity.everUsed || seconds >= Self.patience else { continue }
             let engine = engine
             do {
-                guard try await onThread("mounts", { try engine.mounts() }).isEmpty, activity.close() else { continue }
+                guard try await onThread("mounts", { try Self.needsServer(engine) }) == false, activity.close() else {
+                    continue
+                }
                 // Looked at again with the door closed: a client may have come and gone in between, and has a mount. And the table
                 // is of this mount namespace: what lives on elsewhere the kernel knows.
-                if try await onThread("mounts", { try engine.mounts().isEmpty && engine.release() }) {
-                    log.info("the server ends: nothing is mounted any more")
+                if try await onThread("mounts", { try !Self.needsServer(engine) && engine.release() }) {
+                    log.info("the server ends: nothing is mounted any more that needs it")
                     ending.unmount()
                     request.yield()
                     return

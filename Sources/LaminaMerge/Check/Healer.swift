@@ -52,6 +52,7 @@ final class Healer: Sendable {
         defer { lease.recorded() }
         let isTaken = try context.board.exclusively(content.id) { () throws -> Bool in
             guard let record = try context.store.index.content(content.id), record.state != .absent else { return false }
+            if !damaged.damaged.isEmpty { try context.store.putAsideIfSealed(content, damaged.health) }
             shared = content.name.claim == nil ? nil : try lease.openShared(content.name)
             if case .short = damaged.health {
                 try (shared ?? lease.openInPlace(content.name, size: content.size)).truncate(to: content.size)

@@ -17,6 +17,7 @@ struct StatusReport: Decodable {
         var opens: Opens
         var fetchedBytes: Int64
         var merge: Merge?
+        var seal: Seal?
     }
 
     struct Merge: Decodable {
@@ -35,6 +36,14 @@ struct StatusReport: Decodable {
 
     struct Mounted: Decodable {
         var target: String
+        var way: String
+    }
+
+    struct Seal: Decodable {
+        var on: Bool
+        var reason: String?
+        var chains: Int
+        var mounts: Int
     }
 
     var server: Server?

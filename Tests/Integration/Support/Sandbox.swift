@@ -11,6 +11,8 @@ final class Sandbox {
 
     let directory: String
     var root: String { directory + "/store" }
+    /// Whether servers seal images. Most tests are of what FUSE shows.
+    var seals = false
     private var children: [Child] = []
     private var ownProxy: CountingProxy?
 
@@ -44,7 +46,9 @@ final class Sandbox {
 
     /// Starts `lamina` with this sandbox's store.
     func start(_ arguments: [String]) throws -> Child {
-        let child = try Child([Requirements.lamina] + arguments + ["--root", root])
+        let child = try Child(
+            [Requirements.lamina] + arguments + ["--root", root],
+            environment: seals ? ["LAMINA_SEAL_MODE": "auto"] : [:])
         children.append(child)
         return child
     }

@@ -46,6 +46,8 @@ class Machine:
         self.root = os.path.join(self.disk, "lamina")
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LAMINA_")}
         self.environment.update(NETWORK, LAMINA_ROOT=self.root)
+        # Most workloads look at what FUSE shows: POWERCUT_SEAL=auto has images sealed all the same.
+        self.environment.update(LAMINA_SEAL_MODE=os.environ.get("POWERCUT_SEAL", "off"))
         self.is_mounted = self.is_booted = False
         os.makedirs(self.disk, exist_ok=True)
 

@@ -1,0 +1,133 @@
+import Glibc
+import LaminaFilesystem
+import LaminaSnapshotter
+import LaminaStore
+import Logging
+
+/// What `lamina seal` did.
+public struct SealResult: Sendable, Codable, Equatable {
+    /// The image's name in full.
+    public var reference: String
+    /// Where the chain's image is.
+    public var path: String
+    /// Of that.
+    public var bytes: Int64
+    public var inodes: Int64
+    /// What this machine cannot do with it, as a sentence.
+    public var warning: String?
+
+    public init(reference: String, path: String, bytes: Int64, inodes: Int64, warning: String? = nil) {
+        self.reference = reference
+        self.path = path
+        self.bytes = bytes
+        self.inodes = inodes
+        self.warning = warning
+    }
+}
+
+extension Engine {
+    /// Seals an image; what of it is missing is pulled first. Of one that is there whole no registry is asked.
+    ///
+    /// - Throws: `StoreError` where EROFS cannot show it.
+    public func seal(
+        _ reference: String, platform: String?, plainHTTP: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> SealResult {
+        let image = try image(
+            named: reference, platform: platform, plainHTTP: plainHTTP, progress: progress, shouldStop: shouldStop)
+        let name = image.reference
+        let chain = try sealed(
+            try whole(
+                image, platform: platform, plainHTTP: plainHTTP, progress: progress, shouldStop: shouldStop))
+        var result = SealResult(
+            reference: name, path: "\(root)/\(Store.imagePath(of: chain.id))", bytes: chain.bytes, inodes: chain.inodes)
+        if case .off(let reason) = seals.ability() {
+            result.warning = "sealed images are not mounted on this machine: \(reason)"
+        }
+        return result
+    }
+
+    private func sealed(_ image: ImageRecord) throws -> SealedChain {
+        // What has landed is in the index some milliseconds later.
+        for _ in 0..<100 {
+            if let chain = try seals.seal(image.views) { return chain }
+            if try store.index.isComplete(image.views) { continue }
+            usleep(20_000)
+        }
+        throw StoreError(
+            .conflict,
+            "not all of \(image.reference) is in the store: 'lamina pull \(image.reference)' fetches the rest")
+    }
+
+    /// Has all of an image that is to be mounted without a server in the store, and its chain sealed.
+    ///
+    /// - Returns: the image, which may be another than the store had, as it was pulled.
+    /// - Throws: `StoreError` where this machine mounts none.
+    func sealWhole(
+        _ image: ImageRecord, platform: String?, plainHTTP: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> ImageRecord {
+        if case .off(let reason) = seals.ability() {
+            throw StoreError(.conflict, "sealed images are not mounted on this machine: \(reason)")
+        }
+        let whole = try whole(
+            image, platform: platform, plainHTTP: plainHTTP, progress: progress, shouldStop: shouldStop)
+        _ = try sealed(whole)
+        return whole
+    }
+
+    /// The image with all of it in the store: what its reference names now, where something had to be fetched.
+    private func whole(
+        _ image: ImageRecord, platform: String?, plainHTTP: Bool,
+        progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> ImageRecord {
+        guard try !store.index.isComplete(image.views) else { return image }
+        _ = try pull(
+            image.reference, platform: platform ?? image.platform, plainHTTP: plainHTTP, lazy: false,
+            progress: progress, shouldStop: shouldStop)
+        guard let pulled = try store.index.image(image.reference) else { return image }
+        return pulled
+    }
+
+    /// Mounts a recorded image on its sealed chain again, for a server that starts.
+    ///
+    /// - Returns: whether it is mounted; false where it cannot be: it goes by way of FUSE then.
+    func restoreSealed(_ mount: MountRecord, _ sealed: SealedID) throws -> Bool {
+        do {
+            guard try seals.attach(sealed) else { return false }
+            try ImageMount.mount(sealed: sealed, root: root, at: mount.target, upper: mount.upper)
+            return true
+        } catch {
+            log.warning(
+                "a sealed image cannot be mounted again, and goes by way of FUSE",
+                metadata: ["target": "\(mount.target)", "error": "\(error)"])
+            return false
+        }
+    }
+
+    /// Ends the chains' own mounts that nothing uses any more, for a command that has no server to do so later.
+    func tidySeals() throws {
+        // What a process had open that ends is closed behind it, some milliseconds later; what is in use elsewhere stays.
+        for _ in 0..<25 {
+            try seals.tidy()
+            let answered = try store.index.answeredChains()
+            if try store.index.sealedMounts().allSatisfy({ answered.contains($0.sealed) }) { return }
+            usleep(20_000)
+        }
+    }
+
+    /// The recorded targets that need no server.
+    func sealedTargets() throws -> Set<String> {
+        Set(try store.index.mounts().filter { $0.sealed != nil }.map(\.target))
+    }
+
+    /// What the snapshotter asks of sealed chains.
+    var sealing: Snapshotter.Sealing {
+        var sealing = Snapshotter.Sealing()
+        sealing.hold = { [seals] in seals.hold($0) }
+        sealing.release = { [seals] in seals.release($0) }
+        sealing.attach = { [seals] in try seals.attach($0) }
+        sealing.changed = { [seals] in seals.poke() }
+        return sealing
+    }
+}

@@ -1,0 +1,301 @@
+import Glibc
+import LaminaFilesystem
+import LaminaSeal
+import LaminaStore
+import LaminaSystem
+import Logging
+
+/// Owns the sealed chains of a store: has their images written when all of them has landed, mounts them when somebody wants one, and ends
+/// the mounts that nobody wants.
+///
+/// What it knows is in the index, and in the kernel: a process that is killed leaves nothing that the next one does not find. The mounts
+/// go on without any.
+final class SealKeeper: Sendable {
+    /// Whether this machine can mount sealed chains.
+    enum Ability: Sendable, Equatable {
+        case on(SealedMount.Way)
+        /// Why not.
+        case off(String)
+    }
+
+    private struct State {
+        var ability: Ability?
+        /// Chains that somebody is about to record a use of.
+        var holds: [SealedID: Int] = [:]
+        /// Chains that cannot be sealed, and why.
+        var refusals: [[ViewID]: String] = [:]
+        var isWanted = true
+        var isStopping = false
+    }
+
+    /// Seconds between two looks at what has landed, and at what nobody uses any more.
+    private static let interval = 3.0
+
+    private let store: Store
+    private let mode: Configuration.Seal.Mode
+    private let log: Logger
+    private let state = Monitor(State())
+    /// Mounting and unmounting chains, one at a time: each takes the same directory for a moment.
+    private let mounting = Monitor(())
+    private let thread = Monitor<Thread?>(nil)
+
+    init(store: Store, mode: Configuration.Seal.Mode, log: Logger) {
+        self.store = store
+        self.mode = mode
+        self.log = log
+    }
+
+    private var root: String { store.root }
+    private var namesPath: String { "sealed/names" }
+
+    // MARK: The beginning and the end
+
+    /// Finds out what this machine can do, takes away what an earlier boot or a killed process left, and begins to work.
+    func start() throws {
+        try store.forgetSealedMountsOfOtherBoots()
+        while (try? Mount.unmount("\(root)/\(namesPath)", detach: true)) != nil {}
+        if case .off(let reason) = ability() {
+            log.info("images are not sealed", metadata: ["reason": "\(reason)"])
+        }
+        let thread = try Thread("seal") { [self] in work() }
+        self.thread.withLock { $0 = thread }
+    }
+
+    /// Ends the work; mounts stay.
+    func stop() {
+        state.withLock(notify: true) { $0.isStopping = true }
+        thread.withLock { $0.take() }?.join()
+    }
+
+    /// What this machine can do: tried once.
+    func ability() -> Ability {
+        if let known = state.withLock({ $0.ability }) { return known }
+        return mounting.withLock { _ in
+            if let known = state.withLock({ $0.ability }) { return known }
+            let ability = attempt()
+            state.withLock { $0.ability = ability }
+            return ability
+        }
+    }
+
+    private func attempt() -> Ability {
+        if mode == .off { return .off("[seal] mode is \"off\"") }
+        do {
+            try createDirectories("\(root)/\(namesPath)", mode: 0o700)
+        } catch {
+            return .off("\(error)")
+        }
+        return switch SealTrial.run(in: root + "/sealed/trial") {
+        case .works(let way): .on(way)
+        case .fails(let reason): .off(reason)
+        }
+    }
+
+    /// Has a look at once: something landed, or is not used any more.
+    func poke() { state.withLock(notify: true) { $0.isWanted = true } }
+
+    // MARK: Sealing
+
+    /// Writes the image of a chain, where it has none.
+    ///
+    /// - Returns: nil where something of it has not landed.
+    func seal(_ views: [ViewID]) throws -> SealedChain? {
+        do {
+            let isKnown = try store.index.sealed(views) != nil
+            let chain = try store.seal(views)
+            if let chain, !isKnown {
+                log.info(
+                    "an image is sealed",
+                    metadata: [
+                        "directory": "sealed/\(chain.id)", "layers": "\(chain.views.count)", "files": "\(chain.inodes)",
+                        "bytes": "\(chain.bytes)",
+                    ])
+            }
+            return chain
+        } catch let error as SealError {
+            state.withLock { $0.refusals[views] = error.message }
+            throw StoreError(.conflict, "the image cannot be sealed: \(error.message)", cause: error)
+        }
+    }
+
+    private func work() {
+        Thread.yieldToOthers()
+        var version: UInt64?
+        while true {
+            let isStopping = state.wait(seconds: Self.interval) { state -> Bool? in
+                if state.isStopping { return true }
+                return state.isWanted ? false : nil
+            }
+            if isStopping == true { return }
+            state.withLock { $0.isWanted = false }
+            do {
+                let current = store.index.contentVersion
+                if version != current {
+                    version = current
+                    try sealWhatHasLanded()
+                }
+                try tidy()
+            } catch {
+                log.warning("sealed images are not kept for now", metadata: ["error": "\(error)"])
+            }
+        }
+    }
+
+    /// Writes the images that are wanted and can be written, and forgets those that are not wanted.
+    private func sealWhatHasLanded() throws {
+        guard case .on = ability() else { return }
+        let wanted = try store.index.chainsToSeal()
+        for views in wanted where !state.withLock({ $0.isStopping || $0.refusals[views] != nil }) {
+            do {
+                _ = try seal(views)
+            } catch {
+                log.warning("an image stays on FUSE", metadata: ["reason": "\(error)"])
+            }
+        }
+        let kept = Set(wanted)
+        state.withLock { $0.refusals = $0.refusals.filter { kept.contains($0.key) } }
+        for chain in try store.index.sealedChains() where !chain.isUsed && !kept.contains(chain.views) {
+            try mounting.withLock { _ in
+                if state.withLock({ $0.holds[chain.id] == nil }) { try store.forget(chain.id) }
+            }
+        }
+    }
+
+    // MARK: Mounting
+
+    /// The mounted chain of these views, for somebody who records a use of it before he lets go of it by `release`; nil where it is not
+    /// sealed, or cannot be mounted: it goes by way of FUSE then.
+    func hold(_ views: [ViewID]) -> SealedID? {
+        guard case .on = ability() else { return nil }
+        do {
+            guard let chain = try store.index.sealed(views) else { return nil }
+            state.withLock { $0.holds[chain.id, default: 0] += 1 }
+            if try attach(chain.id) { return chain.id }
+            release(chain.id)
+        } catch {
+            log.warning("a sealed image cannot be mounted", metadata: ["error": "\(error)"])
+        }
+        return nil
+    }
+
+    func release(_ id: SealedID) {
+        state.withLock(notify: true) { state in
+            let left = (state.holds[id] ?? 1) - 1
+            state.holds[id] = left > 0 ? left : nil
+        }
+    }
+
+    /// Mounts a chain at its directory, where it is not.
+    ///
+    /// - Returns: whether it is mounted; false where it is gone, or something of it is missing.
+    func attach(_ id: SealedID) throws -> Bool {
+        try mounting.withLock { _ in
+            if try isMounted(id) { return true }
+            guard case .on(let way) = state.withLock({ $0.ability }) else { return false }
+            guard let row = try store.beginSealedMount(id) else { return false }
+            do {
+                try store.settleSealedMount(row, device: try mount(id, way))
+                return true
+            } catch {
+                try store.settleSealedMount(row, device: nil)
+                throw error
+            }
+        }
+    }
+
+    private func mount(_ id: SealedID, _ way: SealedMount.Way) throws -> String {
+        let image = Store.imagePath(of: id)
+        let directory = "\(root)/\(Store.directoryPath(of: id))"
+        if access("\(root)/\(image)", F_OK) != 0, let chain = try store.index.sealed(id) {
+            try store.rewriteImage(of: chain)
+        }
+        try createDirectories(directory, mode: 0o755)
+        do {
+            return try SealedMount.mount(
+                SealedMount.Place(base: root, image: image, content: "content", names: namesPath), at: directory,
+                source: ImageMount.sealedSource(root: root), way: way)
+        } catch {
+            // Whoever mounts what was answered before finds nothing then, and not an empty directory.
+            rmdir(directory)
+            throw error
+        }
+    }
+
+    private func isMounted(_ id: SealedID) throws -> Bool { try mountedChains().contains(id) }
+
+    /// The chains that are mounted at their directories, in this mount namespace.
+    private func mountedChains() throws -> Set<SealedID> {
+        let source = ImageMount.sealedSource(root: root)
+        let prefix = "\(root)/sealed/"
+        return Set(
+            try Mount.all().compactMap { mount in
+                guard mount.source == source, mount.directory.hasPrefix(prefix) else { return nil }
+                return Int64(mount.directory.dropFirst(prefix.count)).map(SealedID.init)
+            })
+    }
+
+    /// Ends the mounts that nothing was answered with, and forgets those that the kernel has ended.
+    func tidy() throws {
+        try mounting.withLock { _ in
+            let answered = try store.index.answeredChains()
+            var mounted = try mountedChains()
+            for id in mounted where !answered.contains(id) && state.withLock({ $0.holds[id] == nil }) {
+                let directory = "\(root)/\(Store.directoryPath(of: id))"
+                // In use by hand, perhaps: the next time.
+                guard (try? Mount.unmount(directory)) != nil else { continue }
+                rmdir(directory)
+                mounted.remove(id)
+            }
+            for mount in try store.index.sealedMounts() {
+                // Of one that a killed process was about to mount it is not known by what name: while it is there, it is.
+                let isAlive = mount.device.map(SealedMount.isAlive) ?? mounted.contains(mount.sealed)
+                if isAlive { continue }
+                try store.noteUse(of: mount.sealed)
+                try store.settleSealedMount(mount.row, device: nil)
+            }
+            try store.removeUnknownImages()
+        }
+    }
+
+    // MARK: Facts
+
+    func status() -> SealStatus {
+        let (ability, refusals) = state.withLock { ($0.ability, $0.refusals.count) }
+        let chains = (try? store.index.sealedChains()) ?? []
+        var status = SealStatus(
+            on: false, chains: chains.count, mounts: (try? mountedChains().count) ?? 0, refused: refusals)
+        switch ability {
+        case .on(let way): (status.on, status.way) = (true, way.backing.rawValue)
+        case .off(let reason): status.reason = reason
+        case nil: status.reason = "it was not tried yet"
+        }
+        return status
+    }
+}
+
+/// What a server says of sealed images.
+public struct SealStatus: Sendable, Codable, Equatable {
+    /// Whether this machine mounts them.
+    public var on: Bool
+    /// Why not.
+    public var reason: String?
+    /// `file` or `loop`: what the kernel reads the images from.
+    public var way: String?
+    /// Chains of layers that have an image.
+    public var chains: Int
+    /// Those of them that are mounted.
+    public var mounts: Int
+    /// Chains that cannot be sealed.
+    public var refused: Int
+
+    public init(
+        on: Bool, reason: String? = nil, way: String? = nil, chains: Int = 0, mounts: Int = 0, refused: Int = 0
+    ) {
+        self.on = on
+        self.reason = reason
+        self.way = way
+        self.chains = chains
+        self.mounts = mounts
+        self.refused = refused
+    }
+}
