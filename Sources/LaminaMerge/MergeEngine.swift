@@ -52,7 +52,7 @@ public final class MergeEngine: Sendable {
     let healer: Healer
     /// The layers that are being streamed.
     let streaming = Monitor<Set<Digest>>([])
-    private let decodeQueue = Monitor(DecodeQueue())
+    let decodeQueue = Monitor(DecodeQueue())
     private let fetcher: Fetcher
     private let decoder: Decoder
     private let threads = Monitor(Threads())

@@ -82,10 +82,10 @@ extension FilesystemTests {
             let locks: KeyValuePairs<String, @Sendable () -> Void> = [
                 "none": hold,
                 "the index's writer": { store.writer.withLock { _ in hold() } },
-                "the merge's plan": { engine.state.withLock { _ in hold() } },
+                "the merge's plan": { engine.context.board.with { _ in hold() } },
                 "the decoders' queue": { engine.decodeQueue.withLock { _ in hold() } },
-                "the proofs": { engine.proofs.withLock { _ in engine.proving.withLock { _ in hold() } } },
-                "the holders": { engine.holders.withLock { _ in engine.streaming.withLock { _ in hold() } } },
+                "the proofs": { engine.prover.queue.withLock { _ in engine.prover.proving.withLock { _ in hold() } } },
+                "the streams": { engine.streaming.withLock { _ in hold() } },
                 "a removal": { store.files.leases.removing([name]) { _ in hold() } },
                 "the reader of other threads": {
                     do { try filesystem.spareReader.xattrNames(1) { _ in } } catch {}
@@ -203,7 +203,7 @@ extension FilesystemTests {
             var threads: [Thread] = []
             var next = (file: 0, directory: 0)
             var times: [Double] = []
-            try fixture.engine.state.withLock { _ in
+            try fixture.engine.context.board.with { _ in
                 // More of them than there are threads.
                 threads = try (0..<12).map { number in
                     try thread(problems) {

@@ -111,13 +111,13 @@ struct QueryPlanTests {
     func commands() throws {
         let store = try ExampleStore.make(in: scratch)
         let index = store.index
-        let image = try #require(try index.image("localhost:5000/app:1"))
+        let image = try #require(try index.images(named: "localhost:5000/app:1").first)
         // Each asks by statements that its connection keeps.
         _ = try (
             index.imageStatus(), index.layerStatus(), index.cacheUsage(), index.mergeProgress(), index.mountStatus()
         )
         _ = try (index.images(), index.mounts(), index.totals(of: image.id), index.layersToProve())
-        _ = try (index.inspect(image: image.reference), index.inspect(path: "/etc/os-release", of: image))
+        _ = try (index.inspect(image: image), index.inspect(path: "/etc/os-release", of: image))
         _ = try (index.inspect(layersWithPrefix: "sha256:1f"), index.inspect(contentsWithPrefix: "sha256:37", limit: 2))
         _ = try (index.files(of: image), index.problems(of: image), store.mayHaveGarbage(), store.hasMarkedFiles())
         _ = try (index.unmergedSnapshotLayers(), index.snapshotSummary(limit: 5), index.opened(of: image))

@@ -20,13 +20,13 @@ struct SealedChainTests {
 
     func complete(_ store: Store) throws -> ImageRecord {
         for file in [ExampleStore.release, ExampleStore.tool, ExampleStore.data] { try merge(file, store) }
-        return try #require(try store.index.image("localhost:5000/app:1"))
+        return try #require(try store.index.images(named: "localhost:5000/app:1").first)
     }
 
     @Test("only what has landed whole is sealed, once, and its image is there")
     func seal() throws {
         let store = try ExampleStore.make(in: scratch)
-        let image = try #require(try store.index.image("localhost:5000/app:1"))
+        let image = try #require(try store.index.images(named: "localhost:5000/app:1").first)
         #expect(try store.seal(image.views) == nil)
         _ = try complete(store)
         let chain = try #require(try store.seal(image.views))

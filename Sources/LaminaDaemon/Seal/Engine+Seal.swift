@@ -85,8 +85,8 @@ extension Engine {
         _ = try pull(
             image.reference, platform: platform ?? image.platform, plainHTTP: plainHTTP, lazy: false,
             progress: progress, shouldStop: shouldStop)
-        guard let pulled = try store.index.image(image.reference) else { return image }
-        return pulled
+        let pulled = try store.index.images(named: image.reference)
+        return pulled.first { $0.platform == image.platform } ?? image
     }
 
     /// Mounts a recorded image on its sealed chain again, for a server that starts.

@@ -32,9 +32,9 @@ final class MergeTarget: Sendable {
         }
     }
 
-    /// Writes a verified chunk at its own offset in the backing file, but for its holes: ranges of the file.
+    /// Writes a verified chunk at its own offset in the backing file, but for its holes: ranges of the bytes.
     func write(
-        _ bytes: UnsafeRawBufferPointer, holes: [Range<Int64>], at offset: Int64, to files: ContentFiles,
+        _ bytes: UnsafeRawBufferPointer, holes: [Range<Int>], at offset: Int64, to files: ContentFiles,
         keepsCached: Bool
     ) throws(SystemError) {
         if chunkCount == 1 {

@@ -154,8 +154,8 @@ final class PlanBoard: Sendable {
     /// Makes a step that nobody is told of.
     ///
     /// - Parameter notify: whether fetchers may find something to do.
-    func with<Result>(notify: Bool = false, _ step: (inout MergePlan) -> Result) -> Result {
-        state.withLock(notify: notify) { step(&$0.plan) }
+    func with<Result>(notify: Bool = false, _ step: (inout MergePlan) throws -> Result) rethrows -> Result {
+        try state.withLock(notify: notify) { try step(&$0.plan) }
     }
 
     // MARK: For the decoders and the recorder

@@ -9,15 +9,15 @@ import Synchronization
 /// Sees that files, and the tar of a layer, are what the image says: when the last chunk of a layer has landed, or before the bytes
 /// of a content are taken for another one.
 final class Prover: Sendable {
-    private struct Queue {
+    struct Queue {
         var isWanted = true
         var isStopping = false
     }
 
     private let context: MergeContext
-    private let queue = Monitor(Queue())
+    let queue = Monitor(Queue())
     /// Held while a layer is proven.
-    private let proving = Monitor(())
+    let proving = Monitor(())
 
     init(_ context: MergeContext) { self.context = context }
 
