@@ -22,7 +22,8 @@ extension EndToEnd {
                     try containerd.startCtr(["run", "--snapshotter", "lamina", reference, "sealed-\(name)"] + words)
                 }
                 func way(_ name: String) throws -> [String] {
-                    try sandbox.sql("SELECT way FROM snapshot_status WHERE kind = 'active' AND name LIKE '%/sealed-\(name)'")
+                    try sandbox.sql(
+                        "SELECT way FROM snapshot_status WHERE kind = 'active' AND name LIKE '%/sealed-\(name)'")
                 }
                 try containerd.pullLazily(reference)
                 let first = try start("first", "/usr/bin/sleep", "1000")
