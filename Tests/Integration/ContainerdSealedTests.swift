@@ -19,10 +19,11 @@ extension EndToEnd {
                 defer { containerd.stop() }
                 let reference = try ProgramImage.pushed.get().estargz
                 func start(_ name: String, _ words: String...) throws -> Child {
-                    try containerd.startCtr(["run", "--snapshotter", "lamina", reference, name] + words)
+                    try containerd.startCtr(["run", "--snapshotter", "lamina", reference, "sealed-\(name)"] + words)
                 }
                 func way(_ name: String) throws -> [String] {
-                    try sandbox.sql("SELECT way FROM snapshot_status WHERE kind = 'active' AND name LIKE '%/\(name)'")
+                    try sandbox.sql(
+                        "SELECT way FROM snapshot_status WHERE kind = 'active' AND name LIKE '%/sealed-\(name)'")
                 }
                 try containerd.pullLazily(reference)
                 let first = try start("first", "/usr/bin/sleep", "1000")
@@ -49,7 +50,7 @@ extension EndToEnd {
                 #expect(first.isRunning)
                 // What a commit or a build takes: the upper directory, whole files and whiteouts.
                 let upper = try sandbox.sql(
-                    "SELECT directory FROM snapshot_status WHERE kind = 'active' AND name LIKE '%/second'"
+                    "SELECT directory FROM snapshot_status WHERE kind = 'active' AND name LIKE '%/sealed-second'"
                 ).first.map { "\(sandbox.root)/\($0)" }
                 let changed = try run(["find", #require(upper), "-mindepth", "1", "-printf", "%P %y %m\\n"]).orThrow()
                     .output
@@ -70,15 +71,15 @@ extension EndToEnd {
                 )
                 let isRunning = try eventually {
                     try containerd.ctr("tasks", "ls").output.split(separator: "\n").contains {
-                        $0.hasPrefix("third ") && $0.contains("RUNNING")
+                        $0.hasPrefix("sealed-third ") && $0.contains("RUNNING")
                     }
                 }
                 #expect(try isRunning && way("third") == ["sealed"])
                 try containerd.lamina.killServer()
                 usleep(500_000)
                 #expect(third.isRunning, "\(third.isRunning ? nil : third.wait(seconds: 1))")
-                try containerd.ctr("tasks", "kill", "-s", "SIGKILL", "third").orThrow()
-                try containerd.ctr("tasks", "kill", "-s", "SIGKILL", "first").orThrow()
+                try containerd.ctr("tasks", "kill", "-s", "SIGKILL", "sealed-third").orThrow()
+                try containerd.ctr("tasks", "kill", "-s", "SIGKILL", "sealed-first").orThrow()
                 third.wait(seconds: 30)
                 first.wait(seconds: 30)
                 try containerd.removeContainers()

@@ -157,11 +157,7 @@ public final class Engine: Sendable {
             while let self, !self.hasEnded.load(ordering: .relaxed) {
                 filesystem.tidy()
                 seconds += 1
-                if seconds.isMultiple(of: Self.useInterval) {
-                    self.recordUses()
-                    // One that somebody unmounted with umount(8) holds its sealed image no more.
-                    _ = try? self.activeMounts()
-                }
+                if seconds.isMultiple(of: Self.useInterval) { self.recordUses() }
                 sleep(1)
             }
         }
