@@ -45,7 +45,8 @@ struct PlanWorld {
                         offset: own.last.map { $0.offset + $0.size } ?? 0, size: size,
                         digest: Self.digests[(number * 5 + index) % 64], hasLanded: false,
                         source: ChunkPlace(
-                            layer: Self.layers[layer], blobOffset: ends[layer], blobSize: isHole ? 0 : size, innerOffset: 0)))
+                            layer: Self.layers[layer], blobOffset: ends[layer], blobSize: isHole ? 0 : size,
+                            innerOffset: 0)))
                 ends[layer] += size
                 // Something else stands between some of them.
                 if numbers.chance(20) { ends[layer] += 1000 }
@@ -282,7 +283,10 @@ struct PlanModel {
             for index in chunks.indices {
                 let chunk = Chunk(content: content, index: index)
                 // Holes land as they are prepared.
-                if chunks[index].source.isHole { (landed.insert(chunk), recorded.insert(chunk)) }
+                if chunks[index].source.isHole {
+                    landed.insert(chunk)
+                    recorded.insert(chunk)
+                }
                 chunks[index].hasLanded = recorded.contains(chunk)
             }
             if chunks.allSatisfy(\.hasLanded) { merged.insert(content) }
@@ -339,7 +343,9 @@ struct PlanModel {
                 if range.lowerBound < chunk.offset || range.upperBound > chunk.offset + chunk.size {
                     problems.append("reader \(number) is served from a chunk that does not have its range")
                 }
-                if readers.removeValue(forKey: number) == nil { problems.append("\(number) is served, and was not there") }
+                if readers.removeValue(forKey: number) == nil {
+                    problems.append("\(number) is served, and was not there")
+                }
             }
         }
         var ends = PlanEnds()
@@ -393,7 +399,9 @@ struct PlanModel {
                 continue
             }
             if case .failure = result {
-                if !hasFailed, !hasStopped, !cancelled.contains(id) { problems.append("a pull is told of an error that was not") }
+                if !hasFailed, !hasStopped, !cancelled.contains(id) {
+                    problems.append("a pull is told of an error that was not")
+                }
             } else if !hasFailed, !cancelled.contains(id) {
                 for content in contents {
                     let isWhole = world.chunks[content].indices.allSatisfy {

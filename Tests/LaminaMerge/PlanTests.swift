@@ -108,7 +108,9 @@ struct PlanTests {
                         ], isUrgent: true))
             }
             // As if the others had not come yet.
-            while plan.lanes.busy < 6, let (job, _) = plan.lanes.popUrgent() { running[Int(job.layer.row), default: 0] += 1 }
+            while plan.lanes.busy < 6, let (job, _) = plan.lanes.popUrgent() {
+                running[Int(job.layer.row), default: 0] += 1
+            }
         }
         // The first stalls with its half, the second takes what is left but one, and that one goes to the third.
         #expect(running == [1: 3, 2: 2, 3: 1])

@@ -231,10 +231,10 @@ final class Chain {
         let process = Process()
         process.executableURL = URL(filePath: "/usr/bin/setfattr")
         let given = value.isEmpty ? [] : ["-v", "0s" + Data(value).base64EncodedString()]
-        process.arguments = ["-h", "-n", name] + given + [String(cString: path)]
+        process.arguments = ["-h", "-n", name] + given + [text(path)]
         try process.run()
         process.waitUntilExit()
-        guard process.terminationStatus == 0 else { throw SystemError.last("set \(name) of", String(cString: path)) }
+        guard process.terminationStatus == 0 else { throw SystemError.last("set \(name) of", text(path)) }
     }
 
     // MARK: Mounting
@@ -317,12 +317,12 @@ func walk(_ root: String) throws -> [String] {
 
 private func contents(_ path: [CChar]) throws -> Data {
     let file = open(path, O_RDONLY | O_CLOEXEC)
-    guard file >= 0 else { throw SystemError.last("open", String(cString: path)) }
+    guard file >= 0 else { throw SystemError.last("open", text(path)) }
     return try FileHandle(fileDescriptor: file, closeOnDealloc: true).readToEnd() ?? Data()
 }
 
 func names(in path: [CChar]) throws -> [[UInt8]] {
-    guard let directory = opendir(path) else { throw SystemError.last("list", String(cString: path)) }
+    guard let directory = opendir(path) else { throw SystemError.last("list", text(path)) }
     defer { closedir(directory) }
     var names: [[UInt8]] = []
     while let entry = readdir(directory) {
@@ -348,4 +348,9 @@ func run(_ program: String, _ arguments: [String]) throws -> (text: String, stat
     let data = pipe.fileHandleForReading.readDataToEndOfFile()
     process.waitUntilExit()
     return (String(decoding: data, as: UTF8.self), process.terminationStatus)
+}
+
+/// A path without its terminating zero, for people and programs.
+private func text(_ path: [CChar]) -> String {
+    String(decoding: path.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }

@@ -16,6 +16,11 @@ DROP VIEW IF EXISTS layer_content;
 DROP VIEW IF EXISTS content_landed;
 DROP VIEW IF EXISTS layer_holder;
 DROP VIEW IF EXISTS content_use;
+DROP VIEW IF EXISTS image_file;
+DROP VIEW IF EXISTS content_file;
+DROP VIEW IF EXISTS sealed_use;
+DROP VIEW IF EXISTS sealed_content;
+DROP VIEW IF EXISTS sealed_status;
 UPDATE store SET views = NULL;
 
 CREATE TABLE new_image (

@@ -62,11 +62,13 @@ public struct Configuration: Sendable, Equatable {
 
     /// `[seal]`: images that the kernel shows by itself.
     public struct Seal: Sendable, Equatable {
-        public var mode = Mode.auto
+        public var mode = Mode.asked
 
         public enum Mode: String, Sendable, Equatable, CaseIterable {
             /// Where this machine can, images of which everything has landed are sealed, and mounted so from then on.
             case auto
+            /// Only what `lamina seal` and `lamina mount --sealed` ask for.
+            case asked
             /// All mounts go by way of FUSE.
             case off
         }

@@ -31,7 +31,7 @@ extension Engine {
                 image, platform: platform, plainHTTP: plainHTTP, progress: progress, shouldStop: shouldStop)
         }
         return try mounting.withLock { [image] _ in
-            let chain = seals.hold(image.views)
+            let chain = sealed || seals.isAutomatic ? seals.hold(image.views) : nil
             defer { chain.map(seals.release) }
             if sealed, chain == nil {
                 throw StoreError(
@@ -92,8 +92,11 @@ extension Engine {
     /// The images that are mounted now. Forgets those that somebody unmounted with umount(8).
     public func activeMounts() throws -> [MountRecord] {
         try mounting.withLock { _ in
-            let active = try activeTargets()
-            return try store.index.mounts().filter { mount in
+            let known = try store.index.mounts()
+            var active = try activeTargets()
+            // Forgetting a mount cannot be undone: two looks at the table have to agree.
+            if known.contains(where: { !active.contains($0.target) }) { active.formUnion(try activeTargets()) }
+            return try known.filter { mount in
                 if active.contains(mount.target) { return true }
                 try store.removeMount(target: mount.target)
                 return false

@@ -217,7 +217,7 @@ public final class Engine: Sendable {
             first: configuration.snapshotter.prefetches, whole: configuration.snapshotter.mergesInBackground)
         options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
         options.viewsChanged = { [weak self] in self?.viewsChanged() }
-        options.sealing = sealing
+        if seals.isAutomatic { options.sealing = sealing }
         options.collectGarbage = { [weak self] in try self?.collectGarbageOften() }
         let snapshotter = try Snapshotter(store: store, merge: merge, options: options, log: log)
         self.snapshotter.withLock { $0 = snapshotter }

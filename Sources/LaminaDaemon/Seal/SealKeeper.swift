@@ -67,6 +67,9 @@ final class SealKeeper: Sendable {
         thread.withLock { $0.take() }?.join()
     }
 
+    /// Whether images are sealed, and mounted so, without being asked for.
+    var isAutomatic: Bool { mode == .auto }
+
     /// What this machine can do: tried once.
     func ability() -> Ability {
         if let known = state.withLock({ $0.ability }) { return known }
@@ -143,7 +146,7 @@ final class SealKeeper: Sendable {
 
     /// Writes the images that are wanted and can be written, and forgets those that are not wanted.
     private func sealWhatHasLanded() throws {
-        guard case .on = ability() else { return }
+        guard isAutomatic, case .on = ability() else { return }
         let wanted = try store.index.chainsToSeal()
         for views in wanted where !state.withLock({ $0.isStopping || $0.refusals[views] != nil }) {
             do {

@@ -51,7 +51,9 @@ final class Healer: Sendable {
         // Whatever comes of it, the content keeps its name.
         defer { lease.recorded() }
         let isTaken = try context.board.exclusively(content.id) { () throws -> Bool in
-            guard let record = try context.store.index.content(content.id), record.state != .absent else { return false }
+            guard let record = try context.store.index.content(content.id), record.state != .absent else {
+                return false
+            }
             if !damaged.damaged.isEmpty { try context.store.putAsideIfSealed(content, damaged.health) }
             shared = content.name.claim == nil ? nil : try lease.openShared(content.name)
             if case .short = damaged.health {
@@ -82,7 +84,9 @@ final class Healer: Sendable {
     /// Proves a healed content anew. What had been one file with other contents' got a file of its own, as its chunks are what
     /// one layer says of them: once the whole is proven, the bytes go into the shared file, and that takes its place again.
     private func restoreProof(of content: ContentRecord, _ damaged: Examination, _ shared: File?) throws {
-        guard let record = try context.store.index.content(content.id), record.state == .merged, try prover.prove(record) else {
+        guard let record = try context.store.index.content(content.id), record.state == .merged,
+            try prover.prove(record)
+        else {
             return
         }
         guard let shared else { return }

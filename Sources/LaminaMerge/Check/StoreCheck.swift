@@ -92,7 +92,8 @@ public final class StoreCheck {
                         "the file was deleted while a server has it open; 'lamina shutdown', then 'lamina check --repair'"
                 ))
         }
-        for problem in try images?.flatMap({ try engine.store.index.problems(of: $0) }) ?? engine.store.index.problems() {
+        for problem in try images?.flatMap({ try engine.store.index.problems(of: $0) }) ?? engine.store.index.problems()
+        {
             result.damage.append(
                 CheckFinding(
                     .index, path: "index.db",

@@ -90,7 +90,8 @@ final class Preparer: Sendable {
             } catch {
                 if context.stop.isSet { throw MergeError.stopped }
                 // It may be damaged, which the prover has taken back, or there is an error of this moment, which says nothing of it.
-                context.reporter.report(MergeError(.index, "\(twin.name.digest) cannot be taken from the store", cause: error))
+                context.reporter.report(
+                    MergeError(.index, "\(twin.name.digest) cannot be taken from the store", cause: error))
                 guard try context.store.index.content(twin.id)?.state != .merged else { return false }
             }
         }
@@ -112,7 +113,9 @@ final class Preparer: Sendable {
             let landed = try context.store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
             guard let found = landed ?? twin.map({ ($0.name, chunk.offset) }) else { continue }
             // What is not to be had from the store is fetched; whoever fetches it says that there is no room.
-            guard (try? context.space?.reserve(SpaceKeeper.onDisk(chunk.size), holding: copied)) != nil || context.space == nil
+            guard
+                (try? context.space?.reserve(SpaceKeeper.onDisk(chunk.size), holding: copied)) != nil
+                    || context.space == nil
             else { break }
             var hasLanded = false
             defer { if !hasLanded { context.space?.giveBack(SpaceKeeper.onDisk(chunk.size)) } }
