@@ -31,13 +31,18 @@ public enum ProcessFacts {
 
     /// How many bytes its address space, or what of it may be written to, can have (`ulimit -v`, `ulimit -d`); nil where that has no limit.
     public static var memoryLimit: UInt64? {
-        [lamina_rlimit_address_space, lamina_rlimit_data].compactMap { resource in
-            var limit = rlimit()
-            guard getrlimit(__rlimit_resource_t(UInt32(resource)), &limit) == 0, limit.rlim_cur != rlim_t.max else {
-                return nil
-            }
-            return UInt64(limit.rlim_cur)
-        }.min()
+        [addressSpaceLimit, limit(lamina_rlimit_data)].compactMap { $0 }.min()
+    }
+
+    /// How many bytes its address space can have (`ulimit -v`); nil where that has no limit.
+    public static var addressSpaceLimit: UInt64? { limit(lamina_rlimit_address_space) }
+
+    private static func limit(_ resource: Int32) -> UInt64? {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(UInt32(resource)), &limit) == 0, limit.rlim_cur != rlim_t.max else {
+            return nil
+        }
+        return UInt64(limit.rlim_cur)
     }
 
     /// Processor time, of the kernel on its behalf too, in seconds.

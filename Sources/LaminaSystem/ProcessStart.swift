@@ -8,6 +8,8 @@ public enum ProcessStart {
     /// With less memory than this, in bytes, some thread of a server does not start: each takes its stack and an arena from the
     /// address space, of which little is ever touched.
     public static let wantedMemory: UInt64 = 2 << 30
+    /// With less address space than this a server is not begun: libdispatch waits without end for a thread that it does not get.
+    public static let leastAddressSpace: UInt64 = 512 << 20
 
     /// Makes the process one that can work, before its first thread starts and before it opens anything.
     ///

@@ -28,14 +28,10 @@ extension EndToEnd {
                     try sandbox.lamina("umount", mounts[0])
                     // The server looks once a second whether anything is mounted, and ends then: the commands come in the two
                     // seconds around that, some at once.
-                    var commands: [(at: Double, words: [String])] = (0..<8).map { index in
-                        let words =
-                            switch index % 4 {
-                            case 0: ["pull", image]
-                            case 1: ["status"]
-                            case 2: ["gc"]
-                            default: ["pin", image]
-                            }
+                    let others = [
+                        ["pull", image], ["status"], ["gc"], ["pin", image], ["check"], ["unpin", image], ["ls"],
+                    ]
+                    var commands: [(at: Double, words: [String])] = others.map { words in
                         return (Double(random.next() % 1300) / 1000, words)
                     }
                     commands.append((Double(random.next() % 1300) / 1000, ["mount", image, mounts[1]]))

@@ -97,8 +97,9 @@ struct ZeroChunkTests {
                 holes += known
                 let file = try engine.store.files.open(content.name)
                 let zeros = try engine.store.index.chunks(of: content, preferring: nil).filter(\.source.isHole)
-                // Runs of zeros in what was fetched are holes, too.
+                // Runs of zeros within other chunks are holes, too.
                 #expect(zeros.reduce(0) { $0 + $1.size } <= known && zeros.allSatisfy(\.hasLanded))
+                #expect(try file.holeBytes() <= known)
                 for chunk in zeros {
                     #expect(try file.read(Int(chunk.size), at: chunk.offset).allSatisfy { $0 == 0 })
                 }

@@ -2,6 +2,7 @@ import Glibc
 import LaminaMerge
 import LaminaOCI
 import LaminaStore
+import LaminaSystem
 
 /// `lamina check`: holds the store against itself, and puts right what is damaged.
 public struct CheckCommand: Sendable {
@@ -20,8 +21,16 @@ public struct CheckCommand: Sendable {
         let display = ProgressDisplay(output: context.output)
         let report = try stoppable("check") {
             defer { display.end() }
-            if try context.client.isServed() { return try context.client.check(options) { display.show($0) } }
-            return try checkLocally(options, context) { display.show($0) }
+            // A server that is just ending has not begun with it; who finds none, or a new one, takes the other way.
+            let deadline = monotonicSeconds() + EngineAccess.patience
+            while true {
+                do {
+                    if try context.client.isServed() { return try context.client.check(options) { display.show($0) } }
+                    return try checkLocally(options, context) { display.show($0) }
+                } catch let error as DaemonError where error.code == .noServer && monotonicSeconds() < deadline {
+                    usleep(50_000)
+                }
+            }
         }
         try context.output.show(report) { Self.text(report, repairs: options.repairs) }
         return report.damage.isEmpty ? .success : .damaged
@@ -50,7 +59,9 @@ public struct CheckCommand: Sendable {
                 reason: reason + Self.outcome(try Store.rescueIndex(root: context.root)))
         }
         guard case .local(let engine) = try EngineAccess.open(context) else {
-            throw DaemonError(.busy, "a server has just started on \(context.root); try again")
+            // What was done to the index is not to be done, nor told, again.
+            throw DaemonError(
+                finding == nil ? .noServer : .busy, "a server has just started on \(context.root); try again")
         }
         defer { engine.shutdown(unmount: false) }
         // Of an image that was in the index nothing is known now.

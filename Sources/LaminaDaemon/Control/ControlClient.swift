@@ -133,8 +133,7 @@ public struct ControlClient: Sendable {
                 let line = try decode(ControlLine<Answer>.self, pending)
                 if let error = line.error {
                     // One that ends has not begun with it.
-                    let isEnding = error.exitCode == ExitStatus.noServer.rawValue
-                    throw DaemonError(isEnding ? .noServer : .remote(exitCode: error.exitCode), error.message)
+                    throw Self.failure(error)
                 }
                 if let result = line.result { return result }
                 if let state = line.progress { progress(state) }
@@ -150,10 +149,16 @@ public struct ControlClient: Sendable {
     /// The report of a check names each damaged file, with a few hundred bytes.
     private static var lineLimit: Int { 256 << 20 }
 
+    /// One that is just ending has done nothing: the next one is asked, as where nobody listens.
+    private static func failure(_ error: ControlFailure) -> DaemonError {
+        let isEnding = error.exitCode == ExitStatus.noServer.rawValue
+        return DaemonError(isEnding ? .noServer : .remote(exitCode: error.exitCode), error.message)
+    }
+
     private func read<Answer: Codable & Sendable>(_ status: Int, _ body: [UInt8]) throws -> Answer {
         if status == 200 { return try decode(Answer.self, body) }
         if let line = try? JSONText.decode(ControlLine<Answer>.self, body), let error = line.error {
-            throw DaemonError(.remote(exitCode: error.exitCode), error.message)
+            throw Self.failure(error)
         }
         throw DaemonError(.serverFailed, "the lamina server at \(socket.path) answered with status \(status)")
     }

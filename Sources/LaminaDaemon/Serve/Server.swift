@@ -48,6 +48,11 @@ public struct Server: Sendable {
                 "little memory may be taken: threads may not start, and pulls fail; raise the limit by 'ulimit -Hv unlimited', or LimitAS= in the unit",
                 metadata: ["limit": "\(limit)"])
         }
+        if let limit = ProcessFacts.addressSpaceLimit, limit < ProcessStart.leastAddressSpace {
+            let error = SystemError(code: ENOMEM, operation: "start", subject: "a lamina server")
+            signal.failed(error)
+            throw error
+        }
         let notifier = Notifier.fromEnvironment()
         let held = HeldDescriptors.fromEnvironment()
         let ending = Ending(unmounts: unmountsOnExit || !notifier.holds)
