@@ -132,4 +132,7 @@ void lamina_trim_heap(void) { malloc_trim(0); }
 
 void lamina_tune_heap(int arenas) {
     mallopt(M_ARENA_MAX, arenas);
+    // Fixed, as it would else grow with the first large buffer that is freed: from then on large and small blocks would lie in the same
+    // heaps, which grow to hundreds of megabytes because each small block keeps a gap from being used.
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
 }

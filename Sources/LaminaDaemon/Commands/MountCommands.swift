@@ -129,7 +129,13 @@ public struct UnmountCommand: Sendable {
     ///
     /// - Returns: nil where the store has no such mount there.
     private func endSealed(_ target: String, _ context: CommandContext) throws -> MountListing? {
-        let known = try Index(root: context.root).mounts().first { $0.target == target && $0.sealed != nil }
+        let known: MountRecord?
+        do {
+            known = try Index(root: context.root).mounts().first { $0.target == target && $0.sealed != nil }
+        } catch let error as StoreError where error.code == .notFound {
+            // No store, no mounts.
+            return nil
+        }
         guard let known else { return nil }
         let engine = try Engine(root: context.root, configuration: context.configuration, log: context.log)
         defer { engine.shutdown(unmount: false) }
