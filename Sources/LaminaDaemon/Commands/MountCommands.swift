@@ -132,7 +132,7 @@ public struct UnmountCommand: Sendable {
         let known: MountRecord?
         do {
             known = try Index(root: context.root).mounts().first { $0.target == target && $0.sealed != nil }
-        } catch let error as StoreError where error.code == .notFound {
+        } catch let error as StoreError where error.code == .missing {
             // No store, no mounts.
             return nil
         }
