@@ -3,8 +3,8 @@
 // Waking a second thread for a request costs more than most answers, so one thread takes requests, and keeps the turn while it
 // answers. It gives the turn away where there is more to do already, or where it knows that it will wait (lamina_fuse_share). It may
 // wait where it does not know: for a page of the index that has to come from the disk, for a file's inode, for a lock. So one of those that
-// wait for the turn is the *watch*: it looks, every now and then while requests come, whether the one who has the turn has been at
-// its request for long, and takes the turn away then.
+// wait for the turn is the *watch*: it looks, now and then while requests come, whether the thread with the turn has worked on one
+// request for long, and takes the turn away then.
 #include "internal.h"
 #include <time.h>
 
@@ -54,8 +54,8 @@ static void sleep_watch(struct lamina_fuse *fuse) {
     atomic_store(&fuse->watch_sleeps, false);
 }
 
-/// Looks after who has the turn, with the lock; returns once it is free. It takes it away from who has been at one request for long,
-/// who notices when the answer is given.
+/// Watches the thread that has the turn, with the lock held; returns once the turn is free. A thread that works on one request for
+/// long loses the turn, and notices it when it has given the answer.
 static void watch(struct lamina_fuse *fuse) {
     unsigned quiet = 0;
     while (!fuse->turn_is_free) {
@@ -111,7 +111,7 @@ void lamina_fuse_turn_end(struct lamina_fuse_worker *worker) {
     worker->since = 0;
 }
 
-/// Gives the turn to who waits for it.
+/// Gives the turn to the thread that waits for it.
 void lamina_fuse_turn_give(struct lamina_fuse_worker *worker) {
     lamina_fuse_turn_end(worker);
     if (!worker->has_turn) return;

@@ -29,8 +29,8 @@ public final class SessionRecord: @unchecked Sendable {
     /// In an open's unique ID, of which the kernel never uses this bit: it stands for several, whose number is the upper half of the
     /// word with the backing ID. A program that does not know of it takes it for one.
     private static let counting: UInt64 = 1 << 62
-    /// Opens of one inode that are recorded one by one. Those beyond are counted in one place, so that who opens one file again and
-    /// again takes no places from others.
+    /// Opens of one inode that are recorded one by one. Further opens are counted in one place, so that a reader that opens one
+    /// file again and again takes no places from others.
     public static let singleOpens = 64
     /// Opens that are counted are not known one by one. A process that is killed may have counted some that the kernel sends again, or
     /// forgotten some: their number is taken for higher by as many as there are threads at most. Too high, a file is kept longer than

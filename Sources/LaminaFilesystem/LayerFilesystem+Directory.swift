@@ -25,7 +25,7 @@ extension LayerFilesystem {
             try fill(&listing, from: reader(thread), limit: 16)
             directories.put(listing)
         } catch {
-            // It stays taken: who asks for it gets the error.
+            // It stays taken: the request for it gets the error.
         }
         return true
     }

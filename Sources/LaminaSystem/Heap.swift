@@ -2,7 +2,8 @@ import CLinux
 
 /// The C library's heap.
 public enum Heap {
-    /// Bounds the number of glibc's malloc arenas (M_ARENA_MAX, mallopt(3)).
+    /// Bounds the number of glibc's malloc arenas (M_ARENA_MAX, mallopt(3)), and gives blocks of 1 MiB and more mappings of their own
+    /// (M_MMAP_THRESHOLD), so that they leave no gaps in the heaps.
     ///
     /// By default each thread may get one, up to eight a core, and each keeps what was once freed in it: many threads that allocate
     /// a little then hold memory by the hundred megabytes. Call it before the second thread starts.

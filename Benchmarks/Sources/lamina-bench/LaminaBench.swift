@@ -5,7 +5,7 @@ import Foundation
 struct LaminaBench {
     static func main() {
         Cleanup.installSignals()
-        // What is measured is FUSE, but for the part that says otherwise.
+        // All parts measure FUSE mounts, except the part `sealed`.
         setenv("LAMINA_SEAL_MODE", "off", 1)
         exit(status())
     }

@@ -15,7 +15,7 @@ extension Engine {
     /// - Parameters:
     ///   - target: an existing directory, absolute.
     ///   - upper: takes the writes; without it the mount is read-only.
-    ///   - sealed: insists on a mount that needs no server, and so on all of the image; without it that is taken where it is to be had.
+    ///   - sealed: insists on a mount that needs no server, and so on all of the image; without it such a mount is made where `[seal] mode` is "auto" and the chain is sealed.
     ///   - progress: told of each step of a pull; layers without a table of contents take their time.
     public func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,

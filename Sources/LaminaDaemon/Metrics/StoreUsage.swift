@@ -1,6 +1,6 @@
 import LaminaSystem
 
-/// Something that the store holds, counted now and then: with a million files it takes a second, and whoever asks may ask often.
+/// Something that the store holds, counted now and then: counting a million files takes a second, and a metrics server may ask often.
 final class StoreUsage<Value: Sendable>: Sendable {
     private struct State {
         var usage: Value?
