@@ -140,14 +140,21 @@ let package = Package(
             name: "LaminaFuzzTargets", dependencies: ["LaminaFormats", "LaminaDigest"], path: "Tests/Fuzz/Targets",
             swiftSettings: swift),
         tests("LaminaTOML", ["LaminaTOML"]),
-        tests("LaminaSQLite", ["LaminaSQLite"]),
+        tests("LaminaSQLite", ["LaminaSQLite", "LaminaTestSupport"]),
         tests("LaminaSeal", ["LaminaSeal", "LaminaSystem", "CLinux"]),
         tests("LaminaOCI", ["LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests(
             "LaminaFormats",
-            ["LaminaFormats", "LaminaDigest", "LaminaSystem", "LaminaFuzzTargets", "CZlib", "CZstd"]),
-        tests("LaminaConvert", ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem"]),
-        tests("LaminaStore", ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem"]),
+            [
+                "LaminaFormats", "LaminaDigest", "LaminaSystem", "LaminaTestSupport", "LaminaFuzzTargets", "CZlib",
+                "CZstd",
+            ]),
+        tests(
+            "LaminaConvert",
+            ["LaminaConvert", "LaminaFormats", "LaminaOCI", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
+        tests(
+            "LaminaStore",
+            ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
         tests("LaminaContainerd", ["LaminaContainerd", "LaminaOCI", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaSnapshotter", ["LaminaSnapshotter", "LaminaStore", "LaminaDigest"]),
@@ -155,7 +162,7 @@ let package = Package(
             "LaminaDaemon",
             [
                 "LaminaDaemon", "lamina", "LaminaConvert", "LaminaStore", "LaminaMerge", "LaminaFUSE",
-                "LaminaFilesystem", "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest",
+                "LaminaFilesystem", "LaminaFormats", "LaminaOCI", "LaminaSystem", "LaminaDigest", "LaminaTestSupport",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ], settings: besideFoundation),

@@ -9,7 +9,7 @@ public struct FUSEError: Error, Sendable, Equatable, CustomStringConvertible {
         case mountFailed
         /// The kernel and libfuse did not come to terms.
         case handshakeFailed
-        /// A thread or its memory was not to be had.
+        /// The system refused a thread or its memory.
         case outOfResources
         /// The session was started before, or is over.
         case wrongState

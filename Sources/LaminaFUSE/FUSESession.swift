@@ -41,7 +41,7 @@ public final class FUSESession: Sendable {
             do throws(SystemError) {
                 self.device = try File("/dev/fuse", O_RDWR)
             } catch {
-                throw FUSEError(.deviceUnavailable, "the kernel's FUSE is not to be had", cause: error)
+                throw FUSEError(.deviceUnavailable, "the kernel's FUSE cannot be opened", cause: error)
             }
         }
         self.configuration = configuration

@@ -140,7 +140,7 @@ public final class LayerFilesystem: Sendable {
     /// For threads that are not the session's.
     var spareReader: IndexReader { readers[readers.count - 1] }
 
-    /// Hands a file to the kernel; nil when the session is gone or passthrough is not to be had.
+    /// Hands a file to the kernel; nil when the session is gone or the kernel has no passthrough.
     func register(_ file: File) throws(SystemError) -> BackingID? {
         guard refusal.withLock({ $0 == nil }), let session = session.withLock({ $0 }) else { return nil }
         do throws(SystemError) {

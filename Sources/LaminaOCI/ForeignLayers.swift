@@ -119,7 +119,7 @@ public final class ForeignLayersSource: BlobSource {
         let code = failures.first { $0.isTransient }?.code ?? first.code
         throw OCIError(
             code,
-            "\(first.message); the manifest says that layer \(digest) is to be had elsewhere: "
+            "\(first.message); the manifest says that layer \(digest) is elsewhere: "
                 + failures.dropFirst().map(\.message).joined(separator: "; "), cause: first.cause)
     }
 

@@ -43,7 +43,7 @@ final class LazyLayers: Sendable {
     ///
     /// - Parameter below: the chain ID of the layer below.
     /// - Returns: its blob's digest, and the image that it is of.
-    /// - Throws: `LayerRefusal` where it is not to be had so, and what the registry's answer was otherwise.
+    /// - Throws: `LayerRefusal` where it cannot be lazy, and what the registry's answer was otherwise.
     func layer(_ offer: LayerOffer, below: String?) throws -> (Digest, ImageLayers) {
         guard let reference = offer.reference else {
             throw LayerRefusal(

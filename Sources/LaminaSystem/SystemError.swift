@@ -24,7 +24,7 @@ public struct SystemError: Error, Sendable, Equatable, CustomStringConvertible {
         "\(operation) \(subject): \(Self.text(of: code))" + (memoryHint(limit: ProcessFacts.memoryLimit) ?? "")
     }
 
-    /// What to do where memory or a thread was not to be had because of a limit of this process. The machine itself has more, and nothing
+    /// What to do where a limit of this process refused memory or a thread. The machine itself has more, and nothing
     /// else says so.
     func memoryHint(limit: UInt64?) -> String? {
         guard code == ENOMEM || (code == EAGAIN && operation == Thread.startOperation), let limit,

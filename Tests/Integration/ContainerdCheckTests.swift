@@ -56,7 +56,7 @@ extension EndToEnd.UnderContainerd {
             #expect(broken.map(\.kind) == ["directory"] && broken.first?.name.hasSuffix("/work") == true, "\(broken)")
             try run(["mv", two.dropLast(2) + "aside", two.dropLast(2) + "work"]).orThrow()
 
-            // Behind everybody's back.
+            // Without lamina's knowledge.
             try run([
                 "sqlite3", "-cmd", ".timeout 5000", sandbox.root + "/index.db", "DELETE FROM snapshot WHERE kind = 2",
             ]).orThrow()

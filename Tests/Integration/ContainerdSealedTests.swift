@@ -29,7 +29,7 @@ extension EndToEnd {
                 let first = try start("first", "/usr/bin/sleep", "1000")
                 #expect(try eventually { try containerd.ctr("tasks", "ls").output.contains("RUNNING") })
                 #expect(try way("first") == ["fuse"])
-                // All of it comes, and it is sealed behind everybody's back.
+                // All of it comes, and it is sealed in the background.
                 try run([
                     "/bin/sh", "-c",
                     "cat \"$1\"/fs/*/usr/bin/* \"$1\"/fs/*/usr/lib/*/* \"$1\"/fs/*/usr/lib/*/*/* >/dev/null 2>&1; true",

@@ -5,7 +5,7 @@ import Testing
 extension EndToEnd {
     @Suite("layers that the manifest says are elsewhere", Requirements.tools("python3", "docker-registry"))
     struct ForeignLayers {
-        /// `LAYOUT KIND URL…`: takes the layers out of a layout; the manifest has them as foreign, to be had at the URLs, in which DIGEST is
+        /// `LAYOUT KIND URL…`: takes the layers out of a layout; the manifest names them as foreign, with the URLs, in which DIGEST is
         /// the layer's.
         private static let makeForeign = """
             import hashlib, json, os, sys

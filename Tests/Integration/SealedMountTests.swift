@@ -16,7 +16,7 @@ extension EndToEnd {
             }
         }
 
-        /// Waits until an image is sealed behind everybody's back.
+        /// Waits until an image is sealed in the background.
         private func waitForSeal(_ sandbox: Sandbox, count: Int64 = 1) throws {
             #expect(try eventually(seconds: 30) { try sandbox.number("SELECT count(*) FROM sealed_status") >= count })
         }

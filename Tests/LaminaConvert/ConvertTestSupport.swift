@@ -3,19 +3,10 @@ import LaminaConvert
 import LaminaDigest
 import LaminaFormats
 import LaminaOCI
+import LaminaTestSupport
 import Testing
 
-/// A directory that is there for one test.
-final class Scratch {
-    let path: String
-
-    init() throws {
-        path = FileManager.default.temporaryDirectory.path + "/lamina-convert-\(UUID().uuidString)"
-        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
+extension Scratch {
     /// Runs a script in the directory; fails the test with what it said when it fails.
     @discardableResult
     func sh(_ script: String) throws -> String {

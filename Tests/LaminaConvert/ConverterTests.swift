@@ -3,13 +3,14 @@ import LaminaConvert
 import LaminaDigest
 import LaminaFormats
 import LaminaOCI
+import LaminaTestSupport
 import Testing
 
 @Suite("convert images")
 struct ImageConversionTests {
     @Test("an ordinary image becomes the same tree as the one that the reference writer made of it")
     func likeTheReference() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         let image = try scratch.convert("oci:\(fixtures)/plain-gzip:org", chunkSize: 4 << 20)
         let reference = try ImageReference(parsing: "oci:\(fixtures)/estargz:esgz")
         let theirs = try ImageResolver.resolve(reference, source: reference.openSource())
@@ -24,7 +25,7 @@ struct ImageConversionTests {
 
     @Test("config, history and annotations stay; diff IDs, sizes and TOC digests are those of the new layers")
     func documents() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         let image = try scratch.convert("oci:\(fixtures)/plain-gzip:org")
         let reference = try ImageReference(parsing: "oci:\(scratch.path)/out:x")
         let resolved = try ImageResolver.resolve(reference, source: reference.openSource())
@@ -54,7 +55,7 @@ struct ImageConversionTests {
             "oci:\(fixtures)/estargz-64k:esgz64k",
         ])
     func deterministic(source: String) throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         let first = try scratch.convert(source, tag: "a", threads: 1)
         #expect(try scratch.convert(source, tag: "b", threads: 2) == first)
         #expect(try scratch.convert(source, tag: "c", threads: 3) == first)
@@ -63,7 +64,7 @@ struct ImageConversionTests {
 
     @Test("an image whose blob or diff ID is not what it says is refused, and nothing is left")
     func wrongDigest() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         // Its writer dropped the tar's padding: the diff IDs are wrong.
         let error = #expect(throws: ConvertError.self) {
             try scratch.convert("oci:\(fixtures)/zstd-chunked-skopeo-1.9:podman")
@@ -80,7 +81,7 @@ struct ImageConversionTests {
     @Test(
         "prioritized files come first in the last layer that holds them, behind their parents and before the landmark")
     func prioritized() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         let source = "oci:\(fixtures)/plain-gzip:org"
         let image = try scratch.convert(source, first: ["/data/link", "etc/hello", "./srv/private/key"])
         let layers = try image.layers.map { try names(scratch.blob($0.descriptor.digest)) }
@@ -104,7 +105,7 @@ struct ImageConversionTests {
         "a prioritized file that is not in the image is an error that names it",
         arguments: ["nope", "rm/gone", "opq/old", "etc/hello/below"])
     func missing(path: String) throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         let error = #expect(throws: ConvertError.self) {
             try scratch.convert("oci:\(fixtures)/plain-gzip:org", first: [path])
         }
@@ -114,7 +115,7 @@ struct ImageConversionTests {
 
     @Test("a stop at any moment leaves the layout as it was")
     func stops() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         _ = try scratch.convert("oci:\(fixtures)/plain-gzip:org", tag: "kept")
         let before = try scratch.listing()
         for limit in [0, 1, 5, 20, 60] {
@@ -131,7 +132,7 @@ struct ImageConversionTests {
 
     @Test("progress goes up to all bytes of the source's layers")
     func progress() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         var seen: [Converter.Progress] = []
         let image = try scratch.convert("oci:\(fixtures)/plain-gzip:org", progress: { seen.append($0) })
         let total = image.layers.compactMap(\.source?.size).reduce(0, +)

@@ -3,6 +3,7 @@ import LaminaConvert
 import LaminaDigest
 import LaminaFormats
 import LaminaOCI
+import LaminaTestSupport
 import Testing
 
 @Suite("convert directories and tars")
@@ -54,7 +55,7 @@ struct TreeConversionTests {
     @Test(
         "a directory becomes a layer that GNU tar unpacks to the same tree, names and attributes of any bytes included")
     func directory() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh(Self.tree)
         let image = try scratch.convert("dir:\(scratch.path)/s")
         try unpackAndCompare(scratch, image)
@@ -72,7 +73,7 @@ struct TreeConversionTests {
 
     @Test("a tree gives the same bytes from wherever it is read, and by tar")
     func deterministic() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh(Self.tree + "\ncp -a s other")
         let first = try scratch.convert("dir:\(scratch.path)/s", tag: "a", threads: 1)
         #expect(try scratch.convert("dir:\(scratch.path)/s", tag: "b", threads: 3) == first)
@@ -84,7 +85,7 @@ struct TreeConversionTests {
         "a tar, plain or compressed under any name, becomes a layer with the same tree",
         arguments: ["cat", "gzip -c", "zstd -qc"])
     func tar(compress: String) throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh(
             Self.tree
                 + "\ntar --format=pax --xattrs --xattrs-include='*' -cf in.tar -C s . && \(compress) in.tar > in.bin")
@@ -99,7 +100,7 @@ struct TreeConversionTests {
 
     @Test("prioritized files of a directory come first")
     func prioritized() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh(Self.tree)
         let image = try scratch.convert("dir:\(scratch.path)/s", first: ["d/file", "empty"])
         let order = try names(scratch.blob(image.layers[0].descriptor.digest))
@@ -118,7 +119,7 @@ struct TreeConversionTests {
 
     @Test("the config says the platform, and the time only where one is given")
     func config() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh("mkdir s && touch s/a")
         func text(_ image: ConvertedImage) throws -> String {
             String(decoding: try scratch.blob(image.config.digest), as: UTF8.self)
@@ -134,7 +135,7 @@ struct TreeConversionTests {
 
     @Test("sockets and reserved names are left out with a warning")
     func warnings() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh(
             "mkdir s && cd s && touch stargz.index.json a && python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('socket')\""
         )
@@ -150,7 +151,7 @@ struct TreeConversionTests {
             "truncate -s 100 s/b", "rm s/b", "printf x >> s/b", "touch -d @1 s/b", "mv s/a s/b",
         ])
     func changes(script: String) throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh("mkdir s && head -c 3000000 /dev/urandom > s/a && head -c 3000000 /dev/urandom > s/b")
         var done = false
         let error = #expect(throws: ConvertError.self) {
@@ -173,7 +174,7 @@ struct TreeConversionTests {
 
     @Test("an image is not written into the directory that it is made of")
     func recursive() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         let error = #expect(throws: ConvertError.self) { try scratch.convert("dir:\(scratch.path)") }
         #expect(error?.code == .badReference)
         #expect(try scratch.sh("ls -A") == "")
@@ -192,7 +193,7 @@ struct TreeConversionTests {
             ("tar -c /dev/null 2>/dev/null | xz", "compressed by xz"), ("printf x | bzip2", "compressed by bzip2"),
         ])
     func hostile(script: String, message: String) throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh(
             "mkdir s && head -c 3000 /dev/urandom > s/victim && tar -cf in.tar -C s victim && \(script) > bad")
         for first in [[], ["victim"]] {
@@ -208,7 +209,7 @@ struct TreeConversionTests {
 
     @Test("of duplicates the last wins, and a hard link keeps the file that it was made to, spooled or streamed")
     func duplicates() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         try scratch.sh(
             "mkdir s t && printf old > s/a && ln s/a s/link && printf newer > t/a && tar -cf in.tar -C s a link -C ../t a"
         )
@@ -222,7 +223,7 @@ struct TreeConversionTests {
     @Test(
         "names that climb, have no end or lead through links are where an unpacked layer has them, spooled or streamed")
     func odd() throws {
-        let scratch = try Scratch()
+        let scratch = Scratch()
         let make = """
             import io, sys, tarfile
             t = tarfile.open("in.tar", "w")

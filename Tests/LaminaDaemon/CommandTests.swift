@@ -2,6 +2,7 @@ import Glibc
 import LaminaOCI
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Logging
 import Testing
 
@@ -17,7 +18,7 @@ struct CommandTests {
 
     @Test("what goes to a server is absolute and canonical")
     func requests() throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         let context = context(root: directory.path)
         let pull = try PullCommand(reference: "oci:images:x", platform: "aarch64", plainHTTP: false, lazy: false)
             .makeRequest(context)
@@ -49,7 +50,7 @@ struct CommandTests {
             ("/far/x", "/not/there/x"), ("/loop/x", "/loop/x"), ("/./m//", "/m"),
         ])
     func resolving(_ path: String, _ expected: String) throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         try createDirectories(directory.path + "/m")
         symlink("m", directory.path + "/link")
         symlink(directory.path + "/not/there", directory.path + "/far")
@@ -59,7 +60,7 @@ struct CommandTests {
 
     @Test("with no server the store is opened here, and one that is in use elsewhere is an error that says by whom")
     func access() async throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         let context = context(root: directory.path + "/store")
         try await onThread("test") {
             guard case .local(let engine) = try EngineAccess.open(context) else {
@@ -102,14 +103,14 @@ struct CommandTests {
 
     @Test("a store that does not exist is said to be none")
     func missingStore() {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         #expect(throws: StoreError.self) { try StatusCommand.report(context(root: directory.path)) }
         #expect(throws: StoreError.self) { try ListCommand(image: nil, long: false).run(context(root: directory.path)) }
     }
 
     @Test("status and ls of an empty store, and of what views hold")
     func reports() async throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         let context = context(root: directory.path)
         try await onThread("test") {
             _ = try Store(root: directory.path)
@@ -151,7 +152,7 @@ struct CommandTests {
 
     @Test("the service manager is told by datagrams to a path or an abstract name")
     func notify() throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         for name in [directory.path + "/notify", "@lamina-test-\(getpid())"] {
             let receiver = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
             defer { close(receiver) }

@@ -1,6 +1,7 @@
 import Glibc
 import LaminaOCI
 import LaminaSystem
+import LaminaTestSupport
 import Logging
 import Testing
 
@@ -338,7 +339,7 @@ struct ConfigurationTests {
 
     @Test("config.toml, conf.d, --config, environment, options: the later goes before the sooner, key by key")
     func order() throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         func write(_ name: String, _ text: String) throws {
             try createDirectories(directory.path + "/conf.d")
             let file = try LaminaSystem.File("\(directory.path)/\(name)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644)

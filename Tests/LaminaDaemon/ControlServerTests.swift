@@ -1,6 +1,7 @@
 import Glibc
 import LaminaMerge
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @testable import LaminaDaemon
@@ -140,7 +141,7 @@ struct ControlServerTests {
     @Test("a socket that a dead server left counts as none, and the next server replaces it")
     func staleSocket() async throws {
         try await onThread("test") {
-            let directory = ScratchDirectory()
+            let directory = Scratch()
             let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
             let bound = withUnixAddress(directory.path + "/control.sock") { bind(descriptor, $0, $1) }
             #expect(bound == 0)
@@ -178,7 +179,7 @@ struct ControlServerTests {
 struct ControlConnectionTests {
     /// What a client makes of these bytes, sent by something that listens at a control socket.
     private func ask(_ answer: [UInt8]) throws -> Result<ServerStatus, any Error> {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         let listening = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
         defer { close(listening) }
         guard withUnixAddress(directory.path + "/control.sock", { bind(listening, $0, $1) }) == 0,

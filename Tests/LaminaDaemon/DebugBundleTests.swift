@@ -1,6 +1,7 @@
 import Glibc
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @testable import LaminaDaemon
@@ -14,7 +15,7 @@ struct DebugBundleTests {
 
     @Test("has versions, configuration, findings and views, and no password of configuration, environment or log")
     func secrets() async throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         try await onThread("test") {
             _ = try Store(root: directory.path + "/store")
             try write(
@@ -67,7 +68,7 @@ struct DebugBundleTests {
 
     @Test("is made of a wrong configuration too, and where there is no store")
     func broken() async throws {
-        let directory = ScratchDirectory()
+        let directory = Scratch()
         try await onThread("test") {
             try write("[log]\nlevel = \"hunter2\"\n", to: directory.path + "/config.toml")
             var places = LoadedConfiguration.Places()

@@ -1,5 +1,6 @@
 import Glibc
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @testable import LaminaDaemon
@@ -97,7 +98,7 @@ struct DoctorTests {
     @Test("the trial of passthrough leaves nothing behind")
     func trial() async throws {
         try await onThread("test") {
-            let directory = ScratchDirectory()
+            let directory = Scratch()
             let outcome = PassthroughTrial(directory: directory.path).run()
             if geteuid() == 0, access("/dev/fuse", R_OK | W_OK) == 0 {
                 if case .fails(let reason) = outcome { Issue.record("FUSE does not work here: \(reason)") }
@@ -114,7 +115,7 @@ struct DoctorTests {
     @Test("an examination works where the store's directory does not exist yet")
     func examine() async throws {
         try await onThread("test") {
-            let directory = ScratchDirectory()
+            let directory = Scratch()
             let report = Doctor(root: directory.path + "/not/yet").examine()
             #expect(report.findings.count == 11)
             #expect(access(directory.path + "/not", F_OK) != 0)

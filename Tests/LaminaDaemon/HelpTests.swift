@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import LaminaTestSupport
 import Testing
 
 @testable import lamina

@@ -3,6 +3,7 @@ import LaminaFilesystem
 import LaminaMerge
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Logging
 
 @testable import LaminaDaemon
@@ -26,33 +27,6 @@ struct SeededGenerator: RandomNumberGenerator {
         value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
         value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
         return value ^ (value >> 31)
-    }
-}
-
-/// A directory that goes when this goes.
-final class ScratchDirectory: Sendable {
-    let path: String
-
-    init() {
-        var template = Array("/tmp/lamina-daemon-test-XXXXXX".utf8CString)
-        path =
-            mkdtemp(&template) != nil
-            ? String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self) : "/tmp"
-    }
-
-    deinit { Self.remove(path) }
-
-    private static func remove(_ path: String) {
-        guard path.hasPrefix("/tmp/lamina-daemon-test-"), let directory = opendir(path) else { return }
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if name == "." || name == ".." { continue }
-            if unlink(path + "/" + name) != 0 { remove(path + "/" + name) }
-        }
-        closedir(directory)
-        rmdir(path)
     }
 }
 
@@ -180,12 +154,12 @@ final class FakeEngine: ControlledEngine {
 /// A server of a fake engine on a thread of its own.
 final class TestServer: Sendable {
     let root: String
-    private let directory: ScratchDirectory
+    private let directory: Scratch
     private let ended = Monitor<Result<Void, any Error>?>(nil)
 
     /// Returns when the server is ready.
     init(_ engine: FakeEngine, subdirectory: String = "", endsWhenIdle: Bool = false) throws {
-        directory = ScratchDirectory()
+        directory = Scratch()
         root = directory.path + subdirectory
         try createDirectories(root)
         var log = Logger(label: "test") { _ in LogOutput(level: .critical) }

@@ -1,6 +1,7 @@
 import Foundation
 import LaminaDigest
 import LaminaFormats
+import LaminaTestSupport
 import Testing
 
 @Suite("eStargz writer")
@@ -80,7 +81,7 @@ struct EStargzWriterTests {
             (4 << 10, 6), (64 << 10, 1), (4 << 20, 6), (64 << 10, 0), (64 << 10, 12),
         ])
     func conforms(chunkSize: Int, level: Int) throws {
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let (blob, result) = try Self.write(Self.tree, chunkSize: chunkSize, level: level)
         let path = try scratch.write(blob, to: "layer.tar.gz")
         let lines = try run("python3", "-c", Self.checker, path).split(separator: "\n").map(String.init)
@@ -116,7 +117,7 @@ struct EStargzWriterTests {
 
     @Test("GNU tar unpacks the blob to the same tree")
     func unpacks() throws {
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         try run(
             "sh", "-c",
             "cd '\(scratch.path)' && mkdir -p s/d out && printf x > s/d/one && head -c 200000 /dev/urandom > s/big "
@@ -133,7 +134,7 @@ struct EStargzWriterTests {
 
     @Test("a layer without entries is whole, too")
     func empty() throws {
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let path = try scratch.write(Self.write([]).blob, to: "empty")
         #expect(try run("python3", "-c", Self.checker, path).hasPrefix("1\n1\n"))
     }
@@ -141,7 +142,7 @@ struct EStargzWriterTests {
     @Test("a million headers in a row are cut into members of bounded size")
     func longRuns() throws {
         let files = (0..<3000).map { TarFile.directory("directory-\($0)/") } + [.file("z", [1])]
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let path = try scratch.write(Self.write(files).blob, to: "run")
         let sizes = try run(
             "python3", "-c",
@@ -191,7 +192,7 @@ struct EStargzWriterTOCTests {
     /// The TOC's entries by name, chunks left out.
     static func toc(_ files: [TarFile], chunkSize: Int = 4096) throws -> [String: [String: Any]] {
         let blob = try EStargzWriterTests.write(files, chunkSize: chunkSize).blob
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let path = try scratch.write(blob, to: "layer")
         let text = try run(
             "sh", "-c",

@@ -1,5 +1,6 @@
 import Foundation
 import LaminaFormats
+import LaminaTestSupport
 import Testing
 
 @Suite("tar reader")
@@ -81,7 +82,7 @@ struct TarReaderTests {
     @Test(
         "archives of GNU tar and Python in every format are read", arguments: ["v7", "ustar", "oldgnu", "gnu", "pax"])
     func foreign(format: String) throws {
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let long = String(repeating: "x", count: 90)
         let isShort = format == "v7" || format == "ustar"
         let name = isShort ? "d/" + long : "d/" + long + "/" + long + "/" + long

@@ -1,11 +1,12 @@
 import Foundation
 import LaminaFormats
+import LaminaTestSupport
 import Testing
 
 @Suite("a sparse file of GNU tar")
 struct TarSparseTests {
     /// A file with holes in it, at its start and at its end; more parts than a header of the old format holds.
-    private static func makeFile(in scratch: ScratchDirectory) throws -> [UInt8] {
+    private static func makeFile(in scratch: Scratch) throws -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 6_000_000)
         var numbers = SeededNumbers(state: 3)
         let path = scratch.path + "/sparse"
@@ -28,7 +29,7 @@ struct TarSparseTests {
         arguments: [["--format=gnu"], ["--sparse-version=0.0"], ["--sparse-version=0.1"], ["--sparse-version=1.0"]],
         [1 << 20, 4099, 1])
     func formats(options: [String], pieceSize: Int) throws {
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let bytes = try Self.makeFile(in: scratch)
         _ = try scratch.write(Array("behind".utf8), to: "z")
         let empty = try scratch.write([], to: "hole")
@@ -50,7 +51,7 @@ struct TarSparseTests {
 
     @Test("can be left and taken up again anywhere in its holes and parts")
     func resumes() throws {
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let bytes = try Self.makeFile(in: scratch)
         try run("tar", "-cSf", scratch.path + "/t.tar", "--format=gnu", "-C", scratch.path, "sparse")
         let tar = [UInt8](try Data(contentsOf: URL(fileURLWithPath: scratch.path + "/t.tar")))

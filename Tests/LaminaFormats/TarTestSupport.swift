@@ -97,24 +97,6 @@ struct SeededNumbers: RandomNumberGenerator {
     }
 }
 
-/// A directory that is there for one test.
-final class ScratchDirectory {
-    let path: String
-
-    init() throws {
-        path = FileManager.default.temporaryDirectory.path + "/lamina-\(UUID().uuidString)"
-        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func write(_ bytes: [UInt8], to name: String) throws -> String {
-        let file = path + "/" + name
-        try Data(bytes).write(to: URL(fileURLWithPath: file))
-        return file
-    }
-}
-
 /// Runs a program to its end; fails the test with what it said when it fails.
 @discardableResult
 func run(_ arguments: String...) throws -> String {

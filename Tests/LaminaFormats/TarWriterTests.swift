@@ -1,12 +1,13 @@
 import Foundation
 import LaminaFormats
+import LaminaTestSupport
 import Testing
 
 @Suite("tar writer")
 struct TarWriterTests {
     @Test("GNU tar unpacks what is written, and Python reads every name, time and attribute")
     func foreignReaders() throws {
-        let scratch = try ScratchDirectory()
+        let scratch = Scratch()
         let tar = try scratch.write(makeTar(TarReaderTests.rich), to: "a.tar")
         let script = """
             import sys, tarfile

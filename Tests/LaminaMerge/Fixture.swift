@@ -15,7 +15,7 @@ final class Fixture: Sendable {
     let reports = Mutex<[String]>([])
 
     init() throws {
-        // In memory where that is to be had: what is tested is not how long a disk takes.
+        // In memory where the machine has room for it: what is tested is not how long a disk takes.
         let base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
         var template = Array("\(base)/lamina-merge-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw SystemError.last("make directory", base) }

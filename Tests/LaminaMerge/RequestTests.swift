@@ -136,13 +136,13 @@ struct RequestTests {
             let other = engine.range(0..<10, of: content.id, answers.take(2))
             #expect(source.waits())
             #expect(engine.leave(leaver))
-            #expect(!engine.leave(leaver), "he is gone already")
+            #expect(!engine.leave(leaver), "it is gone already")
             source.behaviour.allowance = nil
             #expect(answers.wait(for: 2))
             #expect(engine.isIdle)
             #expect(answers.all.keys.sorted() == [1, 2])
             #expect(answers.allSucceededOnce)
-            #expect(!engine.leave(other), "he has been answered")
+            #expect(!engine.leave(other), "it was answered")
         }
     }
 

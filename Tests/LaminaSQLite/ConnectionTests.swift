@@ -1,5 +1,6 @@
 import Glibc
 import LaminaSQLite
+import LaminaTestSupport
 import Testing
 
 @Suite("Connections")

@@ -1,4 +1,5 @@
 import LaminaSQLite
+import LaminaTestSupport
 import Testing
 
 @Suite("Migrations")

@@ -1,20 +1,8 @@
 import Glibc
 import LaminaSQLite
+import LaminaTestSupport
 
-/// A directory of its own for one test, gone with the last reference.
-final class Scratch: Sendable {
-    let path: String
-
-    init() {
-        var template = Array("/tmp/lamina-test-XXXXXX".utf8CString)
-        path = mkdtemp(&template).map { String(cString: $0) } ?? "/tmp"
-    }
-
-    deinit {
-        for name in ["/db", "/db-wal", "/db-shm", "/db-journal"] { unlink(path + name) }
-        rmdir(path)
-    }
-
+extension Scratch {
     var database: String { path + "/db" }
 
     func open(_ access: Connection.Access = .readWrite) throws -> Connection {

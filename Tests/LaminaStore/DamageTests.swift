@@ -3,6 +3,7 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @Suite("A damaged index")
@@ -54,7 +55,7 @@ struct DamageTests {
         "bytes changed at random are an error of the store or change nothing that was asked, never a crash",
         arguments: [1, 2, 3, 4])
     func fuzz(seed: Int) throws {
-        let scratch = Scratch()
+        let scratch = Scratch.inMemory()
         _ = try ExampleStore.make(in: scratch)
         let whole = try readFile(scratch.index)
         let file = try File(scratch.index, O_RDWR)
@@ -84,7 +85,7 @@ struct DamageTests {
 
     @Test("an index that is damaged is reported as such when the store is opened and when it is read")
     func reported() throws {
-        let scratch = Scratch()
+        let scratch = Scratch.inMemory()
         _ = try ExampleStore.make(in: scratch)
         let file = try File(scratch.index, O_RDWR)
         let size = try file.size()
@@ -100,7 +101,7 @@ struct DamageTests {
 
     @Test("rows that make no sense are named")
     func nonsense() throws {
-        let scratch = Scratch()
+        let scratch = Scratch.inMemory()
         let store = try ExampleStore.make(in: scratch)
         try scratch.sqlite("PRAGMA ignore_check_constraints = ON; UPDATE content SET state = 7 WHERE id = 1")
         let error = #expect(throws: StoreError.self) { _ = try store.index.content(ContentID(1)) }

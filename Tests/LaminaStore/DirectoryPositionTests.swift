@@ -1,13 +1,14 @@
 import Glibc
 import LaminaDigest
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @testable import LaminaStore
 
 @Suite("Positions in directories")
 struct DirectoryPositionTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     /// A directory of so many entries, and its store.
     private func directory(of count: Int) throws -> (store: Store, directory: Int64) {

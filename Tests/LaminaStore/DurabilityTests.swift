@@ -3,6 +3,7 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSchema
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 // What has landed since the last syncfs.
@@ -114,7 +115,7 @@ struct DurabilityTests {
     @Test("what lands while the disk is waited for is not marked by that wait")
     func landsMeanwhile() throws {
         // On a disk, and with something to write, so that the wait is longer than what happens meanwhile.
-        let scratch = Scratch(base: "/tmp")
+        let scratch = Scratch()
         let store = try scratch.open()
         try store.importLayer("a", files.enumerated().map { Entry("\($0.offset)", .file($0.element)) })
         let contents = try files.map { try store.index.content($0, in: scratch) }

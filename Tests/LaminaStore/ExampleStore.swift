@@ -1,5 +1,6 @@
 import LaminaDigest
 import LaminaStore
+import LaminaTestSupport
 
 /// The small store whose answers schema/README.md shows.
 ///

@@ -2,11 +2,12 @@ import Glibc
 import LaminaDigest
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @Suite("Garbage")
 struct GarbageTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     /// The store of the documentation without containerd's snapshots, with every content of its two images merged.
     private func filled() throws -> Store {

@@ -1,13 +1,14 @@
 import Glibc
 import LaminaDigest
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @testable import LaminaStore
 
 @Suite("What may be wrong with a file")
 struct HealthTests {
-    private let scratch = Scratch()
+    private let scratch = Scratch.inMemory()
 
     private func merged(_ scratch: Scratch) throws -> (Store, ContentRecord) {
         let store = try ExampleStore.make(in: scratch)
@@ -61,7 +62,7 @@ struct HealthTests {
                 }, .holed
             ), ({ _ in }, .sound),
         ] as [((String) -> Void, ContentHealth)] {
-            let scratch = Scratch()
+            let scratch = Scratch.inMemory()
             let (store, content) = try merged(scratch)
             change("\(scratch.root)/content/\(content.name.path)")
             #expect(try store.takeBackDamage(of: content) == health)
@@ -85,7 +86,7 @@ struct HealthTests {
 
 @Suite("Leases of names")
 struct LeaseTests {
-    private let scratch = Scratch()
+    private let scratch = Scratch.inMemory()
     private let name = BackingName(digest: digest("x"), claim: nil)
 
     private func isThere(_ store: Store) -> Bool { store.files.exists(name) }

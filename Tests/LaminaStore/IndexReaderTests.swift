@@ -2,11 +2,12 @@ import Glibc
 import LaminaDigest
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @Suite("Reading the index")
 struct IndexReaderTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     /// A store whose one layer has a directory with these names.
     private func store(names: [[UInt8]]) throws -> (store: Store, directory: Int64) {

@@ -2,11 +2,12 @@ import Glibc
 import LaminaDigest
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @Suite("Landing")
 struct LandingTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
     let file = FileBytes(chunks: [pattern(5000), pattern(5000, seed: 1), pattern(700, seed: 2)])
 
     private func content(_ store: Store) throws -> ContentRecord { try store.index.content(file, in: scratch) }
@@ -135,7 +136,7 @@ struct LandingTests {
 
 @Suite("Sharing what is proven")
 struct AdoptTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
     let bytes = pattern(9000)
     var whole: FileBytes { FileBytes(bytes) }
     var split: FileBytes { FileBytes(chunks: [Array(bytes[..<4096]), Array(bytes[4096...])]) }

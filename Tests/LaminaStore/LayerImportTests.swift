@@ -1,10 +1,11 @@
 import LaminaDigest
 import LaminaStore
+import LaminaTestSupport
 import Testing
 
 @Suite("Importing a layer")
 struct LayerImportTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
     let file = FileBytes(pattern(100))
 
     @Test("contents that are added many at a time are what they are one by one, whatever of them is there already")

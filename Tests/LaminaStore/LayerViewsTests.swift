@@ -1,11 +1,12 @@
 import Glibc
 import LaminaDigest
 import LaminaStore
+import LaminaTestSupport
 import Testing
 
 @Suite("A layer as overlayfs is given it")
 struct LayerViewsTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
     let file = FileBytes(pattern(100))
 
     /// Imports the layers, bottom first, and answers their views.

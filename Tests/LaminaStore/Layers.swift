@@ -1,6 +1,7 @@
 import Glibc
 import LaminaDigest
 import LaminaStore
+import LaminaTestSupport
 
 /// The bytes of a file in a test layer, in the chunks of its TOC.
 struct FileBytes {

@@ -2,11 +2,12 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSchema
 import LaminaStore
+import LaminaTestSupport
 import Testing
 
 @Suite("Indexes of earlier versions")
 struct MigrationTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     private func migrator(_ count: Int) -> Migrator {
         Migrator(applicationID: Schema.applicationID, migrations: Array(Schema.migrations.prefix(count)))
@@ -21,7 +22,7 @@ struct MigrationTests {
 
     @Test("each earlier version comes to the same schema, and its data with it", arguments: 1..<Schema.migrations.count)
     func upgrades(version: Int) throws {
-        let today = Scratch()
+        let today = Scratch.inMemory()
         var store: Store? = try ExampleStore.make(in: today)
         let questions = [
             "SELECT reference, layers, contents, merged_contents, bytes, landed_bytes, state FROM image_status ORDER BY 1",
@@ -82,7 +83,7 @@ struct MigrationTests {
             ),
             ("size INTEGER NOT NULL,\n    state", "size INTEGER NOT NULL,\n    more INTEGER,\n    state", true),
         ] {
-            let scratch = Scratch()
+            let scratch = Scratch.inMemory()
             let database = try Connection(path: scratch.index, access: .readWrite)
             let migrations = Schema.migrations.prefix(7).map { sql -> String in
                 guard let start = sql.firstRange(of: "CREATE TABLE content (")?.lowerBound else { return sql }

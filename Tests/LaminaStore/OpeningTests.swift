@@ -4,11 +4,12 @@ import LaminaSQLite
 import LaminaSchema
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @Suite("Opening a store")
 struct OpeningTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     @Test("a fresh root becomes a store, and the same store is opened again")
     func fresh() throws {

@@ -3,6 +3,7 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSchema
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @testable import LaminaStore
@@ -52,7 +53,7 @@ private struct QueryPlan {
 /// Each question finds what it wants; none goes through a table that grows with the store, unless that is what was asked.
 @Suite("What is asked grows with its answer")
 struct QueryPlanTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     private func connection() throws -> Connection { try Connection(path: scratch.index, access: .readOnly) }
 

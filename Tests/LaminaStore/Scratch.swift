@@ -3,36 +3,14 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 
-/// A store's root for one test, gone with the last reference.
-final class Scratch: Sendable {
-    let root: String
+extension Scratch {
+    /// In memory where the machine has room for it: what is tested is not how long a disk takes for fsync.
+    static func inMemory() -> Scratch { Scratch(in: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : nil) }
 
-    /// In memory where that is to be had: what is tested is not how long a disk takes for fsync.
-    convenience init() { self.init(base: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp") }
-
-    init(base: String) {
-        var template = Array("\(base)/lamina-test-XXXXXX".utf8CString)
-        root = mkdtemp(&template).map { String(cString: $0) } ?? "/tmp/lamina-test"
-    }
-
-    deinit { Self.remove(root) }
-
-    private static func remove(_ path: String) {
-        guard let directory = opendir(path) else {
-            unlink(path)
-            return
-        }
-        while let entry = readdir(directory) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            guard name != ".", name != ".." else { continue }
-            if entry.pointee.d_type == DT_DIR { remove(path + "/" + name) } else { unlink(path + "/" + name) }
-        }
-        closedir(directory)
-        rmdir(path)
-    }
+    /// A store's root.
+    var root: String { path }
 
     var index: String { root + "/index.db" }
 

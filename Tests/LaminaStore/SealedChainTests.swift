@@ -2,11 +2,12 @@ import Glibc
 import LaminaDigest
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @Suite("Sealed chains in the index")
 struct SealedChainTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     func merge(_ file: FileBytes, _ store: Store) throws {
         for row in try scratch.integers("SELECT id FROM content WHERE digest = x'\(file.digest.hex)'") {

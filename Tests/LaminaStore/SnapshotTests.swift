@@ -1,11 +1,12 @@
 import Glibc
 import LaminaDigest
 import LaminaStore
+import LaminaTestSupport
 import Testing
 
 @Suite("containerd's snapshots in the index")
 struct SnapshotTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
     private let file = FileBytes(pattern(100))
 
     private func make(

@@ -2,11 +2,12 @@ import Glibc
 import LaminaDigest
 import LaminaStore
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 @Suite("Space and what was opened")
 struct SpaceTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     private func merge(_ file: FileBytes, _ store: Store) throws -> ContentRecord {
         let content = try store.index.content(file, in: scratch)

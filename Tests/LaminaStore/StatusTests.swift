@@ -1,4 +1,5 @@
 import LaminaDigest
+import LaminaTestSupport
 import Testing
 
 // The rows' memberwise initializers.
@@ -6,7 +7,7 @@ import Testing
 
 @Suite("What the store says of itself")
 struct StatusTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     @Test("images")
     func images() throws {

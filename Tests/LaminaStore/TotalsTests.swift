@@ -1,5 +1,6 @@
 import LaminaDigest
 import LaminaSQLite
+import LaminaTestSupport
 import Testing
 
 @testable import LaminaStore
@@ -7,7 +8,7 @@ import Testing
 /// What the store says it has, and what is counted.
 @Suite("Totals")
 struct TotalsTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     private func rows(_ sql: String) throws -> [[String?]] {
         try Connection(path: scratch.index, access: .readOnly).prepare(sql)

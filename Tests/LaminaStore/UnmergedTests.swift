@@ -1,10 +1,11 @@
 import LaminaDigest
 import LaminaStore
+import LaminaTestSupport
 import Testing
 
 @Suite("What a layer lacks")
 struct UnmergedTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     @Test("unmerged contents come in blob order, in pages, each once, and what is merged is left out")
     func pages() throws {

@@ -3,13 +3,14 @@ import Glibc
 import LaminaDigest
 import LaminaSchema
 import LaminaStore
+import LaminaTestSupport
 import Testing
 
 @Suite(
     "The views, asked with the sqlite3 command",
     .enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/sqlite3"), "the sqlite3 command is missing"))
 struct ViewsTests {
-    let scratch = Scratch()
+    let scratch = Scratch.inMemory()
 
     @Test("every view is documented, with its columns in their order")
     func columns() throws {

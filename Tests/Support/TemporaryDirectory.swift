@@ -1,9 +1,9 @@
 import Glibc
 import LaminaSystem
 
-/// Makes a directory of its own under the system's temporary directory.
-public func temporaryDirectory(_ name: String) throws -> String {
-    let base = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+/// Makes a directory of its own under another, without one under the system's temporary directory.
+public func temporaryDirectory(_ name: String, in base: String? = nil) throws -> String {
+    let base = base ?? getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
     var template = Array("\(base)/lamina-\(name)-XXXXXX".utf8CString)
     guard mkdtemp(&template) != nil else { throw SystemError.last("make directory", "\(base)/lamina-\(name)-XXXXXX") }
     return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)

@@ -68,6 +68,49 @@ struct Inputs {
         return try image("mix", of: "dir:" + mix)
     }
 
+    /// The mix's largest file alone, as gzip has it.
+    func bigGzip() throws -> String {
+        _ = try mixImage()
+        return try archive("big.gz") { try shell("gzip -6 -c \"$1/large/big\" > \"$2\"", mix, $0) }
+    }
+
+    /// The mix's small files alone, as an ordinary layer has them.
+    func smallTar() throws -> String {
+        _ = try mixImage()
+        return try archive("small.tar.gz") { try shell("tar -C \"$1\" -c small | gzip -6 > \"$2\"", mix, $0) }
+    }
+
+    /// As many plain inserts as the tree has entries: names below directories, a digest each, found by both.
+    func inserts() throws -> String {
+        try archive("inserts.sql") { path in
+            var generator = Generator(seed: 9)
+            var text = """
+                PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+                CREATE TABLE entry (id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name TEXT NOT NULL, mode INTEGER, size INTEGER,
+                    mtime INTEGER, digest BLOB, UNIQUE (parent, name));
+                CREATE UNIQUE INDEX entry_digest ON entry (digest);
+                BEGIN;
+
+                """
+            var digest = [UInt8](repeating: 0, count: 32)
+            for number in 1...100_000 {
+                digest.withUnsafeMutableBytes { generator.fillBinary($0) }
+                // What compresses may repeat; a digest does not.
+                withUnsafeBytes(of: UInt64(number).littleEndian) { digest.replaceSubrange(0..<8, with: $0) }
+                let hex = digest.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+                text +=
+                    "INSERT INTO entry VALUES (\(number), \(number / 20), 'file-\(number % 20)', 33188, \(number), 1700000000, x'\(hex)');\n"
+            }
+            try (text + "COMMIT;\n").write(toFile: path, atomically: true, encoding: .utf8)
+        }
+    }
+
+    private func archive(_ name: String, _ make: (String) throws -> Void) throws -> String {
+        let path = "\(space.inputs)/\(name)"
+        try once(name) { try make(path) }
+        return path
+    }
+
     /// Where the small files are, below the mix's top.
     static var smallPaths: [String] { (0..<smallFiles).map { "small/\($0 / 100)/\($0 % 100)" } }
 

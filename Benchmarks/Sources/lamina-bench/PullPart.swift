@@ -62,7 +62,10 @@ extension Bench {
         let registry = try Registry(space, [image])
         defer { registry.process.end() }
         try shell("cat \"$1\" > /dev/null", image.layer)
+        let compressed = try inputs.bigGzip()
+        try shell("cat \"$1\" > /dev/null", compressed)
         for _ in 0..<rounds(5, quick: 2) {
+            let gzip = try settled { try shell("gzip -dc \"$1\" > /dev/null", compressed) }
             try withServer(registry, image) { server in
                 let (cpu, written, begin) = (server.process.cpu, server.process.written, now())
                 let path = server.mount + "/large/big"
@@ -72,7 +75,7 @@ extension Bench {
                 add("large.first", seconds * 1000)
                 add("large.wall", now() - begin)
                 server.settle()
-                add("large.cpu", server.used(since: cpu))
+                add("large.cpu", server.used(since: cpu), against: gzip.cpu)
                 add("large.written", (server.process.written - written) / Double(Inputs.big))
                 add("rss.large", server.process.peak)
             }
@@ -86,15 +89,20 @@ extension Bench {
         defer { registry.process.end() }
         try shell("cat \"$1\" > /dev/null", image.layer)
         let names = Inputs.smallPaths
+        let archive = try inputs.smallTar()
+        try shell("cat \"$1\" > /dev/null", archive)
         let count = rounds(5, quick: 2)
         for round in 0..<count {
+            let target = try space.fresh("unpacked")
+            let tar = try settled { try shell("tar -C \"$2\" -xzf \"$1\"", archive, target) }
+            try space.putAside(target)
             try withServer(registry, image) { server in
                 let paths = Paths(names.map { server.mount + "/" + $0 })
                 var bytes = 0
                 let cpu = server.process.cpu
                 let seconds = try timed { bytes = try loops.readAll(paths) }
                 server.settle()
-                add("small.cold", Double(paths.count) / seconds)
+                add("small.cold", Double(paths.count) / seconds, against: Double(paths.count) / tar.wall)
                 add("small.cpu", server.used(since: cpu))
                 add("rss.small", server.process.peak)
                 if round == count - 1 { try again(server, names, bytes) }
@@ -127,6 +135,6 @@ extension Bench {
                 let times = try loops.openClose(try paths(of: side)).sorted()
                 return times[times.count / 2]
             })
-        { for (side, seconds) in pass { add("open.\(side)", seconds * 1e6) } }
+        { add("open", pass, isRate: false) { $0 * 1e6 } }
     }
 }

@@ -54,10 +54,13 @@ extension Bench {
         let image = try inputs.treeImage()
         let registry = try Registry(space, [image])
         defer { registry.process.end() }
+        let script = try inputs.inserts()
         for _ in 0..<rounds(7, quick: 3) {
+            let database = try space.fresh("inserts") + "/plain.db"
+            let inserting = try settled { try shell("sqlite3 \"$1\" < \"$2\" > /dev/null", database, script) }
             let store = try space.fresh("store-tree")
             let outcome = try settled { try pull(registry, image, into: store, lazy: true) }
-            add("toc", outcome.usage.wall)
+            add("toc", outcome.usage.wall, against: inserting.wall)
             add("toc.cpu", outcome.usage.cpu)
             add("toc.rss", outcome.usage.peak)
             add("index.bytes", indexSize(store) / 100_000)

@@ -28,7 +28,7 @@ extension Engine {
         } catch let error as OCIError where error.code != .interrupted {
             guard let known else { throw error }
             log.warning(
-                "the store's image is for another platform, and there is none of the right one to be had",
+                "the store's image is for another platform, and the registry has none for this one",
                 metadata: ["image": "\(name)", "platform": "\(known.platform)", "error": "\(error)"])
             return known
         }

@@ -166,7 +166,7 @@ final class SealKeeper: Sendable {
 
     // MARK: Mounting
 
-    /// The mounted chain of these views, for somebody who records a use of it before he lets go of it by `release`; nil where it is not
+    /// The mounted chain of these views, for a caller that records a use of it before it calls `release`; nil where it is not
     /// sealed, or cannot be mounted: it goes by way of FUSE then.
     func hold(_ views: [ViewID]) -> SealedID? {
         guard case .on = ability() else { return nil }

@@ -55,7 +55,7 @@ public struct LayerTree: Sendable {
         public var chunks: Range<Int32>
     }
 
-    /// A part of a content, and where it is to be had.
+    /// A part of a content, and where to fetch it.
     public struct Chunk: Sendable, Equatable {
         /// Of its first byte in the file.
         public var offset: Int64

@@ -112,7 +112,7 @@ final class Preparer: Sendable {
             let chunk = chunks[index]
             let landed = try context.store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
             guard let found = landed ?? twin.map({ ($0.name, chunk.offset) }) else { continue }
-            // What is not to be had from the store is fetched; whoever fetches it says that there is no room.
+            // What the store cannot give is fetched; the fetch then says that there is no room.
             guard
                 (try? context.space?.reserve(SpaceKeeper.onDisk(chunk.size), holding: copied)) != nil
                     || context.space == nil

@@ -28,7 +28,7 @@ final class Prover: Sendable {
 
     // MARK: Layers
 
-    /// Proves layers behind everybody's back, when nothing has been merged for some time.
+    /// Proves layers in the background, when nothing has been merged for some time.
     ///
     /// - Parameter delay: in seconds; more may come, whoever waits for bytes goes first, and a pull that has its bytes still has to
     ///   make them durable.
@@ -146,7 +146,7 @@ final class Prover: Sendable {
         return offset == content.size && hash.digest() == content.name.digest
     }
 
-    /// Brings back what was taken back of a content, in place and behind everybody's back.
+    /// Brings back what was taken back of a content, in place and in the background.
     private func mend(_ content: ContentID) {
         // One at a time puts it right.
         guard context.board.with({ $0.healing.insert(content).inserted }) else { return }

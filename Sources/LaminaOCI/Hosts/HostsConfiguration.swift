@@ -47,7 +47,7 @@ public struct HostsConfiguration: Sendable, Hashable {
             }
         }
         hosts.append(server)
-        // As containerd has it: whoever is not the registry itself is told for which he is asked.
+        // As in containerd: a mirror is told which registry it is asked for.
         for index in hosts.indices where hosts[index].name != RegistryHost.server(of: registry) {
             hosts[index].namespace = registry
         }
