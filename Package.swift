@@ -91,7 +91,7 @@ let package = Package(
         room("LaminaStore", ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema", "LaminaSeal"]),
         room("LaminaMerge", ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaStore"]),
         room("LaminaFUSE", ["LaminaSystem", "CFuse"]),
-        room("LaminaFilesystem", ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"]),
+        room("LaminaFilesystem", ["LaminaSystem", "LaminaSeal", "LaminaFUSE", "LaminaStore", "LaminaMerge"]),
 
         // What people and programs talk to.
         room(

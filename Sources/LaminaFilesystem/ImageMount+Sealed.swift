@@ -1,7 +1,9 @@
+public import LaminaSeal
 public import LaminaStore
 import LaminaSystem
 
-// Images on sealed chains: the chain's own mount, at <root>/sealed/<id>, is shown in another place, or an upper directory stands above it.
+// Images on sealed chains, which have a mount of their own at <root>/sealed/<id>: an overlay above it, or, where that is an overlay
+// already and nothing is to be written, the same in another place.
 
 extension ImageMount {
     /// What the mount table shows as the source of a sealed chain, also where it is shown as an image.
@@ -14,20 +16,30 @@ extension ImageMount {
 
     /// Mounts a sealed chain, which is mounted itself, as an image.
     ///
-    /// - Parameter upper: takes the writes; without it the mount is read-only.
+    /// - Parameters:
+    ///   - form: what the chain's own mount is.
+    ///   - upper: takes the writes; without it the mount is read-only.
     /// - Throws: `StoreError` that says what the kernel refused.
-    public static func mount(sealed id: SealedID, root: String, at target: String, upper: String?) throws {
+    public static func mount(
+        sealed id: SealedID, form: SealedMount.Form, root: String, at target: String, upper: String?
+    ) throws {
         let directory = Store.directoryPath(of: id)
+        let lower = form.lower(directory: directory, content: Store.contentPath)
         do throws(SystemError) {
             guard let upper else {
-                return try Mount.mount(type: "none", source: "\(root)/\(directory)", at: target, flags: .bind)
+                if form == .overlay {
+                    return try Mount.mount(type: "none", source: "\(root)/\(directory)", at: target, flags: .bind)
+                }
+                return try Mount.mount(
+                    type: "overlay", source: sealedSource(root: root), at: target, flags: .readOnly,
+                    data: "lowerdir=\(lower)", relativeTo: root)
             }
             let work = workDirectory(of: upper)
             try createDirectories(upper)
             try createDirectories(work, mode: 0o700)
             try Mount.mount(
                 type: "overlay", source: source(root: root), at: target,
-                data: "lowerdir=\(directory),upperdir=\(escaped(upper)),workdir=\(escaped(work)),index=off,xino=on",
+                data: "lowerdir=\(lower),upperdir=\(escaped(upper)),workdir=\(escaped(work)),index=off,xino=on",
                 relativeTo: root)
         } catch {
             throw StoreError(

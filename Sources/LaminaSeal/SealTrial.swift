@@ -25,22 +25,28 @@ public enum SealTrial {
             return .fails("the trial cannot be prepared: \(error)")
         }
         var reasons: [String] = []
-        for saysMetacopy in [false, true] {
-            for backing in [SealedMount.Backing.file, .loop] {
-                let way = SealedMount.Way(backing: backing, saysMetacopy: saysMetacopy)
-                guard let reason = attempt(directory, way) else { return .works(way) }
-                if !reasons.contains(reason) { reasons.append(reason) }
-                // What no other way would change.
-                if reason == noEROFS { return .fails(reason) }
-            }
+        for way in ways {
+            guard let reason = attempt(directory, way) else { return .works(way) }
+            if !reasons.contains(reason) { reasons.append(reason) }
+            // What no other way would change.
+            if reason == noEROFS { return .fails(reason) }
         }
         return .fails(reasons.joined(separator: "; "))
+    }
+
+    /// The best first. A container's overlay must not be told of metacopy: what it changes would be no whole file then. So a kernel that
+    /// has to be told has an overlay of ours in between.
+    private static let ways = [(SealedMount.Form.names, false), (.overlay, false), (.overlay, true)].flatMap {
+        form, saysMetacopy in
+        [SealedMount.Backing.file, .loop].map {
+            SealedMount.Way(backing: $0, saysMetacopy: saysMetacopy, form: form)
+        }
     }
 
     private static let noEROFS = "the kernel has no EROFS (CONFIG_EROFS_FS)"
 
     private static func prepare(_ directory: String) throws {
-        for name in ["content", "names", "inner", "outer", "empty"] { try createDirectories("\(directory)/\(name)") }
+        for name in ["content", "names", "inner", "outer"] { try createDirectories("\(directory)/\(name)") }
         try write(bytes, to: "\(directory)/content/file")
         var rows = ChainRows()
         try rows.addInode(1, inode(mode: 0o40755, size: 0), bytes: nil)
@@ -77,19 +83,34 @@ public enum SealTrial {
         }
         defer { try? Mount.unmount(inner, detach: true) }
         do throws(SystemError) {
+            try createDirectories("\(directory)/upper")
+            try createDirectories("\(directory)/work")
             // As of a container's: overlayfs and what is below it may be two deep, and the store may have one of them already.
+            let lower = way.form.lower(directory: "inner", content: "content")
             try Mount.mount(
-                type: "overlay", source: "lamina-trial", at: outer, flags: .readOnly, data: "lowerdir=inner:empty",
-                relativeTo: directory)
+                type: "overlay", source: "lamina-trial", at: outer,
+                data: "lowerdir=\(lower),upperdir=upper,workdir=work,index=off", relativeTo: directory)
         } catch {
             return "no overlay of a container can be mounted above a sealed chain: \(error)"
         }
-        defer { try? Mount.unmount(outer, detach: true) }
+        defer {
+            try? Mount.unmount(outer, detach: true)
+            for name in ["upper", "work"] { try? DirectoryTree.remove("\(directory)/\(name)") }
+        }
         do throws(SystemError) {
-            let read = try readFile("\(outer)/file")
-            return read == bytes ? nil : "a file of a sealed chain has other bytes than the store"
+            guard try readFile("\(outer)/file") == bytes else {
+                return "a file of a sealed chain has other bytes than the store"
+            }
+            // What a container changes is a whole file in its upper directory, as commits and builds need it.
+            guard chmod("\(outer)/file", 0o600) == 0 else {
+                throw SystemError.last("change the mode of", "\(outer)/file")
+            }
+            guard try readFile("\(directory)/upper/file") == bytes else {
+                return "a file that a container changes is no whole file"
+            }
+            return nil
         } catch {
-            return "a file of a sealed chain cannot be read: \(error)"
+            return "a file of a sealed chain cannot be read or changed: \(error)"
         }
     }
 

@@ -1,8 +1,8 @@
 import Glibc
 public import LaminaSystem
 
-/// Mounts of sealed chains: overlayfs over an EROFS image, which has the names, and the directory of the contents, which has the
-/// bytes (https://docs.kernel.org/filesystems/overlayfs.html, data-only lower layers). The kernel needs nobody for them.
+/// Mounts of sealed chains: an EROFS image, which has the names, under an overlay with the directory of the contents as its data-only
+/// lower directory, which has the bytes (https://docs.kernel.org/filesystems/overlayfs.html). The kernel needs no server for them.
 public enum SealedMount {
     /// What EROFS reads the image from.
     public enum Backing: String, Sendable, Codable {
@@ -17,9 +17,32 @@ public enum SealedMount {
         public var backing: Backing
         /// Whether overlayfs has to be told that it may follow an image to the contents. Newer kernels do so unasked.
         public var saysMetacopy: Bool
+        /// What stands at the chain's own directory.
+        public var form: Form
 
-        public init(backing: Backing, saysMetacopy: Bool) {
-            (self.backing, self.saysMetacopy) = (backing, saysMetacopy)
+        public init(backing: Backing, saysMetacopy: Bool, form: Form) {
+            (self.backing, self.saysMetacopy, self.form) = (backing, saysMetacopy, form)
+        }
+    }
+
+    /// What stands at the chain's own directory.
+    public enum Form: String, Sendable, Codable {
+        /// The image alone. An overlay takes it as a lower directory with the contents beneath: one overlay from the container to the
+        /// bytes, which is the fastest way.
+        case names
+        /// An overlay of the image and the contents. A container's overlay above it is a second one.
+        case overlay
+
+        /// The value of `lowerdir` for an overlay above a chain.
+        ///
+        /// - Parameters:
+        ///   - directory: the chain's own directory.
+        ///   - content: the directory of the contents.
+        public func lower(directory: String, content: String) -> String {
+            switch self {
+            case .names: "\(directory)::\(content)"
+            case .overlay: directory
+            }
         }
     }
 
@@ -36,19 +59,20 @@ public enum SealedMount {
         }
     }
 
-    /// Mounts a sealed chain at a directory.
+    /// Mounts a sealed chain at a directory, in the form of `way`.
     ///
-    /// The image's own mount is taken away again: overlayfs keeps what it needs of it.
+    /// Under an overlay of ours the image's own mount is taken away again: overlayfs keeps what it needs of it.
     ///
-    /// - Parameter source: what the table of mounts shows.
+    /// - Parameter source: what the table of mounts shows for an overlay; for an image that is its file or its loop device.
     /// - Returns: what the kernel calls the image's file system, for `isAlive`.
     public static func mount(
         _ place: Place, at target: String, source: String, way: Way
     ) throws(SystemError) -> String {
+        if way.form == .names { return try mountImage(place, at: target, way.backing) }
         let names = "\(place.base)/\(place.names)"
         let device = try mountImage(place, at: names, way.backing)
         defer { try? Mount.unmount(names, detach: true) }
-        var options = "lowerdir=\(place.names)::\(place.content)"
+        var options = "lowerdir=" + Form.names.lower(directory: place.names, content: place.content)
         if way.saysMetacopy { options += ",metacopy=on,redirect_dir=follow" }
         try Mount.mount(
             type: "overlay", source: source, at: target, flags: .readOnly, data: options, relativeTo: place.base)
@@ -77,6 +101,17 @@ public enum SealedMount {
             try Mount.unmount(names, detach: true)
         }
         throw SystemError(code: EAGAIN, operation: "tell which file system is", subject: image)
+    }
+
+    /// What stands at a chain's own directory.
+    ///
+    /// - Returns: nil for a mount that is neither an image nor an overlay.
+    public static func form(of mount: Mount) -> Form? {
+        switch mount.type {
+        case "erofs": .names
+        case "overlay": .overlay
+        default: nil
+        }
     }
 
     private static let directory = "/sys/fs/erofs"

@@ -2,7 +2,8 @@ import LaminaStore
 
 /// The mounts of a snapshot, as containerd's own overlayfs snapshotter gives them.
 enum SnapshotMounts {
-    static func make(_ chain: SnapshotChain, root: String) -> [SnapshotMount] {
+    /// - Parameter sealed: the value of `lowerdir` for the sealed chain that stands for all parents.
+    static func make(_ chain: SnapshotChain, root: String, sealed: String? = nil) -> [SnapshotMount] {
         func path(_ place: SnapshotPlace) -> String {
             switch place {
             case .directory(let id): "\(root)/snapshots/\(id)/fs"
@@ -13,17 +14,14 @@ enum SnapshotMounts {
         // Of a layer that an image has twice the upper one does: it adds and hides what the lower one did, and overlayfs
         // refuses one directory at two places (ELOOP).
         var seen: Set<SnapshotPlace> = []
-        // A sealed chain is all of them in one directory; a runtime gets it without the parts that it is made of.
-        let lower =
-            chain.sealed.map { ["\(root)/\(Store.directoryPath(of: $0))"] }
-            ?? chain.parents.filter { seen.insert($0).inserted }.map(path)
+        let lower = sealed.map { [$0] } ?? chain.parents.filter { seen.insert($0).inserted }.map(path)
         guard let nearest = lower.first else {
             return [bind(own + "/fs", chain.kind == .view ? "ro" : "rw")]
         }
         let directories = "lowerdir=" + lower.joined(separator: ":")
         if chain.kind == .view {
-            // overlayfs wants two lower directories where there is no upper one.
-            if lower.count == 1 {
+            // overlayfs wants two lower directories where there is no upper one; the contents of a sealed chain count as one.
+            if lower.count == 1, sealed?.contains("::") != true {
                 // A lazy layer has its whiteouts as devices, also where nothing is below it: overlayfs hides them.
                 guard case .layer? = chain.parents.first else { return [bind(nearest, "ro")] }
                 return [

@@ -23,8 +23,9 @@ public final class Snapshotter: Sendable {
         /// The chain that stands for these views (bottom first), mounted, and kept so until `release`; nil where there is none.
         public var hold: @Sendable ([ViewID]) -> SealedID? = { _ in nil }
         public var release: @Sendable (SealedID) -> Void = { _ in }
-        /// Mounts a chain where it is not mounted, after a restart of the machine; false where it cannot be any more.
-        public var attach: @Sendable (SealedID) throws -> Bool = { _ in false }
+        /// Mounts a chain where it is not mounted, after a restart of the machine; the value of `lowerdir` for an overlay above it,
+        /// or nil if it cannot be mounted any more.
+        public var attach: @Sendable (SealedID) throws -> String? = { _ in nil }
         /// Says that a chain may be used no more, or that one may be wanted.
         public var changed: @Sendable () -> Void = {}
         public init() {}
@@ -280,7 +281,9 @@ public final class Snapshotter: Sendable {
         var chain = chain
         if let sealed = chain.sealed {
             do {
-                if try sealing.attach(sealed) { return SnapshotMounts.make(chain, root: store.root) }
+                if let lower = try sealing.attach(sealed) {
+                    return SnapshotMounts.make(chain, root: store.root, sealed: lower)
+                }
                 log.warning(
                     "a sealed image is gone, and its container goes by way of FUSE",
                     metadata: ["snapshot": "\(chain.id)"])

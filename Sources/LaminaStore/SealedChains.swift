@@ -39,6 +39,8 @@ public struct SealedMountRecord: Sendable {
 extension Store {
     /// Where a chain's image is, relative to the root.
     public static func imagePath(of id: SealedID) -> String { "sealed/\(id).erofs" }
+    /// Where the contents are.
+    public static let contentPath = "content"
     /// Where it is mounted.
     public static func directoryPath(of id: SealedID) -> String { "sealed/\(id)" }
 
@@ -55,6 +57,8 @@ extension Store {
         let id = try writeDurably(changesContents: false) { writer -> SealedID? in
             // Once more, where nothing can be given up meanwhile.
             guard try writer.connection.isComplete(views) else { return nil }
+            // Another thread was faster; its image has the same bytes.
+            if let known = try writer.connection.sealedID(ofChain: chain) { return known }
             try writer.connection.cached(
                 "INSERT INTO sealed (chain, bytes, inodes, sealed_at) VALUES (?, ?, ?, ?)"
             ).bind(1, digest: chain).bind(2, Int64(image.size)).bind(3, Int64(image.inodeCount))
@@ -83,7 +87,7 @@ extension Store {
         let (rows, roots) = try index.chainRows(views)
         let identity = chain.withUnsafeBytes { Array($0.prefix(16)) }
         let image = try SealedImage(rows, roots: roots, options: SealedImage.Options(identity: identity))
-        let momentary = "sealed/new-\(chain.hex.prefix(16))-\(getpid())"
+        let momentary = "sealed/new-\(Self.momentaryNames.add(1, ordering: .relaxed).newValue)-\(getpid())"
         do {
             try createDirectories(root + "/sealed", mode: 0o700)
             let file = try File("\(root)/\(momentary)", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o600)
@@ -99,6 +103,9 @@ extension Store {
         }
         return (image, momentary)
     }
+
+    /// Two threads that write the image of one chain write two files.
+    private static let momentaryNames = Atomic<Int>(0)
 
     private func place(_ momentary: String, as path: String) throws {
         do throws(SystemError) {
@@ -220,9 +227,7 @@ extension Index {
     public func sealed(_ views: [ViewID]) throws -> SealedChain? {
         guard !views.isEmpty else { return nil }
         return try read { database in
-            try database.cached("SELECT id FROM sealed WHERE chain = ?")
-                .bind(1, digest: try database.digest(ofChain: views)).first { $0.integer(0) }
-                .flatMap { try database.sealed(SealedID($0)) }
+            try database.sealedID(ofChain: database.digest(ofChain: views)).flatMap { try database.sealed($0) }
         }
     }
 
@@ -315,6 +320,10 @@ extension Connection {
     func views(ofSealed id: SealedID) throws -> [ViewID] {
         try cached("SELECT view FROM sealed_view WHERE sealed = ? ORDER BY position").bind(1, id.row)
             .map { ViewID($0.integer(0)) }
+    }
+
+    fileprivate func sealedID(ofChain digest: Digest) throws -> SealedID? {
+        try cached("SELECT id FROM sealed WHERE chain = ?").bind(1, digest: digest).first { SealedID($0.integer(0)) }
     }
 
     fileprivate func sealed(_ id: SealedID) throws -> SealedChain? {

@@ -15,7 +15,7 @@ private let arrows: [String: Set<String>] = [
     "LaminaStore": ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema", "LaminaSeal"],
     "LaminaMerge": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats", "LaminaStore"],
     "LaminaFUSE": ["LaminaSystem", "CFuse"],
-    "LaminaFilesystem": ["LaminaSystem", "LaminaFUSE", "LaminaStore", "LaminaMerge"],
+    "LaminaFilesystem": ["LaminaSystem", "LaminaSeal", "LaminaFUSE", "LaminaStore", "LaminaMerge"],
     "LaminaSnapshotter": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaMerge"],
     "LaminaContainerd": ["LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaSnapshotter"],
 ]

@@ -7,7 +7,7 @@ import Testing
 
 @Suite("Sealed chains in the index")
 struct SealedChainTests {
-    let scratch = Scratch.inMemory()
+    var scratch = Scratch.inMemory()
 
     func merge(_ file: FileBytes, _ store: Store) throws {
         for row in try scratch.integers("SELECT id FROM content WHERE digest = x'\(file.digest.hex)'") {
@@ -45,6 +45,28 @@ struct SealedChainTests {
         for name in ["new-0-1", "77.erofs"] { _ = try File("\(scratch.root)/sealed/\(name)", O_CREAT | O_WRONLY) }
         try store.removeUnknownImages()
         #expect(try File.names(inDirectory: scratch.root + "/sealed") == ["\(chain.id).erofs"])
+    }
+
+    @Test("threads that seal one chain at once get the same one, and one image is left")
+    func race() throws {
+        for _ in 0..<20 {
+            let scratch = Scratch.inMemory()
+            let store = try ExampleStore.make(in: scratch)
+            let image = try SealedChainTests(scratch: scratch).complete(store)
+            let found = Monitor<[Result<SealedID?, any Error>]>([])
+            let threads = try (0..<8).map { number in
+                try Thread("seal-\(number)") {
+                    let result = Result { try store.seal(image.views)?.id }
+                    found.withLock { $0.append(result) }
+                }
+            }
+            threads.forEach { $0.join() }
+            let ids = try found.withLock { $0 }.map { try $0.get() }
+            let chain = try #require(try store.index.sealed(image.views))
+            #expect(ids == Array(repeating: chain.id, count: 8))
+            #expect(try File.names(inDirectory: scratch.root + "/sealed") == ["\(chain.id).erofs"])
+            #expect(try Int64(readFile("\(scratch.root)/\(Store.imagePath(of: chain.id))").count) == chain.bytes)
+        }
     }
 
     @Test(

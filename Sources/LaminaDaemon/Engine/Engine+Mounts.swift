@@ -32,7 +32,7 @@ extension Engine {
         }
         return try mounting.withLock { [image] _ in
             let chain = sealed || seals.isAutomatic ? seals.hold(image.views) : nil
-            defer { chain.map(seals.release) }
+            defer { chain.map { seals.release($0.id) } }
             if sealed, chain == nil {
                 throw StoreError(
                     .conflict, "the sealed image of \(image.reference) cannot be mounted: see the server's log")
@@ -43,10 +43,11 @@ extension Engine {
             }
             // Recorded first: of a process that is killed in between a record is left, which the next one forgets, and not a
             // mount that nobody knows of.
-            try store.addMount(target: target, image: image.id, upper: upper, views: image.views, sealed: chain)
+            try store.addMount(target: target, image: image.id, upper: upper, views: image.views, sealed: chain?.id)
             do {
                 if let chain {
-                    try ImageMount.mount(sealed: chain, root: root, at: target, upper: upper)
+                    try ImageMount.mount(
+                        sealed: chain.id, form: chain.form, root: root, at: target, upper: upper)
                 } else {
                     try ImageMount.mount(image.views, root: root, at: target, upper: upper)
                 }

@@ -94,8 +94,8 @@ extension Engine {
     /// - Returns: whether it is mounted; false where it cannot be: it goes by way of FUSE then.
     func restoreSealed(_ mount: MountRecord, _ sealed: SealedID) throws -> Bool {
         do {
-            guard try seals.attach(sealed) else { return false }
-            try ImageMount.mount(sealed: sealed, root: root, at: mount.target, upper: mount.upper)
+            guard let form = try seals.attach(sealed) else { return false }
+            try ImageMount.mount(sealed: sealed, form: form, root: root, at: mount.target, upper: mount.upper)
             return true
         } catch {
             log.warning(
@@ -124,9 +124,12 @@ extension Engine {
     /// What the snapshotter asks of sealed chains.
     var sealing: Snapshotter.Sealing {
         var sealing = Snapshotter.Sealing()
-        sealing.hold = { [seals] in seals.hold($0) }
+        sealing.hold = { [seals] in seals.hold($0)?.id }
         sealing.release = { [seals] in seals.release($0) }
-        sealing.attach = { [seals] in try seals.attach($0) }
+        sealing.attach = { [seals, root] id in
+            try seals.attach(id)?.lower(
+                directory: "\(root)/\(Store.directoryPath(of: id))", content: "\(root)/\(Store.contentPath)")
+        }
         sealing.changed = { [seals] in seals.poke() }
         return sealing
     }

@@ -166,14 +166,20 @@ final class SealKeeper: Sendable {
 
     // MARK: Mounting
 
+    /// A chain that is mounted.
+    struct Held: Sendable {
+        var id: SealedID
+        var form: SealedMount.Form
+    }
+
     /// The mounted chain of these views, for a caller that records a use of it before it calls `release`; nil where it is not
     /// sealed, or cannot be mounted: it goes by way of FUSE then.
-    func hold(_ views: [ViewID]) -> SealedID? {
+    func hold(_ views: [ViewID]) -> Held? {
         guard case .on = ability() else { return nil }
         do {
             guard let chain = try store.index.sealed(views) else { return nil }
             state.withLock { $0.holds[chain.id, default: 0] += 1 }
-            if try attach(chain.id) { return chain.id }
+            if let form = try attach(chain.id) { return Held(id: chain.id, form: form) }
             release(chain.id)
         } catch {
             log.warning("a sealed image cannot be mounted", metadata: ["error": "\(error)"])
@@ -190,15 +196,16 @@ final class SealKeeper: Sendable {
 
     /// Mounts a chain at its directory, where it is not.
     ///
-    /// - Returns: whether it is mounted; false where it is gone, or something of it is missing.
-    func attach(_ id: SealedID) throws -> Bool {
+    /// - Returns: what is mounted there, which may be what an earlier version made; nil where the chain is gone, or something of it is
+    ///   missing.
+    func attach(_ id: SealedID) throws -> SealedMount.Form? {
         try mounting.withLock { _ in
-            if try isMounted(id) { return true }
-            guard case .on(let way) = state.withLock({ $0.ability }) else { return false }
-            guard let row = try store.beginSealedMount(id) else { return false }
+            if let form = try mountedChains()[id] { return form }
+            guard case .on(let way) = state.withLock({ $0.ability }) else { return nil }
+            guard let row = try store.beginSealedMount(id) else { return nil }
             do {
                 try store.settleSealedMount(row, device: try mount(id, way))
-                return true
+                return way.form
             } catch {
                 try store.settleSealedMount(row, device: nil)
                 throw error
@@ -215,7 +222,8 @@ final class SealKeeper: Sendable {
         try createDirectories(directory, mode: 0o755)
         do {
             return try SealedMount.mount(
-                SealedMount.Place(base: root, image: image, content: "content", names: namesPath), at: directory,
+                SealedMount.Place(base: root, image: image, content: Store.contentPath, names: namesPath),
+                at: directory,
                 source: ImageMount.sealedSource(root: root), way: way)
         } catch {
             // Whoever mounts what was answered before finds nothing then, and not an empty directory.
@@ -224,17 +232,16 @@ final class SealKeeper: Sendable {
         }
     }
 
-    private func isMounted(_ id: SealedID) throws -> Bool { try mountedChains().contains(id) }
-
     /// The chains that are mounted at their directories, in this mount namespace.
-    private func mountedChains() throws -> Set<SealedID> {
-        let source = ImageMount.sealedSource(root: root)
+    private func mountedChains() throws -> [SealedID: SealedMount.Form] {
         let prefix = "\(root)/sealed/"
-        return Set(
-            try Mount.all().compactMap { mount in
-                guard mount.source == source, mount.directory.hasPrefix(prefix) else { return nil }
-                return Int64(mount.directory.dropFirst(prefix.count)).map(SealedID.init)
-            })
+        var chains: [SealedID: SealedMount.Form] = [:]
+        // The topmost mount of a directory comes last.
+        for mount in try Mount.all() where mount.directory.hasPrefix(prefix) {
+            guard let id = Int64(mount.directory.dropFirst(prefix.count)) else { continue }
+            chains[SealedID(id)] = SealedMount.form(of: mount)
+        }
+        return chains
     }
 
     /// Ends the mounts that nothing was answered with, and forgets those that the kernel has ended.
@@ -242,16 +249,16 @@ final class SealKeeper: Sendable {
         try mounting.withLock { _ in
             let answered = try store.index.answeredChains()
             var mounted = try mountedChains()
-            for id in mounted where !answered.contains(id) && state.withLock({ $0.holds[id] == nil }) {
+            for id in mounted.keys where !answered.contains(id) && state.withLock({ $0.holds[id] == nil }) {
                 let directory = "\(root)/\(Store.directoryPath(of: id))"
                 // In use by hand, perhaps: the next time.
                 guard (try? Mount.unmount(directory)) != nil else { continue }
                 rmdir(directory)
-                mounted.remove(id)
+                mounted[id] = nil
             }
             for mount in try store.index.sealedMounts() {
                 // Of one that a killed process was about to mount it is not known by what name: while it is there, it is.
-                let isAlive = mount.device.map(SealedMount.isAlive) ?? mounted.contains(mount.sealed)
+                let isAlive = mount.device.map(SealedMount.isAlive) ?? (mounted[mount.sealed] != nil)
                 if isAlive { continue }
                 try store.noteUse(of: mount.sealed)
                 try store.settleSealedMount(mount.row, device: nil)
@@ -268,7 +275,7 @@ final class SealKeeper: Sendable {
         var status = SealStatus(
             on: false, chains: chains.count, mounts: (try? mountedChains().count) ?? 0, refused: refusals)
         switch ability {
-        case .on(let way): (status.on, status.way) = (true, way.backing.rawValue)
+        case .on(let way): (status.on, status.way, status.form) = (true, way.backing.rawValue, way.form.rawValue)
         case .off(let reason): status.reason = reason
         case nil: status.reason = "it was not tried yet"
         }
@@ -284,6 +291,8 @@ public struct SealStatus: Sendable, Codable, Equatable {
     public var reason: String?
     /// `file` or `loop`: what the kernel reads the images from.
     public var way: String?
+    /// `names` or `overlay`: what stands at a chain's own directory (`SealedMount.Form`).
+    public var form: String?
     /// Chains of layers that have an image.
     public var chains: Int
     /// Those of them that are mounted.
@@ -292,11 +301,13 @@ public struct SealStatus: Sendable, Codable, Equatable {
     public var refused: Int
 
     public init(
-        on: Bool, reason: String? = nil, way: String? = nil, chains: Int = 0, mounts: Int = 0, refused: Int = 0
+        on: Bool, reason: String? = nil, way: String? = nil, form: String? = nil, chains: Int = 0, mounts: Int = 0,
+        refused: Int = 0
     ) {
         self.on = on
         self.reason = reason
         self.way = way
+        self.form = form
         self.chains = chains
         self.mounts = mounts
         self.refused = refused
