@@ -22,7 +22,7 @@ printf '%s\0' "${files[@]}" | grep -zE '^Sources/' | xargs -0 awk '
     /^}/ { type = "" }
     type != "" && /^    ((@[A-Za-z()]+|public|package|private|fileprivate|static|mutating|consuming|borrowing|convenience|override|final|nonisolated) )*(func |init[(?<])/ { functions[type]++ }
     END { for (type in functions) print functions[type], type }
-' | sort -rn | head -10 | awk 'NR == 1 { print "types with the most functions:" } { printf "  %4d  %s\n", $1, $2 }'
-printf '%s\0' "${files[@]}" | grep -zE '^Sources/' | xargs -0 wc -l | grep -v ' total$' | sort -rn | head -10 \
-    | awk 'NR == 1 { print "largest files, in lines:" } { printf "  %4d  %s\n", $1, $2 }'
+' | sort -rn | awk 'NR == 1 { print "types with the most functions:" } NR <= 10 { printf "  %4d  %s\n", $1, $2 }'
+printf '%s\0' "${files[@]}" | grep -zE '^Sources/' | xargs -0 wc -l | grep -v ' total$' | sort -rn \
+    | awk 'NR == 1 { print "largest files, in lines:" } NR <= 10 { printf "  %4d  %s\n", $1, $2 }'
 echo "lint: ${#files[@]} files are in order"

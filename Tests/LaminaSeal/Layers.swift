@@ -257,7 +257,9 @@ final class Chain {
     }
 
     @discardableResult
-    func mountSealed(_ way: SealedMount.Way = .init(backing: .file, saysMetacopy: false, form: .overlay)) throws -> String {
+    func mountSealed(
+        _ way: SealedMount.Way = .init(backing: .file, saysMetacopy: false, form: .overlay)
+    ) throws -> String {
         try SealedMount.mount(
             .init(base: directory, image: "image", content: "content", names: "names"), at: "\(directory)/sealed",
             source: "lamina-test", way: way)
