@@ -156,7 +156,7 @@ private let comparisons: [Figure] =
             "small.cold.value", "20,000 small files, first read", .perSecond, part: "small", how: "the row's own value"),
         Figure(
             "small.cold.reference", "`tar -xz` of the 20,000 small files", .perSecond, part: "small",
-            how: "the row's reference; what it wrote is in the page cache only"),
+            how: "the row's reference, into `/dev/shm`"),
         Figure(
             "toc.value", "100,000-entry TOC into the index: wall", .seconds, part: "tree", how: "the row's own value"),
         Figure("toc.reference", "100,000 plain inserts: wall", .seconds, part: "tree", how: "the row's reference"),

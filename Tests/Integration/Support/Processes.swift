@@ -30,8 +30,14 @@ private func statField(_ field: Int, of pid: pid_t) -> Int {
 /// The page faults of a process for which something had to be read (majflt).
 func majorFaults(_ pid: pid_t) -> Int { statField(12, of: pid) }
 
-/// The time that a process has had of the processors (utime and stime), in clock ticks of 10 ms.
-func processorTicks(_ pid: pid_t) -> Int { statField(14, of: pid) + statField(15, of: pid) }
+/// The time that the threads of a process have had of the processors, in nanoseconds. That of threads which have ended is not in it: it is
+/// for what rests. (The clock ticks of `stat` count whoever is there when the clock ticks, and on a busy machine that is the wrong one.)
+func processorTime(_ pid: pid_t) -> Int64 {
+    names(in: "/proc/\(pid)/task").reduce(0) { sum, thread in
+        let line = (try? readFile("/proc/\(pid)/task/\(thread)/schedstat")).map { String(decoding: $0, as: UTF8.self) }
+        return sum + (line?.split(separator: " ").first.flatMap { Int64($0) } ?? 0)
+    }
+}
 
 /// What a process has in memory now (rss), in bytes.
 func residentBytes(_ pid: pid_t) -> Int64 { Int64(statField(24, of: pid)) * Int64(sysconf(Int32(_SC_PAGESIZE))) }
