@@ -31,7 +31,7 @@ BENCH_BUILD = $(if $(wildcard .build/release/lamina),$(RELEASE),$(DEMO_BUILD))
 BENCH_BINARY = $(shell $(SWIFT) build $(BENCH_BUILD) --show-bin-path)/lamina
 RUN_BENCH = Benchmarks/.build/release/lamina-bench --lamina "$(BENCH_BINARY)" --dir "$(LAMINA_BENCH_DIR)" $(if $(PART),--part "$(PART)")
 
-.PHONY: help setup setup-test build demo test kills containerd-kills endings chaos hang takeover powercut faults model fuzz grpc lint install clean bench bench-build bench-quick bench-test
+.PHONY: help setup setup-test build demo test kills containerd-kills endings chaos hang takeover sealed powercut faults model fuzz grpc lint install clean bench bench-build bench-quick bench-test
 
 help: ## List what can be made.
 	@echo 'lamina: container images as files, mounted before they are downloaded.'
@@ -136,6 +136,21 @@ takeover: setup-test ## Measure how long it takes from a server's death to the n
 	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-takeover-XXXXXX"); status=0; \
 	python3 Tests/Chaos/takeover.py --lamina "$(BINARY)" --directory "$$directory" || status=$$?; \
 	rm -rf --one-file-system "$$directory"; exit $$status
+
+SEALED_IMAGES ?= 500
+SEALED_SECONDS ?= 600
+# Another version of lamina, which takes turns with this one.
+SEALED_OTHER ?=
+
+sealed: setup-test ## Mount SEALED_IMAGES (500) sealed images at once, then read sealed mounts for SEALED_SECONDS (600) while all else is killed; as root.
+	$(SWIFT) build $(RELEASE)
+	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-sealed-XXXXXX"); status=0; \
+	python3 Tests/Sealed/many.py --lamina "$(BINARY)" --directory "$$directory" --images $(SEALED_IMAGES) || status=$$?; \
+	rm -rf --one-file-system "$$directory"; mkdir "$$directory"; \
+	"$(BINARY)" convert dir:/usr/bin "oci:$$directory.image:1" || status=$$?; \
+	python3 Tests/Sealed/survive.py --lamina "$(BINARY)" $(if $(SEALED_OTHER),--other "$(SEALED_OTHER)") --directory "$$directory" \
+	    --seconds $(SEALED_SECONDS) "oci:$$directory.image:1" || status=$$?; \
+	rm -rf --one-file-system "$$directory" "$$directory.image"; exit $$status
 
 # Images, recordings and results of the two below; what a bad case takes to be repeated stays there.
 POWERCUT_DIR ?= /var/tmp/lamina-powercut

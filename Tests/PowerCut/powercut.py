@@ -70,7 +70,7 @@ class Bench:
 
     @property
     def extra(self):
-        return limit(self.images) if self.workload.is_limited else None
+        return dict(limit(self.images) if self.workload.is_limited else {}, **(self.workload.extra or {}))
 
     def place(self, *words):
         return os.path.join(self.directory, "-".join([self.file_system, self.workload_name, self.noise, *words]))

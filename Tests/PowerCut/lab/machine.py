@@ -84,11 +84,13 @@ class Machine:
         return problems
 
     def _unmount(self):
-        # Where a server was killed, its mounts are left.
+        # Where a server was killed, its mounts are left; and sealed ones need no server. What was mounted before the cut is mounted again
+        # where it was, which is not here.
         with open("/proc/self/mounts") as file:
-            left = [line.split()[1] for line in file]
-        for place in reversed(left):
-            if place.startswith(self.directory + "/") and place != self.disk:
+            left = [line.split()[:2] for line in file]
+        for source, place in reversed(left):
+            is_ours = place.startswith(self.directory + "/") or source.endswith(":" + self.root)
+            if is_ours and place != self.disk:
                 run("umount", "-l", place, check=False)
         for _ in range(100):
             if run("umount", self.disk, check=False).returncode == 0:

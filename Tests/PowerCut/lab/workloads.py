@@ -11,6 +11,8 @@ from .programs import Failed, last_words
 
 # Two of the images do not fit.
 LIMIT = {"LAMINA_STORE_MAX_BYTES": 130 << 20}
+# Images that have landed are sealed, and mounted so.
+SEALING = {"LAMINA_SEAL_MODE": "auto"}
 
 
 class Context:
@@ -78,6 +80,8 @@ class Workload:
     act: Callable
     images: list
     prepare: Callable = nothing
+    # Variables of lamina's environment, also of those that look at the disk afterwards.
+    extra: dict | None = None
     # A store with a limit, below which not all of the images fit.
     is_limited: bool = False
     # The disk has wrong bytes before the cut.
@@ -282,6 +286,29 @@ def rebuild(context):
     time.sleep(2)
 
 
+# --- sealed images ---
+
+def seal(context):
+    """Chains come, are mounted and go: the image on the disk, its row, and what it shows."""
+    context.slow(15e6)
+    context.pull("estargz-a", extra=SEALING)
+    context.lamina("seal", context.machine.reference("estargz-a"), extra=SEALING)
+    point = context.mount("estargz-a", extra=SEALING)
+    context.read_some(point, 60)
+    context.pull("plain-b", extra=SEALING)
+    other = context.machine.point("plain-b")
+    context.lamina("mount", "--sealed", context.machine.reference("plain-b"), other, extra=SEALING)
+    time.sleep(1)
+    context.read_some(other, 60)
+    context.umount(point)
+    context.rm("estargz-a")
+    time.sleep(4)
+    context.read_some(other, 60)
+    context.pull("estargz-a", extra=SEALING)
+    time.sleep(4)
+    context.umount(other)
+
+
 # The median of what is fetched after a cut, of a plain layer that takes as long as the recording: at most 24 of 54 MiB.
 PLAIN_SHARE = 24 / 54
 
@@ -302,6 +329,7 @@ WORKLOADS = {
     "server-evict-then-all": Workload(server_evict, ["estargz-a", "estargz-b"], fill_by_a_server),
     "repair": Workload(repair, ["estargz-a"], damage_files, is_damaged=True),
     "rebuild": Workload(rebuild, ["estargz-a"], damage_index, is_damaged=True),
+    "sealed": Workload(seal, ["estargz-a", "plain-b"], start_once, extra=SEALING),
     "snapshotter": Workload(snapshots.use, [], snapshots.serve_for_long(0), chains=["estargz-a", "zstd-b"]),
     "snapshotter-long": Workload(snapshots.use, [], snapshots.serve_for_long(400), chains=["estargz-a", "zstd-b"]),
 }
