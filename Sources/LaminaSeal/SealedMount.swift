@@ -40,6 +40,9 @@ public enum SealedMount {
     ///
     /// The image's own mount is taken away again: overlayfs keeps what it needs of it.
     ///
+    /// No set-user-ID program and no device file works in it, as in the mount of FUSE: an overlay above has flags of its own, and so has
+    /// a bind mount of it.
+    ///
     /// - Parameter source: what the table of mounts shows.
     /// - Returns: what the kernel calls the image's file system, for `isAlive`.
     public static func mount(
@@ -51,7 +54,8 @@ public enum SealedMount {
         var options = "lowerdir=\(place.names)::\(place.content)"
         if way.saysMetacopy { options += ",metacopy=on,redirect_dir=follow" }
         try Mount.mount(
-            type: "overlay", source: source, at: target, flags: .readOnly, data: options, relativeTo: place.base)
+            type: "overlay", source: source, at: target, flags: [.readOnly, .noSetUserID, .noDevices], data: options,
+            relativeTo: place.base)
         return device
     }
 
