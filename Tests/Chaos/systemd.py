@@ -57,7 +57,7 @@ def inner(options):
     os.utime(f"{changed}/dev/null")
     os.chown(f"{changed}/etc/hello", 1234, 1234)
     os.setxattr(f"{changed}/etc/hello", "security.capability", bytes.fromhex("0100000200200000000000000000000000000000"))
-    with open(f"{changed}/etc/hello", "ab") as file: file.write(b"more")
+    with open(f"{changed}/etc/hello", "ab") as more: more.write(b"more")
     os.remove(f"{changed}/etc/hello")
     subprocess.run(lamina + ["umount", changed, "--root", root], check=True)
     say("a writable mount is written to")
