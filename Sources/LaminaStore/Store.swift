@@ -46,8 +46,8 @@ public final class Store: Sendable {
         self.root = root
         let directory = try StoreDirectory.prepare(root)
         do throws(SystemError) {
-            // Not more than 0711 where the owner's mask says so, and that is enough: `fs` is where the file system is mounted, and
-            // `empty` is never the topmost directory of a mount.
+            // Whatever the mask makes of their modes: over `fs` the file system is mounted, and `empty` is never the topmost directory
+            // of a mount, whose mode it would show.
             for name in ["fs", "empty"] { _ = try directory.makeDirectory(name, mode: 0o755) }
         } catch {
             throw StoreError(.system(error.code), "cannot make the store \(root)", cause: error)

@@ -122,7 +122,7 @@ public enum StoreDirectory {
                 + "store is its owner's alone. Choose a directory of its own by --root, or 'chmod 0700 \(root)'")
     }
 
-    /// The names that lamina 0.1 made readable for others. Nothing is said of `fs`: looking at a mount asks the server, which this
+    /// The names that earlier versions made readable for others. Nothing is said of `fs`: looking at a mount asks the server, which this
     /// process may be about to become.
     private static let earlierNames = [
         "index.db", "index.db-wal", "index.db-shm", "lock", "reserve", "server.log", "content", "snapshots", "sealed",

@@ -16,7 +16,7 @@ struct Hardening {
         ["/usr/bin", "/bin", "/usr/sbin"].contains { access("\($0)/\(program)", X_OK) == 0 }
     }
 
-    /// The release binary where there is one that is not older than these sources' last build, else what was built beside the tests.
+    /// The release binary that LAMINA_BINARY names, else what was built beside the tests.
     private static let binary: (path: String, isRelease: Bool) = {
         if let path = getenv("LAMINA_BINARY") { return (String(cString: path), true) }
         return (Requirements.lamina, false)
