@@ -29,6 +29,17 @@ func tests(
         swiftSettings: settings)
 }
 
+/// Of our C: a function that is made to write past its buffer ends the process (docs/security.md). glibc checks what it can of the
+/// sizes of buffers where code is optimized, and warns where it is not.
+let hardened: [CSetting] = [
+    .unsafeFlags(["-fstack-protector-strong"]), .define("_FORTIFY_SOURCE", to: "2", .when(configuration: .release)),
+]
+
+/// Of the program: all that it takes from libraries is looked up at its start, and cannot be changed after (full RELRO).
+let boundAtStart: [LinkerSetting] = [
+    .unsafeFlags(["-Xlinker", "-z", "-Xlinker", "relro", "-Xlinker", "-z", "-Xlinker", "now"])
+]
+
 let package = Package(
     name: "lamina",
     products: [
@@ -54,10 +65,10 @@ let package = Package(
     ],
     targets: [
         // What Swift cannot say of the system's libraries; no policy.
-        .target(name: "CCrypto", linkerSettings: [.linkedLibrary("crypto")]),
-        .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
-        .target(name: "CFuse", linkerSettings: [.linkedLibrary("fuse3")]),
-        .target(name: "CLinux"),
+        .target(name: "CCrypto", cSettings: hardened, linkerSettings: [.linkedLibrary("crypto")]),
+        .target(name: "CCurl", cSettings: hardened, linkerSettings: [.linkedLibrary("curl")]),
+        .target(name: "CFuse", cSettings: hardened, linkerSettings: [.linkedLibrary("fuse3")]),
+        .target(name: "CLinux", cSettings: hardened),
         .systemLibrary(name: "CSQLite", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CDeflate", providers: [.apt(["libdeflate-dev"])]),
@@ -78,6 +89,7 @@ let package = Package(
                 .embedInCode("migrations/v008-content-checks.sql"),
                 .embedInCode("migrations/v009-stream-resume.sql"), .embedInCode("migrations/v010-platforms.sql"),
                 .embedInCode("migrations/v011-totals.sql"), .embedInCode("migrations/v012-sealed.sql"),
+                .embedInCode("migrations/v013-mount-rights.sql"),
                 .embedInCode("views.sql"),
             ], swiftSettings: swift),
 
@@ -130,7 +142,7 @@ let package = Package(
                 "LaminaDaemon", "LaminaSystem",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
-            swiftSettings: swift),
+            swiftSettings: swift, linkerSettings: boundAtStart),
 
         // Tests mirror the rooms; what needs mounts, registries and the executable is in Tests/Integration.
         .target(

@@ -69,11 +69,11 @@ int lamina_notify_send(
     return sent < 0 ? -1 : 0;
 }
 
-int lamina_notify_socket(const char *name, size_t name_length) {
+int lamina_notify_socket(const char *path, size_t path_length) {
     struct sockaddr_un address;
-    socklen_t length = fill_address(&address, name, name_length, true);
+    socklen_t length = fill_address(&address, path, path_length, false);
     if (length == 0) {
-        errno = EINVAL;
+        errno = ENAMETOOLONG;
         return -1;
     }
     int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -86,6 +86,24 @@ int lamina_notify_socket(const char *name, size_t name_length) {
     close(descriptor);
     errno = error;
     return -1;
+}
+
+int lamina_notify_answers(const char *path, size_t path_length) {
+    struct sockaddr_un address;
+    socklen_t length = fill_address(&address, path, path_length, false);
+    if (length == 0) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (descriptor < 0) return -1;
+    int result = connect(descriptor, (struct sockaddr *)&address, length) == 0 ? 1
+        : errno == ECONNREFUSED || errno == ENOENT                             ? 0
+                                                                               : -1;
+    int error = errno;
+    close(descriptor);
+    errno = error;
+    return result;
 }
 
 int64_t lamina_notify_receive(

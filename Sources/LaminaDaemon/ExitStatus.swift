@@ -59,6 +59,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
         case .locked: tryAgain
         case .incompatible: configuration
         case .damaged: damaged
+        case .foreign: permission
         case .system(let number): status(ofErrno: number)
         case .missing, .notFound, .conflict, .database: failure
         }

@@ -33,8 +33,11 @@ public enum ImageMount {
     ///   - views: bottom first.
     ///   - root: the store, whose file system is mounted at `<root>/fs`.
     ///   - upper: takes the writes; without it the mount is read-only. A directory for overlayfs's own use is made beside it.
+    ///   - rights: what it allows.
     /// - Throws: `StoreError` that says what overlayfs refused.
-    public static func mount(_ views: [ViewID], root: String, at target: String, upper: String?) throws {
+    public static func mount(
+        _ views: [ViewID], root: String, at target: String, upper: String?, rights: MountRights = MountRights()
+    ) throws {
         // Lower directories are numbers relative to <root>/fs, as mount options have one page; top first.
         // Of a layer that an image has twice the upper one does: it adds and hides what the lower one did, and overlayfs
         // refuses one directory at two places (ELOOP).
@@ -56,11 +59,11 @@ public enum ImageMount {
             lower.append("../empty")
         }
         var options = "lowerdir=\(lower.joined(separator: ":"))"
-        var flags: Mount.Flags = []
+        var flags = flags(rights)
         do throws(SystemError) {
             if let upper {
                 let work = workDirectory(of: upper)
-                try createDirectories(upper)
+                try makeUpper(upper)
                 try createDirectories(work, mode: 0o700)
                 options += ",upperdir=\(escaped(upper)),workdir=\(escaped(work)),index=off"
                 // The upper directory is on another file system: with xino there is one device number all the same, and the
@@ -85,6 +88,22 @@ public enum ImageMount {
                 "cannot mount \(views.count) layers at \(target)" + (upper.map { " with \($0) above them" } ?? ""),
                 cause: error)
         }
+    }
+
+    /// The flags of a mount at a directory of the host, beside those of the file system.
+    static func flags(_ rights: MountRights) -> Mount.Flags {
+        var flags: Mount.Flags = []
+        if !rights.setUserID { flags.insert(.noSetUserID) }
+        if !rights.devices { flags.insert(.noDevices) }
+        return flags
+    }
+
+    /// Makes the upper directory where it is missing. Its mode is that of the mount's root, which everybody may enter.
+    static func makeUpper(_ upper: String) throws(SystemError) {
+        let isNew = access(upper, F_OK) != 0
+        try createDirectories(upper)
+        // Not by the process's mask.
+        guard !isNew || chmod(upper, 0o755) == 0 else { throw SystemError.last("change the mode of", upper) }
     }
 
     /// The directory beside the upper one that overlayfs works in.

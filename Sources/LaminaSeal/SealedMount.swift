@@ -63,6 +63,9 @@ public enum SealedMount {
     ///
     /// Under an overlay of ours the image's own mount is taken away again: overlayfs keeps what it needs of it.
     ///
+    /// No set-user-ID program and no device file works in it, as in the mount of FUSE: an overlay above has flags of its own, and so has
+    /// a bind mount of it.
+    ///
     /// - Parameter source: what the table of mounts shows for an overlay; for an image that is its file or its loop device.
     /// - Returns: what the kernel calls the image's file system, for `isAlive`.
     public static func mount(
@@ -75,7 +78,8 @@ public enum SealedMount {
         var options = "lowerdir=" + Form.names.lower(directory: place.names, content: place.content)
         if way.saysMetacopy { options += ",metacopy=on,redirect_dir=follow" }
         try Mount.mount(
-            type: "overlay", source: source, at: target, flags: .readOnly, data: options, relativeTo: place.base)
+            type: "overlay", source: source, at: target, flags: [.readOnly, .noSetUserID, .noDevices], data: options,
+            relativeTo: place.base)
         return device
     }
 
@@ -89,10 +93,10 @@ public enum SealedMount {
             let before = known()
             switch backing {
             case .file:
-                try Mount.mount(type: "erofs", source: image, at: names, flags: .readOnly)
+                try Mount.mount(type: "erofs", source: image, at: names, flags: [.readOnly, .noSetUserID, .noDevices])
             case .loop:
                 let device = try LoopDevice(of: File(image, O_RDONLY))
-                try Mount.mount(type: "erofs", source: device.path, at: names, flags: .readOnly)
+                try Mount.mount(type: "erofs", source: device.path, at: names, flags: [.readOnly, .noSetUserID, .noDevices])
             }
             guard let before, let after = known() else { return unknown }
             let new = after.subtracting(before)

@@ -23,9 +23,9 @@ extension ContentFiles {
     func putAside(_ name: BackingName) throws(SystemError) {
         guard !isAside(name) else { return }
         let path = name.path + Self.asideSuffix
-        let copy = try File(path, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, in: directory)
+        let copy = try File(path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: directory)
         do throws(SystemError) {
-            let old = try File(name.path, O_RDONLY, in: directory)
+            let old = try File(name.path, O_RDONLY | O_NOFOLLOW, in: directory)
             try copy.copyRange(from: old, at: 0, to: 0, count: Int(old.size()))
         } catch {
             if error.code != ENOENT { throw error }

@@ -28,7 +28,7 @@ extension WritingLease {
     public func openShared(_ name: BackingName) throws(SystemError) -> File? {
         assert(covers(name))
         do {
-            let file = try File(files.path(of: name), O_RDWR, in: files.directory)
+            let file = try File(files.path(of: name), O_RDWR | O_NOFOLLOW, in: files.directory)
             return try file.status().st_nlink > 1 ? file : nil
         } catch {
             if error.code == ENOENT { return nil }
@@ -53,7 +53,9 @@ extension WritingLease {
         let isSmall = bytes.count < BackingFile.directSize
         do {
             // Most are new: then there is nobody to share it with and no other size to mend.
-            let file = try File(files.path(of: name), O_WRONLY | O_CREAT | O_EXCL, mode: 0o644, in: files.directory)
+            let file = try File(
+                files.path(of: name), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: StoreDirectory.fileMode,
+                in: files.directory)
             if !isSmall || !holes.isEmpty { try file.truncate(to: Int64(bytes.count)) }
             return try BackingFile(file).write(bytes, holes: holes, at: 0, keepsCached: keepsCached)
         } catch {
@@ -82,7 +84,7 @@ extension WritingLease {
 
     /// Copies a spool's bytes, which have the digest of the name, into a backing file that others may have open.
     public func copy(spool: String, to name: BackingName, size: Int64) throws(SystemError) {
-        let source = try File(ContentFiles.path(ofSpool: spool), O_RDONLY, in: files.directory)
+        let source = try File(ContentFiles.path(ofSpool: spool), O_RDONLY | O_NOFOLLOW, in: files.directory)
         // After a power cut both names may stand for one file: the index has lost that it is whole, and the stream has read it again.
         if try files.hasInode(source.status().st_ino, name) { return }
         try openInPlace(name, size: size).copyRange(from: source, at: 0, to: 0, count: Int(size))
@@ -90,13 +92,15 @@ extension WritingLease {
 
     private func open(_ name: BackingName) throws(SystemError) -> File {
         assert(covers(name))
-        return try File(files.path(of: name), O_RDWR | O_CREAT, mode: 0o644, in: files.directory)
+        return try File(
+            files.path(of: name), O_RDWR | O_CREAT | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: files.directory)
     }
 
     /// Gives `name` a file of its own with the bytes of the one that it shares.
     private func privateCopy(of shared: File, _ name: BackingName) throws(SystemError) -> File {
         let momentary = name.path + ".copy"
-        let copy = try File(momentary, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, in: files.directory)
+        let copy = try File(
+            momentary, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: files.directory)
         try copy.copyRange(from: shared, at: 0, to: 0, count: Int(try shared.size()))
         // The index may say that these bytes are on disk. The name must not come to stand for a file that is not.
         try copy.synchronize()

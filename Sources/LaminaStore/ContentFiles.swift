@@ -16,11 +16,11 @@ public final class ContentFiles: Sendable {
     let aside = Monitor<Set<BackingName>>([])
     let asideCount = Atomic<Int>(0)
 
-    init(root: String) throws {
-        let path = root + "/content"
+    /// - Parameter store: the root, open.
+    init(root: String, in store: File) throws {
         do throws(SystemError) {
-            try createDirectories(path)
-            directory = try File(path, O_RDONLY | O_DIRECTORY)
+            _ = try store.makeDirectory("content", mode: StoreDirectory.mode)
+            directory = try File("content", O_RDONLY | O_DIRECTORY, in: store)
             // Nobody asks for a backing file's access time, and each read that goes through the kernel would look whether it
             // is due: 6% of a read of 4 KiB.
             let isNew = directory.leaveNoAccessTimes()
@@ -29,7 +29,7 @@ public final class ContentFiles: Sendable {
             directory.spreadDirectories()
             for name in Self.parts + [Self.spoolDirectory] {
                 // What is made in a directory has its attributes from the start.
-                if try !directory.makeDirectory(name, mode: 0o755), isNew {
+                if try !directory.makeDirectory(name, mode: StoreDirectory.mode), isNew {
                     try File(name, O_RDONLY | O_DIRECTORY, in: directory).leaveNoAccessTimes()
                 }
             }
@@ -51,7 +51,7 @@ public final class ContentFiles: Sendable {
     ///
     /// - Throws: ENOENT where there is none: the content is to be fetched.
     public func open(_ name: BackingName) throws(SystemError) -> File {
-        try File(path(of: name), O_RDONLY, in: directory)
+        try File(path(of: name), O_RDONLY | O_NOFOLLOW, in: directory)
     }
 
     /// Runs `body` with a backing file whose name stays meanwhile.

@@ -25,6 +25,8 @@ public struct MountRecord: Sendable {
     public var views: [ViewID]
     /// The sealed chain that it is made of; nil: by way of FUSE.
     public var sealed: SealedID?
+    /// What it was asked to allow.
+    public var rights: MountRights
 }
 
 extension Store {
@@ -98,7 +100,8 @@ extension Store {
     ///   - sealed: the chain that stands for them.
     /// - Throws: `StoreError.notFound` where image or views are not in the index any more.
     public func addMount(
-        target: String, image: ImageID, upper: String?, views: [ViewID]? = nil, sealed: SealedID? = nil
+        target: String, image: ImageID, upper: String?, views: [ViewID]? = nil, sealed: SealedID? = nil,
+        rights: MountRights = MountRights()
     ) throws {
         try write { writer in
             let database = writer.connection
@@ -115,10 +118,10 @@ extension Store {
                 throw StoreError(.notFound, "the image was removed from the store meanwhile; pull it again")
             }
             try database.cached(
-                "INSERT OR REPLACE INTO mount (target, image, upper, mounted_at, sealed) VALUES (?, ?, ?, ?, ?)"
+                "INSERT OR REPLACE INTO mount (target, image, upper, mounted_at, sealed, suid, dev) VALUES (?, ?, ?, ?, ?, ?, ?)"
             )
             .bind(1, text: target).bind(2, image.row).bind(3, text: upper).bind(4, Int64(time(nil)))
-            .bind(5, sealed?.row).run()
+            .bind(5, sealed?.row).bind(6, rights.setUserID ? 1 : 0).bind(7, rights.devices ? 1 : 0).run()
             let mount = database.lastInsertedRow
             let insert = try database.cached("INSERT INTO mount_view (mount, position, view) VALUES (?, ?, ?)")
             for (position, view) in views.enumerated() {
@@ -215,14 +218,16 @@ extension Index {
             let byMount = Dictionary(grouping: views, by: { $0.0 })
             return try database.cached(
                 """
-                SELECT t.target, t.image, m.reference, t.upper, t.id, t.sealed FROM mount t JOIN image m ON m.id = t.image
+                SELECT t.target, t.image, m.reference, t.upper, t.id, t.sealed, t.suid, t.dev
+                FROM mount t JOIN image m ON m.id = t.image
                 ORDER BY t.id
                 """
             ).map {
                 MountRecord(
                     target: $0.text(0), image: ImageID($0.integer(1)), reference: $0.text(2), upper: $0.optionalText(3),
-                    views: (byMount[$0.integer(4)] ?? []).map { $0.1 }, sealed: $0.optionalInteger(5).map(SealedID.init)
-                )
+                    views: (byMount[$0.integer(4)] ?? []).map { $0.1 },
+                    sealed: $0.optionalInteger(5).map(SealedID.init),
+                    rights: MountRights(setUserID: $0.integer(6) != 0, devices: $0.integer(7) != 0))
             }
         }
     }

@@ -28,14 +28,17 @@ public final class Index: Sendable {
 
     private let idle = Mutex<[IndexConnection]>([])
 
-    static func path(root: String) -> String { root + "/index.db" }
+    static let name = "index.db"
+    static func path(root: String) -> String { "\(root)/\(name)" }
     static var migrator: Migrator { Migrator(applicationID: Schema.applicationID, migrations: Schema.migrations) }
 
     /// Opens the index of a store for reading.
     ///
-    /// - Throws: `StoreError.missing` where no store is, `.incompatible` when this program cannot read it.
+    /// - Throws: `StoreError.missing` where no store is, `.foreign` where it is another user's, `.incompatible` when this program cannot
+    ///   read it.
     public init(root: String) throws {
         path = Self.path(root: root)
+        try StoreDirectory.check(root)
         guard (try? File(path, 0)) != nil else { throw Self.noStore(root) }
         let connection = try Self.connect(path)
         let version = try connection.withLock { try Self.usable($0.database, path: path) }

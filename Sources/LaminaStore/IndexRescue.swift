@@ -26,6 +26,7 @@ extension Store {
     ///
     /// - Throws: `StoreError.incompatible` for one that is not this program's to judge.
     public static func indexState(root: String) throws -> IndexState {
+        try StoreDirectory.check(root)
         let path = Index.path(root: root)
         guard access(path, F_OK) == 0 else {
             let files = backingFileCount(root: root)

@@ -8,7 +8,7 @@ import Synchronization
 /// A store: the index, the backing files, and the lock that makes this process the one that writes.
 ///
 /// Layout below the root: `index.db` (SQLite), `content/<2 hex>/<digest>` (backing files), `fs/` (where the file system is
-/// mounted), `lock`.
+/// mounted), `lock`. All of it is for its owner alone (`StoreDirectory`).
 public final class Store: Sendable {
     /// The absolute path of the store.
     public let root: String
@@ -41,23 +41,28 @@ public final class Store: Sendable {
     ///
     /// After a restart of the machine this hashes what had not been made durable: the last seconds of merging before it.
     ///
-    /// - Throws: `StoreError.locked` when another process holds it, `.incompatible`, `.damaged`, `.system`.
+    /// - Throws: `StoreError.locked` when another process holds it, `.foreign`, `.incompatible`, `.damaged`, `.system`.
     public init(root: String) throws {
         self.root = root
-        do {
-            try createDirectories(root + "/fs")
-            try createDirectories(root + "/empty")
+        let directory = try StoreDirectory.prepare(root)
+        do throws(SystemError) {
+            // Whatever the mask makes of their modes: over `fs` the file system is mounted, and `empty` is never the topmost directory
+            // of a mount, whose mode it would show.
+            for name in ["fs", "empty"] { _ = try directory.makeDirectory(name, mode: 0o755) }
         } catch {
             throw StoreError(.system(error.code), "cannot make the store \(root)", cause: error)
         }
-        lock = try StoreLock(root: root)
-        files = try ContentFiles(root: root)
+        lock = try StoreLock(root: root, in: directory)
+        files = try ContentFiles(root: root, in: directory)
         let path = Index.path(root: root)
         reserve = SpaceReserve(root: root)
         let isNew = try Index.isEmpty(path)
         let hasUnknownFiles = isNew && Self.backingFileCount(root: root, upTo: 1) > 0
         do {
-            let connection = try reserve.lending(SpaceReserve.opening) { try Self.connect(path) }
+            let connection = try reserve.lending(SpaceReserve.opening) {
+                try StoreDirectory.makeIndex(in: directory, Index.name)
+                return try Self.connect(path)
+            }
             writer = Monitor(try Writer(connection))
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)

@@ -7,6 +7,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case incompatible
         /// There is no store at this path.
         case missing
+        /// The store is another user's, or another user could change what it is.
+        case foreign
         /// The index is damaged.
         case damaged
         /// The named image, layer or mount is not in the store.

@@ -5,10 +5,12 @@ import LaminaSystem
 final class StoreLock: Sendable {
     private let file: File
 
-    init(root: String) throws {
-        let path = root + "/lock"
+    /// - Parameter directory: the root, open; without it the store's path is looked up.
+    init(root: String, in directory: File? = nil) throws {
         do {
-            file = try File(path, O_RDWR | O_CREAT, mode: 0o644)
+            file = try File(
+                directory == nil ? root + "/lock" : "lock", O_RDWR | O_CREAT | O_NOFOLLOW,
+                mode: StoreDirectory.fileMode, in: directory)
             guard try file.tryLock() else {
                 let text = String(decoding: try file.read(200, at: 0), as: UTF8.self)
                 let holder = text.split(separator: "\n").first.map(String.init) ?? "an unknown process"

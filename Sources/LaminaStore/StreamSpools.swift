@@ -22,9 +22,10 @@ extension ContentFiles {
     /// is not verified yet, and must not go into a file that is served.
     public func openSpool(_ spool: String) throws(SystemError) -> File {
         let path = Self.path(ofSpool: spool)
-        let file = try File(path, O_RDWR | O_CREAT, mode: 0o644, in: directory)
+        let file = try File(path, O_RDWR | O_CREAT | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: directory)
         guard try file.status().st_nlink > 1 else { return file }
-        let copy = try File(path + ".copy", O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, in: directory)
+        let copy = try File(
+            path + ".copy", O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: directory)
         try copy.copyRange(from: file, at: 0, to: 0, count: Int(file.size()))
         try rename(path + ".copy", to: path)
         return copy

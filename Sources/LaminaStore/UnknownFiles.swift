@@ -27,7 +27,7 @@ extension Store {
                 let path = "\(parent)/\(name)"
                 let status: stat
                 do {
-                    status = try File(path, O_RDONLY, in: files.directory).status()
+                    status = try File(path, O_RDONLY | O_NOFOLLOW, in: files.directory).status()
                 } catch {
                     // Gone again meanwhile.
                     if error.code == ENOENT { continue }
@@ -57,7 +57,7 @@ extension Store {
             guard free.count == names.count,
                 try (index.content(named: name)?.state ?? .absent) == .absent || name == plain
             else { return false }
-            let file = try File(unknown.path, O_RDONLY, in: files.directory)
+            let file = try File(unknown.path, O_RDONLY | O_NOFOLLOW, in: files.directory)
             guard try file.digest(of: 0..<unknown.size, shouldStop: shouldStop) == name.digest else { return false }
             let holes = try file.holeBytes()
             let known = try index.content(named: plain)

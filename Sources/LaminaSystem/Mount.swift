@@ -31,6 +31,8 @@ public struct Mount: Sendable, Equatable {
         public static let noDevices = Flags(rawValue: LAMINA_MS_NODEV)
         public static let noAccessTime = Flags(rawValue: LAMINA_MS_NOATIME)
         public static let bind = Flags(rawValue: LAMINA_MS_BIND)
+        /// With `bind`: the flags of one mount are set anew.
+        public static let remount = Flags(rawValue: LAMINA_MS_REMOUNT)
     }
 
     /// mount(2).

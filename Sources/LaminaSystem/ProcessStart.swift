@@ -29,8 +29,8 @@ public enum ProcessStart {
         _ = signal(SIGXFSZ, SIG_IGN)
     }
 
-    /// Has what a server makes be readable by others as far as it says so itself, whatever its starter's mask was.
-    public static func setServerMask() { umask(0o022) }
+    /// Has what a server makes be its own, whatever its starter's mask was. What others are to see is given its mode by who makes it.
+    public static func setServerMask() { umask(0o077) }
 }
 
 /// Standard output.

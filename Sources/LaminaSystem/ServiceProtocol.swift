@@ -36,16 +36,50 @@ public enum ServiceProtocol {
         public let file: File
         /// For `NOTIFY_SOCKET`.
         public let name: String
+        /// Where it is, and by what name there.
+        private let directory: File
+        private let entry: String
 
-        /// Makes an abstract socket.
+        /// The longest path that `sockaddr_un` holds, without its NUL (unix(7)).
+        private static let pathLimit = 107
+        private static let prefix = "notify-"
+
+        /// Makes a socket in a directory that is this user's alone.
         ///
-        /// - Parameter name: no other process may have it.
-        public init(name: String) throws(SystemError) {
-            let bytes = name.utf8.map { CChar(bitPattern: $0) }
-            let descriptor = lamina_notify_socket(bytes, bytes.count)
-            guard descriptor >= 0 else { throw SystemError.last("listen at", "@" + name) }
-            file = File(adopting: descriptor, path: "@" + name)
-            self.name = "@" + name
+        /// A descriptor that comes with a message has to be closed, and closing one of somebody else's choice may take as long as he likes
+        /// (SO_LINGER of socket(7)). Any user may send to an abstract socket; here only who may enter the directory can.
+        ///
+        /// What a process left that was killed is taken away.
+        ///
+        /// - Parameter directory: of mode 0700. Of one with a long path the socket's name leads through this process's descriptor.
+        public init(in directory: File) throws(SystemError) {
+            entry = "\(Self.prefix)\(getpid())-\(UInt32.random(in: 0 ... .max))"
+            self.directory = directory
+            let path = "\(directory.path)/\(entry)"
+            name =
+                path.utf8.count <= Self.pathLimit
+                ? path : "/proc/\(getpid())/fd/\(directory.descriptor)/\(entry)"
+            Self.removeAbandoned(directory)
+            let place = "/proc/self/fd/\(directory.descriptor)/\(entry)"
+            let descriptor = Self.withBytes(place) { lamina_notify_socket($0, $1) }
+            guard descriptor >= 0 else { throw SystemError.last("listen at", path) }
+            file = File(adopting: descriptor, path: path)
+        }
+
+        /// Takes the name away; for a process that ends.
+        public func withdraw() { unlinkat(directory.descriptor, entry, 0) }
+
+        private static func removeAbandoned(_ directory: File) {
+            for name in (try? File.names(inDirectory: ".", of: directory)) ?? [] where name.hasPrefix(prefix) {
+                let place = "/proc/self/fd/\(directory.descriptor)/\(name)"
+                guard withBytes(place, { lamina_notify_answers($0, $1) }) == 0 else { continue }
+                unlinkat(directory.descriptor, name, 0)
+            }
+        }
+
+        private static func withBytes(_ text: String, _ body: (UnsafePointer<CChar>?, Int) -> Int32) -> Int32 {
+            let bytes = text.utf8.map { CChar(bitPattern: $0) }
+            return bytes.withUnsafeBufferPointer { body($0.baseAddress, $0.count) }
         }
 
         /// The next message; nil when there is none.

@@ -49,3 +49,28 @@ public final class SharedMemory: @unchecked Sendable {
         }
     }
 }
+
+extension SharedMemory {
+    /// Bytes as a file without a name, for the program that this process becomes by exec: it inherits the descriptor.
+    ///
+    /// - Returns: the descriptor, which stays open.
+    public static func inheritedFile(named name: String, of bytes: [UInt8]) throws(SystemError) -> Int32 {
+        let descriptor = lamina_memory_file(name)
+        guard descriptor >= 0 else { throw SystemError.last("make", "a file in memory") }
+        var done = 0
+        while done < bytes.count {
+            let count = bytes.withUnsafeBytes {
+                Glibc.write(descriptor, $0.baseAddress.map { $0 + done }, bytes.count - done)
+            }
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else {
+                let error = SystemError.last("write", "a file in memory")
+                close(descriptor)
+                throw error
+            }
+            done += count
+        }
+        guard fcntl(descriptor, F_SETFD, 0) == 0 else { throw SystemError.last("keep", "a file in memory") }
+        return descriptor
+    }
+}

@@ -14,6 +14,9 @@ struct Mount: ParsableCommand {
             An image of which everything has landed is sealed: the kernel shows it by itself, and goes on when no server runs. \
             --sealed insists on that.
 
+            Set-user-ID programs of the image run as whoever starts them, and its device files open nothing, unless --suid and --dev say \
+            otherwise: with these, whoever made the image decides what users of this machine may become.
+
             With --rw what is written goes to UPPERDIR (beside which a work directory is made), and stays there.
             """)
 
@@ -26,6 +29,15 @@ struct Mount: ParsableCommand {
     @Flag(help: "Insist on a mount that needs no server: what is missing of the image is fetched first.")
     var sealed = false
 
+    @Flag(
+        help:
+            "Let set-user-ID programs of the image gain their owner's rights, as a root directory of a container needs it."
+    )
+    var suid = false
+
+    @Flag(help: "Let device files of the image open devices.")
+    var dev = false
+
     @OptionGroup var imageOptions: ImageOptions
     @OptionGroup var facts: FactOptions
     @OptionGroup var common: CommonOptions
@@ -35,7 +47,7 @@ struct Mount: ParsableCommand {
             try MountCommand(
                 reference: image, target: directory, upper: rw, platform: imageOptions.platform,
                 plainHTTP: imageOptions.plainHTTP, credentialsFile: imageOptions.credentialsFile,
-                sealed: sealed
+                sealed: sealed, suid: suid, dev: dev
             ).run(common.context(json: facts.json))
         }
     }

@@ -50,6 +50,17 @@ def inner(options):
     kept = open(file, "rb")
     want = open(file, "rb").read()
     server = lambda: int(show("MainPID"))
+    # What root does in a writable mount is done by overlayfs with the server's rights, of which the unit leaves it few.
+    changed = f"{options.directory}/changed"
+    for path in (changed, f"{options.directory}/upper"): os.makedirs(path)
+    subprocess.run(lamina + ["mount", "--rw", f"{options.directory}/upper", options.image, changed, "--root", root], check=True)
+    os.utime(f"{changed}/dev/null")
+    os.chown(f"{changed}/etc/hello", 1234, 1234)
+    os.setxattr(f"{changed}/etc/hello", "security.capability", bytes.fromhex("0100000200200000000000000000000000000000"))
+    with open(f"{changed}/etc/hello", "ab") as more: more.write(b"more")
+    os.remove(f"{changed}/etc/hello")
+    subprocess.run(lamina + ["umount", changed, "--root", root], check=True)
+    say("a writable mount is written to")
 
     def goes_on(what, previous):
         """Read by a process that begins before the next server is there."""

@@ -61,7 +61,12 @@ extension EndToEnd {
             # Nothing of the cluster's is needed, so nothing of it may be had, but where somebody says so.
             assert not any("Role" in kind for kind in kinds)
             rights = kinds["rights"]
-            assert set(rights) == {"ConfigMap", "ClusterRole", "ClusterRoleBinding"}
+            assert set(rights) == {"ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding"}
+            # A token is where it is used, and nowhere else.
+            assert kinds["ServiceAccount"]["automountServiceAccountToken"] is False
+            assert rights["ServiceAccount"]["metadata"]["name"] == account
+            assert rights["ServiceAccount"]["automountServiceAccountToken"] is True
+            assert "automountServiceAccountToken" not in pod
             assert rights["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]
             binding = rights["ClusterRoleBinding"]
             assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": space}]

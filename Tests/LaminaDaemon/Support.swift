@@ -94,7 +94,8 @@ final class FakeEngine: ControlledEngine {
 
     func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        sealed: Bool, progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+        sealed: Bool, rights: MountRights, progress: @escaping @Sendable (PullProgress) -> Void,
+        shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult {
         state.withLock {
             $0.mounts.append(

@@ -8,6 +8,8 @@ public final class ScriptedServer: Sendable {
         /// With its query.
         public var path: String
         public var authorization: String?
+        /// Whom the client means.
+        public var host: String?
     }
 
     /// What it says.
@@ -52,7 +54,8 @@ public final class ScriptedServer: Sendable {
                     left -= more.count
                 }
             }
-            let request = Request(method: words[0], path: words[1], authorization: head["Authorization"])
+            let request = Request(
+                method: words[0], path: words[1], authorization: head["Authorization"], host: head["Host"])
             log.withLock { $0.append(request) }
             let answer = answer(request)
             var text = "HTTP/1.1 \(answer.status) As Told\r\nConnection: close\r\n"

@@ -12,6 +12,7 @@ int lamina_umount(const char *target, int flags);
 #define LAMINA_MS_RDONLY 1UL
 #define LAMINA_MS_NOSUID 2UL
 #define LAMINA_MS_NODEV 4UL
+#define LAMINA_MS_REMOUNT 32UL
 #define LAMINA_MS_NOATIME 1024UL
 #define LAMINA_MS_BIND 4096UL
 #define LAMINA_MNT_DETACH 2

@@ -28,8 +28,11 @@ int lamina_memory_file(const char *name);
 int lamina_notify_send(
     const char *name, size_t name_length, const char *text, size_t size, const int32_t *descriptors, int32_t count);
 
-/// An abstract datagram socket of the name `name` (without the @) that receives such messages and who sent them. Or -1.
-int lamina_notify_socket(const char *name, size_t name_length);
+/// A datagram socket at `path` that receives such messages and who sent them. -1 with errno: EADDRINUSE, ENAMETOOLONG.
+int lamina_notify_socket(const char *path, size_t path_length);
+
+/// Whether somebody receives at the datagram socket `path`: 1; 0: nobody any more, or there is none. -1 with errno.
+int lamina_notify_answers(const char *path, size_t path_length);
 
 /// Takes a message: its size, -1 with errno (EAGAIN: there is none). `count` is the room in `descriptors`, then how many
 /// came; they are not inherited. `process` is the sender's, 0 where the kernel did not say.

@@ -1,4 +1,5 @@
 import Glibc
+import LaminaStore
 import LaminaSystem
 public import Logging
 
@@ -28,7 +29,7 @@ public struct CommandContext: Sendable {
     ///   - settings: `KEY=VALUE`.
     ///   - serving: a server logs as its configuration says, also what is strange about that; a command only what went wrong,
     ///     unless `verbose`.
-    /// - Throws: `configuration`.
+    /// - Throws: `configuration`; `StoreError.foreign` where a link on the way to the store is another user's.
     public static func make(
         root: String?, configuration path: String?, settings: [String] = [], verbose: Bool, json: Bool,
         serving: Bool = false
@@ -41,6 +42,7 @@ public struct CommandContext: Sendable {
         for unused in loaded.unused { log.notice("\(unused)") }
         var options = path.map { ["--config", absolutePath($0)] } ?? []
         for setting in settings { options += ["--set", setting] }
+        try StoreDirectory.refuseForeignLinks(loaded.configuration.root)
         return CommandContext(
             root: resolvedPath(loaded.configuration.root), configuration: loaded.configuration,
             configurationOptions: options,

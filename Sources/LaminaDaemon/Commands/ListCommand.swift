@@ -16,14 +16,24 @@ public struct ListCommand: Sendable {
     }
 
     public func run(_ context: CommandContext) throws {
-        let index = try Index(root: context.root)
+        let view = try StoreView.open(context)
         guard let image else {
-            let images = try index.imageStatus()
+            let images =
+                switch view {
+                case .index(let index): try index.imageStatus()
+                case .server(let client): try client.viewedImages()
+                }
             return try context.output.show(images) { long ? Self.longTable(images) : Self.table(images) }
         }
         let reference = try ImageReference(parsing: image).description
-        let record = try index.requireImage(reference, platform: platform, root: context.root)
-        let files = try index.files(of: record)
+        let files: [FileStatus]
+        switch view {
+        case .index(let index):
+            let record = try index.requireImage(reference, platform: platform, root: context.root)
+            files = try index.files(of: record)
+        case .server(let client):
+            files = try client.viewedFiles(FilesRequest(reference: reference, platform: platform))
+        }
         try context.output.show(files) { Self.text(files, long: long) }
     }
 

@@ -13,12 +13,16 @@ public struct MountCommand: Sendable {
     public var credentialsFile: String?
     /// Whether it must be a mount that needs no server.
     public var sealed: Bool
+    /// Whether set-user-ID programs of the image gain rights, and its device files open devices.
+    public var suid: Bool
+    public var dev: Bool
 
     public init(
         reference: String, target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        credentialsFile: String? = nil, sealed: Bool = false
+        credentialsFile: String? = nil, sealed: Bool = false, suid: Bool = false, dev: Bool = false
     ) {
         self.sealed = sealed
+        (self.suid, self.dev) = (suid, dev)
         self.credentialsFile = credentialsFile
         self.reference = reference
         self.target = target
@@ -59,7 +63,8 @@ public struct MountCommand: Sendable {
             upper: try upper.map { try Self.directory($0, "--rw") },
             platform: try platform.map { try Platform(parsing: $0).description },
             plainHTTP: plainHTTP || context.configuration.speaksPlainHTTP(reference),
-            credentialsFile: credentialsFile.map(absolutePath), sealed: sealed ? true : nil)
+            credentialsFile: credentialsFile.map(absolutePath), sealed: sealed ? true : nil,
+            rights: MountRights(setUserID: suid, devices: dev))
         request.targetIdentity = MountNamespaces.identity(of: request.target)
         request.upperIdentity = request.upper.flatMap(MountNamespaces.identity)
         return request

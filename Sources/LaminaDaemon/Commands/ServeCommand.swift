@@ -79,9 +79,8 @@ public struct SuperviseCommand: Sendable {
         let own = realPath("/proc/self/exe") ?? words[0]
         let supervisor = try Supervisor(
             options: Supervisor.Options(
-                program: program ?? own, running: program ?? "/proc/self/exe", words: Self.serverWords(words),
-                readyDescriptor: readyDescriptor,
-                watchdogSeconds: watchdogSeconds),
+                program: program ?? own, running: program ?? "/proc/self/exe", root: context.root,
+                words: Self.serverWords(words), readyDescriptor: readyDescriptor, watchdogSeconds: watchdogSeconds),
             log: context.log)
         return try supervisor.run()
     }

@@ -1,4 +1,5 @@
 import Glibc
+import LaminaStore
 import LaminaSystem
 import Logging
 
@@ -20,8 +21,9 @@ struct ServerLauncher {
     /// - Throws: what the server says, or that it said nothing.
     func launch() throws {
         let logPath = context.root + "/server.log"
-        try createDirectories(context.root)
-        let log = try File(logPath, O_WRONLY | O_CREAT | O_APPEND, mode: 0o640)
+        let directory = try StoreDirectory.prepare(context.root)
+        let log = try File(
+            "server.log", O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, mode: 0o600, in: directory)
         if try log.size() > Self.logLimit { try log.truncate(to: 0) }
         let reading = try start(log: log)
         switch ReadySignal.Message(try receive(reading)) {

@@ -22,6 +22,21 @@ public struct StatusReport: Sendable, Codable, Equatable {
     public var limitExceeded: Int64?
 }
 
+extension StatusReport {
+    /// - Parameter maxBytes: `[store] max_bytes`.
+    init(of index: Index, root: String, server: ServerStatus?, maxBytes: Int64) throws {
+        self.root = root
+        self.server = server
+        usage = try index.cacheUsage()
+        images = try index.imageStatus()
+        merging = try index.mergeProgress()
+        mounts = try index.mountStatus()
+        containerd = try index.snapshotSummary(limit: 20)
+        sealedBytes = try index.sealedBytes()
+        limitExceeded = maxBytes > 0 && sealedBytes > maxBytes ? maxBytes : nil
+    }
+}
+
 /// `lamina status`: the server, the store, and what is on its way.
 public struct StatusCommand: Sendable {
     public var watch: Bool
@@ -52,7 +67,11 @@ public struct StatusCommand: Sendable {
     }
 
     static func report(_ context: CommandContext) throws -> StatusReport {
-        let index = try Index(root: context.root)
+        let index: Index
+        switch try StoreView.open(context) {
+        case .server(let client): return try client.viewedStatus()
+        case .index(let opened): index = opened
+        }
         var server: ServerStatus?
         do {
             server = try ControlClient(root: context.root).status()
@@ -60,13 +79,8 @@ public struct StatusCommand: Sendable {
             // The index tells the rest without it.
             context.log.debug("no answer from a server", metadata: ["error": "\(error)"])
         }
-        let sealed = try index.sealedBytes()
-        let limit = context.configuration.store.maxBytes
-        return StatusReport(
-            root: context.root, server: server, usage: try index.cacheUsage(), images: try index.imageStatus(),
-            merging: try index.mergeProgress(), mounts: try index.mountStatus(),
-            containerd: try index.snapshotSummary(limit: 20), sealedBytes: sealed,
-            limitExceeded: limit > 0 && sealed > limit ? limit : nil)
+        return try StatusReport(
+            of: index, root: context.root, server: server, maxBytes: context.configuration.store.maxBytes)
     }
 
     /// How many of the contents on their way are listed.

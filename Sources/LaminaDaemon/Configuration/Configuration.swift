@@ -43,6 +43,8 @@ public struct Configuration: Sendable, Equatable {
         public var require = Level.chunks
         /// Whether layers are taken whose table of contents has no digests of chunks.
         public var verification = Verification.normal
+        /// The group whose members may ask the server what `ls`, `status` and `sql` say; nil: none.
+        public var group: String?
 
         /// How much must be proven.
         public enum Level: String, Sendable, Equatable, CaseIterable {

@@ -18,6 +18,11 @@ enum ConfigurationKeys {
         .integer("store.max_layer_entries", \.store.maxLayerEntries, minimum: 1),
         .word("store.require", \.store.require),
         .word("store.verification", \.store.verification),
+        .key("store.group", .string) {
+            .string($0.store.group ?? "")
+        } set: {
+            if case .string(let name) = $1 { $0.store.group = name.isEmpty ? nil : name }
+        },
         .word("seal.mode", \.seal.mode),
         logLevel,
         .key("metrics.address", .address) {

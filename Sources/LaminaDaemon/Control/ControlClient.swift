@@ -16,6 +16,26 @@ public struct ControlClient: Sendable {
         self.shouldStop = shouldStop
     }
 
+    /// For who may look at a store and no more.
+    init(viewsOf root: String, shouldStop: @escaping @Sendable () -> Bool) {
+        socket = ControlSocket(path: ViewServer.path(root: root))
+        self.shouldStop = shouldStop
+    }
+
+    func viewedStatus() throws -> StatusReport { try ask("GET", "/v1/views/status") }
+
+    func viewedImages() throws -> [ImageStatus] { try ask("GET", "/v1/views/images") }
+
+    func viewedFiles(_ request: FilesRequest) throws -> [FileStatus] { try ask("POST", "/v1/views/files", request) }
+
+    func viewScript(_ request: ScriptRequest) throws -> [UInt8] {
+        var exchange = try begin("POST", "/v1/views/script", body: try JSONText.line(request))
+        let status = exchange.status
+        let body = try exchange.connection.receiveBody(limit: 2 * viewScriptLimit)
+        guard status != 200 else { return body }
+        return try read(status, body)
+    }
+
     /// Whether a server listens.
     ///
     /// - Throws: `permission` where one does, but not for this user.
@@ -109,6 +129,15 @@ public struct ControlClient: Sendable {
         var exchange = try begin(method, target, body: [])
         let status = exchange.status
         let body = try exchange.connection.receiveBody()
+        return try read(status, body)
+    }
+
+    private func ask<Answer: Codable & Sendable>(
+        _ method: String, _ target: String, _ request: some Encodable
+    ) throws -> Answer {
+        var exchange = try begin(method, target, body: try JSONText.line(request))
+        let status = exchange.status
+        let body = try exchange.connection.receiveBody(limit: 2 * viewScriptLimit)
         return try read(status, body)
     }
 

@@ -95,11 +95,11 @@ struct ControlConnection: ~Copyable {
     }
 
     /// The whole rest of the body.
-    mutating func receiveBody() throws -> [UInt8] {
+    mutating func receiveBody(limit: Int = bodyLimit) throws -> [UInt8] {
         var body: [UInt8] = []
         while let part = try receivePart() {
             body += part
-            guard body.count <= Self.bodyLimit else { throw strange("more than \(Self.bodyLimit) bytes") }
+            guard body.count <= limit else { throw strange("more than \(limit) bytes") }
         }
         return body
     }

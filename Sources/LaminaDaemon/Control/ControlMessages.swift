@@ -1,4 +1,5 @@
 import FoundationEssentials
+public import LaminaStore
 
 // The bodies of the control API, as JSON. Names are an interface: docs/commands.md shows them.
 
@@ -37,6 +38,8 @@ public struct MountRequest: Sendable, Codable, Equatable {
     public var credentialsFile: String?
     /// Whether it must be a mount that needs no server.
     public var sealed: Bool?
+    /// What it allows; nil: nothing.
+    public var rights: MountRights?
     /// Device and inode numbers of `target` and `upper`, as the client sees them: by the same path a server in another mount
     /// namespace may come to another directory.
     public var targetIdentity: String?
@@ -44,9 +47,10 @@ public struct MountRequest: Sendable, Codable, Equatable {
 
     public init(
         reference: String, target: String, upper: String? = nil, platform: String? = nil, plainHTTP: Bool = false,
-        credentialsFile: String? = nil, sealed: Bool? = nil
+        credentialsFile: String? = nil, sealed: Bool? = nil, rights: MountRights? = nil
     ) {
         self.sealed = sealed
+        self.rights = rights
         self.credentialsFile = credentialsFile
         self.reference = reference
         self.target = target

@@ -1,6 +1,7 @@
 import FoundationEssentials
 import Hummingbird
 import LaminaMerge
+import LaminaStore
 import LaminaSystem
 import Logging
 import ServiceLifecycle
@@ -19,7 +20,7 @@ struct ControlRoutes: Sendable {
     let requestShutdown: @Sendable () -> Void
 
     /// A reference has at most 8 KiB, a path 4 KiB, and JSON may escape each byte.
-    private static let requestLimit = 128 << 10
+    static let requestLimit = 128 << 10
 
     func router() -> Router<BasicRequestContext> {
         let router = Router(context: BasicRequestContext.self)
@@ -109,7 +110,8 @@ struct ControlRoutes: Sendable {
             return try engine.mount(
                 request.reference, at: request.target, upper: request.upper, platform: request.platform,
                 plainHTTP: request.plainHTTP || configuration.speaksPlainHTTP(request.reference),
-                sealed: request.sealed ?? false, progress: { operation.report($0) },
+                sealed: request.sealed ?? false, rights: request.rights ?? MountRights(),
+                progress: { operation.report($0) },
                 shouldStop: { operation.shouldStop })
         }
     }
@@ -153,10 +155,12 @@ struct ControlRoutes: Sendable {
             })
     }
 
-    private static func body<Value: Decodable>(_ type: Value.Type, of request: Request) async throws -> Value {
+    static func body<Value: Decodable>(
+        _ type: Value.Type, of request: Request, limit: Int = requestLimit
+    ) async throws -> Value {
         var request = request
         do {
-            let buffer = try await request.collectBody(upTo: requestLimit)
+            let buffer = try await request.collectBody(upTo: limit)
             return try JSONText.decode(type, buffer.readableBytesView)
         } catch {
             throw BadRequest()
@@ -172,7 +176,7 @@ struct ControlRoutes: Sendable {
         }
     }
 
-    private static func response(_ status: HTTPResponse.Status, _ bytes: [UInt8]) -> Response {
+    static func response(_ status: HTTPResponse.Status, _ bytes: [UInt8]) -> Response {
         Response(
             status: status, headers: [.contentType: "application/json"],
             body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))

@@ -59,7 +59,9 @@ public struct ControlSocket: Sendable {
 
     /// The listening socket, with its name in place: the one that an earlier process listened at, so that clients who
     /// came meanwhile are answered, or a new one.
-    func listen(_ inherited: File?) throws -> File {
+    ///
+    /// - Parameter group: who may connect besides its owner.
+    func listen(_ inherited: File?, for group: gid_t? = nil) throws -> File {
         if let inherited, File.isSocket(at: path) { return inherited }
         let (short, directory) = try provisionalPath()
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
@@ -69,7 +71,7 @@ public struct ControlSocket: Sendable {
         let bound = withUnixAddress(short) { bind(descriptor, $0, $1) }
         guard bound == 0, Glibc.listen(descriptor, Self.backlog) == 0 else { throw SystemError.last("listen at", path) }
         withExtendedLifetime(directory) {}
-        try publish()
+        try publish(for: group)
         return file
     }
 
@@ -88,10 +90,15 @@ public struct ControlSocket: Sendable {
     }
 
     /// Lets clients find the socket that listens at `provisionalPath`.
-    func publish() throws {
+    func publish(for group: gid_t? = nil) throws {
         let provisional = directory + "/" + provisionalName
+        if let group, lchown(provisional, geteuid(), group) != 0 {
+            throw SystemError.last("give to group \(group)", provisional)
+        }
         // Connecting takes the right to write.
-        guard chmod(provisional, 0o600) == 0 else { throw SystemError.last("restrict", provisional) }
+        guard chmod(provisional, group == nil ? 0o600 : 0o660) == 0 else {
+            throw SystemError.last("restrict", provisional)
+        }
         guard rename(provisional, path) == 0 else { throw SystemError.last("rename \(provisional) to", path) }
     }
 

@@ -11,7 +11,8 @@ public protocol ControlledEngine: Sendable {
     ) throws -> PullResult
     func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        sealed: Bool, progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
+        sealed: Bool, rights: MountRights, progress: @escaping @Sendable (PullProgress) -> Void,
+        shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult
     func seal(
         _ reference: String, platform: String?, plainHTTP: Bool,

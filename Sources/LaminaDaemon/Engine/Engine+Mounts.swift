@@ -16,10 +16,12 @@ extension Engine {
     ///   - target: an existing directory, absolute.
     ///   - upper: takes the writes; without it the mount is read-only.
     ///   - sealed: insists on a mount that needs no server, and so on all of the image; without it such a mount is made where `[seal] mode` is "auto" and the chain is sealed.
+    ///   - rights: what of an image's set-user-ID programs and device files works in it.
     ///   - progress: told of each step of a pull; layers without a table of contents take their time.
     public func mount(
         _ reference: String, at target: String, upper: String?, platform: String?, plainHTTP: Bool,
-        sealed: Bool = false, progress: @escaping @Sendable (PullProgress) -> Void = { _ in },
+        sealed: Bool = false, rights: MountRights = MountRights(),
+        progress: @escaping @Sendable (PullProgress) -> Void = { _ in },
         shouldStop: @escaping @Sendable () -> Bool
     ) throws -> MountResult {
         var image = try self.image(
@@ -43,13 +45,14 @@ extension Engine {
             }
             // Recorded first: of a process that is killed in between a record is left, which the next one forgets, and not a
             // mount that nobody knows of.
-            try store.addMount(target: target, image: image.id, upper: upper, views: image.views, sealed: chain?.id)
+            try store.addMount(
+                target: target, image: image.id, upper: upper, views: image.views, sealed: chain?.id, rights: rights)
             do {
                 if let chain {
                     try ImageMount.mount(
-                        sealed: chain.id, form: chain.form, root: root, at: target, upper: upper)
+                        sealed: chain.id, form: chain.form, root: root, at: target, upper: upper, rights: rights)
                 } else {
-                    try ImageMount.mount(image.views, root: root, at: target, upper: upper)
+                    try ImageMount.mount(image.views, root: root, at: target, upper: upper, rights: rights)
                 }
             } catch {
                 try? store.removeMount(target: target)
@@ -117,7 +120,8 @@ extension Engine {
                 }
                 try clearStaleMount(at: mount.target)
                 // What was mounted before: a pull since may have given the image other layers.
-                try ImageMount.mount(mount.views, root: root, at: mount.target, upper: mount.upper)
+                try ImageMount.mount(
+                    mount.views, root: root, at: mount.target, upper: mount.upper, rights: mount.rights)
                 log.info(
                     "an image is mounted again",
                     metadata: ["image": "\(mount.reference)", "target": "\(mount.target)"])

@@ -95,7 +95,8 @@ extension Engine {
     func restoreSealed(_ mount: MountRecord, _ sealed: SealedID) throws -> Bool {
         do {
             guard let form = try seals.attach(sealed) else { return false }
-            try ImageMount.mount(sealed: sealed, form: form, root: root, at: mount.target, upper: mount.upper)
+            try ImageMount.mount(
+                sealed: sealed, form: form, root: root, at: mount.target, upper: mount.upper, rights: mount.rights)
             return true
         } catch {
             log.warning(

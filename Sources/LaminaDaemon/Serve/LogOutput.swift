@@ -55,10 +55,7 @@ public struct LogOutput: LogHandler {
     }
 
     /// A line break in a message would be a line of its own, and whoever names files could write log lines.
-    private static func oneLine(_ text: String) -> String {
-        String(
-            String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "\u{FFFD}" : $0 }))
-    }
+    private static func oneLine(_ text: String) -> String { ErrorText.withoutControls(text, keeping: []) }
 
     /// syslog(3).
     private static func priority(_ level: Logger.Level) -> Int {

@@ -166,6 +166,13 @@ public struct Server: Sendable {
                 service: SignalWatch(signals: signals, ending: ending, log: log),
                 successTerminationBehavior: .gracefullyShutdownGroup),
         ]
+        if let name = configuration.store.group, let viewed = engine as? any ViewedStore {
+            if let group = Account.group(named: name) {
+                services.append(.init(service: ViewServer(root: root, group: group, viewed: viewed, log: log)))
+            } else {
+                log.error("nobody has the group that may look", metadata: ["[store] group": "\(name)"])
+            }
+        }
         if let address = configuration.metrics.address {
             services.append(.init(service: MetricsServer(address: address, engine: engine, log: log)))
         }

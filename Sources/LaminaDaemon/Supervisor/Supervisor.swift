@@ -1,11 +1,13 @@
 import Glibc
+import LaminaStore
 import LaminaSystem
 public import Logging
 
 /// `lamina serve --supervise`: a parent that keeps the server's descriptors while it restarts it, as systemd does for its
 /// services and by the same protocol (sd_notify(3), sd_listen_fds(3)), so that the server knows no difference.
 ///
-/// It has one thread and waits in one place, and it opens no file of the store: there is little that could make it fail.
+/// It has one thread and waits in one place, and it opens no file of the store but the socket that its servers speak to it by: there is
+/// little that could make it fail.
 public final class Supervisor {
     /// What the server is started with.
     public struct Options: Sendable {
@@ -13,6 +15,8 @@ public final class Supervisor {
         public var program: String
         /// The program that runs already, whatever has its place on disk now: what is started otherwise.
         public var running: String
+        /// The store's directory, absolute.
+        public var root: String
         /// The server's name and arguments.
         public var words: [String]
         /// A descriptor that only the first server gets, and its option.
@@ -21,9 +25,10 @@ public final class Supervisor {
         public var watchdogSeconds: Double
 
         public init(
-            program: String, running: String = "/proc/self/exe", words: [String], readyDescriptor: Int32?,
-            watchdogSeconds: Double
+            program: String, running: String = "/proc/self/exe", root: String, words: [String],
+            readyDescriptor: Int32?, watchdogSeconds: Double
         ) {
+            self.root = root
             self.program = program
             self.running = running
             self.words = words
@@ -66,13 +71,14 @@ public final class Supervisor {
         self.options = options
         self.log = log
         signals = try SignalDescriptor([SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR2])
-        socket = try ServiceProtocol.Socket(name: "lamina-supervisor-\(getpid())-\(UInt32.random(in: 0 ... .max))")
+        socket = try ServiceProtocol.Socket(in: StoreDirectory.prepare(options.root))
     }
 
     /// Runs until the server has ended and should not be started again.
     ///
     /// - Returns: the code to exit with.
     public func run() throws -> Int32 {
+        defer { socket.withdraw() }
         // Whoever waits for the first server's word learns of its end by the end of the pipe.
         try start(first: true)
         while true {
@@ -175,7 +181,7 @@ public final class Supervisor {
                 failures += 1
                 self.startsAt = now + Self.longestPause
                 log.error("the server cannot be started", metadata: ["error": "\(error)"])
-                if isEnding { exit(ExitStatus.code(of: error)) }
+                if isEnding { end(ExitStatus.code(of: error)) }
             }
         }
         if let server, let deadline = server.deadline, deadline <= now {
@@ -187,6 +193,12 @@ public final class Supervisor {
             kill(check.pid, SIGKILL)
             self.check?.deadline = nil
         }
+    }
+
+    /// Ends at once.
+    private func end(_ code: Int32) -> Never {
+        socket.withdraw()
+        exit(code)
     }
 
     // MARK: What comes in
@@ -205,7 +217,7 @@ public final class Supervisor {
     private func beginEnd() {
         isEnding = true
         guard let server else {
-            if held.files.isEmpty { exit(0) }
+            if held.files.isEmpty { end(0) }
             startsAt = monotonicSeconds()
             return
         }

@@ -13,7 +13,24 @@ public enum ErrorText {
     /// The same of what is no error of a command.
     public static func make(message: String, exitCode: Int32, json: Bool) -> String {
         let document = Document(error: ControlFailure(message: message, exitCode: exitCode))
-        guard json, let line = try? JSONText.line(document) else { return "lamina: \(message)\n" }
+        guard json, let line = try? JSONText.line(document) else {
+            return "lamina: \(withoutControls(message, keeping: ["\n", "\t"]))\n"
+        }
         return String(decoding: line, as: UTF8.self) + "\n"
+    }
+
+    /// A text without what would have a terminal do something, or show it in another order: it may be a server's, or the name of a
+    /// file in an image.
+    static func withoutControls(_ text: String, keeping kept: Set<Unicode.Scalar>) -> String {
+        func isPlain(_ scalar: Unicode.Scalar) -> Bool {
+            if kept.contains(scalar) { return true }
+            return switch scalar.properties.generalCategory {
+            case .control, .lineSeparator, .paragraphSeparator: false
+            // What turns the direction of writing; a joiner of letters is none of it.
+            case .format: !(0x202A...0x202E).contains(scalar.value) && !(0x2066...0x2069).contains(scalar.value)
+            default: true
+            }
+        }
+        return String(String.UnicodeScalarView(text.unicodeScalars.map { isPlain($0) ? $0 : "\u{FFFD}" }))
     }
 }

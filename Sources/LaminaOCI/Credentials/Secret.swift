@@ -13,6 +13,14 @@ public struct Secret: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
     /// The text itself, for the one place that sends it.
     var revealed: String { text }
 
+    /// Of a header's line, what must not be seen of it: its value, and what of that follows the scheme.
+    var valuesOfHeader: [Secret] {
+        guard let colon = text.firstIndex(of: ":") else { return [self] }
+        let value = text[text.index(after: colon)...].drop { $0 == " " }
+        let behind = value.firstIndex(of: " ").map { value[$0...].drop { $0 == " " } }
+        return [behind, value].compactMap { $0 }.map { Secret(String($0)) }
+    }
+
     /// Someone else's text without this one in it: a server may repeat what it was sent.
     func removed(from other: String) -> String {
         text.utf8.count < 4

@@ -31,6 +31,8 @@ final class HTTPExchange {
         var acceptsCompression = false
         /// Whether connections of earlier exchanges are distrusted.
         var freshConnection = false
+        /// What else a server may have been shown, and may repeat: a password that a token was got with.
+        var otherSecrets: [Secret] = []
     }
 
     enum Ending {
@@ -50,6 +52,8 @@ final class HTTPExchange {
     private(set) var head = HTTPHead()
     /// The beginning of the body of a response with another status than 200 and 206.
     private(set) var errorBody: [UInt8] = []
+    /// What the server was shown, and nobody else is.
+    private var secrets: [Secret] = []
     /// Seconds of `Retry-After`, 0 without one.
     private(set) var retryAfter: Int64 = 0
     /// Where a redirect leads, absolute.
@@ -91,6 +95,7 @@ final class HTTPExchange {
         let lines = request.headers + request.secretHeaders.map(\.revealed)
         let list = lines.reduce(UnsafeMutablePointer<curl_slist>?.none) { curl_slist_append($0, $1) }
         defer { curl_slist_free_all(list) }
+        secrets = request.otherSecrets + request.secretHeaders.flatMap(\.valuesOfHeader)
         configure(handle, request, list)
         guard curl_multi_add_handle(handle.multi, handle.easy) == CURLM_OK else {
             return .failed(CURLE_FAILED_INIT, "libcurl takes no more transfers")
@@ -200,6 +205,13 @@ final class HTTPExchange {
 }
 
 extension HTTPExchange {
+    /// The first error that a registry names in its answer: on one line, and without what it was shown.
+    var registryMessage: String? {
+        OCIError.registryMessage(in: errorBody).map { text in
+            secrets.reduce(text) { $1.removed(from: $0) }
+        }
+    }
+
     private func readFacts(_ handle: CurlHandle) {
         var text: UnsafePointer<CChar>?
         if lamina_curl_get_string(handle.easy, CURLINFO_REDIRECT_URL, &text) == CURLE_OK, let text {
@@ -222,6 +234,8 @@ extension HTTPExchange {
         handle.set(CURLOPT_BUFFERSIZE, 512 << 10)
         handle.set(CURLOPT_HTTP_VERSION, isTLS ? Int(CURL_HTTP_VERSION_2TLS) : Int(CURL_HTTP_VERSION_1_1))
         handle.set(CURLOPT_PROTOCOLS_STR, "http,https")
+        // Nobody's URL says who we are.
+        handle.set(CURLOPT_DISALLOW_USERNAME_IN_URL, 1)
         handle.set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1)
         let limit = min(settings.stallLimit, settings.connectLimit)
         let milliseconds = limit.components.seconds * 1000 + limit.components.attoseconds / 1_000_000_000_000_000

@@ -53,7 +53,9 @@ struct HostsFile {
 
     /// `https://name:port/path`, or `name:port`.
     static func host(_ text: String, overridesPath: Bool) -> RegistryHost? {
-        let url = text.hasPrefix("http://") || text.hasPrefix("https://") ? text : "https://" + text
+        let hasScheme = text.hasPrefix("http://") || text.hasPrefix("https://")
+        guard hasScheme || !text.contains("://") else { return nil }
+        let url = hasScheme ? text : "https://" + text
         guard let origin = Origin(of: url), ImageReference.isHost(origin.authority),
             let scheme = RegistryClient.Endpoint.Scheme(rawValue: origin.scheme)
         else { return nil }

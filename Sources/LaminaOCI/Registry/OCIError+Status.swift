@@ -1,7 +1,9 @@
 extension OCIError {
     /// The error that a status means.
-    init(status head: HTTPHead, body: [UInt8], url: String, subject: String) {
-        let details = Self.registryMessage(in: body).map { " (\($0))" } ?? ""
+    ///
+    /// - Parameter message: what the registry says, on one line and without secrets.
+    init(status head: HTTPHead, message: String?, url: String, subject: String) {
+        let details = message.map { " (\($0))" } ?? ""
         let answer = "\(url) answered \(head.status)\(details)"
         switch head.status {
         case 401: self.init(.unauthorized, "the registry wants credentials for \(subject): \(answer)")
@@ -20,11 +22,18 @@ extension OCIError {
         let parts = ["code", "message"].compactMap { name -> String? in
             guard case .string(let text)? = first[name], !text.isEmpty else { return nil }
             // Someone else's text on the operator's terminal.
-            return String(
-                text.prefix(200).map {
-                    $0.unicodeScalars.allSatisfy { $0.value >= 0x20 && $0.value != 0x7F } ? $0 : "?"
-                })
+            return printable(withoutQueries(text.prefix(messageLimit)).prefix(200))
         }
         return parts.isEmpty ? nil : parts.joined(separator: ": ")
+    }
+
+    /// Of a text that is longer nothing is looked at.
+    private static let messageLimit = 2000
+
+    /// URLs in a text without their queries: those of a signed one let whoever reads the log have what it is for.
+    private static func withoutQueries(_ text: some StringProtocol) -> String {
+        text.split(separator: " ", omittingEmptySubsequences: false).map { word in
+            word.contains("://") ? Origin.withoutQuery(String(word)) : String(word)
+        }.joined(separator: " ")
     }
 }

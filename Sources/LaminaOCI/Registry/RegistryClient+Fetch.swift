@@ -97,11 +97,14 @@ struct HostAttempt {
             request.tls = host.tls
             var grant: Authorizer.Grant?
             // What is for this server is for no other one: neither leave to ask nor configured headers nor our certificate.
-            if Origin(of: url) == ownOrigin {
+            if let ownOrigin, Origin(of: url) == ownOrigin {
                 grant = try session.authorizer.grant(
                     for: host, repository: resource.repository, settings: settings, shouldStop: shouldStop)
                 request.secretHeaders = host.headers.map { Secret("\($0.name): \($0.value.revealed)") }
-                if let grant { request.secretHeaders.append(grant.header) }
+                if let grant {
+                    request.secretHeaders.append(grant.header)
+                    if let credentials = grant.credentials { request.otherSecrets = [credentials.secret] }
+                }
             } else {
                 request.tls = host.tls.forOtherHosts
             }
@@ -208,7 +211,7 @@ struct HostAttempt {
             throw OCIError(.http, "\(place) redirects \(resource.subject) to what is no place")
         }
         // What began in TLS stays in it.
-        if url.hasPrefix("https:"), origin.scheme != "https" {
+        if Origin(of: url)?.scheme == "https", origin.scheme != "https" {
             throw OCIError(.http, "\(place) redirects \(resource.subject) to \(origin.text), which is without TLS")
         }
         return next
@@ -221,7 +224,8 @@ struct HostAttempt {
             case let grant?: grant.origin.map { "it refuses the credentials from \($0)" } ?? "anybody may not have it"
             }
         var error = OCIError(
-            status: exchange.head, body: exchange.errorBody, url: Origin.withoutQuery(url), subject: resource.subject)
+            status: exchange.head, message: exchange.registryMessage, url: Origin.withoutQuery(url),
+            subject: resource.subject)
         error.message += ": " + whose
         if grant?.origin == nil, let problem = session.authorizer.clusterProblem { error.message += "; \(problem)" }
         return error
@@ -247,7 +251,7 @@ extension HTTPExchange {
             if head.status == 400, !url.hasPrefix("https:"), wantsTLS {
                 throw OCIError.speaksTLS(subject, url)
             }
-            let error = OCIError(status: head, body: errorBody, url: url, subject: subject)
+            let error = OCIError(status: head, message: registryMessage, url: url, subject: subject)
             // A redirect may name a URL that has expired; the next attempt gets a new one from the registry.
             if error.isTransient || (isRedirected && [400, 401, 403, 410].contains(head.status)) { return error }
             throw error

@@ -159,28 +159,3 @@ func quoted(_ text: String) -> String {
     }
     return quoted
 }
-
-/// The scheme and authority of a URL, as far as they decide what may be sent there.
-struct Origin: Hashable, Sendable {
-    let scheme: String
-    /// Host and port, lower case, without a port that the scheme has anyway.
-    let authority: String
-
-    var text: String { "\(scheme)://\(authority)" }
-
-    /// `nil` for what is no http or https URL, and for one with a user in it.
-    init?(of url: String) {
-        guard let separator = url.firstRange(of: "://") else { return nil }
-        scheme = url[..<separator.lowerBound].lowercased()
-        guard scheme == "http" || scheme == "https" else { return nil }
-        var name = url[separator.upperBound...].prefix { $0 != "/" && $0 != "?" && $0 != "#" && $0 != "\\" }
-            .lowercased()
-        let usual = scheme == "http" ? ":80" : ":443"
-        if name.hasSuffix(usual) { name.removeLast(usual.count) }
-        guard !name.isEmpty, !name.contains("@") else { return nil }
-        authority = name
-    }
-
-    /// A URL without what a signed one keeps its secret in.
-    static func withoutQuery(_ url: String) -> String { String(url.prefix { $0 != "?" && $0 != "#" }) }
-}
