@@ -1,8 +1,9 @@
 import Glibc
 public import LaminaSystem
 
-/// Mounts of sealed chains: overlayfs over an EROFS image, which has the names, and the directory of the contents, which has the
-/// bytes (https://docs.kernel.org/filesystems/overlayfs.html, data-only lower layers). The kernel needs nobody for them.
+/// Mounts of sealed chains: overlayfs over an EROFS image, which has the names, and the directory of the contents, which has
+/// the bytes (https://docs.kernel.org/filesystems/overlayfs.html, data-only lower layers). The kernel needs no process for
+/// them.
 public enum SealedMount {
     /// What EROFS reads the image from.
     public enum Backing: String, Sendable, Codable {
@@ -15,7 +16,7 @@ public enum SealedMount {
     /// How a machine does it; `SealTrial` finds out.
     public struct Way: Sendable, Equatable, Codable {
         public var backing: Backing
-        /// Whether overlayfs has to be told that it may follow an image to the contents. Newer kernels do so unasked.
+        /// Whether overlayfs has to be told that it may follow an image to the contents. Newer kernels do so without it.
         public var saysMetacopy: Bool
 
         public init(backing: Backing, saysMetacopy: Bool) {
@@ -28,7 +29,7 @@ public enum SealedMount {
         public var base: String
         public var image: String
         public var content: String
-        /// An empty directory where the image is mounted for a moment; one caller at a time.
+        /// An empty directory where the image is mounted for a moment; for one caller at a time.
         public var names: String
 
         public init(base: String, image: String, content: String, names: String) {
@@ -38,7 +39,7 @@ public enum SealedMount {
 
     /// Mounts a sealed chain at a directory.
     ///
-    /// The image's own mount is taken away again: overlayfs keeps what it needs of it.
+    /// The image's own mount is removed again: overlayfs keeps what it needs of it.
     ///
     /// - Parameter source: what the table of mounts shows.
     /// - Returns: what the kernel calls the image's file system, for `isAlive`.
@@ -55,8 +56,9 @@ public enum SealedMount {
         return device
     }
 
-    /// Mounts the image, and finds out what the kernel calls its file system: what is new in sysfs. Of a file's that is a number
-    /// that nothing else tells; where somebody else mounts one in the same moment, it is one of several.
+    /// Mounts the image, and finds out what the kernel calls its file system: the name that is new in sysfs. For an image that
+    /// is mounted from a file, nothing else tells that name. If another process mounts one at the same moment, it is one of
+    /// several new names.
     private static func mountImage(
         _ place: Place, at names: String, _ backing: Backing
     ) throws(SystemError) -> String {
@@ -73,7 +75,7 @@ public enum SealedMount {
             guard let before, let after = known() else { return unknown }
             let new = after.subtracting(before)
             if !new.isEmpty { return new.sorted().joined(separator: separator) }
-            // It has the name of one that ended in between.
+            // It has the name of a file system that ended in between.
             try Mount.unmount(names, detach: true)
         }
         throw SystemError(code: EAGAIN, operation: "tell which file system is", subject: image)
@@ -81,15 +83,17 @@ public enum SealedMount {
 
     private static let directory = "/sys/fs/erofs"
     private static let separator = ","
-    /// Of a machine without sysfs.
+    /// The name on a machine without sysfs.
     private static let unknown = "?"
 
     private static func known() -> Set<String>? { (try? File.names(inDirectory: directory)).map { Set($0) } }
 
-    /// Whether anything still needs the image that the kernel has by this name: the mount, one that it is below of, in whatever
-    /// namespace, a file that is open. EROFS has a directory of each of its file systems in sysfs, from the first moment to the last.
+    /// Whether anything still needs the image that the kernel has by this name: its mount, an overlay above it in any mount
+    /// namespace, or an open file. EROFS has a directory for each of its file systems in sysfs, from the first moment to the
+    /// last.
     ///
-    /// Where it cannot be told, or the name went to another image meanwhile, it says yes: who asks then keeps what could have gone.
+    /// If this cannot be told, or another image has the name meanwhile, the answer is yes: the caller then keeps what it could
+    /// have given up.
     public static func isAlive(_ device: String) -> Bool {
         if device == unknown || access(directory, F_OK) != 0 { return true }
         return device.split(separator: separator).contains {
