@@ -16,8 +16,8 @@ extension Store {
     /// - Parameters:
     ///   - refusal: why it is no lazy layer, although it could have been.
     ///   - sealed: what its mounts are made of; by default the places of its parents.
-    ///   - makeDirectory: called with the number of the new snapshot and the place of its parent, before anybody can know of it;
-    ///     an error takes everything back.
+    ///   - makeDirectory: called with the number of the new snapshot and the place of its parent, before any other code can see it;
+    ///     an error undoes everything.
     /// - Throws: `SnapshotError`: `alreadyExists`, `notFound` and `invalidArgument` about the parent.
     public func createSnapshot(
         _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil,
