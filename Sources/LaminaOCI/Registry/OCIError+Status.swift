@@ -1,5 +1,5 @@
 extension OCIError {
-    /// The error that a status means.
+    /// The error for a status.
     init(status head: HTTPHead, body: [UInt8], url: String, subject: String) {
         let details = Self.registryMessage(in: body).map { " (\($0))" } ?? ""
         let answer = "\(url) answered \(head.status)\(details)"
@@ -19,7 +19,7 @@ extension OCIError {
         guard case .array(let errors)? = try? JSON.parse(body)["errors"], let first = errors.first else { return nil }
         let parts = ["code", "message"].compactMap { name -> String? in
             guard case .string(let text)? = first[name], !text.isEmpty else { return nil }
-            // Someone else's text on the operator's terminal.
+            // It is another party's text on the operator's terminal.
             return String(
                 text.prefix(200).map {
                     $0.unicodeScalars.allSatisfy { $0.value >= 0x20 && $0.value != 0x7F } ? $0 : "?"
