@@ -1,6 +1,6 @@
 import LaminaStore
 
-/// The mounts of a snapshot, as containerd's own overlayfs snapshotter gives them.
+/// The mounts of a snapshot, in the form of containerd's own overlayfs snapshotter.
 enum SnapshotMounts {
     static func make(_ chain: SnapshotChain, root: String) -> [SnapshotMount] {
         func path(_ place: SnapshotPlace) -> String {
@@ -10,10 +10,10 @@ enum SnapshotMounts {
             }
         }
         let own = "\(root)/snapshots/\(chain.id)"
-        // Of a layer that an image has twice the upper one does: it adds and hides what the lower one did, and overlayfs
+        // If an image has a layer twice, only the upper one is listed: it adds and hides what the lower one did, and overlayfs
         // refuses one directory at two places (ELOOP).
         var seen: Set<SnapshotPlace> = []
-        // A sealed chain is all of them in one directory; a runtime gets it without the parts that it is made of.
+        // A sealed chain is all of them in one directory; a runtime gets that directory without its parts.
         let lower =
             chain.sealed.map { ["\(root)/\(Store.directoryPath(of: $0))"] }
             ?? chain.parents.filter { seen.insert($0).inserted }.map(path)
@@ -22,9 +22,9 @@ enum SnapshotMounts {
         }
         let directories = "lowerdir=" + lower.joined(separator: ":")
         if chain.kind == .view {
-            // overlayfs wants two lower directories where there is no upper one.
+            // overlayfs wants two lower directories if there is no upper one.
             if lower.count == 1 {
-                // A lazy layer has its whiteouts as devices, also where nothing is below it: overlayfs hides them.
+                // A lazy layer has its whiteouts as devices, even if nothing is below it: overlayfs hides them.
                 guard case .layer? = chain.parents.first else { return [bind(nearest, "ro")] }
                 return [
                     SnapshotMount(

@@ -4,7 +4,7 @@ import LaminaSystem
 
 /// `lamina sql`: SQLite's own client on the index, read-only, with headers on.
 public struct SQLCommand: Sendable {
-    /// What to ask; a prompt where there is nothing.
+    /// The query; without one there is a prompt.
     public var queries: [String]
 
     public init(queries: [String]) { self.queries = queries }
@@ -18,9 +18,9 @@ public struct SQLCommand: Sendable {
         return [program, "-readonly", "-header", mode, "-cmd", ".timeout 5000", root + "/index.db"] + queries
     }
 
-    /// Becomes the client; returns only where that fails.
+    /// Replaces this process by the client; returns only if that fails.
     public func run(_ context: CommandContext) throws {
-        // Says in words what the client would not know: that there is no store, or one of a newer lamina.
+        // Says in words what the client would not know: that there is no store, or that it belongs to a newer lamina.
         _ = try Index(root: context.root)
         let words = Self.words(root: context.root, queries: queries, output: context.output)
         var arguments = words.map { strdup($0) } + [nil]

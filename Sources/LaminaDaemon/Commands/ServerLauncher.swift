@@ -2,12 +2,12 @@ import Glibc
 import LaminaSystem
 import Logging
 
-/// Leaves a server behind: `lamina serve --supervise --exit-when-idle` as a process of its own session, whose output goes to
+/// Leaves a server behind: `lamina serve --supervise --exit-when-idle` as a process in its own session, whose output goes to
 /// `<root>/server.log`.
 struct ServerLauncher {
     let context: CommandContext
 
-    /// Above this the log is begun anew.
+    /// Above this size the log is started again.
     private static let logLimit: Int64 = 1 << 20
     /// The descriptor at which the server finds the pipe.
     private static let readyDescriptor: Int32 = 3
@@ -17,7 +17,7 @@ struct ServerLauncher {
 
     /// Starts a server and waits until it is ready.
     ///
-    /// - Throws: what the server says, or that it said nothing.
+    /// - Throws: the server's error, or that it gave none.
     func launch() throws {
         let logPath = context.root + "/server.log"
         try createDirectories(context.root)
@@ -48,7 +48,7 @@ struct ServerLauncher {
         }
     }
 
-    /// The reading end of the pipe; the writing end is the server's alone when this returns.
+    /// The reading end of the pipe; only the server has the writing end when this returns.
     private func start(log: File) throws(SystemError) -> File {
         var words = [
             "lamina", "serve", "--supervise", "--exit-when-idle", "--ready-fd", "\(Self.readyDescriptor)", "--root",

@@ -2,13 +2,13 @@ import Hummingbird
 import Logging
 import ServiceLifecycle
 
-/// Serves metrics and health over TCP. That it cannot is no reason to take mounts down: it says so and tries again.
+/// Serves metrics and health over TCP. If it cannot, that is no reason to take mounts down: it reports it and tries again.
 struct MetricsServer: Service {
     let address: ListenAddress
     let engine: any ControlledEngine
     let log: Logger
 
-    /// Between one attempt to listen and the next.
+    /// Between two attempts to listen.
     private static let pause = Duration.seconds(10)
 
     func run() async throws {
