@@ -26,8 +26,8 @@ public struct CommandContext: Sendable {
     ///
     /// - Parameters:
     ///   - settings: `KEY=VALUE`.
-    ///   - serving: a server logs as its configuration says, also what is strange about that; a command only what went wrong,
-    ///     unless `verbose`.
+    ///   - serving: a server logs as its configuration says, including warnings about the configuration; a command logs only
+    ///     what went wrong, unless `verbose`.
     /// - Throws: `configuration`.
     public static func make(
         root: String?, configuration path: String?, settings: [String] = [], verbose: Bool, json: Bool,
