@@ -3,8 +3,8 @@ public import LaminaStore
 import LaminaSystem
 import Synchronization
 
-// What happens before files of the store are removed. Open files stay. What is kept for the next open is let go of, because the
-// kernel would otherwise keep the file.
+// What happens before files of the store are removed. Open files stay. Backing IDs that are kept for the next open are given up,
+// because the kernel would otherwise keep the file.
 
 extension LayerFilesystem {
     /// Gives up what is kept of these contents.

@@ -33,7 +33,7 @@ public struct LayerInspection: Sendable, Codable, Equatable {
     public var computedDiffID: String?
     /// The images that have it, by reference.
     public var images: [String]
-    /// Where its blob can be had, the newest first.
+    /// Where its blob can be fetched, the newest first.
     public var sources: [String]
 }
 

@@ -15,10 +15,10 @@ public enum ProcessStart {
     /// Prepares the process for its work, before its first thread starts and before it opens anything.
     ///
     /// - Closed standard descriptors lead to /dev/null.
-    /// - Soft limits of open files, the size of files and memory are raised to the hard ones. They are for programs that use
-    ///   select(2), or for those that a user wants to bound; the hard ones bound them all the same, and are raised only where they are
-    ///   too low to work with, and this process may.
-    /// - A file that may not grow any more (`ulimit -f`) is an error of the call (EFBIG), and no end of the process.
+    /// - Soft limits of open files, the size of files and memory are raised to the hard ones. Soft limits are for programs that
+    ///   use select(2), or that a user wants to limit; the hard limits still apply. A hard limit is raised only if it is too low
+    ///   to work with, and this process may raise it.
+    /// - If a file may not grow any more (`ulimit -f`), the call fails (EFBIG), and the process does not end.
     public static func prepare() {
         // Without /dev/null there is nothing to open; nothing is lost that was not lost before.
         _ = lamina_occupy_standard_descriptors()

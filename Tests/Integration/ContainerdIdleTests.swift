@@ -17,16 +17,16 @@ extension EndToEnd.UnderContainerd {
                 #expect(try run(["/bin/sh", "-c", "cat \"$1\"/* | wc -l", "sh", mount]).orThrow().output == "501\n")
             }
             #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 20)
-            // What comes after: the rest is merged, and proven, and what is recorded is made durable.
+            // What comes after: the rest is merged and proven, and what is recorded is made durable.
             let isAtRest = try eventually(seconds: 60) {
                 try sandbox.number(
                     "SELECT count(*) FROM layer_status WHERE state <> 'complete' OR diff_id_proof = 'not yet'") == 0
             }
             #expect(isAtRest)
-            // What was opened is recorded every 15 seconds.
+            // Opens are recorded every 15 seconds.
             sleep(20)
 
-            // The supervisor, the server, and what it has the mount watched by.
+            // The supervisor, the server, and the process that watches its mount.
             let pids = processes(withArgumentContaining: sandbox.root)
             let server = try #require(containerd.lamina.server)
             #expect(pids.contains(containerd.lamina.child.pid) && pids.contains(server))
@@ -36,7 +36,7 @@ extension EndToEnd.UnderContainerd {
             let resident = residentBytes(server)
             print("twenty images, idle: \(resident >> 20) MiB; \(pids.count) processes, \(ticks) ticks in 10 s")
             #expect(resident > 0 && resident <= 100 << 20)
-            // A look at the clock each second costs what a tick does not show; two are what rounding brings.
+            // A look at the clock each second costs less than a tick; two ticks are rounding.
             #expect(ticks <= 2)
             for number in references.indices { try containerd.unmountImage("\(sandbox.directory)/view\(number)") }
         }
