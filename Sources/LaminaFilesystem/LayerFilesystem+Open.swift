@@ -196,7 +196,7 @@ extension LayerFilesystem {
                 // Evicted a moment ago, or gone: the reads of a cached open ask for it again.
                 return record.state == .merged ? .damaged(record) : .cached
             }
-            // The last line of defence: a mapping of a hole reads zeros. No lamina verified them, unless the layer lists them.
+            // The last line of defence: a mapping of a hole reads zeros, which were not verified unless the layer lists them.
             guard try file.size() == record.size, try isWhole(file, record) else { return .damaged(record) }
             return try register(file).map { .passthrough($0) } ?? .cached
         } catch {

@@ -69,7 +69,7 @@ struct JSONField {
         guard members.count <= limit else { throw wrong("within the limit of \(limit) members") }
         var map: [String: String] = [:]
         for member in members {
-            // Go writes null for an empty string, and reads it as one.
+            // For Go, null and an empty string are the same, in writing and in reading.
             if member.value == .null { continue }
             guard case .string(let text) = member.value else {
                 throw JSONField(document: document, path: "\(path).\(member.name)", value: member.value).wrong(
