@@ -5,14 +5,15 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 
-/// The layers of one image while a client asks for one after the other: resolved once, each indexed once, whoever asks first.
+/// The layers of one image while a client asks for one after the other: the image is resolved once, and each layer is indexed
+/// once.
 ///
-/// Clients ask in order and wait for each answer, so what is asked for next is begun with the first question.
+/// Clients ask in order and wait for each answer, so the first request begins the work for the next ones.
 final class ImageLayers: Sendable {
     private enum Progress {
         case waiting
         case running
-        /// An error stands until somebody has been told of it; whoever asks after that has it tried again.
+        /// An error stays until one caller has got it; a later caller has it tried again.
         case done(Result<Void, any Error>, isTold: Bool)
     }
 
@@ -25,7 +26,7 @@ final class ImageLayers: Sendable {
         var queue: [Int] = []
     }
 
-    /// Requests at a time for one image: the tables of contents are small, what counts is the round trip.
+    /// How many requests for one image at a time: the tables of contents are small, and the round trip counts.
     private static let workerLimit = 6
 
     private let state = Monitor(State())
@@ -33,7 +34,7 @@ final class ImageLayers: Sendable {
 
     init(shouldStop: @escaping @Sendable () -> Bool) { self.shouldStop = shouldStop }
 
-    /// Resolves the image, on the calling thread of whoever is first.
+    /// Resolves the image, on the thread of the first caller.
     func begin(_ resolve: () throws -> RemoteImage) {
         let image = Result { try resolve() }
         state.withLock(notify: true) { state in
@@ -49,7 +50,7 @@ final class ImageLayers: Sendable {
         state.withLock { state in if case .success = state.image { true } else { false } }
     }
 
-    /// What the index is to know of the image, once it is resolved.
+    /// What the index should know about the image, once it is resolved.
     var image: SnapshotImage? {
         state.withLock { state in
             guard case .success(let image) = state.image else { return nil }
@@ -58,7 +59,7 @@ final class ImageLayers: Sendable {
         }
     }
 
-    /// Has the layer with a chain ID in the index; blocks until it is.
+    /// Gets the layer with a chain ID into the index; blocks until it is there.
     ///
     /// - Parameter below: the chain ID of the layer below; nil for the lowest.
     /// - Returns: the digest of its blob.
@@ -92,7 +93,7 @@ final class ImageLayers: Sendable {
         return image.resolved.layers[position].digest
     }
 
-    /// Has a layer in the index again that has gone from it since.
+    /// Gets a layer that was deleted since into the index again.
     func again(_ digest: Digest) throws {
         let image = try state.wait { $0.image }.get()
         guard let position = image.resolved.layers.firstIndex(where: { $0.digest == digest }) else { return }
@@ -114,7 +115,7 @@ final class ImageLayers: Sendable {
             do {
                 try startDetached("index") { self.work(image) }
             } catch {
-                // Without a thread the asker does it himself.
+                // Without a thread the caller does it itself.
                 work(image)
             }
         }

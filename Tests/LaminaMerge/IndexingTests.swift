@@ -70,11 +70,11 @@ struct IndexingTests {
         }
         #expect(error?.code == .badImage)
         #expect(error?.description.contains("\(honest.tocDigest)") == true)
-        // The one that the manifest vouches for is taken without a look at its blob.
+        // The one that the manifest names is taken without a look at its blob.
         #expect(try index(forged.tocDigest, from: source) == liar)
     }
 
-    /// Gives another blob's bytes to whoever asks for a part.
+    /// Gives another blob's bytes to a client that asks for a part.
     private struct TwoFaced: BlobSource {
         let honest: any BlobSource
         let forged: [UInt8]

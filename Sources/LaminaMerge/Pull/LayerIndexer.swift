@@ -3,37 +3,37 @@ import LaminaFormats
 import LaminaOCI
 import LaminaStore
 
-/// What a blob turned out to be.
+/// What kind of layer a blob is.
 enum LayerKind {
     case withTOC(FetchedTOC)
-    /// A layer that has to be read as a whole: `stargz` by its footer, `nil`: by its media type and first bytes.
+    /// A layer that must be read as a whole: `stargz` by its footer, `nil`: by its media type and first bytes.
     case plain(LayerFormat?)
 }
 
-/// Puts a layer into the index: finds out its format, and imports its table of contents where it has one.
+/// Puts a layer into the index: finds out its format, and imports its table of contents if it has one.
 struct LayerIndexer {
     let store: Store
     let source: any BlobSource
-    /// Of the image: an external table of contents is in the one of this tag and `-esgztoc`.
+    /// The image's tag: an external table of contents is in the image with this tag and `-esgztoc`.
     var tag: String?
-    /// Whether a layer is wanted only once its diff ID is known.
+    /// Whether a layer is wanted only when its diff ID is known.
     var requiresDiffID = false
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
     var limits = FormatLimits()
-    /// Whether a layer that has to be read as a whole is: one whose table of contents nobody vouches for.
+    /// Whether a layer that must be read as a whole is read: one whose table of contents the manifest does not prove.
     var readsWholeBlobs = true
     let shouldStop: @Sendable () -> Bool
-    /// Reads a layer without a table of contents as a whole; the format is known where a footer says it.
+    /// Reads a layer without a table of contents as a whole; the format is known if a footer says it.
     var stream: (Descriptor, _ diffID: Digest?, LayerFormat?) throws -> LayerID = { descriptor, _, _ in
         throw MergeError(.unsupportedLayer, "layer \(descriptor.digest) has no table of contents")
     }
-    /// Told the number of compressed bytes that were fetched.
+    /// Gets the number of compressed bytes that were fetched.
     let didFetch: (Int) -> Void
-    /// Runs the import of a layer with so many inodes, where there is room for it.
+    /// Runs the import of a layer with this many inodes, if there is room for it.
     var importing: (_ inodes: Int, _ body: () throws -> LayerID) throws -> LayerID = { try $1() }
 
-    /// The layer's row; indexes it where the store does not have it.
+    /// The layer's row; indexes the layer if the store does not have it.
     func index(_ descriptor: Descriptor, diffID: Digest?) throws -> LayerID {
         let known = try store.layer(descriptor.digest)
         let claims = try TOCClaims(descriptor)
@@ -80,14 +80,14 @@ struct LayerIndexer {
         }
     }
 
-    /// Takes a layer that the store has, if its TOC is the one that this image's manifest vouches for; `nil`: the manifest
-    /// vouches for none, so the TOC has to be looked at.
+    /// Takes a layer that the store has, if this image's manifest names its TOC; `nil`: the manifest names none, so the TOC has
+    /// to be looked at.
     ///
-    /// A lazily fetched blob is never hashed as a whole, so its digest does not prove the TOC that came with it: an image
-    /// whose registry made up a TOC for a well-known layer must not lend it to the images that hold the real one.
+    /// A lazily fetched blob is never hashed as a whole, so its digest does not prove its TOC. If a registry made up a TOC for
+    /// a well-known layer, images with the real layer must not get that TOC.
     private func reuse(_ known: LayerID, _ claims: TOCClaims, _ descriptor: Descriptor) throws -> LayerID? {
         let stored = try store.index.ledger(of: known)
-        // Hashed as a whole: it is what its digest says, whatever anybody claims.
+        // It was hashed as a whole: it is what its digest says, whatever a manifest claims.
         if stored.tocProof == .whole {
             try store.addSource(source.location, to: known)
             return known
@@ -98,7 +98,7 @@ struct LayerIndexer {
                 ?? pairs.first(where: { $0.0 != nil }),
             let claimed
         else { return nil }
-        // Of a layer that came without the compressed TOC's digest only the JSON's is known.
+        // If a layer came without the compressed TOC's digest, only the JSON's digest is known.
         if found == nil, claims.tocDigest == nil { return nil }
         guard found == claimed else {
             throw MergeError(
@@ -163,7 +163,7 @@ extension ImportedContent {
 }
 
 extension LayerTree {
-    /// Whether a tar-split can tell of every file: each has a line with four fields at least.
+    /// Whether a tar-split can name every file: each needs a line with at least four fields.
     fileprivate func isPlausible(_ tarSplit: ZstdChunked.Place) -> Bool {
         tarSplit.size / 40 >= Int64(nodes.lazy.count { $0.content >= 0 })
     }

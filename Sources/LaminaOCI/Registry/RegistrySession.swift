@@ -2,7 +2,7 @@ import LaminaDigest
 import LaminaSystem
 import Synchronization
 
-/// What lamina has learnt of registries while it runs: tokens, redirects, which servers fail, which know no ranges.
+/// What lamina has learnt about registries while it runs: tokens, redirects, which servers fail, which do not support ranges.
 ///
 /// Shared by all clients of one engine; nothing of it is written anywhere.
 final class RegistrySession: Sendable {
@@ -11,10 +11,10 @@ final class RegistrySession: Sendable {
 
     private struct State {
         var redirects: [Place: String] = [:]
-        /// Who is asked last, until when.
+        /// Which servers are asked last, and until when.
         var failures: [RegistryHost.Key: ContinuousClock.Instant] = [:]
         var withoutRanges: Set<RegistryHost.Key> = []
-        /// Who gave a blob last, and who gave wrong bytes of it.
+        /// Which server last gave a blob, and which ones gave wrong bytes of it.
         var givers: [Digest: RegistryHost.Key] = [:]
         var liars: [Digest: Set<RegistryHost.Key>] = [:]
         var spools: [Digest: BlobSpool] = [:]
@@ -25,16 +25,17 @@ final class RegistrySession: Sendable {
         var resource: String
     }
 
-    // An entry is some hundred bytes; layers in use at one time are fewer.
+    // An entry has some hundred bytes; fewer layers are in use at one time.
     private static let entryLimit = 1024
     /// How long a server that failed is asked last.
     private static let failureMemory: Duration = .seconds(30)
-    /// And one that was slow: to find out again takes `slowLimit`.
+    /// And a slow one: to measure it again takes `slowLimit`.
     private static let slowMemory: Duration = .seconds(300)
 
     init(credentials: CredentialStore) { authorizer = Authorizer(store: credentials) }
 
-    /// The servers for a request: those that can, first those that lately did not fail, last those that lied about the blob.
+    /// The servers for a request: only those that can answer it, first those that did not fail recently, last those that gave
+    /// wrong bytes of the blob.
     func order(_ hosts: [RegistryHost], _ capability: RegistryHost.Capability, of blob: Digest?) -> [RegistryHost] {
         let now = ContinuousClock().now
         let (failures, liars) = state.withLock { state in (state.failures, blob.flatMap { state.liars[$0] } ?? []) }
@@ -51,7 +52,7 @@ final class RegistrySession: Sendable {
         state.withLock { $0.failures[host.key] = until }
     }
 
-    /// - Parameter isSlow: whether it worked only because it was given all the time that it wanted.
+    /// - Parameter isSlow: whether it worked only because it got all the time that it wanted.
     func worked(_ host: RegistryHost, for blob: Digest?, isSlow: Bool) {
         state.withLock { state in
             if !isSlow { state.failures[host.key] = nil }
@@ -61,10 +62,10 @@ final class RegistrySession: Sendable {
         }
     }
 
-    /// Whoever gave a blob last is asked last for it from now on; false when there is nobody else.
+    /// The server that last gave a blob is asked last for it from now on; false if there is no other server.
     func distrust(_ blob: Digest, among hosts: [RegistryHost]) -> Bool {
         state.withLock { state in
-            // What was kept of it is as wrong.
+            // What was kept of it is wrong too.
             state.spools[blob]?.close()
             state.spools[blob] = nil
             guard let giver = state.givers[blob] else { return false }
@@ -95,7 +96,7 @@ final class RegistrySession: Sendable {
 
     func spool(of blob: Digest) -> BlobSpool? { state.withLock { $0.spools[blob] } }
 
-    /// The one spool of a blob: the one that is there, or the one that `make` makes.
+    /// The one spool of a blob: the existing one, or the one that `make` makes.
     func spool(of blob: Digest, orMake make: () throws -> BlobSpool) rethrows -> BlobSpool {
         try state.withLock { state in
             if let spool = state.spools[blob] { return spool }
