@@ -78,6 +78,7 @@ let package = Package(
                 .embedInCode("migrations/v008-content-checks.sql"),
                 .embedInCode("migrations/v009-stream-resume.sql"), .embedInCode("migrations/v010-platforms.sql"),
                 .embedInCode("migrations/v011-totals.sql"), .embedInCode("migrations/v012-sealed.sql"),
+                .embedInCode("migrations/v013-trust.sql"),
                 .embedInCode("views.sql"),
             ], swiftSettings: swift),
 

@@ -103,7 +103,7 @@ extension TreeBuilder {
             entry.isZeros || 0...limits.chunkBytes - size ~= entry.innerOffset
         else {
             throw FormatError(
-                .tooLarge, "the chunk needs too much to be decompressed",
+                .largeChunk, "the chunk needs too much to be decompressed",
                 expected: "at most \(limits.chunkBytes) bytes",
                 actual: "\(size) bytes behind \(entry.innerOffset)")
         }
