@@ -1,8 +1,8 @@
-import FoundationEssentials
 import GRPCCore
 import GRPCNIOTransportHTTP2Posix
 import LaminaOCI
 import LaminaSystem
+import SwiftProtobuf
 
 /// Asks containerd what its manifests say of a layer.
 ///
@@ -68,7 +68,7 @@ public struct ManifestWitness: Sendable {
                     continue
                 }
                 let says = manifest.layers.contains { descriptor in
-                    descriptor.digest.description == layer && descriptor.annotations.keys.contains { $0.hasPrefix(prefix) }
+                    "\(descriptor.digest)" == layer && descriptor.annotations.keys.contains { $0.hasPrefix(prefix) }
                 }
                 if says { throw Doubt(description: "the manifest \(text) has annotations \(prefix)*, which only clients set") }
             }

@@ -68,9 +68,14 @@ struct OriginTests {
             let answers = Answers()
             // Under way already, for the other image.
             engine.whole(content.id, of: other.layers[0], answers.take(0))
-            if harm == .stalls { #expect(bad.waits()) } else { #expect(answers.wait()) }
+            if harm == .stalls {
+                #expect(bad.waits())
+            } else {
+                #expect(answers.wait())
+                #expect(engine.isIdle)
+            }
             let asked = bad.reads.count
-            let took = try seconds {
+            let took = seconds {
                 engine.whole(content.id, of: own.layers[0], answers.take(1))
                 #expect(answers.wait(for: harm == .stalls ? 1 : 2, seconds: 5))
             }
@@ -223,19 +228,19 @@ struct OriginTests {
                     mediaType: MediaType.ociLayerGzip, digest: honest.digest, size: Int64(honest.blob.count),
                     annotations: ["containerd.io/snapshot/stargz/toc.digest": toc.description]), diffID: nil)
         }
-        func true_() throws -> LayerID { try index(honest.tocDigest, honest.blob, "oci:/honest") }
-        func false_() throws -> LayerID {
+        func right() throws -> LayerID { try index(honest.tocDigest, honest.blob, "oci:/honest") }
+        func wrong() throws -> LayerID {
             try index(forged.tocDigest, forged.blob, isSameRepository ? "oci:/honest" : "oci:/liar")
         }
-        let (first, second) = liarIsFirst ? (try false_(), try true_()) : (try true_(), try false_())
+        let (first, second) = liarIsFirst ? (try wrong(), try right()) : (try right(), try wrong())
         #expect(first != second)
-        #expect(try (liarIsFirst ? false_() : true_()) == first)
+        #expect(try (liarIsFirst ? wrong() : right()) == first)
         #expect(try store.index.quarantine().isEmpty)
         // Read as a whole: for an image of a third repository.
         _ = try index(honest.tocDigest, honest.blob, "oci:/third", proving: true)
-        let error = #expect(throws: MergeError.self) { try false_() }
+        let error = #expect(throws: MergeError.self) { try wrong() }
         #expect(error?.code == .badImage)
-        #expect(try true_() == (liarIsFirst ? second : first))
+        #expect(try right() == (liarIsFirst ? second : first))
         #expect(try store.index.quarantine().map(\.layer) == [liarIsFirst ? first : second])
     }
 
@@ -281,8 +286,8 @@ struct OriginTests {
         try settled(layer, fixture) { engine, id, ledger in
             #expect(ledger.diffIDState == .proven, "\(fixture.reports.withLock { $0 })")
             #expect(Int(engine.totalFetchedBytes) <= layer.blob.count)
-            #expect(try engine.store.index.chainState(of: id) == .proven)
-            #expect(try engine.store.index.tarPartPlaces(of: id).isEmpty)
+            let (state, places) = try (engine.store.index.chainState(of: id), engine.store.index.tarPartPlaces(of: id))
+            #expect(state == .proven && places.isEmpty)
         }
         // Known for ever, also of a layer that comes again after it was collected.
         #expect(fixture.reports.withLock { $0 } == [])
@@ -303,10 +308,14 @@ struct OriginTests {
             #expect(ledger.diffIDState == .mismatch)
             let quarantine = try engine.store.index.quarantine()
             #expect(quarantine.map(\.layer) == [id])
-            #expect(quarantine.first?.reason.contains("\(layer.diffID?.description ?? "?")") == true)
+            let reason = quarantine.first?.reason ?? ""
+            let said = layer.diffID?.description ?? "?"
+            #expect(reason.contains(said))
             let inodes = try #require(quarantine.first?.inodes)
-            #expect(engine.store.quarantined.contains(inodes.lowerBound + 1))
-            #expect(try engine.store.index.chainState(of: id) == .quarantined)
+            let isRefused = engine.store.quarantined.contains(inodes.lowerBound + 1)
+            #expect(isRefused)
+            let state = try engine.store.index.chainState(of: id)
+            #expect(state == .quarantined)
         }
         #expect(fixture.reports.withLock { $0 }.contains { $0.contains("nothing of it is served any more") })
         // The next process knows it, too.

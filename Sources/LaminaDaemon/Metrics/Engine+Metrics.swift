@@ -87,7 +87,7 @@ extension Engine {
         let chains = try store.index.chainCounts()
         text.family(
             "lamina_chains", .gauge, "Layers of containerd's chains, by what is known of them.", by: "state",
-            ChainState.allCases.map { ($0.rawValue, chains[$0] ?? 0) })
+            ChainState.allCases.map { (label: $0.rawValue, value: UInt64(clamping: chains[$0] ?? 0)) })
         text.gauge("lamina_quarantined_layers", "Layers that nothing is served of.", try store.index.quarantine().count)
     }
 

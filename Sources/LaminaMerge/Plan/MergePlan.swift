@@ -150,12 +150,14 @@ struct MergePlan {
 
     // MARK: Contents
 
-    /// The slot of a content that is wanted for a repository's images, or that is kept from everybody.
+    /// The slot of a content that is wanted for a repository's images, that is kept from everybody, or of which all has landed, whoever
+    /// brought it: then it is in the store.
     func slot(of content: ContentID, for origin: Origin) -> SlotKey? {
+        if let own = keys[Wanted(content: content, origin: origin)] { return own }
+        let others = slots(of: content)
         // What is for nobody in particular takes what is on its way.
-        if origin == .any { return slots(of: content).first }
-        return keys[Wanted(content: content, origin: origin)]
-            ?? (origins[.reserved] == nil ? nil : keys[Wanted(content: content, origin: .reserved)])
+        if origin == .any { return others.first }
+        return others.first { contents[$0]?.origin == .reserved || contents[$0]?.isMerged == true }
     }
 
     /// All slots of a content. There are as many repositories as are being fetched from just now: one, most of the time.
