@@ -64,13 +64,16 @@ public struct ManifestWitness: Sendable {
             guard !manifests.isEmpty else { throw Doubt(description: "containerd has no manifest with the layer") }
             for text in manifests {
                 let bytes = try await calls.blob(text, in: namespace, limit: Self.manifestLimit)
-                guard case .manifest(let manifest)? = try? ImageDocument(parsing: bytes, mediaType: nil, name: text) else {
+                guard case .manifest(let manifest)? = try? ImageDocument(parsing: bytes, mediaType: nil, name: text)
+                else {
                     continue
                 }
                 let says = manifest.layers.contains { descriptor in
                     "\(descriptor.digest)" == layer && descriptor.annotations.keys.contains { $0.hasPrefix(prefix) }
                 }
-                if says { throw Doubt(description: "the manifest \(text) has annotations \(prefix)*, which only clients set") }
+                if says {
+                    throw Doubt(description: "the manifest \(text) has annotations \(prefix)*, which only clients set")
+                }
             }
         }
     }
@@ -84,14 +87,16 @@ extension ContainerdCalls {
         let request = [0x0a, UInt8(truncatingIfNeeded: name.count)] + name
         return try await client.serverStreaming(
             request: ClientRequest(message: request, metadata: ["containerd-namespace": .string(namespace)]),
-            descriptor: MethodDescriptor(fullyQualifiedService: "containerd.services.content.v1.Content", method: "Read"),
+            descriptor: MethodDescriptor(
+                fullyQualifiedService: "containerd.services.content.v1.Content", method: "Read"),
             serializer: RawMessages(), deserializer: RawMessages(), options: .defaults
         ) { response in
             var bytes: [UInt8] = []
             for try await message in response.messages {
                 bytes += try Self.data(of: message)
                 guard bytes.count <= limit else {
-                    throw ManifestWitness.Doubt(description: "\(digest) is no manifest: it has more than \(limit) bytes")
+                    throw ManifestWitness.Doubt(
+                        description: "\(digest) is no manifest: it has more than \(limit) bytes")
                 }
             }
             return bytes

@@ -79,7 +79,10 @@ final class ImageLayers: Sendable {
             throw LayerRefusal("the image \(image.resolved.reference) of its registry has another blob for the layer")
         }
         // An image that says itself which image it is: what it names would be asked for its sake.
-        guard !image.resolved.layers[position].annotations.keys.contains(where: { $0.hasPrefix(LayerOffer.annotationPrefix) })
+        guard
+            !image.resolved.layers[position].annotations.keys.contains(where: {
+                $0.hasPrefix(LayerOffer.annotationPrefix)
+            })
         else { throw LayerRefusal.annotated(image.resolved.reference.description) }
         // From here up, as far as the client says that it will ask. The same blob may be there twice.
         let wanted = Set(offer.neighbours)
@@ -152,7 +155,8 @@ final class ImageLayers: Sendable {
 struct LayerRefusal: Error, CustomStringConvertible {
     static func annotated(_ image: String) -> LayerRefusal {
         LayerRefusal(
-            "the manifest of the layer has the annotations \(LayerOffer.annotationPrefix)* itself, which only clients set (\(image))")
+            "the manifest of the layer has the annotations \(LayerOffer.annotationPrefix)* itself, which only clients set (\(image))"
+        )
     }
 
     var description: String

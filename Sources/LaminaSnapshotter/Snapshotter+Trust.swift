@@ -39,7 +39,8 @@ extension Snapshotter {
         let state = try merge.proveWhole(layer, shouldStop: { [layers] in layers.hasStopped })
         guard state == .proven else {
             throw LayerRefusal(
-                "its tar is not known to be the one of the chain \(offer.chain): " + (try reason(layer) ?? "parts of it were never fetched"))
+                "its tar is not known to be the one of the chain \(offer.chain): "
+                    + (try reason(layer) ?? "parts of it were never fetched"))
         }
     }
 

@@ -44,7 +44,9 @@ public final class Snapshotter: Sendable {
         public var requiresProof: @Sendable (_ reference: String) -> Bool = { _ in false }
         /// Whether the manifests that a client has of a layer say nothing that only clients say: throws, with the reason, where one does
         /// or where nobody can tell. Asked before anything is asked of what such labels name.
-        public var vouchForLabels: @Sendable (_ namespace: String, _ layer: Digest, _ prefix: String) throws -> Void = { _, _, _ in }
+        public var vouchForLabels: @Sendable (_ namespace: String, _ layer: Digest, _ prefix: String) throws -> Void = {
+            _, _, _ in
+        }
         public init() {}
     }
 
@@ -149,7 +151,7 @@ public final class Snapshotter: Sendable {
         "containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping",
     ]
 
-        /// Refuses labels that whoever wrote the image may have written, before anything is asked of what they name.
+    /// Refuses labels that whoever wrote the image may have written, before anything is asked of what they name.
     private func checkLabels(_ offer: LayerOffer, _ key: SnapshotKey) throws {
         guard let layer = offer.layer else { throw LayerRefusal("the client's labels name no layer") }
         // containerd's names of snapshots are NAMESPACE/SEQUENCE/KEY.

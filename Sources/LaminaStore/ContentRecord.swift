@@ -144,7 +144,8 @@ extension Index {
                         innerOffset: row.integer(4))
                     // Another place in the same blob is no other source.
                     let known = [chunks[last].source] + chunks[last].others
-                    if chunks[last].others.count < Self.otherPlaces, !known.contains(where: { $0.layer == place.layer }) {
+                    if chunks[last].others.count < Self.otherPlaces, !known.contains(where: { $0.layer == place.layer })
+                    {
                         chunks[last].others.append(place)
                     }
                     return
@@ -213,7 +214,8 @@ extension Index {
                     }
                     return LayerBlob(
                         id: layer, digest: digest, size: row.integer(1), format: Int(row.integer(2)),
-                        tocDigest: row.digest(5), origin: row.text(6), prioritizedEnd: row.optionalInteger(3), locations: locations,
+                        tocDigest: row.digest(5), origin: row.text(6), prioritizedEnd: row.optionalInteger(3),
+                        locations: locations,
                         keepsTarParts: row.integer(4) != 0)
                 }
         }

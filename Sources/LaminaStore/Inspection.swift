@@ -101,12 +101,12 @@ extension Index {
             (
                 $0.integer(18),
                 LayerInspection(
-                digest: $0.text(0), diffID: $0.optionalText(1), tocDigest: $0.optionalText(2), format: $0.text(3),
-                compressedBytes: $0.integer(4), contents: $0.integer(5), mergedContents: $0.integer(6),
-                bytes: $0.integer(7), landedBytes: $0.integer(8), state: $0.text(9), indexedAt: $0.text(10),
-                tocProof: $0.text(11), blobProvenAt: $0.optionalText(12), chunksProvenAt: $0.optionalText(13),
-                filesProvenAt: $0.optionalText(14), diffIDProof: $0.text(15), diffIDProvenAt: $0.optionalText(16),
-                computedDiffID: $0.optionalText(17), quarantine: $0.optionalText(19), images: [], sources: [])
+                    digest: $0.text(0), diffID: $0.optionalText(1), tocDigest: $0.optionalText(2), format: $0.text(3),
+                    compressedBytes: $0.integer(4), contents: $0.integer(5), mergedContents: $0.integer(6),
+                    bytes: $0.integer(7), landedBytes: $0.integer(8), state: $0.text(9), indexedAt: $0.text(10),
+                    tocProof: $0.text(11), blobProvenAt: $0.optionalText(12), chunksProvenAt: $0.optionalText(13),
+                    filesProvenAt: $0.optionalText(14), diffIDProof: $0.text(15), diffIDProvenAt: $0.optionalText(16),
+                    computedDiffID: $0.optionalText(17), quarantine: $0.optionalText(19), images: [], sources: [])
             )
         }
         return try rows.map { layer, row in

@@ -25,7 +25,8 @@ extension Index {
             ).bind(1, digest: digest).map {
                 KnownLayer(
                     id: LayerID($0.integer(0)), origin: $0.text(1), tocDigest: $0.digest(2), tocChecksum: $0.digest(3),
-                    tocProof: TOCProof(rawValue: $0.integer(4)) ?? .none, diffID: $0.digest(7), isIsolated: $0.integer(5) != 0,
+                    tocProof: TOCProof(rawValue: $0.integer(4)) ?? .none, diffID: $0.digest(7),
+                    isIsolated: $0.integer(5) != 0,
                     isQuarantined: $0.integer(6) != 0)
             }
         }

@@ -238,7 +238,8 @@ extension Writer {
         switch state {
         case .proven: try noteProven(layer)
         case .mismatch:
-            let expected = try connection.cached("SELECT diff_id FROM layer WHERE id = ?").bind(1, layer.row)
+            let expected =
+                try connection.cached("SELECT diff_id FROM layer WHERE id = ?").bind(1, layer.row)
                 .first { $0.digest(0) } ?? nil
             try quarantine(layer, because: Self.mismatch(computed, expected))
         case .unknown, .notProvable: break

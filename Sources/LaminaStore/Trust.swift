@@ -140,7 +140,8 @@ extension Index {
             ).bind(1, text: reference).map {
                 ChainStatus(
                     chain: $0.optionalText(0), state: $0.text(1), reason: $0.optionalText(2), image: $0.optionalText(3),
-                    layer: $0.text(4), tocDigest: $0.optionalText(5), diffID: $0.optionalText(6), repository: $0.text(7))
+                    layer: $0.text(4), tocDigest: $0.optionalText(5), diffID: $0.optionalText(6), repository: $0.text(7)
+                )
             }
         }
     }

@@ -42,7 +42,9 @@ extension EndToEnd {
             try sandbox.sql("SELECT state FROM chain_status ORDER BY layer_row")
         }
 
-        @Test("a chain that another image has brought is the honest image's when its pull by lamina's image service is answered")
+        @Test(
+            "a chain that another image has brought is the honest image's when its pull by lamina's image service is answered"
+        )
         func imageService() throws {
             try CRI.with { cri, sandbox in
                 let (honest, evil) = try push(sandbox, "poison-claimed")
@@ -74,7 +76,9 @@ extension EndToEnd {
             }
         }
 
-        @Test("past lamina's image service a false chain is refused once its tar was hashed, with the reason, and heals with a pull through it")
+        @Test(
+            "past lamina's image service a false chain is refused once its tar was hashed, with the reason, and heals with a pull through it"
+        )
         func quarantine() throws {
             try CRI.with { cri, sandbox in
                 let (honest, evil) = try push(sandbox, "poison-past")
@@ -83,7 +87,8 @@ extension EndToEnd {
                 #expect(try cri.attempt(["pull", honest], images: socket).exitCode == 0)
                 #expect(try eventually(seconds: 60) { try states(sandbox) == ["quarantined"] })
                 for round in ["before", "after"] {
-                    let error = try #require(#expect(throws: (any Error).self) { try mark(honest, cri, sandbox, round) })
+                    let error = try #require(
+                        #expect(throws: (any Error).self) { try mark(honest, cri, sandbox, round) })
                     #expect("\(error)".contains("is in quarantine"), "\(error)")
                     #expect("\(error)".contains("its tar has the digest"), "\(error)")
                     let status = try sandbox.lamina("status").output
@@ -125,7 +130,9 @@ extension EndToEnd {
             return "\(registry.host)/annotated/image:1"
         }
 
-        @Test("no request leaves for what the annotations of a manifest name: by CRI, and by ctr", arguments: ["cri", "ctr"])
+        @Test(
+            "no request leaves for what the annotations of a manifest name: by CRI, and by ctr",
+            arguments: ["cri", "ctr"])
         func annotations(client: String) throws {
             let other = try CountingProxy(upstream: Shared.registry.get().port)
             defer { other.stop() }
@@ -137,8 +144,6 @@ extension EndToEnd {
                     try cri.containerd.pull(reference)
                 }
                 #expect(other.requests.isEmpty, "\(other.requests.map(\.path))")
-                let log = cri.containerd.lamina.child.errorsSoFar
-                #expect(log.contains("remote-snapshot-prepared"), "\(log)")
                 // What clients say, who are believed, is not in the manifest.
                 let lazy = try sandbox.sql("SELECT layer FROM snapshot_status WHERE lazy = 'yes'")
                 #expect(lazy.isEmpty)

@@ -76,7 +76,9 @@ struct FormatTests {
         #expect(ledgers.allSatisfy { $0.areChunksProven && $0.areFilesProven && $0.computedDiffID == nil })
     }
 
-    @Test("of eStargz has its files proven when nothing is merged any more, and its diff ID, without a fetch beyond its blob")
+    @Test(
+        "of eStargz has its files proven when nothing is merged any more, and its diff ID, without a fetch beyond its blob"
+    )
     func background() throws {
         var options = MergeEngine.Options()
         options.provingDelay = 0.01

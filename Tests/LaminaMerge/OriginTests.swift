@@ -50,7 +50,8 @@ struct OriginTests {
 
     enum Harm: CaseIterable { case lies, isGone, stalls }
 
-    @Test("an image reads right within its own source's time, whatever the source of another one that lists its files does",
+    @Test(
+        "an image reads right within its own source's time, whatever the source of another one that lists its files does",
         arguments: Harm.allCases)
     func otherSource(harm: Harm) throws {
         let images = try Images()
@@ -165,7 +166,8 @@ struct OriginTests {
         }
     }
 
-    @Test("isolated, an image gets what its own source has delivered once, and a shared one nothing of an isolated one",
+    @Test(
+        "isolated, an image gets what its own source has delivered once, and a shared one nothing of an isolated one",
         arguments: [true, false])
     func isolated(isOwner: Bool) throws {
         let images = try Images()
@@ -212,7 +214,8 @@ struct OriginTests {
         ) throws { try bytes[Int(range.lowerBound)..<Int(range.upperBound)].withUnsafeBytes { try sink($0) } }
     }
 
-    @Test("two tables of contents of one blob stand beside each other until the blob was hashed; then the false one is refused",
+    @Test(
+        "two tables of contents of one blob stand beside each other until the blob was hashed; then the false one is refused",
         arguments: [true, false], [true, false])
     func squatting(liarIsFirst: Bool, isSameRepository: Bool) throws {
         let fixture = try Fixture()
@@ -221,7 +224,8 @@ struct OriginTests {
         let store = try fixture.openStore()
         func index(_ toc: Digest, _ bytes: [UInt8], _ location: String, proving: Bool = false) throws -> LayerID {
             try LayerIndexer(
-                store: store, source: Liar(bytes: bytes, location: location), requiresDiffID: proving, shouldStop: { false },
+                store: store, source: Liar(bytes: bytes, location: location), requiresDiffID: proving,
+                shouldStop: { false },
                 didFetch: { _ in }
             ).index(
                 Descriptor(

@@ -152,7 +152,9 @@ struct LayerImportTests {
         #expect(try #require(last.min()) > greatest + 2, "those of c are not used again either")
     }
 
-    @Test("the same layer twice is one layer, of another repository another one, and each has the places that are added to it")
+    @Test(
+        "the same layer twice is one layer, of another repository another one, and each has the places that are added to it"
+    )
     func twice() throws {
         let store = try scratch.open()
         let entries = [Entry("x", .file(file))]

@@ -35,7 +35,8 @@ public struct TrustCommand: Sendable {
     static func text(_ report: Report) -> String {
         var lines = [
             "\(report.image): chains are "
-                + (report.requiresProof ? "committed only when they are proven" : "committed as claimed, and proven behind that")
+                + (report.requiresProof
+                    ? "committed only when they are proven" : "committed as claimed, and proven behind that")
         ]
         for layer in report.layers {
             lines.append("\(layer.layer)  \(layer.state)")
@@ -52,7 +53,8 @@ public struct TrustCommand: Sendable {
         switch ChainState(rawValue: layer.state) {
         case .proven: "its tar was hashed, and has the diff ID"
         case .quarantined: layer.reason ?? "it is another layer than was said"
-        case .claimed, nil: "whoever wrote the image says so; each file is verified by the table of contents, the tar was not hashed yet"
+        case .claimed, nil:
+            "whoever wrote the image says so; each file is verified by the table of contents, the tar was not hashed yet"
         }
     }
 }

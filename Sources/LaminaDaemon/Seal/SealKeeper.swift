@@ -172,7 +172,9 @@ final class SealKeeper: Sendable {
         guard case .on = ability() else { return nil }
         do {
             // What is in quarantine is shown by nobody.
-            guard try store.index.quarantine(of: views).isEmpty, let chain = try store.index.sealed(views) else { return nil }
+            guard try store.index.quarantine(of: views).isEmpty, let chain = try store.index.sealed(views) else {
+                return nil
+            }
             state.withLock { $0.holds[chain.id, default: 0] += 1 }
             if try attach(chain.id) { return chain.id }
             release(chain.id)

@@ -134,7 +134,9 @@ extension MergePlan {
             if isFull { continue }
             if pull.isUsedUp { return .ended }
             if pull.current != nil || pull.deferred.isEmpty { continue }
-            guard pull.deferred.contains(where: { isReady($0.content.content.id, for: pull.origin) }) else { return .nothing }
+            guard pull.deferred.contains(where: { isReady($0.content.content.id, for: pull.origin) }) else {
+                return .nothing
+            }
             pull.takeDeferred()
         }
     }
@@ -155,7 +157,8 @@ extension MergePlan {
             guard pull.scanned == pull.head || row.content.firstChunk.blobOffset < end else { return nil }
             pull.scanned += 1
             let id = row.content.content.id
-            guard row.content.needsPreparation, slot(of: id, for: pull.origin) == nil, !recentlyMerged.contains(id, since: row.time)
+            guard row.content.needsPreparation, slot(of: id, for: pull.origin) == nil,
+                !recentlyMerged.contains(id, since: row.time)
             else { continue }
             let key = add(id, for: pull.origin)
             contents[key]?.preparingPull = pull.id

@@ -29,7 +29,8 @@ extension MergeEngine {
             throw MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
         }
         let indexer = LayerIndexer(
-            store: store, source: source, requiresDiffID: true, shouldStop: { [context] in shouldStop() || context.stop.isSet },
+            store: store, source: source, requiresDiffID: true,
+            shouldStop: { [context] in shouldStop() || context.stop.isSet },
             didFetch: { [self] in countFetched(Int64($0)) })
         let descriptor = Descriptor(mediaType: "", digest: blob.digest, size: blob.size)
         _ = try indexer.provingDiffID(of: layer, descriptor, nil)

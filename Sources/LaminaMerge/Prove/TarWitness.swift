@@ -88,7 +88,8 @@ extension LayerTree {
                 if let known = paths[Int(directory)] { return known }
                 guard let index = names[directory] else { return [] }
                 let parent = path(of: dirents[index].parent)
-                let made = (parent.isEmpty ? [] : parent + [UInt8(ascii: "/")]) + Array(arena[nameRange(of: dirents[index])])
+                let made =
+                    (parent.isEmpty ? [] : parent + [UInt8(ascii: "/")]) + Array(arena[nameRange(of: dirents[index])])
                 paths[Int(directory)] = made
                 return made
             }

@@ -41,7 +41,8 @@ extension LayerIndexer {
         didFetch(blob.count)
         let share = try memory?.take(compressed: blob.count, limits, shouldStop)
         return FetchedTOC(
-            format: .estargzExternal, json: try blob.withUnsafeBytes { try EStargz.extractTOC(fromMember: $0, limits: limits) },
+            format: .estargzExternal,
+            json: try blob.withUnsafeBytes { try EStargz.extractTOC(fromMember: $0, limits: limits) },
             membersEnd: membersEnd, share: share)
     }
 }

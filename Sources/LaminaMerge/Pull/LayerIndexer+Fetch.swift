@@ -159,7 +159,8 @@ extension LayerIndexer {
         let witness = Self.witness(for: format)
         let membersEnd = format == .estargz ? try store.index.tarSource(of: layer)?.membersEnd : nil
         let pass = try readWhole(
-            descriptor, ledger.diffID ?? diffID, format.compression, tail: nil, witness: witness, keepingFrom: membersEnd)
+            descriptor, ledger.diffID ?? diffID, format.compression, tail: nil, witness: witness,
+            keepingFrom: membersEnd)
         if membersEnd != nil {
             // The blob is what its digest says: so is the table of contents in it, and the tree may have been made of another one.
             let toc = try pass.kept.dropLast(EStargz.footerSize).withUnsafeBytes {

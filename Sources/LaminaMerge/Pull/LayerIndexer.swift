@@ -106,7 +106,9 @@ struct LayerIndexer {
     /// Refuses a table of contents that is not the one of a blob which was hashed as a whole.
     private func refuseFalse(_ claims: TOCClaims, _ descriptor: Descriptor) throws {
         guard let proven = try store.index.provenTOC(of: descriptor.digest) else { return }
-        if let claimed = claims.tocDigest, claimed != proven.digest { throw Self.isFalse(claimed, proven.digest, descriptor) }
+        if let claimed = claims.tocDigest, claimed != proven.digest {
+            throw Self.isFalse(claimed, proven.digest, descriptor)
+        }
         if claims.tocDigest == nil, let claimed = claims.checksum, let checksum = proven.checksum, claimed != checksum {
             throw Self.isFalse(claimed, checksum, descriptor)
         }
@@ -133,9 +135,12 @@ struct LayerIndexer {
     private func known(_ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?) throws -> LayerID? {
         let isIsolated = isolates(source.location)
         let fitting = try store.index.layers(of: descriptor.digest).filter {
-            claims.fits($0) && $0.isIsolated == isIsolated && ($0.diffID == diffID || diffID == nil || $0.tocProof == .whole)
+            claims.fits($0) && $0.isIsolated == isIsolated
+                && ($0.diffID == diffID || diffID == nil || $0.tocProof == .whole)
         }
-        if let whole = fitting.first(where: { $0.tocProof == .whole }), let diffID, let proven = whole.diffID, proven != diffID {
+        if let whole = fitting.first(where: { $0.tocProof == .whole }), let diffID, let proven = whole.diffID,
+            proven != diffID
+        {
             throw MergeError(
                 .badImage, "layer \(descriptor.digest): its tar has the digest \(proven), and the image says \(diffID)")
         }

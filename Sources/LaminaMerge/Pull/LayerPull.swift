@@ -65,7 +65,9 @@ public final class LayerPull: Sendable {
     var planned: PlannedPull? {
         state.withLock { state in
             guard let id = state.id else { return nil }
-            guard let (contents, time) = state.chosen else { return PlannedPull(id: id, layer: layer, origin: state.origin) }
+            guard let (contents, time) = state.chosen else {
+                return PlannedPull(id: id, layer: layer, origin: state.origin)
+            }
             state.chosen = nil
             return PlannedPull(id: id, layer: layer, origin: state.origin, first: contents, readAt: time)
         }

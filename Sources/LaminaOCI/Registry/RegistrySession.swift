@@ -81,8 +81,8 @@ final class RegistrySession: Sendable {
     func distrust(_ blob: BlobTrust, among hosts: [RegistryHost]) -> Bool {
         state.withLock { state in
             // What was kept of it is as wrong.
-            for (place, spool) in state.spools where place.blob == blob.blob && hosts.contains(where: { $0.name == place.registry.host })
-            {
+            for (place, spool) in state.spools
+            where place.blob == blob.blob && hosts.contains(where: { $0.name == place.registry.host }) {
                 spool.close()
                 state.spools[place] = nil
             }
