@@ -3,7 +3,11 @@ import LaminaDaemon
 
 struct Trust: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show what is claimed of images, what is proven, and what was found false.", subcommands: [Show.self])
+        abstract: "Show what is claimed of images, what is proven, and what was found false.",
+        discussion: """
+              lamina trust show registry.example.org/app:1
+              lamina trust show --json registry.example.org/app:1
+            """, subcommands: [Show.self])
 
     struct Show: ParsableCommand {
         static let configuration = CommandConfiguration(
@@ -13,6 +17,7 @@ struct Trust: ParsableCommand {
                 its chain, which other images may share, is a claim of whoever wrote the image until all of it is here and its tar was hashed.
 
                   lamina trust show registry.example.org/app:1
+                  lamina trust show --json registry.example.org/app:1
                 """)
 
         @Argument(help: "An image.") var image: String

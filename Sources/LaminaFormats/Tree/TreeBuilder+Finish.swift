@@ -11,7 +11,7 @@ extension TreeBuilder {
         tree.dirents = dirents(slots, numbers, nodeCount: tree.nodes.count)
         tree.xattrs = attributes(numbers, withWhiteouts: directoriesWithWhiteouts(slots))
         tree.prioritizedEnd = hasNoPrefetchMark ? nil : prioritizedEnd
-        try keepContents(of: &tree)
+        keepContents(of: &tree)
         tree.contents = contents
         tree.chunks = chunks
         tree.arena = names.arena
@@ -177,7 +177,7 @@ extension TreeBuilder {
 
 extension TreeBuilder {
     /// Drops contents that no file of `tree` has any more, and bounds the members of the others.
-    private mutating func keepContents(of tree: inout LayerTree) throws(FormatError) {
+    private mutating func keepContents(of tree: inout LayerTree) {
         var numbers = [Int32](repeating: -1, count: contents.count)
         for node in tree.nodes where node.content >= 0 { numbers[Int(node.content)] = 0 }
         if numbers.contains(-1) {
@@ -186,7 +186,7 @@ extension TreeBuilder {
                 tree.nodes[index].content = numbers[Int(tree.nodes[index].content)]
             }
         }
-        try boundMembers()
+        boundMembers()
     }
 
     /// Keeps the contents whose number is not -1, and gives them their new ones.
@@ -207,7 +207,7 @@ extension TreeBuilder {
     }
 
     /// A member ends where the next one begins, of whatever file that is, or where the table of contents does.
-    private mutating func boundMembers() throws(FormatError) {
+    private mutating func boundMembers() {
         if !memberOffsetsAreSorted { memberOffsets.sort() }
         for index in chunks.indices where chunks[index].blobSize != 0 {
             let offset = chunks[index].blobOffset
@@ -217,14 +217,7 @@ extension TreeBuilder {
                 let middle = (low + high) / 2
                 if memberOffsets[middle] <= offset { low = middle + 1 } else { high = middle }
             }
-            let size = (low < memberOffsets.count ? memberOffsets[low] : tocOffset) - offset
-            // In a tar that is read as a whole a member is a file.
-            guard size <= limits.memberBytes || limits.chunkBytes == limits.fileBytes else {
-                throw FormatError(
-                    .largeChunk, "the chunk is in a member that is too large", offset: offset,
-                    expected: "at most \(limits.memberBytes) bytes", actual: "\(size)")
-            }
-            chunks[index].blobSize = size
+            chunks[index].blobSize = (low < memberOffsets.count ? memberOffsets[low] : tocOffset) - offset
         }
     }
 }

@@ -74,6 +74,12 @@ struct LayerIndexer {
                 tree = try toc.json.withUnsafeBytes {
                     try LayerTree.parse(toc: $0, tocOffset: toc.membersEnd, format: toc.format, limits: limits)
                 }
+                // A member is in memory as a whole, however little of it is wanted.
+                if let large = tree.chunks.first(where: { $0.blobSize > limits.memberBytes }) {
+                    throw FormatError(
+                        .largeChunk, "the chunk is in a member that is too large", offset: large.blobOffset,
+                        expected: "at most \(limits.memberBytes) bytes", actual: "\(large.blobSize)")
+                }
             } catch let error as FormatError where error.code == .largeChunk && readsWholeBlobs {
                 // In parts it would take more memory than there is to be had: it is read as a stream.
                 return try stream(descriptor, diffID, toc.format == .zstdChunked ? .plainZstd : .stargz)
