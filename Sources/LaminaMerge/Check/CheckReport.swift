@@ -26,6 +26,8 @@ public struct CheckFinding: Sendable, Codable, Equatable {
         case index
         /// Of a backing file: it is not there, has another size, a hole where bytes are said to be, or other bytes.
         case missing, size, hole, digest
+        /// A layer is another one than was said, and nothing of it is served.
+        case quarantine
         /// Nobody can tell: the disk, or the system, does not let the file be read just now. Nothing is forgotten for that.
         case unreadable
 

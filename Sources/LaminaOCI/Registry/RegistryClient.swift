@@ -54,6 +54,11 @@ public struct RegistryClient: Sendable {
         /// temporary files without it.
         public var spoolDirectory: String?
 
+        /// Asked before so many bytes of a blob are kept in ``spoolDirectory``; throws where there is no room for them.
+        public var reserveSpool: @Sendable (_ bytes: Int64) throws -> Void = { _ in }
+        /// Told how many of them are there no more.
+        public var releaseSpool: @Sendable (_ bytes: Int64) -> Void = { _ in }
+
         /// Told about each failure that is tried again, and how long is waited before that; for a log.
         public var onRetry: @Sendable (_ failure: OCIError, _ wait: Duration) -> Void = { _, _ in }
         /// Told about each server that is given up for the next one; for a log.
