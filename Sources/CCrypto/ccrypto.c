@@ -3,8 +3,8 @@
 #include <openssl/sha.h>
 #include <string.h>
 
-// Our state is a fixed layout of our own, not OpenSSL's struct, so that a saved midstate outlives a change of
-// libcrypto. The conversion copies 112 bytes a call, which is nothing beside hashing.
+// Our state has its own fixed layout, not OpenSSL's struct, so that a saved midstate survives a change of libcrypto. The
+// conversion copies 112 bytes for each call, which is nothing compared with hashing.
 static void load(SHA256_CTX *context, const lamina_sha256 *state) {
     memcpy(context->h, state->h, sizeof state->h);
     context->Nl = (SHA_LONG)state->length_bits;

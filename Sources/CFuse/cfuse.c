@@ -19,7 +19,7 @@ static ssize_t io_read(int device, void *buffer, size_t size, void *data) {
     return read(device, buffer, size);
 }
 
-/// Sends a reply of INIT; while one is replayed the kernel has had its answer, and gets none.
+/// Sends a reply to INIT; while INIT is replayed, the kernel has its answer already, and gets none.
 static ssize_t send_init(struct lamina_fuse *fuse, int device, const struct iovec *parts, int count) {
     if (!fuse->replaying) return writev(device, parts, count);
     ssize_t total = 0;
@@ -27,8 +27,8 @@ static ssize_t send_init(struct lamina_fuse *fuse, int device, const struct iove
     return total;
 }
 
-/// Adds to the reply of INIT what the kernel offered and libfuse does not say: before 3.17 it knows neither passthrough
-/// nor how to pass on PARALLEL_DIROPS, and no version knows of resent requests.
+/// Adds to the reply to INIT what the kernel offered and libfuse does not pass on: before 3.17 libfuse knows neither
+/// passthrough nor PARALLEL_DIROPS, and no version knows resent requests.
 static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *parts, int count) {
     struct fuse_out_header *header = parts[0].iov_base;
     const struct fuse_in_header *request = (const void *)fuse->init_request;
@@ -38,10 +38,10 @@ static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *pa
     struct init_in offer = {0};
     size_t offered = fuse->init_size - sizeof *request;
     memcpy(&offer, fuse->init_request + sizeof *request, offered < sizeof offer ? offered : sizeof offer);
-    // A second INIT follows when the kernel's major version is above ours (libfuse asks for it so).
+    // A second INIT follows if the kernel's major version is above ours (libfuse asks for it then).
     if (offer.major != 7) return send_init(fuse, device, parts, count);
 
-    // libfuse sends a shorter reply to a kernel before 7.23; such a one has no INIT_EXT and gets no more than it knows.
+    // libfuse sends a shorter reply to a kernel before 7.23, which has no INIT_EXT and gets no more than it knows.
     struct init_out reply = {0};
     size_t length = parts[1].iov_len < sizeof reply ? parts[1].iov_len : sizeof reply;
     memcpy(&reply, parts[1].iov_base, length);
@@ -69,14 +69,14 @@ static ssize_t write_init(struct lamina_fuse *fuse, int device, struct iovec *pa
     return written;
 }
 
-/// Sends the answer to a RELEASE, which is kept until the next request is answered: the kernel sends it behind the back of
-/// who closes, who may have sent the next request already, and waits for that. Who dies before it is sent the RELEASE
-/// again, as any request.
+/// Sends the answer to a RELEASE, which is kept until the next request is answered: the kernel sends RELEASE in the background,
+/// while the process that closed the file may have sent its next request already, and waits for that one. If the server dies
+/// before, the kernel sends the RELEASE again, like any request.
 static void pay(struct lamina_fuse_worker *worker) {
     if (worker->owed.len == 0) return;
     struct fuse_out_header owed = worker->owed;
     worker->owed.len = 0;
-    // Of a session that is at its end nobody wants answers.
+    // In a session at its end, answers are not needed.
     if (write(worker->fuse->device, &owed, sizeof owed) < 0) return;
 }
 
@@ -122,8 +122,7 @@ struct lamina_fuse *lamina_fuse_new(
         errno = ENOMEM;
         return NULL;
     }
-    // libfuse closes the descriptor it is given; the caller's stays his. A duplicate is the same open file, unlike a
-    // clone.
+    // libfuse closes the descriptor that it gets; the caller keeps its own. A duplicate is the same open file, unlike a clone.
     fuse->device = fcntl(device, F_DUPFD_CLOEXEC, 3);
     static const struct fuse_custom_io io = {.read = io_read, .writev = io_writev, .splice_send = io_splice_send};
     int flags = fuse->device < 0 ? -1 : fcntl(fuse->device, F_GETFL);
@@ -162,9 +161,9 @@ struct lamina_fuse_worker *lamina_fuse_worker_new(struct lamina_fuse *fuse, void
     if (worker == NULL) return NULL;
     worker->fuse = fuse;
     worker->context = context;
-    // When a thread that is being killed reads a request into a page that is not there yet, the kernel cannot make it
-    // so any more, and the request's caller gets EIO (fuse_dev_do_read, get_user_pages). So the pages that requests come
-    // into are there from the start, and stay: no swapping, and no copy on write after a fork.
+    // If a thread that is being killed reads a request into a page that is not there yet, the kernel cannot bring the page in
+    // any more, and the request's caller gets EIO (fuse_dev_do_read, get_user_pages). So the pages for requests are there from
+    // the start, and stay: no swapping, and no copy on write after a fork.
     worker->buffer.mem = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (worker->buffer.mem == MAP_FAILED) {
         free(worker);
@@ -174,7 +173,7 @@ struct lamina_fuse_worker *lamina_fuse_worker_new(struct lamina_fuse *fuse, void
     worker->buffer.mem_size = BUFFER_SIZE;
 #endif
     madvise(worker->buffer.mem, BUFFER_SIZE, MADV_DONTFORK);
-    // Without the right to lock memory the pages are there all the same.
+    // Without the right to lock memory the pages are still there.
     if (mlock(worker->buffer.mem, REQUEST_SIZE) != 0) memset(worker->buffer.mem, 0, REQUEST_SIZE);
     return worker;
 }
@@ -185,7 +184,7 @@ void lamina_fuse_worker_free(struct lamina_fuse_worker *worker) {
     free(worker);
 }
 
-/// Keeps the bytes of an INIT request, whose answer io_writev looks out for.
+/// Keeps the bytes of an INIT request, whose answer io_writev watches for.
 static int keep_init(struct lamina_fuse *fuse, const void *bytes, size_t size) {
     uint8_t *copy = malloc(size);
     if (copy == NULL) return -ENOMEM;
@@ -214,7 +213,7 @@ int lamina_fuse_replay(struct lamina_fuse_worker *worker, const void *init_reque
     if (header.opcode != OPCODE_INIT || header.len != size) return -EPROTO;
     int error = keep_init(fuse, init_request, size);
     if (error != 0) return error;
-    // libfuse may write into its buffer, and the kept bytes are handed on once more.
+    // libfuse may write into its buffer, and the kept bytes are passed on once more.
     uint64_t copy[INIT_LIMIT / sizeof(uint64_t)];
     memcpy(copy, init_request, size);
     fuse->replaying = true;
@@ -241,8 +240,8 @@ static inline void relax(void) {
 }
 
 /// Keeps the processors from falling asleep while requests come in quick succession, by the kernel's PM QoS. A call through
-/// FUSE sleeps twice, and on many machines, virtual ones above all, waking an idle processor takes longer than everything
-/// else that the call does. The kernel takes the wish back when the file is closed, at a kill too.
+/// FUSE sleeps twice, and on many machines, especially virtual ones, waking an idle processor takes longer than everything else
+/// in the call. The setting ends when the file is closed, also by a kill.
 static void stay_awake(struct lamina_fuse *fuse) {
     if (fuse->awake != AWAKE_NOT) return;
     int file = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
@@ -251,15 +250,14 @@ static void stay_awake(struct lamina_fuse *fuse) {
         close(file);
         file = -1;
     }
-    // Without the right to it nobody asks again.
+    // Without the right to it, this is not tried again.
     fuse->awake = file >= 0 ? file : AWAKE_NEVER;
 }
 
-/// Takes a request without sleeping; -EAGAIN when none comes for SHORT_PAUSE. Falling asleep and being woken cost both sides
-/// more than most answers do; where requests come in quick succession, the next one is there before that would be done.
-/// What the handler can do ahead is done meanwhile.
-/// -EINTR: the turn was taken away meanwhile.
-/// After one that was long in coming nobody looks out: an idle session costs nothing.
+/// Takes a request without sleeping; -EAGAIN when none comes for SHORT_PAUSE. To fall asleep and be woken costs both sides more
+/// than most answers; if requests come in quick succession, the next one comes before that would be done. Meanwhile the handler
+/// does what it can do ahead. -EINTR: the turn was taken away meanwhile. After a request that was long in coming, no thread
+/// looks out for the next one: an idle session costs nothing.
 static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
     while (true) {
         int received = fuse_session_receive_buf(worker->fuse->session, &worker->buffer);
@@ -276,7 +274,7 @@ static int look_out(struct lamina_fuse_worker *worker, uint64_t start) {
             continue;
         }
         if (lamina_fuse_now() >= start + SHORT_PAUSE) return received;
-        // Not too often: each look takes the lock that requests are queued with.
+        // Not too often, because each look takes the lock of the queue of requests.
         for (int i = 0; i < 8; i++) relax();
     }
 }
@@ -300,9 +298,9 @@ static int take(struct lamina_fuse_worker *worker, uint64_t start) {
     return fuse_session_receive_buf(fuse->session, &worker->buffer);
 }
 
-/// Reads a request: one thread at a time. Waking a second thread for a request costs more than most answers, so whoever
-/// has the turn keeps it while it answers, and gives it to the next one only where there is more to do already, or the
-/// answer may take long (lamina_fuse_share).
+/// Reads a request: one thread at a time. Waking a second thread for a request costs more than most answers, so the thread that
+/// has the turn keeps it while it answers, and gives it away only if more requests wait already, or the answer may take long
+/// (lamina_fuse_share).
 static int receive(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
     lamina_fuse_turn_end(worker);
@@ -323,23 +321,24 @@ static int receive(struct lamina_fuse_worker *worker) {
 }
 
 static void share_if_busy(struct lamina_fuse_worker *worker, uint32_t opcode) {
-    // A moment ago there was not even this one.
+    // A moment ago even this one was not there.
     if (worker->found_none) return;
-    // A process that closes one file and opens the next is no two processes, and these are answered in no time.
+    // A process that closes one file and opens the next does not count as two processes, and both are answered at once.
     if (opcode == FUSE_RELEASE || opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET) return;
     struct pollfd device = {.fd = worker->fuse->device, .events = POLLIN};
     if (poll(&device, 1, 0) > 0) lamina_fuse_turn_give(worker);
 }
 
-/// Answers what needs no request of libfuse's: a close, and an open or a question for an attribute whose answer the handler knows. To make such a request, to
-/// keep it in the list of those that may be interrupted and to free it takes longer than the rest of the answer.
+/// Answers what does not need a request of libfuse: a close, and an open or a request for an attribute whose answer the handler
+/// knows. To make libfuse's request, keep it in the list of those that may be interrupted, and free it takes longer than the
+/// rest of the answer.
 static bool answer_at_once(struct lamina_fuse_worker *worker, const struct fuse_in_header *header, size_t size) {
     struct lamina_fuse *fuse = worker->fuse;
     if (!fuse->ready) return false;
     const void *argument = header + 1;
     if (header->opcode == FUSE_RELEASE && size >= sizeof *header + sizeof(struct fuse_release_in)) {
         const struct fuse_release_in *release = argument;
-        // Two in a row: one is kept.
+        // Two in a row: only one can be kept.
         pay(worker);
         fuse->callbacks.release(worker->context, header->nodeid, release->fh);
         worker->owed = (struct fuse_out_header){.len = sizeof worker->owed, .unique = header->unique};
@@ -359,7 +358,7 @@ static bool answer_at_once(struct lamina_fuse_worker *worker, const struct fuse_
         if (length == room) return false;
         if (!fuse->callbacks.lacks_xattr(worker->context, header->nodeid, name, length)) return false;
         struct fuse_out_header reply = {.len = sizeof reply, .error = -ENODATA, .unique = header->unique};
-        // Of a session that is at its end nobody wants answers.
+        // In a session at its end, answers are not needed.
         if (write(fuse->device, &reply, sizeof reply) < 0) return true;
         pay(worker);
         return true;
@@ -371,7 +370,7 @@ int lamina_fuse_step(struct lamina_fuse_worker *worker) {
     struct lamina_fuse *fuse = worker->fuse;
     int received = receive(worker);
     if (received == -EINTR || received == -EAGAIN) return 1;
-    // The connection ends, as with ENODEV: what a read says that has a request in hand just then (fuse_dev_do_read).
+    // The connection ends, as with ENODEV: a read that is handling a request at that moment returns this (fuse_dev_do_read).
     if (received == -ECONNABORTED) received = 0;
     if (received <= 0) {
         pay(worker);
@@ -426,8 +425,7 @@ uint64_t lamina_fuse_open_count(const struct lamina_fuse *fuse, enum lamina_fuse
 
 // MARK: Backing files
 
-// libfuse 3.17 has fuse_passthrough_open, but it wants a request at hand and loses errno, which tells EPERM from
-// EMFILE.
+// libfuse 3.17 has fuse_passthrough_open, but that needs a request and loses errno, which distinguishes EPERM from EMFILE.
 
 int32_t lamina_fuse_backing_open(const struct lamina_fuse *fuse, int file) {
     struct backing_map map = {.file = file};
@@ -442,7 +440,7 @@ int lamina_fuse_backing_close(const struct lamina_fuse *fuse, int32_t backing) {
 
 // MARK: Notifications
 
-/// libfuse sends the byte behind the name too, so it must be there.
+/// libfuse also sends the byte after the name, so it must exist.
 static bool terminate(char copy[NAME_LIMIT + 1], const void *name, size_t length) {
     if (length == 0 || length > NAME_LIMIT) return false;
     memcpy(copy, name, length);

@@ -1,4 +1,4 @@
-// What the files of this shim share. The kernel's protocol is here, in so far as linux/fuse.h may be older than the
+// What the files of this shim share. It includes parts of the kernel's protocol, because linux/fuse.h may be older than the
 // kernel.
 #ifndef LAMINA_CFUSE_INTERNAL_H
 #define LAMINA_CFUSE_INTERNAL_H
@@ -25,7 +25,7 @@ struct init_in {
     uint32_t major, minor, max_readahead, flags, flags2, unused[11];
 };
 
-/// fuse_init_out, 64 bytes since 7.23; what is behind time_gran was unused then and is zero.
+/// fuse_init_out, 64 bytes since 7.23; what follows time_gran was unused then and is zero.
 struct init_out {
     uint32_t major, minor, max_readahead, flags;
     uint16_t max_background, congestion_threshold;
@@ -63,18 +63,18 @@ enum {
     SHORT_PAUSE = 20000,
     // Nanoseconds: longer than two processors take to wake up.
     LONG_PAUSE = 500000,
-    // Requests in quick succession after which more are expected, and the milliseconds without one after which they are not.
+    // After how many requests in quick succession more are expected, and after how many milliseconds without one they are not.
     BURST = 16,
     BURST_END = 2,
-    // Nanoseconds that a request may take while nobody else takes the next one. More than any answer takes that does not wait
-    // for something; see watch.
+    // How many nanoseconds a request may take while no other thread takes the next one. An answer that does not wait for
+    // something takes less; see watch.
     TURN_LIMIT = 1500000,
-    // Looks in a row that found no request under way, after which nobody looks until one comes.
+    // After how many looks in a row without a running request the watch stops looking until one comes.
     QUIET_LOOKS = 40,
     AWAKE_NOT = -1,
     AWAKE_NEVER = -2,
     NOTIFY_RESEND = 7,
-    // libfuse reads with 1 MiB (what a WRITE may have) and a page; what comes here has a name at most, and the forgotten
+    // libfuse reads with 1 MiB (what a WRITE may have) and a page; the requests here have at most a name, and the forgotten
     // nodes of a batch, which need no care.
     BUFFER_SIZE = 2 << 20,
     REQUEST_SIZE = 16 << 10,
@@ -94,7 +94,7 @@ struct lamina_fuse {
     int device;
     struct lamina_fuse_settings settings;
     struct lamina_fuse_callbacks callbacks;
-    // Written by the one thread that processes INIT, before any other starts.
+    // Written by the thread that processes INIT, before any other thread starts.
     uint8_t *init_request;
     size_t init_size;
     uint64_t init_unique;
@@ -103,7 +103,7 @@ struct lamina_fuse {
     bool ready;
     bool resend;
     enum lamina_fuse_passthrough passthrough;
-    // Who may wait for the next request: one thread has the turn, or it is free. See turn.c.
+    // Decides which thread may wait for the next request: one thread has the turn, or it is free. See turn.c.
     pthread_mutex_t turn_lock;
     pthread_cond_t turn_freed, watch_wanted;
     bool turn_is_free;
@@ -111,9 +111,10 @@ struct lamina_fuse {
     unsigned waiting;
     bool has_watch;
     _Atomic bool watch_sleeps;
-    // When the thread that has the turn took the request that it answers; 0 while it waits for one. Who sets it to 0 has the turn.
+    // When the thread that has the turn took the request that it answers; 0 while it waits for one. The thread that sets it to
+    // 0 gets the turn.
     _Atomic uint64_t turn_since;
-    // Requests that were answered, parked or refused: what a watchdog looks at.
+    // Requests that were answered, parked or refused: a watchdog reads this.
     _Atomic uint64_t progress;
     // With the turn: how many requests in a row came without a long pause before them, up to BURST; and the open file that
     // keeps the processors awake, or one of AWAKE_….
@@ -129,15 +130,15 @@ struct lamina_fuse_worker {
     struct fuse_buf buffer;
     uint64_t unique;
     bool has_turn;
-    // With the turn: what turn_since was set to for the request in hand; 0: there is none.
+    // With the turn: the value of turn_since for the current request; 0: there is none.
     uint64_t since;
-    // Whether no request was there when this thread looked before the one it has.
+    // Whether no request was there when this thread looked before it got the current one.
     bool found_none;
-    // An answer that nobody waits for, and that has not gone out yet; its length is 0 where there is none. See pay.
+    // An answer that no caller waits for and that was not sent yet; its length is 0 if there is none. See pay.
     struct fuse_out_header owed;
 };
 
-/// The worker whose request this thread processes now. libfuse hands its callbacks the session only.
+/// The worker whose request this thread processes now. libfuse passes only the session to its callbacks.
 extern _Thread_local struct lamina_fuse_worker *lamina_fuse_current;
 
 extern const struct fuse_lowlevel_ops lamina_fuse_operations;

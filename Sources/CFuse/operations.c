@@ -5,8 +5,8 @@
 
 static void op_init(void *data, struct fuse_conn_info *connection) {
     struct lamina_fuse *fuse = data;
-    // Not wanted, though libfuse would: AUTO_INVAL_DATA, as content never changes; ASYNC_DIO, which makes a reader with
-    // O_DIRECT wait where no signal reaches it; SPLICE_READ, as requests are small.
+    // Not wanted, though libfuse would: AUTO_INVAL_DATA, because content never changes; ASYNC_DIO, which makes a reader with
+    // O_DIRECT wait where no signal reaches it; SPLICE_READ, because requests are small.
     unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS |
                       FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_READDIRPLUS | FUSE_CAP_SPLICE_WRITE;
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
@@ -40,7 +40,7 @@ static void op_readlink(fuse_req_t request, fuse_ino_t node) {
 }
 
 static void op_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) {
-    // MS_RDONLY keeps these away, unless somebody remounts.
+    // MS_RDONLY prevents these, unless the file system is remounted.
     if (!lamina_fuse_is_read((uint32_t)file->flags)) {
         fuse_reply_err(request, EROFS);
         return;
@@ -57,8 +57,8 @@ static void op_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offs
 static void op_opendir(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file) {
     (void)node;
     (void)file;
-    // With NO_OPENDIR_SUPPORT this is the last OPENDIR: the kernel opens directories itself from now on, with
-    // FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR.
+    // With NO_OPENDIR_SUPPORT this is the last OPENDIR: from now on the kernel opens directories itself, with FOPEN_KEEP_CACHE
+    // | FOPEN_CACHE_DIR.
     fuse_reply_err(request, ENOSYS);
 }
 
@@ -85,7 +85,7 @@ static void op_statfs(fuse_req_t request, fuse_ino_t node) {
     CALL(statfs, wrap(request), lamina_fuse_current->unique, node);
 }
 
-// What would write. The mount is read-only, so these come only when somebody remounts it.
+// Operations that would write. The mount is read-only, so these come only after a remount.
 
 static void op_setattr(
     fuse_req_t request, fuse_ino_t node, struct stat *attributes, int which, struct fuse_file_info *file) {
@@ -157,8 +157,8 @@ static void op_ioctl(
     fuse_reply_err(request, ENOTTY);
 }
 
-// Where an operation is missing (ACCESS, FLUSH, LSEEK, POLL, FSYNC, locks) libfuse answers ENOSYS, and the kernel does
-// it itself and asks no more.
+// If an operation is missing (ACCESS, FLUSH, LSEEK, POLL, FSYNC, locks), libfuse answers ENOSYS, and the kernel then does it
+// itself and does not ask again.
 const struct fuse_lowlevel_ops lamina_fuse_operations = {
     .init = op_init,
     .lookup = op_lookup,

@@ -1,4 +1,4 @@
-// From the callbacks to libfuse: replies, and the interrupts of requests that wait for theirs.
+// From the callbacks to libfuse: replies, and the interrupts of requests that wait for their reply.
 #include "internal.h"
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,7 +36,7 @@ static void fill_entry(
         .attr_valid = attribute_time.seconds,
         .attr_valid_nsec = attribute_time.nanoseconds,
     };
-    // Node 0 is the negative entry. The generation stays 0, as IDs are never used again.
+    // Node 0 is the negative entry. The generation stays 0, because IDs are never used again.
     if (attributes == NULL) return;
     out->nodeid = attributes->node;
     fill_attributes(&out->attr, attributes);
@@ -68,7 +68,7 @@ int lamina_fuse_reply_file(struct lamina_fuse_request *request, int file, int64_
     source.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY;
     source.buf[0].fd = file;
     source.buf[0].pos = offset;
-    // Without FUSE_BUF_SPLICE_MOVE: moved pages would leave the page cache of the backing file, which others read.
+    // Without FUSE_BUF_SPLICE_MOVE: moved pages would leave the page cache of the backing file, which is read by others too.
     return fuse_reply_data(unwrap(request), &source, 0);
 }
 
@@ -156,16 +156,16 @@ size_t lamina_fuse_fit_entries(const void *buffer, size_t used, size_t capacity,
 
 // MARK: Interrupts
 
-/// Interrupts this thread has learnt of and not yet dealt with: a step brings at most one, and one for each request
-/// that it parks.
+/// Interrupts that this thread has learnt of and not handled yet: a step brings at most one, and one for each request that it
+/// parks.
 static _Thread_local struct {
     uint64_t tokens[8];
     unsigned count;
     bool overflowed;
 } interrupted;
 
-/// libfuse calls this with the request's lock held, and in fuse_req_interrupt_func still needs the request afterwards,
-/// so nothing may be answered here. Nor may `request` be touched: another thread may have answered it meanwhile.
+/// libfuse calls this with the request's lock held, and still needs the request afterwards in fuse_req_interrupt_func, so
+/// nothing may be answered here. `request` must not be touched either: another thread may have answered it meanwhile.
 static void note_interrupt(fuse_req_t request, void *data) {
     (void)request;
     if (interrupted.count < sizeof interrupted.tokens / sizeof *interrupted.tokens)

@@ -1,10 +1,10 @@
-// Whose turn it is to take the next request.
+// Which thread may take the next request.
 //
 // Waking a second thread for a request costs more than most answers, so one thread takes requests, and keeps the turn while it
-// answers. It gives the turn away where there is more to do already, or where it knows that it will wait (lamina_fuse_share). It may
-// wait where it does not know: for a page of the index that has to come from the disk, for a file's inode, for a lock. So one of those that
-// wait for the turn is the *watch*: it looks, now and then while requests come, whether the thread with the turn has worked on one
-// request for long, and takes the turn away then.
+// answers. It gives the turn away if more requests wait already, or if it knows that it will wait (lamina_fuse_share). It may
+// also wait without knowing before: for a page of the index that has to come from the disk, for a file's inode, for a lock. So
+// one of those that wait for the turn is the *watch*: it looks, now and then while requests come, whether the thread with the
+// turn has worked on one request for long, and takes the turn away then.
 #include "internal.h"
 #include <time.h>
 
@@ -34,7 +34,7 @@ void lamina_fuse_turn_destroy(struct lamina_fuse *fuse) {
     pthread_mutex_destroy(&fuse->turn_lock);
 }
 
-/// Sets turn_since back; whether it was still what the caller saw.
+/// Sets turn_since back; returns whether it was still the caller's value.
 static bool end(struct lamina_fuse *fuse, uint64_t since) {
     return atomic_compare_exchange_strong(&fuse->turn_since, &since, 0);
 }
@@ -49,13 +49,14 @@ static void pause_watch(struct lamina_fuse *fuse) {
 /// Sleeps until a request comes, or the turn is free; with the lock.
 static void sleep_watch(struct lamina_fuse *fuse) {
     atomic_store(&fuse->watch_sleeps, true);
-    // Who begins with a request says so first, and then looks whether the watch sleeps: one of the two sees the other.
+    // A thread that begins with a request first says so, and then checks whether the watch sleeps: one of the two sees the
+    // other.
     if (atomic_load(&fuse->turn_since) == 0) pthread_cond_wait(&fuse->watch_wanted, &fuse->turn_lock);
     atomic_store(&fuse->watch_sleeps, false);
 }
 
-/// Watches the thread that has the turn, with the lock held; returns once the turn is free. A thread that works on one request for
-/// long loses the turn, and notices it when it has given the answer.
+/// Watches the thread that has the turn, with the lock held; returns when the turn is free. A thread that works on one request
+/// for long loses the turn, and notices it after it has given the answer.
 static void watch(struct lamina_fuse *fuse) {
     unsigned quiet = 0;
     while (!fuse->turn_is_free) {
@@ -93,7 +94,7 @@ void lamina_fuse_turn_wait(struct lamina_fuse_worker *worker) {
     pthread_mutex_unlock(&fuse->turn_lock);
 }
 
-/// Says that a request was taken, with the turn, at the time `since`.
+/// Records that a request was taken, with the turn, at the time `since`.
 void lamina_fuse_turn_begin(struct lamina_fuse_worker *worker, uint64_t since) {
     struct lamina_fuse *fuse = worker->fuse;
     worker->since = since;
@@ -104,7 +105,7 @@ void lamina_fuse_turn_begin(struct lamina_fuse_worker *worker, uint64_t since) {
     pthread_mutex_unlock(&fuse->turn_lock);
 }
 
-/// Says that the request is answered. The turn may have been taken away meanwhile.
+/// Records that the request is answered. The turn may have been taken away meanwhile.
 void lamina_fuse_turn_end(struct lamina_fuse_worker *worker) {
     if (!worker->has_turn || worker->since == 0) return;
     worker->has_turn = end(worker->fuse, worker->since);
@@ -119,7 +120,7 @@ void lamina_fuse_turn_give(struct lamina_fuse_worker *worker) {
     worker->has_turn = false;
     pthread_mutex_lock(&fuse->turn_lock);
     fuse->turn_is_free = true;
-    // The watch goes on watching, where somebody else waits.
+    // The watch goes on watching, if another thread waits.
     if (fuse->waiting > (fuse->has_watch ? 1 : 0)) pthread_cond_signal(&fuse->turn_freed);
     else if (fuse->has_watch) pthread_cond_signal(&fuse->watch_wanted);
     pthread_mutex_unlock(&fuse->turn_lock);

@@ -27,7 +27,7 @@ int lamina_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, 
                                      .src_offset = (uint64_t)from_offset,
                                      .src_length = count,
                                      .dest_offset = (uint64_t)to_offset};
-    // A clone needs offsets on block boundaries; the kernel says EINVAL where they are not, and a copy does it.
+    // A clone needs offsets on block boundaries; otherwise the kernel says EINVAL, and a copy does it.
     if (ioctl(to, FICLONERANGE, &range) == 0) return 0;
     off_t source = from_offset, target = to_offset;
     while (count > 0) {
@@ -64,7 +64,7 @@ int lamina_supports_clone(int directory) {
 
 int64_t lamina_first_hole(int fd) {
     off_t hole = lseek(fd, 0, SEEK_HOLE);
-    // ENXIO: offset 0 is the end, which is what an empty file says.
+    // ENXIO: offset 0 is the end; the file is empty.
     if (hole < 0 && errno == ENXIO) return 0;
     return hole;
 }
@@ -83,7 +83,7 @@ int64_t lamina_hole_bytes(int fd) {
         if (hole < 0) return -1;
         if (hole >= size) break;
         off_t data = lseek(fd, hole, SEEK_DATA);
-        // ENXIO: no data behind it, the hole reaches to the end.
+        // ENXIO: no data follows, the hole reaches to the end.
         if (data < 0 && errno != ENXIO) return -1;
         if (data < 0 || data > size) data = size;
         sum += data - hole;
@@ -132,7 +132,7 @@ void lamina_trim_heap(void) { malloc_trim(0); }
 
 void lamina_tune_heap(int arenas) {
     mallopt(M_ARENA_MAX, arenas);
-    // Fixed, as it would else grow with the first large buffer that is freed: from then on large and small blocks would lie in the same
-    // heaps, which grow to hundreds of megabytes because each small block keeps a gap from being used.
+    // Fixed, because otherwise it would grow with the first large buffer that is freed: from then on large and small blocks
+    // would be in the same heaps, which grow to hundreds of megabytes because each small block keeps a gap from being used.
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
 }

@@ -1,4 +1,4 @@
-// Descriptors that are handed from one process to the next, and the processes that do so.
+// Passes descriptors from one process to the next, and starts the processes.
 #define _GNU_SOURCE
 #include "lamina_process.h"
 #include <errno.h>
@@ -23,7 +23,7 @@ int lamina_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC
 
 // MARK: Notifications
 
-/// The length of the address, 0 when the name does not fit. Of an abstract one every byte counts (unix(7)).
+/// The length of the address, 0 if the name does not fit. In an abstract one every byte counts (unix(7)).
 static socklen_t fill_address(struct sockaddr_un *address, const char *name, size_t length, bool abstract) {
     size_t shift = abstract ? 1 : 0;
     if (length == 0 || shift + length > sizeof address->sun_path - (abstract ? 0 : 1)) return 0;
@@ -149,7 +149,7 @@ int32_t lamina_start_listening(
         errno = EINVAL;
         return -1;
     }
-    // A pipe that exec closes tells why it could not.
+    // A pipe that exec closes; otherwise it reports why exec failed.
     int failure[2];
     if (pipe2(failure, O_CLOEXEC) != 0) return -1;
     pid_t child = fork();
@@ -161,8 +161,8 @@ int32_t lamina_start_listening(
         return -1;
     }
     if (child == 0) {
-        // First out of the way of where they shall be, as those places may be taken by each other. No further: where few
-        // descriptors are allowed (ulimit -n), a higher number is none (EINVAL).
+        // First moved away from their final places, because they may take each other's. No further than needed: if few
+        // descriptors are allowed (ulimit -n), a higher number is invalid (EINVAL).
         int moved[DESCRIPTOR_LIMIT];
         int above = FIRST_LISTENING + count + 1;
         int last = fcntl(failure[1], F_DUPFD_CLOEXEC, above);
@@ -224,8 +224,8 @@ int32_t lamina_next_signal(int descriptor) {
 //
 // The other threads of the parent are not in them, and may have held any lock: system calls only.
 
-/// Closes what the parent has open, the store's lock among it, which would outlive the parent in the child; `kept`
-/// becomes 0 and up.
+/// Closes what the parent has open, including the store's lock, which would outlive the parent in the child; `kept` becomes 0
+/// and up.
 static void keep_only(const int *kept, int count) {
     int moved[2];
     for (int i = 0; i < count; i++) moved[i] = fcntl(kept[i], F_DUPFD_CLOEXEC, 8);
@@ -234,7 +234,7 @@ static void keep_only(const int *kept, int count) {
     close_range((unsigned)count, ~0U, 0);
     for (int number = 1; number < 32; number++) signal(number, SIG_DFL);
     signal(SIGPIPE, SIG_IGN);
-    // Neither Ctrl-C at the parent's terminal nor the end of it is for this process.
+    // Ctrl-C at the parent's terminal, and the terminal's end, must not reach this process.
     setsid();
     sigset_t none;
     sigemptyset(&none);
@@ -259,7 +259,7 @@ int lamina_mount_apart(
         ssize_t told;
         do told = write(0, &error, sizeof error);
         while (told < 0 && errno == EINTR);
-        // Nobody knows of this mount any more.
+        // No process knows of this mount any more.
         if (told < 0 && error == 0) umount2(target, MNT_DETACH);
         _exit(0);
     }

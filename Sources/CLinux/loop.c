@@ -13,7 +13,7 @@ int lamina_attach_loop(int file, char *device, size_t size) {
     int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
     if (control < 0) return -1;
     int error = EBUSY;
-    // Somebody else may take the device between the two calls.
+    // Another process may take the device between the two calls.
     for (int tries = 0; tries < 64; tries++) {
         int number = ioctl(control, LOOP_CTL_GET_FREE);
         if (number < 0) {

@@ -31,7 +31,7 @@ int lamina_spawn_session(
     if (!error) error = posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     if (!error) error = posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
     if (!error) error = posix_spawn_file_actions_adddup2(&actions, output, STDERR_FILENO);
-    // Also where both are the same number: that clears FD_CLOEXEC.
+    // Also if both are the same number: that clears FD_CLOEXEC.
     if (!error) error = posix_spawn_file_actions_adddup2(&actions, ready, ready_as);
     if (!error) error = posix_spawn_file_actions_addchdir_np(&actions, "/");
     if (!error) error = posix_spawnattr_setsigdefault(&attributes, &defaults);

@@ -26,7 +26,7 @@ struct ContainerdCalls: Sendable {
         ) { try $0.message }
     }
 
-    /// Asks for a list, of which each answer has a part.
+    /// Asks for a list, of which each answer is a part.
     func list<Request: Message, Response: Message, Element: Sendable>(
         _ method: String, _ request: Request, in namespace: String,
         _ elements: @escaping @Sendable (Response) throws -> [Element]

@@ -5,11 +5,11 @@ public import LaminaSnapshotter
 import LaminaStore
 import SwiftProtobuf
 
-/// Asks a running containerd, at its own socket, what it has made of a snapshotter.
+/// Asks a running containerd, at its own socket, what it knows about a snapshotter.
 public struct ContainerdClient: Sendable {
     /// Why it did not answer.
     public struct Failure: Error, CustomStringConvertible {
-        /// Whether nobody is there.
+        /// Whether no containerd is there.
         public var isUnavailable: Bool
         public var description: String
     }
@@ -20,12 +20,12 @@ public struct ContainerdClient: Sendable {
     /// - Parameter snapshotter: its name in containerd's configuration.
     public init(socket: String, snapshotter: String) { (self.socket, self.snapshotter) = (socket, snapshotter) }
 
-    /// All that containerd knows of the snapshotter, after it has collected what was removed.
+    /// All that containerd knows about the snapshotter, after it has collected what was removed.
     ///
     /// - Throws: `Failure`.
     public func view() async throws -> ContainerdView {
         do {
-            // Without an authority it would be the socket's path, which HTTP does not allow there.
+            // Otherwise the authority would be the socket's path, which HTTP does not allow there.
             let transport = try HTTP2ClientTransport.Posix(
                 target: .unixDomainSocket(path: socket, authority: "localhost"), transportSecurity: .plaintext)
             return try await withGRPCClient(transport: transport) { try await view(ContainerdCalls(client: $0)) }
@@ -48,11 +48,12 @@ public struct ContainerdClient: Sendable {
         return view
     }
 
-    /// Has containerd collect its garbage and the snapshotter's: what was removed from containerd it has forgotten, but its
-    /// snapshotter is told of it only then.
+    /// Has containerd collect its garbage and the snapshotter's: containerd forgets at once what was removed, but tells its
+    /// snapshotter only then.
     ///
-    /// The deletion of a lease, of any namespace, waits for that where it is asked to; so does `ctr content prune references`. The
-    /// snapshotter's turn comes only if one of its snapshots goes, so there is one that nothing holds.
+    /// The deletion of a lease, in any namespace, waits for that if it is asked to; `ctr content prune references` does this.
+    /// containerd includes the snapshotter only if one of its snapshots is removed, so this makes a snapshot that nothing
+    /// holds.
     private func collectGarbage(_ calls: ContainerdCalls, namespace: String) async throws {
         let _: Containerd_Services_Snapshots_V1_PrepareSnapshotResponse = try await calls.ask(
             "containerd.services.snapshots.v1.Snapshots/Prepare",
@@ -60,12 +61,12 @@ public struct ContainerdClient: Sendable {
                 $0.snapshotter = snapshotter
                 $0.key = Data("lamina-check-\(UInt64.random(in: 0 ... .max))".utf8)
             }, in: namespace)
-        // Should this process die in between.
+        // For the case that this process dies in between.
         let end = Date(timeIntervalSinceNow: 60).formatted(.iso8601)
         let created: Lamina_Containerd_CreateLeaseResponse = try await calls.ask(
             "containerd.services.leases.v1.Leases/Create",
             Lamina_Containerd_CreateLeaseRequest.with { $0.labels = ["containerd.io/gc.expire": end] }, in: namespace)
-        // What is answered has no fields.
+        // The answer has no fields.
         let _: Lamina_Containerd_ListRequest = try await calls.ask(
             "containerd.services.leases.v1.Leases/Delete",
             Lamina_Containerd_DeleteLeaseRequest.with {
@@ -96,8 +97,8 @@ public struct ContainerdClient: Sendable {
         }
     }
 
-    /// The snapshots of images that are unpacked: the configuration's blob is labelled with the chain ID of the top layer, so that
-    /// the snapshot stays as long as the image.
+    /// The snapshots of unpacked images: the configuration's blob is labelled with the chain ID of the top layer, so that the
+    /// snapshot stays as long as the image.
     private func unpacked(_ calls: ContainerdCalls, _ namespace: String) async throws -> [SnapshotReference] {
         let label = "containerd.io/gc.ref.snapshot." + snapshotter
         return try await calls.list(

@@ -6,9 +6,9 @@ public import LaminaSnapshotter
 public import LaminaSystem
 public import Logging
 
-/// Answers containerd, and kubelet where that is wanted, at a listening socket.
+/// Answers containerd, and kubelet if that is wanted, at a listening socket.
 public struct ContainerdServer: Sendable {
-    /// CRI's image service beside the snapshotter's: what passes it on, and where credentials stay on the way.
+    /// CRI's image service beside the snapshotter's: the path to pass it on to, and where to keep credentials on the way.
     public struct Images: Sendable {
         /// containerd's socket.
         public var path: String
@@ -24,12 +24,12 @@ public struct ContainerdServer: Sendable {
 
     private let server: GRPCServer<HTTP2ServerTransport.Posix>
     private let forwarder: Forwarder?
-    /// Keeps the socket: the transport closes only its own descriptor of it.
+    /// Keeps the socket: the transport closes only its own descriptor.
     private let socket: File
 
     /// - Parameters:
-    ///   - socket: listens; who may connect is who may write to it.
-    ///   - images: nil for a snapshotter only.
+    ///   - socket: listens; a client that may write to it may connect.
+    ///   - images: nil: only a snapshotter.
     public init(_ snapshotter: Snapshotter, images: Images? = nil, socket: File) throws {
         self.socket = socket
         let descriptor = fcntl(socket.descriptor, F_DUPFD_CLOEXEC, 3)
@@ -48,17 +48,17 @@ public struct ContainerdServer: Sendable {
         server = GRPCServer(transport: transport, services: services)
     }
 
-    /// Answers until `stop`; then until those that are being answered have their answer.
+    /// Answers until `stop`; then until the running calls have their answers.
     public func run() async throws {
         guard let forwarder else { return try await server.serve() }
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { try await forwarder.run() }
-            // Nobody is left then whose call it would be.
+            // No caller is left by then.
             defer { forwarder.stop() }
             try await server.serve()
         }
     }
 
-    /// Takes no more calls. Those who come find the next process, where the socket is kept for it.
+    /// Takes no more calls. Later callers find the next process, if the socket is kept for it.
     public func stop() { server.beginGracefulShutdown() }
 }

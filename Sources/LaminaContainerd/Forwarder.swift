@@ -2,10 +2,10 @@ import GRPCCore
 import GRPCNIOTransportHTTP2Posix
 import LaminaSystem
 
-/// Makes other people's calls at containerd's socket: messages are bytes that are not looked into, and metadata, status and trailers go
-/// through both ways as they are.
+/// Makes calls for other clients at containerd's socket: messages are passed on as bytes, and metadata, status and trailers go
+/// through both ways unchanged.
 struct Forwarder: Sendable {
-    /// What came back: the metadata of the answer, and either its message with the trailers, or the status.
+    /// The result: the metadata of the answer, and either its message with the trailers, or the status.
     struct Answer: Sendable {
         struct Contents: Sendable {
             var message: [UInt8]
@@ -26,7 +26,7 @@ struct Forwarder: Sendable {
         }
     }
 
-    /// The largest message, as containerd and kubelet have it; gRPC's own limit is 4 MiB, which lists of images may pass.
+    /// The largest message, as in containerd and kubelet; gRPC's own limit is 4 MiB, which lists of images may exceed.
     static let messageLimit = 16 << 20
 
     /// containerd's socket.
@@ -37,10 +37,10 @@ struct Forwarder: Sendable {
     init(path: String) throws {
         self.path = path
         let transport = try HTTP2ClientTransport.Posix(
-            // The path of a socket is no authority that Go's servers take.
+            // Go's servers do not accept the path of a socket as an authority.
             target: .unixDomainSocket(path: path, authority: "localhost"), transportSecurity: .plaintext,
             config: .defaults {
-                // containerd may be restarted at any time, and kubelet asks every few seconds.
+                // containerd may be restarted at any time, and kubelet calls every few seconds.
                 $0.backoff.initial = .milliseconds(100)
                 $0.backoff.max = .seconds(1)
             })
@@ -52,7 +52,7 @@ struct Forwarder: Sendable {
 
     func stop() { client.beginGracefulShutdown() }
 
-    /// Makes a call; ends it when whoever made it gives it up.
+    /// Makes a call; ends it when its caller gives it up.
     func forward(
         _ message: [UInt8], _ metadata: Metadata, to method: MethodDescriptor, for caller: ServerContext
     ) async throws -> Answer {
@@ -72,10 +72,10 @@ struct Forwarder: Sendable {
 
     private func call(_ method: MethodDescriptor, _ message: [UInt8], _ metadata: Metadata) async -> Answer {
         var options = CallOptions.defaults
-        // The transport takes the one for the other (as of 2.9): both are set.
+        // The transport confuses the two (as of 2.9), so both are set.
         options.maxRequestMessageBytes = Self.messageLimit
         options.maxResponseMessageBytes = Self.messageLimit
-        // A call waits while containerd, which is there again, is being connected to, and fails at once where it is not.
+        // A call waits while lamina connects to a restarted containerd, and fails at once if there is no containerd.
         options.waitForReady = File.isListening(at: path)
         do {
             return try await client.unary(
@@ -99,14 +99,14 @@ struct Forwarder: Sendable {
         }
     }
 
-    /// The status that containerd gave; where it gave none, which has no metadata, with whom nobody reached.
+    /// The status that containerd gave; if it gave none (such an error has no metadata), one that says that it was not reached.
     private func named(_ error: RPCError) -> RPCError {
         guard error.code == .unavailable, error.metadata.isEmpty else { return error.passed }
         return RPCError(code: .unavailable, message: "containerd does not answer at \(path): \(error.message)")
     }
 }
 
-/// Messages as the bytes that they are.
+/// Messages as plain bytes.
 struct RawMessages: MessageSerializer, MessageDeserializer {
     func serialize<Bytes: GRPCContiguousBytes>(_ message: [UInt8]) throws -> Bytes { Bytes(message) }
 
@@ -116,8 +116,8 @@ struct RawMessages: MessageSerializer, MessageDeserializer {
 }
 
 extension Metadata {
-    /// What is the caller's and the callee's own, without what belongs to one connection. `grpc-timeout` is passed: the callee shall
-    /// know how long the caller waits.
+    /// The metadata of caller and callee, without what belongs to one connection. `grpc-timeout` is passed on, so that the
+    /// callee knows how long the caller waits.
     ///
     /// https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
     var passed: Metadata {

@@ -5,8 +5,8 @@ import LaminaSystem
 import Logging
 import SwiftProtobuf
 
-/// CRI's image service, for kubelet's `--image-service-endpoint`: each call goes on to containerd as it came. Of a pull the credentials
-/// are kept before: containerd has no way to tell them to a snapshotter.
+/// CRI's image service, for kubelet's `--image-service-endpoint`: each call is passed on to containerd unchanged. Before that,
+/// the credentials of a pull are kept, because containerd has no way to tell them to a snapshotter.
 struct ImageService: RegistrableRPCService {
     let containerd: Forwarder
     let credentials: KeptCredentials
@@ -14,7 +14,7 @@ struct ImageService: RegistrableRPCService {
     let settle: @Sendable (_ reference: String) throws -> Void
     let log: Logger
 
-    /// The same methods and numbers under two names; containerd 1.6 answers to both, kubelet since 1.26 asks for the first only.
+    /// The same methods and numbers under two names; containerd 1.6 answers to both, kubelet since 1.26 calls only the first.
     private static let names = ["runtime.v1.ImageService", "runtime.v1alpha2.ImageService"]
     private static let pull = "PullImage"
     private static let methods = ["ListImages", "ImageStatus", pull, "RemoveImage", "ImageFsInfo"]
@@ -48,7 +48,7 @@ struct ImageService: RegistrableRPCService {
         }
         guard let offer = PullOffer(request.message) else { return try await settled() }
         let credentials = credentials
-        // Whatever becomes of them, the pull goes on.
+        // Whatever happens to them, the pull goes on.
         let pull = try? await onThread("credentials") {
             credentials.begin(offer.credentials, of: offer.image, server: offer.server)
         }
@@ -98,7 +98,7 @@ struct ImageService: RegistrableRPCService {
 private struct PullOffer {
     var image: ImageReference
     var credentials: Credentials
-    /// What they are for; empty for the image's registry.
+    /// Which server they are for; empty for the image's registry.
     var server: String
 
     /// The image that a pull is of.
@@ -112,7 +112,7 @@ private struct PullOffer {
     /// nil where nothing came along, and where containerd will refuse what did.
     init?(_ message: [UInt8]) {
         var options = BinaryDecodingOptions()
-        // Most of the request is what pod it is for.
+        // Most of the request describes the pod.
         options.discardUnknownFields = true
         guard let request = try? Runtime_V1_PullImageRequest(serializedBytes: message, options: options),
             request.hasAuth, let image = try? ImageReference(parsing: request.image.image)

@@ -9,11 +9,11 @@ import Yams
 /// https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/,
 /// https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/
 public enum Kubeconfig {
-    /// Certificates are in it, of some kilobytes each.
+    /// It contains certificates of some kilobytes each.
     private static let byteLimit = 1 << 20
 
-    /// How the cluster is reached: by a file that is named, else the first that there is in `$KUBECONFIG`, else `~/.kube/config`, else as the
-    /// pod that the process is.
+    /// How to reach the cluster: by the named file, else the first existing file in `$KUBECONFIG`, else `~/.kube/config`, else
+    /// as a pod, if the process is in one.
     ///
     /// - Throws: `badConfiguration`, naming the file and the key, never a value.
     public static func access(path: String?) throws(OCIError) -> ClusterAccess {
@@ -43,12 +43,12 @@ public enum Kubeconfig {
         }
     }
 
-    /// Reads a file's bytes; other files that it names are read or looked for when they are needed, beside it.
+    /// Reads a file's bytes; other files that it names are read when they are needed, relative to it.
     static func parse(_ bytes: [UInt8], path: String) throws(OCIError) -> ClusterAccess {
         func wrong(_ what: String) -> OCIError { OCIError(.badConfiguration, "the kubeconfig \(path): \(what)") }
         let root: Node
         do {
-            // Nodes, not values: an alias is a reference to what it stands for, however often it is used.
+            // Nodes, not values: an alias refers to its anchor, however often it is used.
             guard let node = try Yams.compose(yaml: String(decoding: bytes, as: UTF8.self)) else {
                 throw wrong("it is empty")
             }
@@ -98,13 +98,13 @@ public enum Kubeconfig {
         var directory: String
         var wrong: (String) -> OCIError
 
-        /// A file that is named; relative to the kubeconfig.
+        /// A file that it names; relative to the kubeconfig.
         func path(_ node: Node, _ key: String) -> String? {
             guard let path = node[key]?.string, !path.isEmpty else { return nil }
             return path.hasPrefix("/") ? path : directory + "/" + path
         }
 
-        /// What is in the kubeconfig itself, in base64.
+        /// Bytes in the kubeconfig itself, in base64.
         func decoded(_ node: Node, _ key: String) throws(OCIError) -> String? {
             guard let text = node[key]?.string, !text.isEmpty else { return nil }
             guard let data = Data(base64Encoded: text, options: .ignoreUnknownCharacters) else {
@@ -114,7 +114,7 @@ public enum Kubeconfig {
         }
     }
 
-    /// The certificate that says who asks.
+    /// The certificate that identifies the client.
     private static func identify(_ user: Node, _ place: Place, _ tls: inout TLSSettings) throws(OCIError) {
         func text(_ key: String) throws(OCIError) -> String? {
             if let text = try place.decoded(user, key + "-data") { return text }
@@ -133,9 +133,9 @@ public enum Kubeconfig {
         }
     }
 
-    /// The header that says who asks.
+    /// The header that identifies the client.
     private static func authorize(_ user: Node, _ place: Place) throws(OCIError) -> Secret? {
-        // A file goes before what is written beside it, as client-go has it.
+        // A file takes precedence over the value beside it, as in client-go.
         if let path = place.path(user, "tokenFile") { return try ClusterAccess.bearer(tokenIn: path) }
         if let token = user["token"]?.string, !token.isEmpty { return ClusterAccess.bearer(token) }
         if let name = user["username"]?.string, !name.isEmpty {
@@ -149,7 +149,7 @@ public enum Kubeconfig {
         return nil
     }
 
-    /// Where it stops being YAML; not what is there, which may be secret.
+    /// Where it stops being YAML; not the text there, which may be secret.
     private static func place(of error: YamlError) -> String {
         switch error {
         case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _),

@@ -5,9 +5,9 @@ import LaminaStore
 import LaminaSystem
 import SwiftProtobuf
 
-/// `containerd.services.snapshots.v1.Snapshots` on a snapshotter: requests in, answers and containerd's error codes out.
+/// `containerd.services.snapshots.v1.Snapshots` for a snapshotter: takes requests, gives answers and containerd's error codes.
 ///
-/// The name of the snapshotter in each request is the proxy plugin's and is not looked at. Each call blocks on a thread of its own.
+/// The name of the snapshotter in each request is the proxy plugin's and is ignored. Each call blocks on its own thread.
 struct SnapshotsService: Containerd_Services_Snapshots_V1_Snapshots.SimpleServiceProtocol {
     let snapshotter: Snapshotter
 
@@ -43,7 +43,7 @@ struct SnapshotsService: Containerd_Services_Snapshots_V1_Snapshots.SimpleServic
     ) async throws -> Google_Protobuf_Empty {
         try await answer("commit") {
             let key = SnapshotKey(request.key)
-            // Only a snapshotter that claims `rebase` is asked for another parent, and this one does not.
+            // Only a snapshotter that claims `rebase` is asked for another parent; this one does not claim it.
             if let parent = SnapshotKey(ifAny: request.parent), try snapshotter.stat(key).parent != parent {
                 throw SnapshotError(.invalidArgument, "the parent of the snapshot \(key) cannot be changed")
             }
@@ -69,7 +69,7 @@ struct SnapshotsService: Containerd_Services_Snapshots_V1_Snapshots.SimpleServic
     func update(
         request: Containerd_Services_Snapshots_V1_UpdateSnapshotRequest, context: ServerContext
     ) async throws -> Containerd_Services_Snapshots_V1_UpdateSnapshotResponse {
-        // What else is in the request's info (a kind, times of the year 1) is junk of the client's language.
+        // Other fields of the request's info (a kind, times in the year 1) are junk of the client's language.
         let record = try await answer("update") {
             try snapshotter.update(
                 SnapshotKey(request.info.name), labels: request.info.labels, paths: request.updateMask.paths)
@@ -108,7 +108,7 @@ struct SnapshotsService: Containerd_Services_Snapshots_V1_Snapshots.SimpleServic
         return Google_Protobuf_Empty()
     }
 
-    /// Runs a call off Swift's pool; what it throws becomes a code of gRPC, one to one with containerd's errors.
+    /// Runs a call outside Swift's pool; its errors become gRPC codes, one to one with containerd's errors.
     private func answer<Value: Sendable>(
         _ name: String, _ body: @escaping @Sendable () throws -> Value
     ) async throws -> Value {
@@ -135,7 +135,7 @@ extension RPCError.Code {
 }
 
 extension SnapshotKey {
-    /// nil for no bytes, which stand for no parent.
+    /// nil for no bytes, which mean no parent.
     init?(ifAny bytes: Data) {
         guard !bytes.isEmpty else { return nil }
         self.init(bytes)

@@ -4,7 +4,7 @@ import LaminaFormats
 import LaminaOCI
 import LaminaSystem
 
-/// One conversion under way: the layers one after the other, then config, manifest and tag.
+/// One running conversion: the layers one after the other, then config, manifest and tag.
 final class Conversion {
     let source: ConversionSource
     let destination: ConversionDestination
@@ -31,7 +31,7 @@ final class Conversion {
     }
 
     func run() throws -> ConvertedImage {
-        // What is read comes first: without a source, nothing is made at the destination.
+        // The source is opened first: without a source, nothing is made at the destination.
         switch source {
         case .image(let reference):
             let blobs = try reference.openSource(plainHTTP: options.plainHTTP, registries: options.registries)
@@ -93,7 +93,7 @@ final class Conversion {
         return layers
     }
 
-    /// Names the blobs, which until now are nobody's, and last of all the tag.
+    /// Names the blobs, which have no name until now, and last of all the tag.
     private func finish(
         _ layers: [WrittenLayer], _ documents: ImageDocuments, to layout: OCILayoutWriter
     ) throws -> ConvertedImage {
@@ -111,7 +111,7 @@ final class Conversion {
             descriptor: descriptor, config: config, layers: layers.map(\.converted), platform: documents.platform)
     }
 
-    /// Runs `body` with the layout; takes away again what it made of a directory that was not there when `body` fails.
+    /// Runs `body` with the layout; if `body` fails, removes what it made, if the directory was not there before.
     private func writing(_ body: (OCILayoutWriter) throws -> ConvertedImage) throws -> ConvertedImage {
         let path = destination.directory
         let wasThere = access(path + "/oci-layout", F_OK) == 0
@@ -140,7 +140,7 @@ extension Conversion {
     ) throws -> WrittenLayer {
         try checkStop()
         let blob = try layout.beginBlob()
-        // The writer hashes the blob already: the bytes go straight to its file.
+        // The writer already hashes the blob, so the bytes go straight to its file.
         let file = UnownedFile(descriptor: blob.descriptor, path: destination.directory)
         var offset: Int64 = 0
         let writer = try LayerWriter(options: options.layer) { bytes in
@@ -156,7 +156,7 @@ extension Conversion {
         }
     }
 
-    /// Says which layer an error about an entry is of.
+    /// Names the layer in an error about an entry.
     func naming(_ input: any LayerInput, _ error: any Error) -> any Error {
         guard error is FormatError else { return error }
         return ConvertError(.badSource, "\(input.name) of \(source) cannot be converted", cause: error)
@@ -189,13 +189,13 @@ extension Conversion {
     }
 }
 
-/// A layer whose blob is complete but has no name yet; it goes when this goes.
+/// A layer whose blob is complete but has no name yet; the blob is deleted with this object.
 struct WrittenLayer {
     let blob: BlobWriter
     let result: LayerWriter.Result
     let source: Descriptor?
 
-    /// Without the annotations that told of the old blob's own format.
+    /// Without the annotations that described the old blob's own format.
     var descriptor: Descriptor {
         var annotations = source?.annotations ?? [:]
         for key in annotations.keys where Self.formatPrefixes.contains(where: { key.hasPrefix($0) }) {
@@ -230,13 +230,13 @@ struct WrittenLayer {
         "io.github.containers.zstd-chunked.",
     ]
 
-    /// Gives the blob its name; once, also when the image has the layer twice.
+    /// Gives the blob its name; only once, even if the image has the layer twice.
     func name() throws {
         try blob.finish(digest: result.blobDigest, size: result.blobSize)
     }
 }
 
-/// Writes to a descriptor that someone else closes.
+/// Writes to a descriptor that another owner closes.
 struct UnownedFile {
     let descriptor: Int32
     let path: String

@@ -1,8 +1,8 @@
 /// A conversion that failed: what could not be done with which source, and why.
 ///
-/// What the rooms beneath say (`FormatError` of an entry, `OCIError` of a blob, `SystemError` of a file) is the cause.
+/// The error of the room beneath (`FormatError` for an entry, `OCIError` for a blob, `SystemError` for a file) is the cause.
 public struct ConvertError: Error, Sendable, CustomStringConvertible {
-    /// The kind of failure: what a caller decides by.
+    /// The kind of failure, on which a caller decides.
     public enum Code: String, Sendable, Hashable {
         /// The text names no source or destination.
         case badReference
@@ -21,7 +21,7 @@ public struct ConvertError: Error, Sendable, CustomStringConvertible {
     public var code: Code
     /// A sentence without a full stop that names source and entry.
     public var message: String
-    /// The error beneath, where there is one.
+    /// The error beneath, if there is one.
     public var cause: (any Error)?
 
     public init(_ code: Code, _ message: String, cause: (any Error)? = nil) {

@@ -4,7 +4,7 @@ public import LaminaFormats
 public import LaminaOCI
 import LaminaSystem
 
-/// Makes an eStargz image in an OCI layout of an image in another form, a tar or a directory.
+/// Makes an eStargz image in an OCI layout from an image in another form, a tar or a directory.
 ///
 /// Each layer becomes an eStargz layer; entries, their order and their attributes stay. Reproducible: the same source and
 /// options give the same bytes.
@@ -13,17 +13,17 @@ public enum Converter {
     public struct Options: Sendable {
         /// Chunk size, compression level, threads and memory.
         public var layer = LayerWriter.Options()
-        /// Paths of files that are to come first, in this order: what a container reads at its start. Each goes to the front
-        /// of the last layer that holds it, its parent directories before it.
+        /// Paths of files that should come first, in this order: what a container reads at its start. Each goes to the front of
+        /// the last layer that holds it, its parent directories before it.
         public var prioritizedFiles: [[UInt8]] = []
         /// What a tar or directory is for (without it, this machine), or which image of an index to take.
         public var platform: Platform?
-        /// Plain HTTP also for registries on other machines.
+        /// Whether registries on other machines are also spoken to without TLS.
         public var plainHTTP = false
         public var registries = Registries()
         /// Whether the image is on disk, not only written, when the call returns.
         public var isDurable = true
-        /// The creation time in the config of a tar or directory, in seconds since 1970; none without it. Starts as
+        /// The creation time in the config of a tar or directory, in seconds since 1970; nil: none. The default is
         /// `SOURCE_DATE_EPOCH` (https://reproducible-builds.org/specs/source-date-epoch/).
         public var created = getenv("SOURCE_DATE_EPOCH").flatMap { Int64(String(cString: $0)) }
 
@@ -34,7 +34,7 @@ public enum Converter {
     public struct Progress: Sendable, Equatable {
         /// Bytes read of the source's layers, as they are stored there.
         public var bytesDone: Int64
-        /// All of them; `nil` where that is not known, as for a directory.
+        /// All of them; `nil` if that is not known, as for a directory.
         public var bytesTotal: Int64?
         /// The layer being converted, counted from 0 for the lowest, and how many there are.
         public var layer: Int
@@ -43,9 +43,9 @@ public enum Converter {
 
     /// Converts `source` to `destination`, on the calling thread and the threads that compress.
     ///
-    /// Memory: `options.layer.memoryLimit` and about 300 bytes an entry of the layer at hand. With prioritized files each
-    /// layer is spooled, uncompressed, to a nameless file in the destination's directory. Nothing of a conversion that
-    /// fails or is stopped stays: no blob, no temporary file, no tag.
+    /// Memory: `options.layer.memoryLimit` and about 300 bytes for each entry of the current layer. With prioritized files each
+    /// layer is spooled, uncompressed, to an unlinked file in the destination's directory. If a conversion fails or is stopped,
+    /// nothing of it stays: no blob, no temporary file, no tag.
     ///
     /// - Parameters:
     ///   - progress: called at least for every MiB that is read.
@@ -96,7 +96,7 @@ public struct ConvertedImage: Sendable, Equatable {
 }
 
 extension ConvertError {
-    /// Names the source of any error that does not do so yet.
+    /// Adds the source to an error that does not name it yet.
     init(wrapping error: any Error, source: ConversionSource) {
         switch error {
         case let error as ConvertError: self = error

@@ -2,7 +2,7 @@ import Glibc
 import LaminaSystem
 
 extension DirectoryTree.Run {
-    /// lstat; `nil` for what is not there.
+    /// lstat; `nil` if nothing is there.
     func status(of component: [UInt8], in directory: File) throws -> stat? {
         var status = stat()
         let result = component.withCString { fstatat(directory.descriptor, $0, &status, AT_SYMLINK_NOFOLLOW) }
@@ -11,7 +11,7 @@ extension DirectoryTree.Run {
         throw SystemError.last("stat", "\(directory.path)/\(String(decoding: component, as: UTF8.self))")
     }
 
-    /// Opens what `status` was told of; another thing by now is an error.
+    /// Opens what `status` described; if it is another file by now, that is an error.
     func open(
         _ component: [UInt8], name: [UInt8], _ status: stat, in directory: File, flags: Int32 = O_RDONLY | O_DIRECTORY
     ) throws -> File {
@@ -42,10 +42,10 @@ extension DirectoryTree.Run {
         return buffer[..<count].map { UInt8(bitPattern: $0) }
     }
 
-    /// The names in a directory and whether they are directories, in the order of the archive's names: a directory's ends in
-    /// a slash there, so `a.b` comes before `a/`.
+    /// The names in a directory and whether they are directories, in the order of the archive's names: a directory's name ends
+    /// in a slash there, so `a.b` comes before `a/`.
     func list(_ directory: File, name: [UInt8]) throws -> [(name: [UInt8], isDirectory: Bool)] {
-        // A descriptor of its own: closedir closes it.
+        // It needs its own descriptor, because closedir closes it.
         let copy = openat(directory.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard copy >= 0, let stream = fdopendir(copy) else {
             let error = SystemError.last("list", display(name))
@@ -90,7 +90,7 @@ extension DirectoryTree.Run {
 }
 
 extension [UInt8] {
-    /// The bytes with a NUL behind them.
+    /// The bytes followed by a NUL.
     fileprivate func withCString<Result>(_ body: (UnsafePointer<CChar>) -> Result) -> Result {
         var terminated = self
         terminated.append(0)

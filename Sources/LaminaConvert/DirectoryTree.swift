@@ -4,8 +4,8 @@ import LaminaSystem
 
 /// A directory tree as the entries of a layer, sorted by the bytes of their names, mount points crossed.
 ///
-/// Descriptors lead from directory to directory, so that a path of any length is fine and a directory that is replaced by
-/// a link in between leads nowhere else.
+/// It opens each directory from the one above, so that a path may have any length, and a directory that is replaced by a link
+/// meanwhile leads nowhere else.
 final class DirectoryTree {
     struct FileID: Hashable {
         var device: UInt64
@@ -19,7 +19,7 @@ final class DirectoryTree {
 
     let path: String
     let root: File
-    /// Names in the archive of files with several links.
+    /// The names in the archive of files with several links.
     fileprivate(set) var firstNames: [FileID: [UInt8]] = [:]
     /// The entries that were written before their turn.
     fileprivate(set) var written: Set<[UInt8]> = []
@@ -162,7 +162,7 @@ extension DirectoryTree.Run {
             try conversion.checkStop()
             var count = 0
             try writer.fill { space in
-                // In pieces, so that a stop is heard while a large chunk is read from a slow disk.
+                // In pieces, so that a stop is noticed while a large chunk is read from a slow disk.
                 let piece = UnsafeMutableRawBufferPointer(rebasing: space.prefix(1 << 20))
                 count = try file.read(into: piece, at: offset)
                 guard count > 0 else { throw changed(header.name) }
@@ -179,7 +179,7 @@ extension DirectoryTree.Run {
 }
 
 extension Set<[UInt8]> {
-    /// Remembers a name only where names are written out of turn at all: a tree of millions need not be kept.
+    /// Remembers a name only if names are written out of turn at all: for a tree of millions they need not be kept.
     fileprivate mutating func insertIfAhead(_ name: [UInt8], of conversion: Conversion) {
         if !conversion.options.prioritizedFiles.isEmpty { insert(name) }
     }

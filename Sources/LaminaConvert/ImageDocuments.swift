@@ -2,7 +2,7 @@ import LaminaDigest
 import LaminaFormats
 import LaminaOCI
 
-/// What an image has beside its layers.
+/// What an image has besides its layers.
 struct ImageDocuments {
     /// The config's bytes.
     var config: [UInt8]
@@ -10,14 +10,14 @@ struct ImageDocuments {
     var annotations: [String: String]
     var platform: Platform
 
-    /// The documents of an image whose layers were converted: all stays but the diff IDs.
+    /// The documents of an image whose layers were converted: everything stays except the diff IDs.
     static func converted(_ image: ResolvedImage, _ layers: [WrittenLayer]) -> ImageDocuments {
         ImageDocuments(
             config: image.config.replacingDiffIDs(layers.map(\.result.diffID)),
             annotations: image.manifest.annotations, platform: image.platform)
     }
 
-    /// The documents of a tar or directory: nothing is known but the platform and perhaps a time.
+    /// The documents of a tar or directory: only the platform is known, and perhaps a time.
     static func new(_ platform: Platform, _ layers: [WrittenLayer], _ created: Int64?) -> ImageDocuments {
         var step = [JSON.Member("created_by", .string("lamina convert"))]
         var members = [

@@ -1,11 +1,11 @@
 import LaminaFormats
 
-/// The rules for what a source's tar may hold, whichever way it is converted.
+/// The rules for what a source's tar may contain, for both kinds of conversion.
 struct LayerEntries {
     private var paths = LayerPaths()
 
-    /// Whether an entry goes to the new layer, under the name that it is given here: where an unpacked layer has it. Landmarks and
-    /// the table of contents of an eStargz source do not, as the writer adds its own.
+    /// Whether an entry goes to the new layer. It gets the name that it has in an unpacked layer. Landmarks and the table of
+    /// contents of an eStargz source do not go there, because the writer adds its own.
     ///
     /// - Throws: `FormatError` for an entry that no layer may have.
     mutating func isKept(_ entry: inout TarEntry) throws(FormatError) -> Bool {
@@ -19,7 +19,7 @@ struct LayerEntries {
         return !Self.isReserved(Tar.clean(entry.header.name))
     }
 
-    /// Whether a cleaned name is one of those that eStargz keeps for itself.
+    /// Whether a cleaned name is one that eStargz reserves.
     static func isReserved(_ name: [UInt8]) -> Bool {
         name.elementsEqual(LayerWriter.tocName.utf8)
             || LayerWriter.Landmark.allCases.contains { name.elementsEqual($0.rawValue.utf8) }
@@ -28,8 +28,8 @@ struct LayerEntries {
 
 /// A layer that is converted as it comes, without being stored in between.
 ///
-/// An entry that a later one replaces cannot be known yet: its bytes stay in the new layer's tar, where the later one wins as
-/// in the old tar, and the writer leaves it out of the table of contents.
+/// It cannot know yet that a later entry replaces an earlier one. The earlier one's bytes stay in the new layer's tar, where
+/// the later one counts as in the old tar, and the writer leaves the earlier one out of the table of contents.
 struct StreamedLayer {
     let input: any LayerInput
 

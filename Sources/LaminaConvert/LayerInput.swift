@@ -6,13 +6,13 @@ import LaminaSystem
 
 /// A layer to convert, as a stream of bytes that may be compressed.
 protocol LayerInput {
-    /// As errors call it.
+    /// The name for errors.
     var name: String { get }
-    /// The bytes that `read` gives.
+    /// How many bytes `read` gives.
     var size: Int64 { get }
-    /// `nil` for a tar that is no image's.
+    /// `nil` for a tar that does not belong to an image.
     var descriptor: Descriptor? { get }
-    /// What the uncompressed bytes must hash to, where that is said.
+    /// What the uncompressed bytes must hash to, if that is known.
     var diffID: Digest? { get }
 
     /// Gives all bytes in order.
@@ -52,7 +52,7 @@ struct TarFileInput: LayerInput {
 
     private static let pieceSize = 256 << 10
 
-    /// The bytes of a regular file; nil for a pipe, which does not say, and cannot be read by place.
+    /// The size of a regular file; nil for a pipe, which has none and cannot be read at an offset.
     func fileSize() throws(SystemError) -> Int64? {
         let status = try file.status()
         return status.st_mode & S_IFMT == S_IFREG ? Int64(status.st_size) : nil
@@ -75,15 +75,15 @@ struct TarFileInput: LayerInput {
 extension LayerInput {
     /// Gives the bytes of the tar in order, and checks what is read against the digests that name it.
     ///
-    /// - Parameter ended: called when everything of a right blob was given: what is no tar says more by that than by its diff ID.
-    /// - Throws: `FormatError` `digestMismatch` for another blob digest or diff ID than said, once everything was given.
+    /// - Parameter ended: called when all of a right blob was given: if it is no tar, this says more than its diff ID.
+    /// - Throws: `FormatError` `digestMismatch` if blob digest or diff ID are wrong, after everything was given.
     func readTar(
         for conversion: Conversion, into sink: (UnsafeRawBufferPointer) throws -> Void, ended: () throws -> Void
     ) throws {
         var blobHash = SHA256()
         var tarHash = SHA256()
         var decompressor: StreamDecompressor?
-        // Compression is told by the first bytes, never by a name or media type.
+        // The first bytes tell the compression, never a name or media type.
         var head: [UInt8] = []
         func push(_ bytes: UnsafeRawBufferPointer) throws {
             let engine = try decompressor ?? StreamDecompressor(StreamDecompressor.detect(bytes))

@@ -1,7 +1,7 @@
 import LaminaFormats
 import LaminaOCI
 
-/// Converts the layers of an image with some files to the front: from the top layer down, as a file belongs to the last
+/// Converts the layers of an image with some files at the front: from the top layer down, because a file belongs to the last
 /// layer that holds it.
 struct PrioritizedConversion {
     let conversion: Conversion

@@ -2,9 +2,9 @@ import Glibc
 import LaminaFormats
 import LaminaSystem
 
-/// A layer whose tar lies in a file without a name, so that its entries can be written in another order.
+/// A layer whose tar is in an unlinked file, so that its entries can be written in another order.
 final class SpooledLayer {
-    /// Where a path of the image stands, seen from this layer.
+    /// What this layer says about a path of the image.
     enum Standing: Equatable {
         /// The layer holds it, as the entry with this number.
         case here(Int)
@@ -67,7 +67,7 @@ final class SpooledLayer {
 
     private func fate(_ entry: Int) -> LayerNames.Fate { fates?[entry] ?? .stays }
 
-    /// Where a cleaned path stands.
+    /// What the layer says about a cleaned path.
     func standing(of path: [UInt8]) -> Standing {
         if let entry = names.entry(named: path) {
             return fate(entry) == .replaced ? .removed : .here(entry)
@@ -76,7 +76,7 @@ final class SpooledLayer {
         var parent: ArraySlice<UInt8> = []
         for component in path.split(separator: slash) {
             let prefix = parent.isEmpty ? [] : Array(parent) + [slash]
-            // A whiteout of the component, or everything in its directory is new
+            // There is a whiteout of the component, or everything in its directory is new
             // (https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts).
             if isThere(prefix + Array(".wh.".utf8) + component) || isThere(prefix + Array(".wh..wh..opq".utf8)) {
                 return .removed
@@ -95,7 +95,7 @@ final class SpooledLayer {
         names.entry(named: path).map { fate($0) != .replaced } ?? false
     }
 
-    /// Writes the layer: the prioritized entries with what they need first, then the landmark, then the rest as it comes.
+    /// Writes the layer: first the prioritized entries with what they need, then the landmark, then the rest in its order.
     func write(to writer: LayerWriter, prioritized: [Int], for conversion: Conversion) throws {
         let first = order(prioritized)
         for entry in first { try write(entry, to: writer, for: conversion) }
@@ -106,7 +106,7 @@ final class SpooledLayer {
         }
     }
 
-    /// The entries and, each before what needs it, their parent directories and the targets of hard links.
+    /// The entries with their parent directories and the targets of hard links, each before what needs it.
     private func order(_ prioritized: [Int]) -> [Int] {
         var result: [Int] = []
         var picked: Set<Int> = []
@@ -114,7 +114,7 @@ final class SpooledLayer {
             if picked.insert(entry).inserted { result.append(entry) }
         }
         for entry in prioritized {
-            // From the link to what it links to; a ring ends at the first that comes again.
+            // From the link to its target; a cycle ends at the first that comes again.
             var chain: [Int] = []
             var seen: Set<Int> = []
             var next: Int? = entry

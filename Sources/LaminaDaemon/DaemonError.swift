@@ -3,21 +3,21 @@ public struct DaemonError: Error, Sendable, CustomStringConvertible {
     public enum Code: Sendable, Equatable {
         /// What the user typed cannot be done.
         case usage
-        /// The configuration file is not to be read, or says something that lamina does not understand.
+        /// The configuration file cannot be read, or has something that lamina does not understand.
         case configuration
-        /// It takes root, or a right that this user lacks.
+        /// It needs root, or a right that this user lacks.
         case permission
         /// No server listens.
         case noServer
-        /// Somebody else holds the store.
+        /// Another process holds the store.
         case busy
-        /// The server ended or said something that is no answer.
+        /// The server ended, or sent something that is not an answer.
         case serverFailed
         /// The user, or the end of the server, stopped it.
         case interrupted
-        /// The thing named is not there.
+        /// The named thing does not exist.
         case notFound
-        /// The server refused or failed; the number is the exit code that it gave.
+        /// The server refused or failed; the number is its exit code.
         case remote(exitCode: Int32)
     }
 

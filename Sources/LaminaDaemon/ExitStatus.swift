@@ -7,7 +7,7 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 
-/// The exit codes of `lamina`: an interface, as scripts decide by them. Above 63 they are those of sysexits.h.
+/// The exit codes of `lamina`: an interface, because scripts depend on them. Above 63 they are those of sysexits.h.
 public enum ExitStatus: Int32, Sendable, CaseIterable {
     case success = 0
     /// It failed, for a reason that the message gives.
@@ -18,7 +18,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
     case usage = 64
     /// There is no server, and the command needs one.
     case noServer = 69
-    /// The same command may succeed later: the store is in use, the network or the registry is not there.
+    /// The same command may succeed later: the store is in use, or the network or the registry is not there.
     case tryAgain = 75
     /// A right is missing.
     case permission = 77
@@ -27,7 +27,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
     /// Stopped by SIGINT or SIGTERM.
     case interrupted = 130
 
-    /// The one place that says which error ends in which code.
+    /// Only this code maps errors to exit codes.
     public static func code(of error: any Error) -> Int32 {
         switch error {
         case let error as DaemonError: code(of: error)
@@ -80,7 +80,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
     private static func status(of error: MergeError) -> ExitStatus {
         switch error.code {
         case .interrupted: interrupted
-        // What broke is the registry's business; what a cause says is more exact.
+        // The registry's error is general; its cause is more exact.
         default: error.cause.flatMap { ExitStatus(rawValue: code(of: $0)) } ?? failure
         }
     }
@@ -88,7 +88,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
     private static func status(of error: ConvertError) -> ExitStatus {
         switch error.code {
         case .interrupted: interrupted
-        // A reference that is no reference; one that leads nowhere has a cause.
+        // A text that is not a reference; a reference that leads nowhere has a cause.
         case .badReference: error.cause.flatMap { ExitStatus(rawValue: code(of: $0)) } ?? usage
         case .badSource, .noSuchFile, .changed, .io:
             error.cause.flatMap { ExitStatus(rawValue: code(of: $0)) } ?? failure
@@ -98,7 +98,7 @@ public enum ExitStatus: Int32, Sendable, CaseIterable {
     private static func status(ofErrno number: Int32) -> ExitStatus {
         switch number {
         case EPERM, EACCES: permission
-        // A call that a signal cut short is no Ctrl-C.
+        // A call that a signal interrupted is not Ctrl-C.
         case EINTR: Interrupts.requested ? interrupted : tryAgain
         default: failure
         }

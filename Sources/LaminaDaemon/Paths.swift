@@ -1,8 +1,8 @@
 import Glibc
 import LaminaSystem
 
-/// The path made absolute by the working directory, without `.`, doubled and trailing slashes. `..` stays: what it
-/// means depends on symbolic links.
+/// The path made absolute with the working directory, without `.`, double and trailing slashes. `..` stays, because its meaning
+/// depends on symbolic links.
 public func absolutePath(_ path: String) -> String {
     var full = path
     if !path.hasPrefix("/"), let directory = getcwd(nil, 0) {
@@ -12,8 +12,8 @@ public func absolutePath(_ path: String) -> String {
     return "/" + full.split(separator: "/").filter { $0 != "." }.joined(separator: "/")
 }
 
-/// The path that an absolute path leads to, without symbolic links and `..`, also where its end does not exist yet: as
-/// `realpath --canonicalize-missing` says it. What cannot be looked at is taken as it is written.
+/// The path that an absolute path leads to, without symbolic links and `..`, even if its end does not exist yet: as `realpath
+/// --canonicalize-missing`. Parts that cannot be read are taken literally.
 func resolvedPath(_ path: String) -> String {
     var rest = Array(path.split(separator: "/").reversed())
     var resolved: [Substring] = []
@@ -36,7 +36,7 @@ func resolvedPath(_ path: String) -> String {
     return "/" + resolved.joined(separator: "/")
 }
 
-/// The kernel follows as many links in one path (MAXSYMLINKS).
+/// The kernel follows this many links in one path (MAXSYMLINKS).
 private let linkLimit = 40
 
 /// The real path of something that exists, symbolic links followed; nil with errno.

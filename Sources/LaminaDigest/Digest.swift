@@ -1,7 +1,7 @@
 /// A SHA-256 digest: 32 bytes, by value.
 ///
 /// Text form is OCI's `sha256:` and 64 lower-case hex digits
-/// (https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests). lamina handles no other algorithm:
+/// (https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests). lamina handles no other algorithm, because
 /// every format that it reads names its bytes by SHA-256.
 public struct Digest: Hashable, Sendable {
     // Four words instead of an array: no allocation, compared and hashed in registers.
@@ -10,7 +10,7 @@ public struct Digest: Hashable, Sendable {
     /// The number of bytes of a digest.
     public static let byteCount = 32
 
-    /// Takes the 32 bytes of a digest as they are; `nil` when `bytes` is not 32 bytes long.
+    /// Takes the 32 bytes of a digest; `nil` if `bytes` is not 32 bytes long.
     public init?(_ bytes: UnsafeRawBufferPointer) {
         guard bytes.count == Self.byteCount else { return nil }
         words = (0, 0, 0, 0)
@@ -39,7 +39,7 @@ public struct Digest: Hashable, Sendable {
         guard complete else { return nil }
     }
 
-    /// Parses `sha256:` and 64 hex digits; `nil` for anything else, other algorithms included.
+    /// Parses `sha256:` and 64 hex digits; `nil` for anything else, also for other algorithms.
     public init?(parsing text: some StringProtocol) {
         guard text.hasPrefix("sha256:") else { return nil }
         self.init(hex: text.dropFirst(7))
@@ -70,7 +70,7 @@ public struct Digest: Hashable, Sendable {
     public static func == (left: Digest, right: Digest) -> Bool { left.words == right.words }
 
     public func hash(into hasher: inout Hasher) {
-        // All of it: a digest in a TOC is a claim, and whoever writes one can make as many as he likes agree in one word.
+        // All words: a digest in a TOC is a claim, and its author can make any number of digests agree in one word.
         hasher.combine(words.0)
         hasher.combine(words.1)
         hasher.combine(words.2)

@@ -1,19 +1,19 @@
 import CCrypto
 
-/// A SHA-256 under way, by libcrypto (which uses the CPU's SHA instructions: about 1.6 GB/s a core here).
+/// A SHA-256 in progress, by libcrypto (which uses the CPU's SHA instructions: about 1.6 GB/s a core here).
 ///
-/// A plain value: copying it copies the half-done hash.
+/// It is a plain value: copying it copies the unfinished hash.
 public struct SHA256: Sendable {
     private var state = lamina_sha256()
 
     public init() { lamina_sha256_init(&state) }
 
-    /// Hashes `bytes` behind what was hashed before.
+    /// Hashes `bytes` after what was hashed before.
     public mutating func update(_ bytes: UnsafeRawBufferPointer) {
         lamina_sha256_update(&state, bytes.baseAddress, bytes.count)
     }
 
-    /// Hashes `bytes` behind what was hashed before.
+    /// Hashes `bytes` after what was hashed before.
     public mutating func update(_ bytes: [UInt8]) {
         bytes.withUnsafeBytes { update($0) }
     }
@@ -24,14 +24,14 @@ public struct SHA256: Sendable {
         var bytes: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
         return withUnsafeMutableBytes(of: &bytes) { target in
             target.withMemoryRebound(to: UInt8.self) { lamina_sha256_final(&copy, $0.baseAddress) }
-            // 32 bytes by construction: the only way that the initializer fails is another count.
+            // 32 bytes by construction: the initializer fails only for another count.
             guard let digest = Digest(UnsafeRawBufferPointer(target)) else { fatalError("SHA-256 is 32 bytes") }
             return digest
         }
     }
 
-    /// The half-done hash as bytes that another process can go on from: a version, then the eight words, the length in
-    /// bits and what waits for a whole block, little-endian.
+    /// The unfinished hash as bytes that another process can go on from: a version, then the eight words, the length in bits
+    /// and the bytes that wait for a whole block, little-endian.
     public var midstate: [UInt8] {
         var bytes: [UInt8] = [Self.midstateVersion]
         withUnsafeBytes(of: state.h) { bytes += $0 }
@@ -41,7 +41,7 @@ public struct SHA256: Sendable {
         return bytes
     }
 
-    /// Goes on from a ``midstate``; nil for bytes that are none of this version.
+    /// Goes on from a ``midstate``; nil for bytes that are not one of this version.
     public init?(midstate bytes: [UInt8]) {
         guard bytes.count >= 42, bytes[0] == Self.midstateVersion, bytes[41] < 64, bytes.count == 42 + Int(bytes[41])
         else { return nil }
@@ -54,7 +54,7 @@ public struct SHA256: Sendable {
         withUnsafeMutableBytes(of: &state.block) { $0.copyBytes(from: bytes[42...]) }
     }
 
-    // The words stand as they are in memory: a midstate never leaves the machine whose index has it.
+    // The words are as they are in memory: a midstate never leaves the machine whose index has it.
     private static let midstateVersion: UInt8 = 1
 
     /// The digest of `bytes`.

@@ -5,12 +5,12 @@ import Synchronization
 
 /// A file that the kernel reads from in place of the daemon, registered with one session's connection.
 ///
-/// Unregistered when the last reference goes. Opens that were answered with it go on all the same, but further ones of
-/// the same inode need this very registration: keep it as long as the inode is open.
+/// It is unregistered with its last reference. Opens that were answered with it still go on, but further opens of the same
+/// inode need this same registration: keep it as long as the inode is open.
 public final class BackingID: Sendable {
     /// The kernel's number, above 0.
     public let value: Int32
-    // Not the session itself, as it is the handler that keeps these, and the session keeps the handler.
+    // Not the session itself: the handler keeps these objects, and the session keeps the handler.
     private let link: SessionLink
     private let isRegistered = Atomic<Bool>(true)
 
@@ -21,13 +21,13 @@ public final class BackingID: Sendable {
 
     deinit { unregister() }
 
-    /// Unregisters it now, whoever refers to it still; only the first call does something.
+    /// Unregisters it now, even if there are other references; only the first call does something.
     ///
-    /// - Returns: whether the kernel had it: a number that was adopted may be known to nobody.
+    /// - Returns: whether the kernel had it. A number that was adopted may not be registered.
     @discardableResult
     public func unregister() -> Bool {
         guard isRegistered.exchange(false, ordering: .relaxed) else { return false }
-        // Fails only when the connection is gone, and with it the registration, or for a number that is none.
+        // Fails only if the connection is gone, and the registration with it, or if the number is no registration.
         return link.withSession { lamina_fuse_backing_close($0, value) == 0 } ?? false
     }
 }
@@ -47,6 +47,6 @@ extension FUSESession {
         return BackingID(value: value, link: core.link)
     }
 
-    /// A registration that another process made on this connection, by its number. Nothing is asked of the kernel.
+    /// A registration that another process made on this connection, by its number. The kernel is not asked.
     public func adoptBacking(_ value: Int32) -> BackingID { BackingID(value: value, link: core.link) }
 }

@@ -5,8 +5,8 @@ public struct DirectoryReply: ~Copyable, Sendable {
     private let pending: PendingReply
     /// How many bytes of entries the kernel takes.
     public let size: Int
-    /// Whether the kernel wants whole attributes with each entry and takes them as looked up; else only node and type
-    /// are sent.
+    /// Whether the kernel wants whole attributes with each entry and counts each as looked up; else only node and type are
+    /// sent.
     public let isPlus: Bool
 
     init(pending: consuming PendingReply, size: Int, isPlus: Bool) {
@@ -15,7 +15,7 @@ public struct DirectoryReply: ~Copyable, Sendable {
         self.isPlus = isPlus
     }
 
-    /// Sends entries, made for as many bytes and as much of each as this reply wants; none say that the directory ends.
+    /// Sends entries, which must have been made for this reply's size and kind. No entries say that the directory ends.
     public consuming func entries(_ entries: borrowing DirectoryEntries) {
         let (address, used) = (entries.address, entries.used)
         _ = pending.answer { lamina_fuse_reply_bytes($0, address, used) }
@@ -24,9 +24,9 @@ public struct DirectoryReply: ~Copyable, Sendable {
     public consuming func error(_ code: Int32) { pending.refuse(code) }
 }
 
-/// Entries of a directory as readdir sends them: added until one does not fit or there are no more.
+/// Entries of a directory as readdir sends them: they are added until one does not fit or there are no more.
 public struct DirectoryEntries: ~Copyable, @unchecked Sendable {
-    // @unchecked: the memory belongs to this value alone, which is not copied.
+    // @unchecked: the memory belongs to this value alone, and this value is never copied.
     fileprivate let address: UnsafeMutableRawPointer
     private var capacity: Int
     /// How many bytes the entries take.
@@ -37,7 +37,7 @@ public struct DirectoryEntries: ~Copyable, @unchecked Sendable {
     public var entryTime = FUSECacheTime.unlimited
     public var attributeTime = FUSECacheTime.unlimited
 
-    /// Above this, a longer reply saves nothing, and malloc would map and unmap memory for each.
+    /// Above this size, a longer reply saves nothing, and malloc would map and unmap memory for each.
     private static let limit = 64 << 10
 
     /// - Parameter size: how many bytes they may take; no more than 64 KiB of it are used.
@@ -67,11 +67,11 @@ public struct DirectoryEntries: ~Copyable, @unchecked Sendable {
         return true
     }
 
-    /// Cuts it to what a reader with a smaller buffer takes, as the kernel answers EIO to more than it asked for
-    /// (fuse_dev_do_write); no more than that is added later.
+    /// Cuts it to what a reader with a smaller buffer takes, because the kernel turns an answer that is too long into EIO
+    /// (fuse_dev_do_write). Later additions keep to that size too.
     ///
-    /// - Returns: the `nextOffset` of the last entry that is left, where some were cut off; nil where all are there, and 0 where
-    ///   none is.
+    /// - Returns: the `nextOffset` of the last entry that is left, if some were cut off; nil if all are there, and 0 if none
+    ///   is.
     public mutating func limit(to size: Int) -> Int64? {
         capacity = min(capacity, size)
         guard used > capacity else { return nil }

@@ -1,7 +1,7 @@
 import CFuse
 
 extension lamina_fuse_callbacks {
-    /// From C to the handler: `context` is the `Worker` whose step calls, which lives at least as long as the step.
+    /// From C to the handler. `context` is the `Worker` whose step makes the call; it lives at least as long as the step.
     static var dispatching: lamina_fuse_callbacks {
         lamina_fuse_callbacks(
             lookup: { context, request, unique, parent, name, length in

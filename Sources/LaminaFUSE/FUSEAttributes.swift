@@ -1,6 +1,6 @@
 import CFuse
 
-/// What stat(2) says of a file. Access and change time are the modification time, as content never changes.
+/// What stat(2) says of a file. Access and change time are the modification time, because content never changes.
 public struct FUSEAttributes: Sendable, Hashable {
     /// The node ID, which is the inode number too.
     public var node: UInt64
@@ -15,7 +15,7 @@ public struct FUSEAttributes: Sendable, Hashable {
     public var blocks: UInt64
     /// The low 32 bits of what makedev(3) gives: major below 4,096, minor below 2^20.
     public var device: UInt32
-    /// Seconds since 1970, before it if negative.
+    /// Seconds since 1970; negative for times before.
     public var modifiedSeconds: Int64
     public var modifiedNanoseconds: UInt32
 
@@ -55,8 +55,7 @@ public struct FUSECacheTime: Sendable, Hashable {
 
     /// Not at all.
     public static var none: FUSECacheTime { FUSECacheTime(seconds: 0) }
-    /// A hundred years. The kernel counts in 64-bit jiffies and would cut what is above its limit (2^53 seconds and
-    /// more).
+    /// A hundred years. The kernel counts in 64-bit jiffies and would cut larger values (2^53 seconds and more).
     public static var unlimited: FUSECacheTime { FUSECacheTime(seconds: 100 * 365 * 86_400) }
 
     var raw: lamina_fuse_time { lamina_fuse_time(seconds: seconds, nanoseconds: nanoseconds) }
@@ -64,7 +63,7 @@ public struct FUSECacheTime: Sendable, Hashable {
 
 /// What statfs(2) says of the file system.
 public struct FUSEFilesystemStatistics: Sendable, Hashable {
-    /// Bytes in a block, of which the next three count.
+    /// Bytes in a block, the unit of the next three values.
     public var blockSize: UInt32
     public var blocks: UInt64
     public var freeBlocks: UInt64

@@ -7,7 +7,7 @@ public struct FUSEError: Error, Sendable, Equatable, CustomStringConvertible {
         case deviceUnavailable
         /// mount(2) failed, or the mount cannot be found.
         case mountFailed
-        /// The kernel and libfuse did not come to terms.
+        /// The kernel and libfuse could not agree on a protocol.
         case handshakeFailed
         /// The system refused a thread or its memory.
         case outOfResources

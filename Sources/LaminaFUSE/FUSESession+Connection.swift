@@ -3,9 +3,9 @@ import Glibc
 public import LaminaSystem
 import Synchronization
 
-/// Whether open files can be handed to the kernel.
+/// Whether open files can be given to the kernel.
 public enum PassthroughAvailability: Sendable, Hashable {
-    /// Agreed with the kernel. Registering a file may still fail: see `FUSESession.registerBacking`.
+    /// Negotiated with the kernel. Registering a file may still fail: see `FUSESession.registerBacking`.
     case available
     case unavailable(Reason)
 
@@ -24,11 +24,11 @@ public enum PassthroughAvailability: Sendable, Hashable {
     }
 }
 
-// What INIT settled. All empty before `start` has returned.
+// What INIT negotiated. All of it is empty before `start` has returned.
 extension FUSESession {
     /// The kernel's INIT request, with its header: what a process that takes over the connection needs.
     public var initRequest: [UInt8] {
-        // Once ready it does not change any more.
+        // Once ready it no longer changes.
         guard lamina_fuse_is_ready(core.fuse) else { return [] }
         var size = 0
         guard let bytes = lamina_fuse_init_request(core.fuse, &size) else { return [] }
@@ -47,8 +47,8 @@ extension FUSESession {
     /// Whether the kernel sends requests again that a dead process had read (FUSE_HAS_RESEND).
     public var canResend: Bool { lamina_fuse_can_resend(core.fuse) }
 
-    /// Whether the connection of a device is there still: the kernel reports POLLERR once it was aborted, or its mount
-    /// is gone (fuse_dev_poll).
+    /// Whether the connection of a device still exists: the kernel reports POLLERR once it was aborted, or its mount is gone
+    /// (fuse_dev_poll).
     public static func isConnected(_ device: File) -> Bool {
         var entry = pollfd(fd: device.descriptor, events: 0, revents: 0)
         var result: Int32
@@ -80,20 +80,20 @@ public enum FUSEOperation: UInt32, Sendable, CaseIterable {
     case statx = 52
 }
 
-// Counters since the start of the session; relaxed, so a number may lag behind by what is being processed.
+// Counters since the start of the session. They are relaxed: a number may lag behind by what is being processed.
 extension FUSESession {
     /// Requests that came in.
     public func requestCount(_ operation: FUSEOperation) -> UInt64 {
         lamina_fuse_request_count(core.fuse, operation.rawValue)
     }
 
-    /// Requests that the session's threads have done with, answered or parked: as long as it grows, they work.
+    /// Requests that the session's threads have finished, answered or parked: as long as the number grows, they work.
     public var progress: UInt64 { lamina_fuse_progress(core.fuse) }
 
     /// Opens that were answered with passthrough, and in cached mode.
     public var passthroughOpenCount: UInt64 { lamina_fuse_open_count(core.fuse, LAMINA_FUSE_OPEN_PASSTHROUGH) }
     public var cachedOpenCount: UInt64 { lamina_fuse_open_count(core.fuse, LAMINA_FUSE_OPEN_CACHED) }
 
-    /// Replies that the handler dropped, each a mistake of its.
+    /// Replies that the handler dropped, each by a mistake.
     public var droppedReplyCount: UInt64 { core.droppedReplies.load(ordering: .relaxed) }
 }

@@ -4,8 +4,8 @@ public import LaminaSystem
 // A mount is made before its first request can be read, and ended by ending the connection first.
 
 extension FUSESession {
-    /// Read-only, and whatever layers hold: no device file and no set-user-ID program works in it, as it is no place to
-    /// run from; an overlay above has flags of its own.
+    /// Read-only; and whatever the layers hold, no device file and no set-user-ID program works in it, because nothing should
+    /// run from here. An overlay above it has its own flags.
     static let mountFlags: Mount.Flags = [.readOnly, .noDevices, .noSetUserID, .noAccessTime]
 
     /// The data of mount(2) for a device (mount.fuse(8), fs/fuse/inode.c).
@@ -17,7 +17,7 @@ extension FUSESession {
         return options
     }
 
-    /// Mounts the file system of a connection once more, which is in use already (fuse_get_tree, Linux 5.15).
+    /// Mounts the file system of a connection that is already in use once more (fuse_get_tree, Linux 5.15).
     public static func mountAgain(
         _ device: File, at directory: String, _ configuration: FUSEConfiguration
     ) throws(SystemError) {
@@ -48,8 +48,8 @@ extension FUSESession {
         throw FUSEError(.mountFailed, "nothing is mounted at \(directory)")
     }
 
-    /// The path as mountinfo shows it. Only the parent is resolved: looking at the last component would ask the file
-    /// system itself.
+    /// The path as mountinfo shows it. Only the parent is resolved: a look at the last component would ask the file system
+    /// itself.
     private static func resolve(_ directory: String) throws(FUSEError) -> String {
         let parts = directory.split(separator: "/")
         guard let name = parts.last, name != ".", name != ".." else {
@@ -66,8 +66,8 @@ extension FUSESession {
         return resolved == "/" ? "/\(name)" : "\(resolved)/\(name)"
     }
 
-    /// The kernel takes no more from INIT's reply than it offered (128 KiB); the rest is a setting of the file system's
-    /// backing device. Where `/sys` is read-only, reads ahead stay short, which costs time and nothing else.
+    /// The kernel takes no more from INIT's reply than it offered (128 KiB); more than that is a setting of the file system's
+    /// backing device. If `/sys` is read-only, read-ahead stays short, which only costs time.
     func raiseReadAhead(of mount: Mount) {
         guard configuration.readAhead > Self.offeredReadAhead else { return }
         do {
@@ -81,15 +81,15 @@ extension FUSESession {
     /// VM_READAHEAD_PAGES of the kernel, in bytes.
     private static var offeredReadAhead: Int { 128 << 10 }
 
-    /// Why the kernel's read-ahead could not be set, if so.
+    /// Why the kernel's read-ahead could not be set; nil if it could.
     public var readAheadFailure: SystemError? { state.withLock { state in state.readAheadFailure } }
 
-    /// Ends the file system: the connection first, then the mount (detached, where files are open in it), and waits for
-    /// the threads.
+    /// Ends the file system: the connection first, then the mount (detached if files are open in it), and waits for the
+    /// threads.
     ///
-    /// Requests that are in flight or parked fail for their callers with ECONNABORTED, and so does whatever an open
-    /// file asks from now on; passthrough files and mappings stay readable until they are closed. Answers to parked
-    /// replies are still allowed, and go nowhere.
+    /// Requests that are in flight or parked fail for their callers with ECONNABORTED, and so do later requests on open files;
+    /// passthrough files and mappings stay readable until they are closed. Parked replies may still be answered, without
+    /// effect.
     public func stop() throws(FUSEError) {
         let mount: Mount? = state.withLock { state in
             if state.phase == .created { state.phase = .ended }
@@ -105,17 +105,17 @@ extension FUSESession {
         try joinThreads()
     }
 
-    /// How long threads may take to see the end of their connection, in seconds.
+    /// How long the threads may take to notice the end of their connection, in seconds.
     private static var patience: Double { 5 }
 
     private func end(_ mount: Mount) throws(FUSEError) {
         do {
-            // The topmost mount there: with another above ours, umount2 would take that one.
+            // The topmost mount there: if another one is above ours, umount2 would take that one.
             let topmost = try Mount.all().last { $0.directory == mount.directory }
             guard let topmost, topmost.major == mount.major, topmost.minor == mount.minor else {
                 return abortConnection(mount)
             }
-            // Forced: this ends the connection even where the mount lives on in another namespace.
+            // Forced: this ends the connection even if the mount still exists in another namespace.
             do {
                 try Mount.unmount(mount.directory, force: true)
             } catch  where error.code == EBUSY {
@@ -126,10 +126,10 @@ extension FUSESession {
         }
     }
 
-    /// Where the mount cannot be reached by its path. Works where fusectl is mounted; `stop` reports if the threads
-    /// stay.
+    /// For a mount that cannot be reached by its path. Works if fusectl is mounted; `stop` reports it if the threads do not
+    /// end.
     ///
-    /// Not where the connection has ended with its mount: its number may be that of somebody else's by now.
+    /// Not if the connection has ended with its mount: another connection may have its number by now.
     private func abortConnection(_ mount: Mount) {
         guard Self.isConnected(device) else { return }
         try? Self.write("1", to: "/sys/fs/fuse/connections/\(mount.minor)/abort")

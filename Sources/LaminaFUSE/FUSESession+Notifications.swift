@@ -2,10 +2,11 @@ import CFuse
 import Glibc
 public import LaminaSystem
 
-// What the kernel is told to forget. It takes the locks of the directory, so a handler that notifies about a directory
-// while it answers for that directory waits for itself: notify from another thread. False: nothing was cached.
+// What the kernel is told to forget. A notification takes the locks of the directory. A handler that notifies about a directory
+// while it answers for that directory would wait for itself: notify from another thread. The result false means that nothing
+// was cached.
 extension FUSESession {
-    /// An entry of a directory has changed: it is looked up again when it is wanted.
+    /// An entry of a directory has changed: the kernel looks it up again when it needs it.
     @discardableResult
     public func invalidateEntry(parent: UInt64, name: String) throws(SystemError) -> Bool {
         try notify("invalidate", name) { bytes in
@@ -13,7 +14,7 @@ extension FUSESession {
         }
     }
 
-    /// An entry is gone: as above, and whoever watches the directory (inotify) is told.
+    /// An entry is gone: as above, and programs that watch the directory (inotify) are told.
     @discardableResult
     public func notifyDelete(parent: UInt64, child: UInt64, name: String) throws(SystemError) -> Bool {
         try notify("notify of the end of", name) { bytes in
@@ -21,9 +22,8 @@ extension FUSESession {
         }
     }
 
-    /// The listing of a directory, or the cached bytes of a file, and the attributes have changed. For an entry that
-    /// was added this is needed: the kernel keeps listings, and the other two do nothing for a name that it has never
-    /// seen.
+    /// The listing of a directory, or the cached bytes of a file, and the attributes have changed. An entry that was added
+    /// needs this: the kernel keeps listings, and the other two methods do nothing for a name that it has never seen.
     @discardableResult
     public func invalidateContents(node: UInt64) throws(SystemError) -> Bool {
         try notify("invalidate node", "\(node)") { _ in lamina_fuse_invalidate_node(core.fuse, node, 0, 0) }

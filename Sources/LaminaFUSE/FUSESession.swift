@@ -4,10 +4,10 @@ public import LaminaSystem
 
 /// One connection to the kernel: takes requests off `/dev/fuse` on plain threads and gives them to a handler.
 ///
-/// `start` makes the mount, or takes one that another process has made, and returns once it answers. It runs until the
-/// mount ends, by `stop` or from outside. Dropping the session ends nothing: its threads go on.
+/// `start` makes the mount, or takes one that another process has made, and returns when the session answers. The session runs
+/// until the mount ends, by `stop` or from outside. Dropping the session object ends nothing: its threads go on.
 ///
-/// All methods block, at most for a system call or as they say; none may be called from a handler, except those that
+/// All methods block, for a system call at most or as their comments say. None may be called from a handler, except those that
 /// say so. Nothing here uses Swift's cooperative pool.
 public final class FUSESession: Sendable {
     enum Phase: Sendable { case created, starting, running, ended }
@@ -21,7 +21,7 @@ public final class FUSESession: Sendable {
         var readAheadFailure: SystemError?
     }
 
-    /// The open `/dev/fuse`. Whoever else holds it keeps the mount alive when this process ends.
+    /// The open `/dev/fuse`. Another process that holds it keeps the mount alive when this process ends.
     public let device: File
     public let configuration: FUSEConfiguration
     let core: SessionCore
@@ -30,7 +30,7 @@ public final class FUSESession: Sendable {
     /// Prepares a session on a device.
     ///
     /// - Parameter device: an open `/dev/fuse`: the one that a mount was made with, and never a clone of it
-    ///   (FUSE_DEV_IOC_CLONE), which loses the requests in flight when its process dies. By default a fresh one, for
+    ///   (FUSE_DEV_IOC_CLONE), which loses the requests in flight when its process dies. The default is a new one, for
     ///   `start(at:)`.
     public init(
         device: File? = nil, configuration: FUSEConfiguration = FUSEConfiguration(), handler: any FUSEHandler
@@ -58,7 +58,7 @@ public final class FUSESession: Sendable {
             do throws(FUSEError) {
                 try run(mount)
             } catch {
-                // Without an answer to INIT whoever looks into the directory would wait for ever.
+                // Without an answer to INIT, a process that looks into the directory would wait for ever.
                 try? Mount.unmount(mount.directory, detach: true, force: true)
                 throw error
             }
@@ -68,8 +68,8 @@ public final class FUSESession: Sendable {
         }
     }
 
-    /// Starts to answer for a mount that was made with this session's device (`FUSESession.mountOptions`) and whose
-    /// INIT nobody has read yet.
+    /// Starts to answer for a mount that was made with this session's device (`FUSESession.mountOptions`) and whose INIT has
+    /// not been read yet.
     public func start(mountedAt directory: String) throws(FUSEError) {
         try begin()
         do throws(FUSEError) {
@@ -80,8 +80,8 @@ public final class FUSESession: Sendable {
         }
     }
 
-    /// Goes on where another process stopped, that held this session's device and is dead: whatever it had read and not
-    /// answered is sent again.
+    /// Goes on where another process stopped. That process held this session's device and is dead; the kernel sends again what
+    /// it had read and not answered.
     ///
     /// - Parameters:
     ///   - directory: where the file system is mounted.
@@ -103,8 +103,8 @@ public final class FUSESession: Sendable {
         }
     }
 
-    /// Has INIT answered on the calling thread, alone (libfuse answers EIO to what others read before it), then starts
-    /// the threads.
+    /// Has INIT answered on the calling thread, alone (if another request were read first, libfuse would answer it with EIO),
+    /// then starts the threads.
     ///
     /// - Parameter initRequest: one that was answered long ago, whose answer libfuse has to know too.
     private func run(_ mount: Mount, replaying initRequest: [UInt8]? = nil) throws(FUSEError) {
@@ -153,7 +153,7 @@ public final class FUSESession: Sendable {
         }
     }
 
-    /// Waits until the mount has ended, by whomever, and all threads with it.
+    /// Waits until the mount has ended, in whatever way, and all threads with it.
     ///
     /// Throws what ended it, if that was not an unmount.
     public func wait() throws(FUSEError) {
@@ -161,7 +161,7 @@ public final class FUSESession: Sendable {
         try joinThreads()
     }
 
-    /// Waits so long at most until the mount has ended; false where it has not.
+    /// Waits at most this long until the mount has ended; false if it has not.
     public func waitForEnd(seconds: Double) -> Bool {
         state.wait(seconds: seconds) { state in state.phase == .ended ? () : nil } != nil
     }

@@ -2,23 +2,23 @@ import CFuse
 
 /// The answer to open.
 ///
-/// What the kernel wants of a handler (each broken rule makes the open fail with EIO): while an inode has a cached
-/// open, no passthrough; while it has a passthrough open, nothing else, and only with the same backing ID, still
-/// registered.
+/// The kernel's rules for a handler (if one is broken, the open fails with EIO): while an inode has a cached open, there may be
+/// no passthrough; while it has a passthrough open, there may be nothing else, and only with the same backing ID, which must
+/// still be registered.
 public struct OpenReply: ~Copyable, Sendable {
     let pending: PendingReply
 
     /// Identifies the request on this connection; the same when it is sent again.
     public var unique: UInt64 { pending.unique & ~LAMINA_FUSE_UNIQUE_RESEND }
-    /// Whether the kernel sent it before, to a process that died before it answered, or may have.
+    /// Whether the kernel has sent it before, or may have, to a process that died before it answered.
     public var isResent: Bool { pending.unique & LAMINA_FUSE_UNIQUE_RESEND != 0 }
 
-    /// Reads and mappings go to the kernel's cache, and what is not in there comes as READ.
+    /// Reads and mappings go to the kernel's cache, and what is not in the cache comes as READ.
     ///
     /// - Parameters:
     ///   - handle: comes back in read and release.
-    ///   - keepsCache: whether what is cached of this inode from before is still right.
-    /// - Returns: false when nobody waits for the answer any more; then no release follows.
+    ///   - keepsCache: whether what the kernel has cached of this inode is still right.
+    /// - Returns: false if no caller waits for the answer any more; then no release follows.
     @discardableResult
     public consuming func cached(handle: UInt64, keepsCache: Bool = true) -> Bool {
         pending.answer { lamina_fuse_reply_open_cached($0, handle, keepsCache) }
@@ -45,7 +45,7 @@ public struct OpenReply: ~Copyable, Sendable {
     }
 }
 
-/// The answer to an open that takes no waiting and no look into anything but memory. Valid until `FUSEHandler.reopen` returns.
+/// The answer to an open that needs no waiting and nothing but memory. Valid until `FUSEHandler.reopen` returns.
 public struct ReopenReply: ~Copyable {
     private let uniqueOnWire: UInt64
     private let fuse: OpaquePointer
@@ -60,7 +60,7 @@ public struct ReopenReply: ~Copyable {
     /// As in `OpenReply`.
     public var isResent: Bool { uniqueOnWire & LAMINA_FUSE_UNIQUE_RESEND != 0 }
 
-    /// As in `OpenReply`; whoever called it returns true from `reopen`.
+    /// As in `OpenReply`; the caller then returns true from `reopen`.
     public consuming func passthrough(_ backing: BackingID, handle: UInt64) -> Bool {
         lamina_fuse_answer_reopen(fuse, uniqueOnWire, handle, backing.value) == 0
     }

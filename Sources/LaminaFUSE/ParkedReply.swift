@@ -2,18 +2,17 @@ import CFuse
 import Glibc
 import Synchronization
 
-/// A reply that waits for what it needs, and that whoever has it takes.
+/// A reply that waits for what it needs. The thread that has it takes the reply.
 ///
-/// If the caller is interrupted first (a signal; SIGKILL always), the session answers EINTR and then calls
-/// `onInterrupt`, so that whoever would have answered learns that one waiter fewer is there. One of the two gets the
-/// reply, never both.
+/// If the caller is interrupted first (a signal; SIGKILL always), the session answers EINTR and then calls `onInterrupt`, so
+/// that the thread that would have answered learns that there is one waiter less. Only one of the two gets the reply.
 ///
-/// `onInterrupt` is called on one of the session's threads, after the handler's method that parked has returned; if the
-/// reply is parked on a thread that is not the session's, it may be called before `park` returns. Parked replies that
-/// are dropped answer EIO.
+/// `onInterrupt` is called on one of the session's threads, after the handler's method that parked has returned; if the reply
+/// is parked on a thread that is not the session's, it may be called before `park` returns. Parked replies that are dropped
+/// answer EIO.
 ///
-/// The kernel interrupts whom it can: opens, and reads with O_DIRECT. A cached read is read-ahead, which belongs to
-/// nobody: a reader that is killed leaves at once, without a word, and the request stays until it is answered.
+/// The kernel interrupts what it can: opens, and reads with O_DIRECT. A cached read is read-ahead, which belongs to no process:
+/// a reader that is killed leaves at once, without a message, and the request stays until it is answered.
 public final class ParkedReply<Reply: ~Copyable & Sendable>: Sendable {
     private let reply: Mutex<Reply?>
     private let core: SessionCore
@@ -34,7 +33,7 @@ public final class ParkedReply<Reply: ~Copyable & Sendable>: Sendable {
 
     deinit { core.interrupts.remove(token) }
 
-    /// The reply, to be answered; nil when it was taken before, or answered because of an interrupt.
+    /// The reply, to be answered; nil if it was taken before, or answered because of an interrupt.
     public func take() -> Reply? {
         let taken = reply.withLock { reply in reply.take() }
         if taken != nil { core.interrupts.remove(token) }
@@ -44,8 +43,8 @@ public final class ParkedReply<Reply: ~Copyable & Sendable>: Sendable {
     /// Whether it was taken, or answered because of an interrupt.
     public var isTaken: Bool { reply.withLock { reply in reply == nil } }
 
-    /// Asks libfuse to tell of an interrupt. The token stands in for this object, as libfuse may hand it out while, or
-    /// after, another thread answers.
+    /// Asks libfuse to report an interrupt. The token stands for this object, because libfuse may report it while, or after,
+    /// another thread answers.
     func watch(_ request: OpaquePointer) {
         core.interrupts.insert(token) { [weak self] in self?.interrupt() }
         if lamina_fuse_watch_interrupt(request, token) { core.interrupts.deliver(token) }
@@ -80,11 +79,11 @@ final class InterruptRegistry: Sendable {
     }
 
     func remove(_ token: UInt64) {
-        // Taken out under the lock, released behind it: a closure's end may run code that comes back here.
+        // Taken out under the lock and released outside it: the end of a closure may run code that comes back here.
         _ = state.withLock { state in state.parked.removeValue(forKey: token) }
     }
 
-    /// Calls whoever waits under this token, if he still does.
+    /// Calls the waiter with this token, if it still waits.
     func deliver(_ token: UInt64) {
         state.withLock { state in state.parked.removeValue(forKey: token) }?()
     }

@@ -4,15 +4,15 @@ import Synchronization
 
 /// The part that all replies share: the request, answered exactly once.
 ///
-/// What holds one is `~Copyable` and gives it up in consuming methods, so that a second answer does not compile.
-/// Dropped, it answers EIO.
+/// A type that holds one is `~Copyable` and gives it up in consuming methods, so that a second answer does not compile. If it
+/// is dropped, it answers EIO.
 struct PendingReply: ~Copyable, @unchecked Sendable {
-    // @unchecked: libfuse's requests may be answered on any thread, and this value is the only one that does so.
+    // @unchecked: libfuse's requests may be answered on any thread, and only this value answers this one.
     let request: OpaquePointer
     /// Identifies the request on its connection.
     let unique: UInt64
-    // A reply keeps the session's memory alive, which libfuse needs to answer. Unmanaged, as only a type whose fields
-    // are trivial can be discarded.
+    // A reply keeps the session's memory alive, which libfuse needs to answer. Unmanaged, because only a type with trivial
+    // fields can be discarded.
     private let core: Unmanaged<SessionCore>
 
     init(request: OpaquePointer, unique: UInt64, core: SessionCore) {
@@ -30,7 +30,7 @@ struct PendingReply: ~Copyable, @unchecked Sendable {
         core.release()
     }
 
-    /// Answers by `body`; whether the kernel still waited for it.
+    /// Answers by `body`; returns whether the kernel still waited for it.
     consuming func answer(_ body: (OpaquePointer) -> Int32) -> Bool {
         let result = body(request)
         core.release()

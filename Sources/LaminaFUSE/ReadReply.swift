@@ -16,11 +16,11 @@ public struct ReadReply: ~Copyable, Sendable {
         }
     }
 
-    /// Answers with a range of a file, in the kernel where that pays (splice).
+    /// Answers with a range of a file, inside the kernel if that is faster (splice).
     ///
     /// - Parameters:
     ///   - descriptor: may be closed when this returns.
-    ///   - count: where the file ends before that, the reply ends too.
+    ///   - count: if the file ends before that, the reply ends too.
     public consuming func file(_ descriptor: Int32, offset: Int64, count: Int) {
         _ = pending.answer { lamina_fuse_reply_file($0, descriptor, offset, count) }
     }

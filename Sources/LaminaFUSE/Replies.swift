@@ -1,8 +1,8 @@
 import CFuse
 import Glibc
 
-// One type for each kind of answer, so that a wrong one does not compile. Each has `error` for an errno value, and
-// methods that say what the answer is; each of them ends the reply.
+// One type for each kind of answer, so that a wrong one does not compile. Each has `error` for an errno value, and methods that
+// give the answer; each of these ends the reply.
 
 /// The answer to a lookup.
 public struct EntryReply: ~Copyable, Sendable {
@@ -46,7 +46,7 @@ public struct DataReply: ~Copyable, Sendable {
         _ = pending.answer { lamina_fuse_reply_bytes($0, bytes.baseAddress, bytes.count) }
     }
 
-    /// The same, for `array.span.bytes`: a reply cannot be used up in a closure, as `withUnsafeBytes` would have it.
+    /// The same, for `array.span.bytes`: a closure cannot consume a reply, and `withUnsafeBytes` would need one.
     public consuming func bytes(_ bytes: RawSpan) {
         _ = pending.answer { request in
             bytes.withUnsafeBytes { lamina_fuse_reply_bytes(request, $0.baseAddress, $0.count) }
@@ -59,7 +59,7 @@ public struct DataReply: ~Copyable, Sendable {
 /// The answer to getxattr and listxattr.
 public struct AttributeValueReply: ~Copyable, Sendable {
     let pending: PendingReply
-    /// The room that the caller has; 0: he asks for the size only. `value` sees to both.
+    /// How much room the caller has; 0: it asks for the size only. `value` handles both.
     public let size: Int
 
     /// The whole value, or list of names; ERANGE when the caller has less room.
@@ -82,7 +82,7 @@ public struct AttributeValueReply: ~Copyable, Sendable {
         return lamina_fuse_reply_bytes(request, value.baseAddress, value.count)
     }
 
-    /// ENODATA says that there is no such attribute. ENOSYS would be the end of all such requests of this mount.
+    /// ENODATA says that there is no such attribute. ENOSYS would end all such requests of this mount.
     public consuming func error(_ code: Int32) { pending.refuse(code) }
 }
 

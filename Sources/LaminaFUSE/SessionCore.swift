@@ -2,10 +2,9 @@ import CFuse
 import LaminaSystem
 import Synchronization
 
-/// What replies, threads and backing IDs share: libfuse's session and the handler. Lives until the last of them is
-/// gone.
+/// What replies, threads and backing IDs share: libfuse's session and the handler. It lives until the last of them is gone.
 final class SessionCore: Sendable {
-    // Libfuse's session locks itself; it is freed in deinit, when nobody refers to this any more.
+    // Libfuse's session locks itself; it is freed in deinit, when there is no reference to this object any more.
     nonisolated(unsafe) let fuse: OpaquePointer
     let link: SessionLink
     let configuration: FUSEConfiguration
@@ -36,10 +35,10 @@ final class SessionCore: Sendable {
     }
 }
 
-/// The way to libfuse's session for what may outlive it.
+/// The way to libfuse's session for objects that may outlive it.
 ///
-/// No weak reference to the `SessionCore`: an object that ever had one counts its references in a table beside it, and each
-/// request counts two.
+/// There is no weak reference to the `SessionCore`: an object that ever had one counts its references in a separate table, and
+/// each request counts two.
 final class SessionLink: @unchecked Sendable {
     // @unchecked: the pointer is used with the lock held only, and libfuse's session locks itself.
     private var fuse: OpaquePointer?
@@ -47,7 +46,7 @@ final class SessionLink: @unchecked Sendable {
 
     init(_ fuse: OpaquePointer) { self.fuse = fuse }
 
-    /// nil when the session is gone; while `body` runs it stays.
+    /// nil if the session is gone; it stays while `body` runs.
     func withSession<Result: Sendable>(_ body: (OpaquePointer) -> Result) -> Result? {
         lock.withLock { _ in fuse.map(body) }
     }
@@ -58,7 +57,8 @@ final class SessionLink: @unchecked Sendable {
 
 /// What a thread of the session takes requests with.
 final class Worker: @unchecked Sendable {
-    // @unchecked: made by the thread that starts the session and handed to the one thread that uses it from then on.
+    // @unchecked: the thread that starts the session makes it and gives it to one other thread, which alone uses it from then
+    // on.
     let core: SessionCore
     let thread: FUSEThread
     private var handle: OpaquePointer?
@@ -72,8 +72,8 @@ final class Worker: @unchecked Sendable {
 
     deinit { if let handle { lamina_fuse_worker_free(handle) } }
 
-    /// Takes up what another process began, and asks for what it left unanswered. Requests that come before the replay
-    /// stay in the kernel, as nobody reads them yet.
+    /// Takes over what another process began, and asks for what that left unanswered. Requests that come before the replay stay
+    /// in the kernel, because no thread reads them yet.
     func replay(_ initRequest: [UInt8], _ mount: Mount) throws(FUSEError) {
         var result = lamina_fuse_replay(handle, initRequest, initRequest.count)
         if result == 0, lamina_fuse_can_resend(core.fuse) { result = lamina_fuse_resend(core.fuse) }

@@ -2,16 +2,17 @@ import Glibc
 public import LaminaSystem
 
 /// What the next process must know of a connection when this one is killed: which inodes are open in which way, and which
-/// backing files the kernel has. In shared memory that lives as long as the connection, held by whoever holds that.
+/// backing files the kernel has. It is in shared memory that lives as long as the connection, because the same process holds
+/// both.
 ///
-/// Kept in shards. Whoever changes or reads one holds the caller's lock for it; nothing here locks.
+/// It is kept in shards. The caller has a lock for each, and holds it while it reads or changes the shard; nothing here locks.
 ///
 /// Every change is one word that is written last (or, to delete, first), so a process may be killed between any two
-/// instructions: what was not finished was not there. It is no record against a power cut, which ends the connection too.
+/// instructions: what was not finished does not exist. The record need not survive a power cut, which ends the connection too.
 public final class SessionRecord: @unchecked Sendable {
-    // @unchecked: as said, each shard is used with a lock held; which shard has what is settled at the start.
+    // @unchecked: each shard is used with a lock held, as said above; which shard has what is fixed at the start.
     public static let shardCount = 16
-    /// Opens, and backing files, of one shard: a million of each in all. Memory is taken when they are used.
+    /// Opens, and backing files, of one shard: a million of each in all. Memory is taken only when they are used.
     public static let shardCapacity = 1 << 16
     /// Version 1 of the layout, all in words of 64 bits: magic, version; from word 8 on for each shard the used lengths
     /// of its tables and its highest backing ID; then the shards' opens (unique, node, backing), then their backing
@@ -26,25 +27,26 @@ public final class SessionRecord: @unchecked Sendable {
     private static let wordCount = backingsStart + shardCount * shardCapacity * backingWords
     /// In a backing file's ID: it is being given up.
     private static let closing: UInt64 = 1 << 63
-    /// In an open's unique ID, of which the kernel never uses this bit: it stands for several, whose number is the upper half of the
-    /// word with the backing ID. A program that does not know of it takes it for one.
+    /// In an open's unique ID, in which the kernel never uses this bit: the place stands for several opens. Their number is the
+    /// upper half of the word with the backing ID. A program that does not know the bit takes it for one open.
     private static let counting: UInt64 = 1 << 62
     /// Opens of one inode that are recorded one by one. Further opens are counted in one place, so that a reader that opens one
-    /// file again and again takes no places from others.
+    /// file again and again takes no places from other files.
     public static let singleOpens = 64
-    /// Opens that are counted are not known one by one. A process that is killed may have counted some that the kernel sends again, or
-    /// forgotten some: their number is taken for higher by as many as there are threads at most. Too high, a file is kept longer than
-    /// needed; too low, one that is open would be opened in another way, which the kernel refuses.
+    /// Counted opens are not known one by one. A process that is killed may have counted some that the kernel sends again, or
+    /// missed some. So the next process takes their number for higher by as many as there are threads at most. If the number is
+    /// too high, a file is kept longer than needed; if it is too low, a file that is open would be opened in another way, which
+    /// the kernel refuses.
     private static let countingSlack: UInt64 = 32
 
     /// An open file.
     public struct Open: Sendable, Equatable {
-        /// What the kernel sends with RELEASE.
+        /// The handle that the kernel sends with RELEASE.
         public var handle: UInt64
         public var node: UInt64
         /// The backing ID of a passthrough open; nil for a cached one.
         public var backing: Int32?
-        /// How many opens it stands for; nil: it is one alone.
+        /// How many opens it stands for; nil: one.
         public var count: Int?
 
         public init(handle: UInt64, node: UInt64, backing: Int32?, count: Int? = nil) {
@@ -60,7 +62,7 @@ public final class SessionRecord: @unchecked Sendable {
         public var slot: Int
         public var node: UInt64
         public var value: Int32
-        /// It was being given up when its process ended, and may or may not be registered.
+        /// Whether it was being given up when its process ended; it may or may not be registered.
         public var isClosing: Bool
 
         public init(slot: Int, node: UInt64, value: Int32, isClosing: Bool) {
@@ -76,7 +78,7 @@ public final class SessionRecord: @unchecked Sendable {
     private var freeOpens: [[Int]]
     private var freeBackings: [[Int]]
 
-    /// The memory, to be held and handed on.
+    /// The memory, to be held and passed on.
     public var file: File { memory.file }
 
     /// An empty record.
@@ -90,7 +92,7 @@ public final class SessionRecord: @unchecked Sendable {
 
     /// The record of a process that is dead.
     ///
-    /// - Throws: EINVAL when it is none, or of a version that this program does not know.
+    /// - Throws: EINVAL if it is not a record, or of a version that this program does not know.
     public init(adopting file: File) throws(SystemError) {
         memory = try SharedMemory(mapping: file, wordCount: Self.wordCount)
         freeOpens = Array(repeating: [], count: Self.shardCount)
@@ -111,7 +113,7 @@ public final class SessionRecord: @unchecked Sendable {
 
     // MARK: Opens
 
-    /// Records an open before it is answered; nil when the shard is full. The handle is 0 never.
+    /// Records an open before it is answered; nil when the shard is full. The handle is never 0.
     public func addOpen(_ shard: Int, unique: UInt64, node: UInt64, backing: Int32?) -> UInt64? {
         add(shard, unique, unique, node, UInt64(backing ?? 0))
     }
@@ -121,7 +123,7 @@ public final class SessionRecord: @unchecked Sendable {
         add(shard, unique, unique | Self.counting, node, UInt64(backing ?? 0) | 1 << 32)
     }
 
-    /// Counts one more open in such a place; false where it is there no more.
+    /// Counts one more open in such a place; false if the place is gone.
     public func countOpen(_ shard: Int, handle: UInt64) -> Bool {
         guard let word = word(shard, handle), memory[word] & Self.counting != 0 else { return false }
         memory[word + 2] &+= 1 << 32
@@ -144,7 +146,7 @@ public final class SessionRecord: @unchecked Sendable {
         return Self.handle(shard, slot, unique)
     }
 
-    /// Where an open is recorded; nil where it was forgotten.
+    /// Where an open is recorded; nil if it was forgotten.
     private func word(_ shard: Int, _ handle: UInt64) -> Int? {
         let place = Int(handle & Self.placeMask)
         let slot = place % Self.shardCapacity
@@ -156,7 +158,7 @@ public final class SessionRecord: @unchecked Sendable {
         return word
     }
 
-    /// Forgets an open; false when it was forgotten before.
+    /// Forgets an open; false if it was forgotten before.
     public func removeOpen(_ shard: Int, handle: UInt64) -> Bool {
         guard let word = word(shard, handle) else { return false }
         if memory[word] & Self.counting != 0, memory[word + 2] >> 32 > 1 {
@@ -182,7 +184,7 @@ public final class SessionRecord: @unchecked Sendable {
         }
     }
 
-    /// The open that a request is recorded as, if it is: one that is sent again may be. Looks at all of the shard.
+    /// The open that a request is recorded as, if it is: a request that is sent again may be. Looks through the whole shard.
     public func findOpen(_ shard: Int, unique: UInt64) -> UInt64? {
         (0..<used(.opens, shard)).first { memory[Self.openWord(shard, $0)] == unique }
             .map { Self.handle(shard, $0, unique) }
@@ -207,7 +209,7 @@ public final class SessionRecord: @unchecked Sendable {
         return slot
     }
 
-    /// Says that a registration is about to be given up: from now on no open may be answered with it.
+    /// Records that a registration is about to be given up: from now on no open may be answered with it.
     public func closeBacking(_ shard: Int, _ slot: Int) {
         let word = Self.backingWord(shard, slot)
         memory[word + 1] |= Self.closing
@@ -235,7 +237,7 @@ public final class SessionRecord: @unchecked Sendable {
         Int32(truncatingIfNeeded: (0..<Self.shardCount).reduce(0) { max($0, memory[Self.header($1) + 2]) })
     }
 
-    /// Says that no ID up to this one is unaccounted for.
+    /// Records that all IDs up to this one are accounted for.
     public func setHighestBacking(_ value: Int32) { memory[Self.header(0) + 2] = UInt64(max(0, value)) }
 
     // MARK: Layout
@@ -260,8 +262,8 @@ public final class SessionRecord: @unchecked Sendable {
         backingsStart + (shard * shardCapacity + slot) * backingWords
     }
 
-    // A handle is a place and, above it, the low bits of the request's unique ID, which tell one open in a place from the
-    // next.
+    // A handle is a place and, above it, the low bits of the request's unique ID, which distinguish one open in a place from
+    // the next.
     private static let placeMask = UInt64(shardCount * shardCapacity - 1)
 
     private static func handle(_ shard: Int, _ slot: Int, _ unique: UInt64) -> UInt64 {

@@ -4,7 +4,7 @@ import Synchronization
 /// A part of a directory, as one READDIR gets it.
 struct DirectoryListing: ~Copyable {
     let directory: Int64
-    /// As READDIR has it: 0, or where another part ended.
+    /// As READDIR counts: 0, or where another part ended.
     let offset: Int64
     var entries: DirectoryEntries
     /// Where reading goes on.
@@ -14,7 +14,7 @@ struct DirectoryListing: ~Copyable {
     var end = End.open
 
     enum End {
-        /// More entries fit, as far as is known.
+        /// More entries may fit, as far as is known.
         case open
         case full
         /// The directory has no more.
@@ -28,7 +28,7 @@ struct DirectoryListing: ~Copyable {
         position = offset
     }
 
-    /// Cuts it to what a reader takes: it may have been made for one with a larger buffer.
+    /// Cuts it to what a reader takes: it may have been made for a reader with a larger buffer.
     mutating func limit(to size: Int) {
         guard let end = entries.limit(to: size) else { return }
         position = end > 0 ? end : offset
@@ -40,18 +40,18 @@ struct DirectoryListing: ~Copyable {
 /// The listings that readers will ask for next, made while they are busy with the last ones: the rest of a directory that is
 /// read in parts, and the next directory of a walk through a tree.
 ///
-/// Each of several readers has a listing of its own, so that none throws away what was made for another. Nothing of this is ever
-/// wrong, as directories never change; but for the root, which is not read ahead.
+/// Each reader has its own listing, so that no reader throws away what was made for another. A listing is never wrong, because
+/// directories never change; only the root does, and it is not read ahead.
 final class DirectoryAhead: Sendable {
-    /// A listing that somebody will probably ask for.
+    /// A listing that a reader will probably ask for.
     private struct Wanted {
         let place: DirectoryWalk.Place
-        /// What the READDIR before it took: this one will take as much.
+        /// How much the READDIR before it took: this one will take as much.
         let size: Int
         let isPlus: Bool
-        /// An array holds nothing that cannot be copied.
+        /// The listing is in an object, because an array holds only what can be copied.
         let made = Made()
-        /// Whether there is nothing more to do for it, or somebody does it just now.
+        /// Whether it needs no more work, or a thread works on it now.
         var isDone = false
     }
 
@@ -61,9 +61,9 @@ final class DirectoryAhead: Sendable {
 
     private struct State {
         var walk = DirectoryWalk()
-        /// The newest last; what nobody came for goes when others come.
+        /// The newest last. Listings that no reader came for are dropped when others come.
         var wanted: [Wanted] = []
-        /// Where directories end, the newest last: a reader asks once more to learn it.
+        /// Where directories end, the newest last: a reader makes one more request to learn it.
         var ends: [DirectoryWalk.Place] = []
 
         mutating func want(_ place: DirectoryWalk.Place, size: Int, isPlus: Bool) {
@@ -78,7 +78,7 @@ final class DirectoryAhead: Sendable {
         }
     }
 
-    /// Readers that are helped at once; each costs 64 KiB at most.
+    /// How many readers are helped at once; each costs 64 KiB at most.
     private static let limit = 8
 
     private let state = Mutex(State())
@@ -86,7 +86,7 @@ final class DirectoryAhead: Sendable {
     /// How many READDIRs found entries made for them.
     let hits = Atomic<Int>(0)
 
-    /// A listing as far as it was made, or one to begin with.
+    /// The listing as far as it was made, or a new one.
     func take(_ directory: Int64, from offset: Int64, size: Int, isPlus: Bool) -> DirectoryListing {
         let place = DirectoryWalk.Place(directory: directory, offset: offset)
         let made: DirectoryListing? = state.withLock { state in
@@ -110,7 +110,7 @@ final class DirectoryAhead: Sendable {
         return made
     }
 
-    /// Says that a listing was sent, to a reader that takes `size` bytes.
+    /// Records that a listing was sent to a reader that takes `size` bytes.
     func sent(_ listing: borrowing DirectoryListing, size: Int) {
         guard listing.directory != 1 else { return }
         let place = DirectoryWalk.Place(directory: listing.directory, offset: listing.offset)
@@ -125,7 +125,7 @@ final class DirectoryAhead: Sendable {
         }
     }
 
-    /// A listing that somebody may ask for and that has room; nil when there is nothing to do. Given back with `put`.
+    /// A listing that a reader may ask for and that has room; nil if there is nothing to do. It is given back with `put`.
     func work() -> DirectoryListing? {
         guard isWanted.load(ordering: .relaxed) else { return nil }
         return state.withLock { state in
@@ -142,11 +142,11 @@ final class DirectoryAhead: Sendable {
         }
     }
 
-    /// Keeps what was made of the listing that `work` gave, unless its reader was there first.
+    /// Keeps what was made of the listing that `work` gave, unless its reader came first.
     func put(_ listing: consuming DirectoryListing) {
         let place = DirectoryWalk.Place(directory: listing.directory, offset: listing.offset)
         let isDone = listing.end != .open
-        // A closure cannot give away what it captured; an optional can be emptied.
+        // A closure cannot consume what it captured; but it can empty an optional.
         var listing: DirectoryListing? = consume listing
         state.withLock { state in
             guard let index = state.wanted.firstIndex(where: { $0.place == place }) else { return }

@@ -1,21 +1,21 @@
-/// Where a walk through a tree goes on, told from the directories that were read so far.
+/// Where a walk through a tree will go on, guessed from the directories that were read so far.
 ///
-/// Walkers list a directory and then go into what it has, the first one first (`ls -R`, `find`, `du`) or the last one first
-/// (who keeps what is left on a stack). One walk at a time is followed: a directory that does not belong to it begins
-/// another.
+/// A program that walks lists a directory and then goes into its directories, the first one first (`ls -R`, `find`, `du`) or
+/// the last one first (programs that keep the rest on a stack). One walk at a time is followed: a directory that does not
+/// belong to it begins another walk.
 struct DirectoryWalk {
     /// Where a directory is read: its first entry, or the one after those that were read.
     struct Place: Equatable {
         var directory: Int64
-        /// As READDIR has it.
+        /// As READDIR counts.
         var offset: Int64
     }
 
     private struct Frame {
         var directory: Int64
-        /// Those of its directories that were not read yet, in the order of their names.
+        /// Its directories that were not read yet, in the order of their names.
         var children: ArraySlice<Int64>
-        /// Where what was read of it ends, nil: all was. Several may read it, each from its beginning.
+        /// Where the part that was read ends; nil: all was read. Several readers may read it, each from its beginning.
         var rest: Int64?
     }
 
@@ -24,16 +24,17 @@ struct DirectoryWalk {
     private var isBackwards = false
     /// How many directories in a row were read in the order that was expected.
     private var streak = 0
-    /// Where the directory that was read last goes on, and whether that was one that went on.
+    /// Where the directory that was read last goes on, and whether the last request went on with one.
     private var rest: Place?
     private var isGoingOn = false
 
-    /// Deeper trees, and more directories in one, are walked without help: what is kept has a bound (8 MiB, reached by none).
+    /// Deeper trees, and more directories in one, are walked without help: this bounds what is kept (8 MiB, which no walk
+    /// reaches).
     private static let depth = 256
     private static let width = 4096
-    /// Walkers leave out one or the other (`find -prune`).
+    /// Walks leave out one or the other (`find -prune`).
     private static let leeway = 8
-    /// In so many it shows that a tree is walked, and not a directory looked at.
+    /// After this many, it is taken for a walk through a tree, and not for a look at one directory.
     private static let proof = 2
 
     /// - Parameters:
@@ -60,7 +61,7 @@ struct DirectoryWalk {
         frames.append(Frame(directory: place.directory, children: found.prefix(Self.width), rest: rest))
     }
 
-    /// What will probably be read next; nil where nothing says so.
+    /// What will probably be read next; nil if nothing indicates it.
     var next: Place? {
         if let rest { return streak >= Self.proof || isGoingOn ? rest : nil }
         guard streak >= Self.proof else { return nil }
@@ -72,8 +73,8 @@ struct DirectoryWalk {
         return nil
     }
 
-    /// Leaves the directories below which nothing more is read, and what was passed over; false where the directory is none
-    /// of those that might come now.
+    /// Leaves the directories below which nothing more is read, and those that were skipped; false if the directory is none of
+    /// those that might come now.
     private mutating func goInto(_ directory: Int64) -> Bool {
         for index in frames.indices.reversed() {
             let children = frames[index].children

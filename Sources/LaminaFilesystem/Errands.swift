@@ -1,16 +1,16 @@
 import LaminaSystem
 
-/// Does what a FUSE thread may not do itself, because it may wait: for a disk, for a lock that somebody holds while waiting, for
-/// an ioctl. Its threads are started when there is something to do, and end when there was nothing for a while.
+/// Does what a FUSE thread may not do itself, because it may wait: for a disk, for an ioctl, or for a lock whose holder waits.
+/// Its threads start when there is something to do, and end when there was nothing for a while.
 ///
-/// Errands begin in the order in which they were given; where there is more than one thread they need not end in it.
+/// Errands begin in the order in which they were given; with more than one thread they may end in another order.
 final class Errands: Sendable {
     typealias Errand = @Sendable () -> Void
 
     private struct State {
         var waiting: [Errand] = []
         var threads = 0
-        /// Of the threads, those that wait for errands.
+        /// How many of the threads wait for errands.
         var idle = 0
     }
 
@@ -28,7 +28,7 @@ final class Errands: Sendable {
         self.limit = limit
     }
 
-    /// Has something done, and does not wait for it. Where no thread can be had at all it is done here: late is better than never.
+    /// Has something done, and does not wait for it. If no thread can be started, it is done here: late is better than never.
     func run(_ errand: @escaping Errand) {
         let needsThread = state.withLock(notify: true) { state in
             state.waiting.append(errand)
@@ -44,7 +44,7 @@ final class Errands: Sendable {
         }
     }
 
-    /// Waits until everything that was given so far, and what came of it, is done.
+    /// Waits until all errands that were given so far, and the errands that these gave, are done.
     func finish() { state.wait { $0.waiting.isEmpty && $0.threads == $0.idle ? () : nil } }
 
     private func loop(patience: Double) {
@@ -61,7 +61,7 @@ final class Errands: Sendable {
             }
             let hasEnded = state.withLock(notify: true) { state in
                 state.idle -= 1
-                // One came between the end of the wait and here, and found a thread idle.
+                // An errand came between the end of the wait and here, and found a thread idle.
                 guard state.waiting.isEmpty else { return false }
                 state.threads -= 1
                 return true

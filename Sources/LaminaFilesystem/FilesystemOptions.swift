@@ -2,22 +2,22 @@ public import LaminaFUSE
 
 /// How files are served.
 public struct FilesystemOptions: Sendable {
-    /// Whether merged files are handed to the kernel where it can take them.
+    /// Whether merged files are given to the kernel, if it can take them.
     public var passthrough = true
-    /// Files up to this many bytes are merged before their open is answered; larger ones open at once and are served while
-    /// they merge.
+    /// The open of a file up to this many bytes is answered when the file is merged; larger files open at once and are served
+    /// while they merge.
     public var lazyThreshold: Int64 = 8 << 20
     /// See `FUSEConfiguration.busyWait`.
     public var busyWait = true
     /// How long the kernel may keep attributes without asking again.
     public var attributeTime = FUSECacheTime.unlimited
-    /// How long it may keep names, and that there is none of a name.
+    /// How long the kernel may keep names, and that a name does not exist.
     public var entryTime = FUSECacheTime.unlimited
 
     public init() {}
 }
 
-/// How many opens went which way, and what the daemon had to do itself.
+/// How many opens were served in which way, and what the daemon had to do itself.
 public struct FilesystemCounters: Sendable, Codable, Equatable {
     /// Opens that the kernel serves from the backing file.
     public var passthrough: UInt64 = 0

@@ -6,15 +6,15 @@ import LaminaSystem
 // already and nothing is to be written, the same in another place.
 
 extension ImageMount {
-    /// What the mount table shows as the source of a sealed chain, also where it is shown as an image.
+    /// What the mount table shows as the source of a sealed chain, also when the chain is shown as an image.
     public static func sealedSource(root: String) -> String { "lamina-sealed:\(root)" }
 
-    /// Whether a mount is a sealed chain of this store, shown as an image: not the chain's own.
+    /// Whether a mount is a sealed chain of this store that is shown as an image, and not the chain's own mount.
     static func isSealed(_ mount: Mount, root: String) -> Bool {
         mount.source == sealedSource(root: root) && !mount.directory.hasPrefix("\(root)/sealed/")
     }
 
-    /// Mounts a sealed chain, which is mounted itself, as an image.
+    /// Mounts a sealed chain as an image. The chain itself must be mounted.
     ///
     /// - Parameters:
     ///   - form: what the chain's own mount is.

@@ -4,16 +4,17 @@ public import LaminaSystem
 
 /// Mounts an image: overlayfs over the directories of its layers, as containerd would.
 public enum ImageMount {
-    /// What the mount table shows as the source of an image's mount: whose it is, as two stores may mount in one place.
+    /// What the mount table shows as the source of an image's mount: it names the store, because two stores may mount at one
+    /// place.
     public static func source(root: String) -> String { "lamina:\(root)" }
 
-    /// Whether a mount is one of an image of this store. An earlier lamina did not tell of which.
+    /// Whether a mount is an image of this store. An earlier lamina did not say which store.
     public static func isOwn(_ mount: Mount, root: String) -> Bool {
         mount.type == "overlay"
             && (mount.source == source(root: root) || mount.source == "lamina" || isSealed(mount, root: root))
     }
 
-    /// The views that a mount of this store is made of, as its options have them.
+    /// The views that a mount of this store is made of, from its options.
     public static func views(of mount: Mount, root: String) -> [ViewID] {
         guard isOwn(mount, root: root) else { return [] }
         let lower = mount.filesystemOptions.split(separator: ",").filter { $0.hasPrefix("lowerdir") }
@@ -22,9 +23,9 @@ public enum ImageMount {
         }
     }
 
-    /// overlayfs takes so many lower directories (OVL_MAX_STACK in fs/overlayfs/params.h).
+    /// How many lower directories overlayfs takes (OVL_MAX_STACK in fs/overlayfs/params.h).
     static let lowerLimit = 500
-    /// mount(2) takes one page of options, and cuts off what is longer without a word.
+    /// mount(2) takes one page of options, and silently cuts off what is longer.
     static let optionLimit = 4095
 
     /// Mounts an image's views at `target`.
@@ -50,8 +51,9 @@ public enum ImageMount {
             )
         }
         let hasLayers = !lower.isEmpty
-        // overlayfs wants two lower directories where there is no upper one, and one below that. Of the same file system as the
-        // layers: else a file's device number would not be its directory's, and -xdev of find(1) and its kin would pass it by.
+        // overlayfs wants two lower directories without an upper one, and one lower directory with it. The second one must be
+        // on the layers' file system: otherwise a file's device number would not be its directory's, and `find -xdev` and
+        // similar programs would skip it.
         if upper == nil {
             if lower.count < 2 { lower.append(LayerFilesystem.emptyName) }
             if lower.count < 2 { lower.append("../empty") }
@@ -66,13 +68,13 @@ public enum ImageMount {
                 try makeUpper(upper)
                 try createDirectories(work, mode: 0o700)
                 options += ",upperdir=\(escaped(upper)),workdir=\(escaped(work)),index=off"
-                // The upper directory is on another file system: with xino there is one device number all the same, and the
-                // inode numbers of listings are those of stat(2). The layers' are small enough to leave room for it.
+                // The upper directory is on another file system. With xino there is still one device number, and listings have
+                // the inode numbers of stat(2). The layers' numbers are small enough to leave room for it.
                 if hasLayers { options += ",xino=on" }
             } else {
                 flags.insert(.readOnly)
-                // No layer redirects (docs/decisions/006-trusted-attributes.md). Where overlayfs need not ask whether one does, it
-                // does not ask either whether a directory is opaque below which no layer has one of its name.
+                // No layer redirects (docs/decisions/006-trusted-attributes.md). If overlayfs need not ask for redirects, it
+                // also does not ask whether a directory is opaque if no layer below has a directory of that name.
                 options += ",redirect_dir=nofollow"
             }
             guard options.utf8.count <= optionLimit else {
@@ -113,7 +115,7 @@ public enum ImageMount {
         return "/" + (components + [".\(name).lamina-work"]).joined(separator: "/")
     }
 
-    /// overlayfs's options are separated by commas, and its directories by colons; a backslash takes the meaning away.
+    /// Commas separate overlayfs's options, and colons its directories; a backslash escapes them.
     static func escaped(_ path: String) -> String {
         path.reduce(into: "") { result, character in
             if character == "," || character == ":" || character == "\\" { result.append("\\") }

@@ -2,7 +2,7 @@ import Glibc
 public import LaminaFUSE
 import LaminaStore
 
-// What directories have in them: answered in the callback, and made ahead for who walks through a tree.
+// What directories contain: answered in the callback, and made ahead for a reader that walks through a tree.
 
 extension LayerFilesystem {
     public func readdir(node: UInt64, offset: Int64, thread: FUSEThread, reply: consuming DirectoryReply) {
@@ -25,19 +25,19 @@ extension LayerFilesystem {
             try fill(&listing, from: reader(thread), limit: 16)
             directories.put(listing)
         } catch {
-            // It stays taken: the request for it gets the error.
+            // It stays taken: the request that asks for it gets the error.
         }
         return true
     }
 
     /// Adds what fits.
     ///
-    /// - Parameter limit: no more than so many entries now.
+    /// - Parameter limit: at most this many entries now.
     private func fill(_ listing: inout DirectoryListing, from reader: IndexReader, limit: Int = .max) throws {
         guard listing.end == .open else { return }
         listing.entries.entryTime = options.entryTime
         listing.entries.attributeTime = options.attributeTime
-        // Positions 0 and 1 are "." and "..", whose attributes the kernel does not take.
+        // Positions 0 and 1 are "." and "..", whose attributes the kernel ignores.
         let own = FUSEAttributes(node: UInt64(bitPattern: listing.directory), mode: UInt32(S_IFDIR))
         while listing.position < 2 {
             let name = [UInt8](repeating: UInt8(ascii: "."), count: Int(listing.position) + 1)

@@ -3,8 +3,8 @@ public import LaminaFUSE
 import LaminaStore
 import Synchronization
 
-// Everything but open and read: answered in the callback from the index, as a hop to another thread would cost as much as
-// the whole round trip.
+// Everything except open and read: answered in the callback from the index, because a hop to another thread would cost as much
+// as the whole round trip.
 
 extension LayerFilesystem: FUSEHandler {
     public func lookup(parent: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread, reply: consuming EntryReply) {
@@ -17,7 +17,7 @@ extension LayerFilesystem: FUSEHandler {
                 reply.entry(
                     inode.attributes, entryTime: options.entryTime, attributeTime: options.attributeTime)
             } else if parent == 1 {
-                // Views come and go: the kernel must not remember that one was not there.
+                // Views come and go: the kernel must not remember that a view did not exist.
                 reply.error(ENOENT)
             } else {
                 reply.negative(entryTime: options.entryTime)
@@ -71,9 +71,10 @@ extension LayerFilesystem: FUSEHandler {
         }
     }
 
-    /// overlayfs asks for its own attributes of each file (`metacopy`) and each directory (`opaque`, `redirect`, `origin`) that is looked
-    /// up or listed below an overlay. Only two of them are ever in the index, and of directories alone: none is taken from an image
-    /// (docs/decisions/006-trusted-attributes.md). Where a layer has no attribute at all, there is nothing to look for either.
+    /// overlayfs asks for its own attributes of each file (`metacopy`) and each directory (`opaque`, `redirect`, `origin`) that
+    /// is looked up or listed below an overlay. Only two of them are ever in the index, and only for directories: none is taken
+    /// from an image (docs/decisions/006-trusted-attributes.md). If a layer has no attribute at all, there is nothing to look
+    /// for either.
     public func lacksXattr(node: UInt64, name: UnsafeRawBufferPointer, thread: FUSEThread) -> Bool {
         if name.starts(with: "trusted.overlay.".utf8) || name.starts(with: "user.overlay.".utf8) {
             let own = name.suffix(7)
@@ -81,7 +82,7 @@ extension LayerFilesystem: FUSEHandler {
         }
         let inode = Int64(bitPattern: node)
         if let layer = plainLayers.layer(of: inode) { return !layer.hasAttributes }
-        // Of a view's own directories it is not known; of errors, who asks the other way is told.
+        // Unknown for a view's own directories. If there is an error, the ordinary request reports it.
         guard let found = try? reader(thread).layer(of: inode) else { return false }
         plainLayers.learn(.init(inodes: found.inodes, hasAttributes: found.hasXattrs))
         return !found.hasXattrs
@@ -91,7 +92,8 @@ extension LayerFilesystem: FUSEHandler {
         do {
             let names = ReplyBytes()
             try reader(thread).xattrNames(Int64(bitPattern: node)) { name in
-                // overlayfs mounted with userxattr asks for it by name; listed, it would show through every other overlay.
+                // An overlayfs that is mounted with userxattr asks for it by name; if it were listed, it would show through
+                // every other overlay.
                 guard !name.starts(with: "user.overlay.".utf8) else { return }
                 names.append(name, terminated: true)
             }
@@ -112,8 +114,8 @@ extension LayerFilesystem: FUSEHandler {
                 files: UInt64(status.f_files), freeFiles: UInt64(status.f_ffree)))
     }
 
-    /// A directory of the mount's root with nothing in it, beside the views: overlayfs wants it below an image of one layer. It is
-    /// in no listing, and has a number that no row of the index ever gets.
+    /// An empty directory in the mount's root, beside the views: overlayfs wants it below an image of one layer. It is in no
+    /// listing, and its number is never a row of the index.
     static let emptyName = "empty"
     private static var emptyNode: UInt64 { UInt64(Int64.max) }
     private static var emptyAttributes: FUSEAttributes {
@@ -132,8 +134,8 @@ extension Inode {
     }
 }
 
-/// Bytes gathered for a reply. A reply is consumed by its answer, and what is consumed cannot be captured by the closure that
-/// an array lends its bytes to.
+/// Bytes gathered for a reply. An answer consumes its reply, and the closure that an array lends its bytes to cannot capture
+/// what is consumed.
 private final class ReplyBytes {
     private var memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 256, alignment: 1)
     private var count = 0

@@ -5,9 +5,9 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-// An open has two steps. What memory and the index say is found out and written down at once; a look at the file comes after it,
-// with no lock held (OpenTable). What takes longer than some calls of the kernel (hashing, giving up what is kept, waiting for
-// the index's writer or for the merge's plan) is done by other threads, with the reply parked.
+// An open has two steps. The first step reads memory and the index, and writes its decision down at once. The second step looks
+// at the file, and holds no lock (OpenTable). Other threads do what takes longer than some calls of the kernel (hashing, giving
+// up what is kept, waiting for the index's writer or for the merge's plan); the reply is parked meanwhile.
 //
 // The four ways to serve an open:
 //   merged                            passthrough: the kernel reads the backing file
@@ -16,7 +16,7 @@ import Synchronization
 //   merged since, cached opens left   cached mode, from the backing file
 
 extension LayerFilesystem {
-    /// An open, as its request and the index have it.
+    /// An open, from its request and the index.
     private struct Opening: Sendable {
         var node: UInt64
         var content: ContentID
@@ -28,9 +28,9 @@ extension LayerFilesystem {
     private enum Look: Sendable {
         case passthrough(BackingID)
         case cached
-        /// Damaged, as far as can be seen without reading it.
+        /// Damaged, as far as can be told without reading it.
         case damaged(ContentRecord)
-        /// It could not be opened, as descriptors are short.
+        /// It could not be opened, because file descriptors are short.
         case crowded(SystemError)
     }
 
@@ -52,14 +52,14 @@ extension LayerFilesystem {
         }
     }
 
-    /// Most opens.
+    /// This serves most opens.
     public func reopen(node: UInt64, thread: FUSEThread, reply: consuming ReopenReply) -> Bool {
         let request = OpenTable.Request(unique: reply.unique, isResent: reply.isResent)
         if store.quarantined.contains(Int64(bitPattern: node)) { return false }
         // Where no more opens can be recorded, the other way says so.
         guard let again = try? opens.again(node, request) else { return false }
         if !reply.passthrough(again.backing, handle: again.handle) { opens.release(node, again.handle) }
-        // Somebody waits for the answer, and nobody for these.
+        // A caller waits for the answer, but none for the counters.
         counters.passthrough.add(1, ordering: .relaxed)
         store.uses.note(Int64(bitPattern: node), again.content)
         return true
@@ -115,7 +115,7 @@ extension LayerFilesystem {
             }
         }
         guard !hasJoined, let reply = parked.take() else { return }
-        // It is over: what it brought is there.
+        // The look is over, and its result is recorded.
         serve(opening, spareReader, mayWait: false, reply)
     }
 
@@ -140,7 +140,7 @@ extension LayerFilesystem {
         }
     }
 
-    /// Opens what was merged a moment ago, on a thread of the merge: the index may not know it yet.
+    /// Opens a file that was merged a moment ago, on a thread of the merge: the index may not know it yet.
     private func openMerged(_ opening: Opening, _ reply: consuming OpenReply) {
         do {
             switch try opens.open(opening.node, opening.content, opening.request, bytes(of: opening, true)) {
@@ -164,7 +164,7 @@ extension LayerFilesystem {
             counters.passthrough.add(1, ordering: .relaxed)
             isTaken = reply.passthrough(backing, handle: open.handle)
         }
-        // Nobody waits for the answer any more, so no release will come.
+        // No caller waits for the answer any more, so no release will come.
         if !isTaken { opens.release(node, open.handle) }
     }
 
@@ -175,8 +175,8 @@ extension LayerFilesystem {
 
     // MARK: The second step: a look at the file
 
-    /// Looks at a merged content's file, which takes some calls of the kernel; whatever takes longer is done elsewhere, with the
-    /// reply parked. Nobody else's open waits for either.
+    /// Looks at a merged content's file, which takes some calls of the kernel. Other threads do whatever takes longer; the
+    /// reply is parked meanwhile. Opens of other inodes wait for neither.
     private func decide(_ opening: Opening, _ reader: IndexReader, _ reply: consuming OpenReply) {
         do {
             switch try look(opening.content, reader) {
@@ -193,7 +193,7 @@ extension LayerFilesystem {
         }
     }
 
-    /// Looks at a merged content's file, and hands it to the kernel where nothing is wrong with it.
+    /// Looks at a merged content's file, and gives it to the kernel if nothing is wrong with it.
     private func look(_ content: ContentID, _ reader: IndexReader) throws -> Look {
         guard passthroughRefusal == nil else { return .cached }
         guard let record = try reader.content(content) else { return .cached }
@@ -202,7 +202,7 @@ extension LayerFilesystem {
                 // Evicted a moment ago, or gone: the reads of a cached open ask for it again.
                 return record.state == .merged ? .damaged(record) : .cached
             }
-            // The last line of defence: a mapping of a hole reads zeros that nobody verified, but for those that a layer lists.
+            // The last line of defence: a mapping of a hole reads zeros, which were not verified unless the layer lists them.
             guard try file.size() == record.size, try isWhole(file, record) else { return .damaged(record) }
             return try register(file).map { .passthrough($0) } ?? .cached
         } catch {
@@ -211,15 +211,15 @@ extension LayerFilesystem {
         }
     }
 
-    /// Whether a file has no hole, or none but what was verified to be zeros.
+    /// Whether a file has no hole, except holes that were verified to be zeros.
     private func isWhole(_ file: File, _ content: ContentRecord) throws(SystemError) -> Bool {
         if try file.firstHole() == content.size { return true }
-        // Where the index cannot say, the file is examined.
+        // If the index cannot say, the file is examined.
         guard let verified = try? store.index.holes(of: content.id) else { return false }
         return try file.holeBytes() <= verified
     }
 
-    /// Does what a look has shown to be necessary, however long it takes.
+    /// Does what the look showed to be necessary, however long it takes.
     private func examine(_ opening: Opening, _ found: Look, _ parked: ParkedReply<OpenReply>) {
         do {
             var found = found
@@ -255,16 +255,16 @@ extension LayerFilesystem {
         }
     }
 
-    /// Takes back what is damaged of a merged content's file, unless somebody merges it just now. What is a hole in it is hashed.
+    /// Takes back what is damaged of a merged content's file, unless a merge of it is running. Holes in the file are hashed.
     ///
-    /// - Returns: whether anything is.
+    /// - Returns: whether anything was damaged.
     private func takeBackDamage(of content: ContentRecord) throws -> Bool {
         try engine.exclusively(content.id) {
             try store.takeBackDamage(of: content) { [self] in isEnding } != .sound
         } ?? true
     }
 
-    /// Says how an inode is served now, and answers those who waited for it: first who looked.
+    /// Records how an inode is served now, and answers the opens that waited for it: first the one that looked.
     private func settle(
         _ opening: Opening, _ mode: OpenTable.Mode, _ reader: IndexReader, _ reply: consuming OpenReply
     ) {
@@ -277,7 +277,7 @@ extension LayerFilesystem {
         for each in joined { each(.success(()), reader) }
     }
 
-    /// A content's file; nil where there is none.
+    /// A content's file; nil if there is none.
     private func backingFile(_ name: BackingName) throws(SystemError) -> File? {
         do throws(SystemError) {
             return try store.files.open(name)
@@ -292,10 +292,10 @@ extension LayerFilesystem {
     /// Whether a content is whole. The merge may know of it before the index does.
     ///
     /// - Parameter mayWait: whether the calling thread may wait for the merge's plan.
-    /// - Returns: nil where only the merge knows, and its plan is not free just now.
+    /// - Returns: nil if only the merge knows, and its plan is not free now.
     func isMerged(_ content: ContentID, _ reader: IndexReader, mayWait: Bool) throws -> Bool? {
         if try reader.isMerged(content) {
-            // Who reads on makes it fetch on.
+            // A reader that reads on makes the merge fetch on.
             _ = engine.knowledgeNow(of: content)
             return true
         }
@@ -305,17 +305,17 @@ extension LayerFilesystem {
         switch knowledge {
         case .merged: return true
         case .merging: return false
-        // It may have been recorded, and forgotten by the merge, since the index was asked.
+        // The content may have been recorded, and forgotten by the merge, since the index was asked.
         case .none: return try reader.isMerged(content)
         }
     }
 
-    /// Asks something of the merge: at once where its plan is free, else on a thread that may wait for it.
+    /// Asks the merge for something: at once if its plan is free, else on a thread that may wait for it.
     func askMerge(_ ask: @escaping @Sendable () -> Void) {
         if engine.isPlanFree { ask() } else { later.run(ask) }
     }
 
-    /// What a caller can do something about: everything else is EIO to it.
+    /// The errors that a caller can act on; all others are EIO to it.
     private static let honestErrors: Set<Int32> = [EMFILE, ENFILE, ENOMEM, ENOSPC, EDQUOT]
 
     static func errorNumber(of error: any Error) -> Int32 {
@@ -337,7 +337,7 @@ extension IndexReader {
     }
 }
 
-/// Where a waiter's ticket is found when the waiter is interrupted; it is known only after the merge was asked.
+/// Where an interrupt finds the ticket of a waiter; the ticket is known only after the merge was asked.
 private final class TicketPlace: Sendable {
     let ticket = Mutex<MergeTicket?>(nil)
 }

@@ -5,7 +5,7 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-// Reads of cached opens. Answered from node and offset alone: the handle says nothing, so that another process can go on.
+// Reads of cached opens. Only node and offset decide the answer, not the handle, so that another process can go on.
 
 extension LayerFilesystem {
     public func read(
@@ -41,7 +41,7 @@ extension LayerFilesystem {
         }
     }
 
-    /// Parks a read until its chunks have landed, or cannot.
+    /// Parks a read until its chunks have landed, or cannot land.
     private func wait(
         for range: Range<Int64>, of content: ContentID, in layer: LayerID?, isRetry: Bool = false,
         _ reply: consuming ReadReply
@@ -75,10 +75,10 @@ extension LayerFilesystem {
         }
     }
 
-    /// Whether a range can be read from the content's file. The merge is asked first, unlike at an open: who puts a file right holds
-    /// its content there, and a read looks at no file for holes.
+    /// Whether a range can be read from the content's file. Unlike an open, it asks the merge first: a repair of a file holds
+    /// its content there, and a read does not look for holes.
     ///
-    /// - Returns: nil where the merge's plan is not free just now, and the calling thread may not wait for it.
+    /// - Returns: nil if the merge's plan is not free now, and the calling thread may not wait for it.
     private func hasLanded(
         _ range: Range<Int64>, of content: ContentID, _ reader: IndexReader, mayWait: Bool
     ) throws -> Bool? {
@@ -92,7 +92,7 @@ extension LayerFilesystem {
         }
     }
 
-    /// The backing file of what has landed; nil where it was taken away a moment ago.
+    /// The backing file of what has landed; nil if it was removed a moment ago.
     private func file(of content: ContentID, _ reader: IndexReader) throws -> File? {
         do {
             return try files.file(of: content) {

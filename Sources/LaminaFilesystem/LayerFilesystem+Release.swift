@@ -3,11 +3,11 @@ public import LaminaStore
 import LaminaSystem
 import Synchronization
 
-// Before files of the store are taken away: what is open stays, and what is kept for the next open is let go of, as the
-// kernel would keep the file of it.
+// What happens before files of the store are removed. Open files stay. Backing IDs that are kept for the next open are given up,
+// because the kernel would otherwise keep the file.
 
 extension LayerFilesystem {
-    /// Lets go of what is kept of these contents.
+    /// Gives up what is kept of these contents.
     ///
     /// - Returns: those that are open.
     static func release(
@@ -24,7 +24,7 @@ extension LayerFilesystem {
     /// The inodes that are open.
     public var openInodes: [Int64] { opens.openNodes.map(Int64.init(bitPattern:)) }
 
-    /// Forgets what the index has no rows for any more, and has the kernel forget it.
+    /// Forgets inodes that have no row in the index any more, and has the kernel forget them.
     public func forget(_ garbage: MarkedGarbage) {
         files.forgetAll()
         opens.releaseIdle { node in garbage.inodes.contains { $0.contains(Int64(bitPattern: node)) } }
@@ -39,7 +39,7 @@ extension LayerFilesystem {
 }
 
 extension OpenTable {
-    /// Gives up the backing IDs of these contents that nothing has open.
+    /// Gives up the backing IDs of these contents that are not open.
     ///
     /// - Parameter find: the content of an inode that another process opened.
     /// - Returns: those of the contents that are open.
@@ -69,7 +69,7 @@ extension OpenTable {
         shards.flatMap { shard in shard.withLock { $0.entries.filter { !$0.value.isIdle }.map(\.key) } }
     }
 
-    /// Gives up the backing IDs of inodes that nothing has open.
+    /// Gives up the backing IDs of inodes that are not open.
     func releaseIdle(where matches: (UInt64) -> Bool) {
         for index in 0..<Self.shardCount {
             let given = shards[index].withLock { shard in takeIdle(&shard, index) { node, _ in matches(node) } }
@@ -84,7 +84,7 @@ extension OpenTable {
         return take(matching.map(\.key), &shard, index)
     }
 
-    /// Finds out what another process had open: its record has the inodes only.
+    /// Finds the contents of what another process opened: its record has only the inodes.
     private func learnContents(_ find: (UInt64) -> ContentID?) {
         for index in 0..<Self.shardCount {
             let unknown = shards[index].withLock { $0.entries.filter { $0.value.content == nil }.map(\.key) }

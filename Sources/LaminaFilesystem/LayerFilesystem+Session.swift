@@ -13,7 +13,7 @@ public struct HeldSession: Sendable {
     public var device: File
     /// The kernel's INIT request.
     public var initRequest: [UInt8]
-    /// Whether passthrough was agreed on.
+    /// Whether passthrough was negotiated.
     public var hasPassthrough: Bool
 
     public init(device: File, initRequest: [UInt8], hasPassthrough: Bool) {
@@ -27,10 +27,10 @@ public struct HeldSession: Sendable {
 public struct TakeOver: Sendable {
     /// Opens that go on.
     public var opens: Int
-    /// Backing files that the kernel has, and those that nobody knew of any more.
+    /// Backing files that the kernel has, and those among them that no record had.
     public var backingFiles: Int
     public var orphans: Int
-    /// Whether the kernel sends again what was not answered; before Linux 6.9 it does not, and those calls fail.
+    /// Whether the kernel sends unanswered requests again. Before Linux 6.9 it does not, and those calls fail.
     public var canResend: Bool
 }
 
@@ -46,7 +46,7 @@ extension LayerFilesystem {
 
     /// Mounts the file system at `<root>/fs` and answers until `stop`.
     ///
-    /// - Returns: what another process needs to go on with it, beside the record.
+    /// - Returns: what another process needs to go on with it, besides the record.
     @discardableResult
     public func start() throws -> HeldSession {
         let session = try FUSESession(configuration: configuration(passthrough: options.passthrough), handler: self)
@@ -56,14 +56,14 @@ extension LayerFilesystem {
             device: session.device, initRequest: session.initRequest, hasPassthrough: session.passthrough == .available)
     }
 
-    /// Goes on with a session that a dead process held, whose record this was made with.
+    /// Goes on with a session of a dead process, whose record this object was made with.
     ///
     /// - Parameter probe: a file of the store that passthrough takes.
     public func resume(_ held: HeldSession, probe: File) throws -> TakeOver {
         let passthrough = options.passthrough && held.hasPassthrough
         let session = try FUSESession(
             device: held.device, configuration: configuration(passthrough: passthrough), handler: self)
-        // Before the first request is read: what it finds open depends on it.
+        // Before the first request is read, because what is open decides its answer.
         let resumed = opens.resume(session, probe: held.hasPassthrough ? probe : nil)
         self.session.withLock { $0 = session }
         do {
@@ -84,8 +84,8 @@ extension LayerFilesystem {
         if case .unavailable(let reason) = session.passthrough { refusePassthrough(reason.description) }
     }
 
-    /// Files that were open while they were merged: their merges go on. Those that were waited for come again by
-    /// themselves, as requests.
+    /// Files that were open while they were merged: their merges go on. Requests that waited for a merge come again by
+    /// themselves.
     private func goOn(with nodes: [UInt64]) {
         for node in nodes {
             do {
@@ -97,18 +97,19 @@ extension LayerFilesystem {
         }
     }
 
-    /// From now on what cannot be answered stays unanswered: this process is about to end, and the next one is sent it again.
+    /// From now on what cannot be answered stays unanswered: this process is about to end, and the kernel sends such requests
+    /// to the next one again.
     public func leave() { isLeaving.store(true, ordering: .sequentiallyConsistent) }
 
-    /// Whether what takes long is to end early.
+    /// Whether long work should end early.
     var isEnding: Bool {
         isLeaving.load(ordering: .relaxed) || isStopping.load(ordering: .relaxed)
     }
 
-    /// Whether a reply is left to the next process, because what it waited for failed only as this process ends.
+    /// Whether a reply is left to the next process, because what it waited for failed only because this process ends.
     func isLeft(_ reply: any Sendable, _ result: Result<some Any, some Error>) -> Bool {
         guard case .failure = result, isLeaving.load(ordering: .sequentiallyConsistent) else { return false }
-        // Dropped, it would be answered with an error.
+        // If it were dropped, it would be answered with an error.
         leftReplies.withLock { $0.append(reply) }
         return true
     }

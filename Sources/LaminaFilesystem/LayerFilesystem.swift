@@ -16,23 +16,23 @@ public final class LayerFilesystem: Sendable {
     let readers: [IndexReader]
     let opens: OpenTable
     let files: OpenFileCache
-    /// What FUSE threads leave to others, as it may wait: a little, and what takes seconds (a file that is hashed), each of which
-    /// has a thread of its own, or waits for one.
+    /// What FUSE threads leave to other threads, because it may wait. `later` does what is short. The other one does what takes
+    /// seconds (a file is hashed); each such errand has its own thread, or waits for one.
     let later = Errands("errand", limit: 2)
     let examinations = Errands("examine", limit: 4)
     let directories = DirectoryAhead()
     let plainLayers = PlainLayers()
     let counters = Counters()
-    /// Told of what an operator should know.
+    /// Gets what an operator should know.
     let log: @Sendable (String) -> Void
     let session = Mutex<FUSESession?>(nil)
     /// What the next process must know of this one's opens.
     public let record: SessionRecord
-    /// Whether another process is to answer what cannot be answered any more, and the replies that are left to it.
+    /// Whether another process will answer what cannot be answered any more, and the replies that are left to it.
     let isLeaving = Atomic<Bool>(false)
     let leftReplies = Mutex<[any Sendable]>([])
     let isStopping = Atomic<Bool>(false)
-    /// Why passthrough is not used, once that was found.
+    /// Why passthrough is not used, once it is known.
     private let refusal = Mutex<String?>(nil)
 
     final class Counters: Sendable {
@@ -45,11 +45,11 @@ public final class LayerFilesystem: Sendable {
     }
 
     static let threadCount = FUSEConfiguration().threadCount
-    /// What all readers together keep of the index, in KiB: one budget, whatever the cores. The upper levels of its trees, which
-    /// each look-up goes through, are some hundred KiB of a million files; the kernel's cache has the rest.
+    /// What all readers together keep of the index, in KiB: one budget, for any number of cores. The upper levels of its trees,
+    /// which each look-up goes through, are some hundred KiB for a million files; the kernel's cache has the rest.
     private static let cacheKibibytes = 12 << 10
 
-    /// - Parameter record: that of a session which another process began; a new one without it.
+    /// - Parameter record: the record of a session that another process began; without it, a new one.
     public init(
         store: Store, engine: MergeEngine, options: FilesystemOptions, record: SessionRecord? = nil,
         log: @escaping @Sendable (String) -> Void
@@ -64,14 +64,15 @@ public final class LayerFilesystem: Sendable {
         files = OpenFileCache(files: store.files)
         self.record = try record ?? SessionRecord()
         opens = OpenTable(record: self.record, later: later)
-        // Without a reference to this object: a weak one would make every request slower, which counts references to it.
+        // Without a reference to this object. A weak one would make every request slower, because a request counts references
+        // to it.
         engine.setHolders(.init { [store, files, opens] in Self.release($0, store, files, opens) })
     }
 
     /// Where the file system is mounted.
     public var directory: String { store.root + "/fs" }
 
-    /// Unmounts and ends. Files that are still open lose their file system.
+    /// Unmounts and ends. Files that are still open stop working.
     public func stop() throws {
         guard let session = session.withLock({ $0.take() }) else { return }
         isStopping.store(true, ordering: .relaxed)
@@ -84,17 +85,18 @@ public final class LayerFilesystem: Sendable {
     /// Whether the mount is still there.
     public var isRunning: Bool { session.withLock { $0?.isRunning ?? false } }
 
-    /// The number of the connection to the kernel, and what leads to it; nil before it has begun and once it was stopped.
+    /// The number of the connection to the kernel, and what leads to it; nil before the session begins and after it was
+    /// stopped.
     public var connection: UInt32? { session.withLock { $0?.mount?.minor } }
     public var device: File? { session.withLock { $0?.device } }
 
-    /// Waits until the kernel has ended the mount; false where it has not in time.
+    /// Waits until the kernel has ended the mount; false if it did not in time.
     public func waitForEnd(seconds: Double) -> Bool { session.withLock { $0 }?.waitForEnd(seconds: seconds) ?? true }
 
-    /// Requests that were done with since the mount began; see `FUSESession.progress`.
+    /// How many requests were finished since the mount began; see `FUSESession.progress`.
     public var progress: UInt64 { session.withLock { $0?.progress ?? 0 } }
 
-    /// Why opens are not handed to the kernel; nil when they are.
+    /// Why opens are not given to the kernel; nil if they are.
     public var passthroughRefusal: String? { refusal.withLock { $0 } }
 
     public var statistics: FilesystemCounters {
@@ -115,8 +117,8 @@ public final class LayerFilesystem: Sendable {
         do { try session.invalidateContents(node: 1) } catch { log("new layers may not be listed: \(error)") }
     }
 
-    /// Has the kernel forget what it read of contents whose files have other bytes now: opens in cached mode, and what it
-    /// kept of them.
+    /// Has the kernel forget what it read of contents whose files have other bytes now: for cached opens, and what it kept of
+    /// earlier ones.
     public func contentsChanged(_ contents: Set<ContentID>) {
         guard let session = session.withLock({ $0 }) else { return }
         do {
@@ -128,19 +130,19 @@ public final class LayerFilesystem: Sendable {
         }
     }
 
-    /// Regular housekeeping: idle read transactions end, and with them the write-ahead log can be cut.
+    /// Regular housekeeping: idle read transactions end, so that the write-ahead log can be cut.
     ///
-    /// - Parameter settling: cuts the log however short it is, as a process that ends should.
+    /// - Parameter settling: cuts the log even if it is short, as a process that ends should do.
     public func tidy(settling: Bool = false) {
         do { try store.tidy(readers, settling: settling) } catch { log("cannot tidy the index: \(error)") }
     }
 
     func reader(_ thread: FUSEThread) -> IndexReader { readers[thread.index] }
 
-    /// For threads that are not the session's.
+    /// For threads that do not belong to the session.
     var spareReader: IndexReader { readers[readers.count - 1] }
 
-    /// Hands a file to the kernel; nil when the session is gone or the kernel has no passthrough.
+    /// Gives a file to the kernel; nil if the session is gone or the kernel has no passthrough.
     func register(_ file: File) throws(SystemError) -> BackingID? {
         guard refusal.withLock({ $0 == nil }), let session = session.withLock({ $0 }) else { return nil }
         do throws(SystemError) {

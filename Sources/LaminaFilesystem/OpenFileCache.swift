@@ -5,8 +5,8 @@ import Synchronization
 
 /// Backing files that cached opens are read from, kept open between reads.
 ///
-/// A content's name may come to stand for another file: when the content is taken over from another one, or parts from one
-/// that it shared. Its old file is full of holes then, so a kept file is used only while it has the name.
+/// A content's name may come to mean another file: when the content is taken over from another one, or parts from a file that
+/// it shared. The old file is then full of holes, so a kept file is used only while it has the name.
 final class OpenFileCache: Sendable {
     private static let limit = 64
 
@@ -27,9 +27,9 @@ final class OpenFileCache: Sendable {
 
     init(files: ContentFiles) { self.files = files }
 
-    /// The open backing file of a content. Call it when it is known what has landed, not before.
+    /// The open backing file of a content. Call it only after finding out what has landed.
     ///
-    /// - Parameter name: asked when it is not open yet.
+    /// - Parameter name: called if the file is not open yet.
     func file(of content: ContentID, named name: () throws -> BackingName) throws -> File {
         let known = state.withLock { state -> Entry? in
             guard let entry = state.files[content] else { return nil }
@@ -51,13 +51,13 @@ final class OpenFileCache: Sendable {
         }
     }
 
-    /// Lets go of files whose names are taken away.
+    /// Closes files whose names are being removed.
     func forget(_ contents: Set<ContentID>) {
         state.withLock { state in for content in contents { state.files[content] = nil } }
     }
 
     func forgetAll() { state.withLock { $0.files = [:] } }
 
-    /// Whether the file's name is still its own. An open file's inode number is not used again.
+    /// Whether the file's name is still its own. The inode number of an open file is not reused.
     private func hasName(_ entry: Entry) -> Bool { files.hasInode(entry.inode, entry.name) }
 }

@@ -1,7 +1,7 @@
 import LaminaFUSE
 import LaminaSystem
 
-// What a process that is dead had answered, read back from the session's record.
+// Reads back from the session's record what a dead process had answered.
 
 extension OpenTable {
     /// What was found.
@@ -10,7 +10,7 @@ extension OpenTable {
         var opens = 0
         /// Backing files that the kernel has.
         var backings = 0
-        /// Those of them that no process knew of any more, and were given up.
+        /// Those of them that no record had; they were given up.
         var orphans = 0
         /// Inodes that have cached opens.
         var cached: [UInt64] = []
@@ -18,7 +18,7 @@ extension OpenTable {
 
     /// Takes over what is recorded. Before the first request is processed.
     ///
-    /// - Parameter probe: any file of the store that passthrough takes; nil where passthrough is off.
+    /// - Parameter probe: any file of the store that passthrough takes; nil if passthrough is off.
     func resume(_ session: FUSESession, probe: File?) -> Resumed {
         var result = Resumed()
         var known: Set<Int32> = []
@@ -55,14 +55,14 @@ extension OpenTable {
         return result
     }
 
-    /// Gives up what was registered and not recorded: its process was killed in between. The kernel numbers registrations
-    /// in ascending order (idr_alloc_cyclic in fuse_backing_id_alloc), so they lie between the highest on record and the
-    /// next one.
+    /// Gives up registrations that were not recorded: their process was killed in between. The kernel numbers registrations in
+    /// ascending order (idr_alloc_cyclic in fuse_backing_id_alloc), so they lie between the highest on record and the next one.
     private func closeOrphans(_ session: FUSESession, _ probe: File, _ known: Set<Int32>) -> Int {
         guard let next = try? session.registerBacking(probe.descriptor) else { return 0 }
         let highest = record.highestBacking
         var count = 0
-        // As many as there are threads, at most; the bound is for numbers that began anew.
+        // At most as many as there are threads. The bound is for the case that the numbers have started again from the
+        // beginning.
         if next.value > highest, next.value - highest < 4096 {
             for value in (highest + 1)..<next.value where !known.contains(value) {
                 if session.adoptBacking(value).unregister() { count += 1 }

@@ -6,15 +6,17 @@ import Synchronization
 
 /// What is open, inode by inode, and the backing files that the kernel has.
 ///
-/// The kernel allows one way at a time: while an inode has a cached open, passthrough fails with EIO, and while it has a
-/// passthrough open, everything but the same backing ID does. So the first open decides for all until the last is released.
-/// Backing IDs are kept after that, the least recently used go first: registering one is most of what an open costs.
+/// The kernel allows one way at a time: while an inode has a cached open, passthrough fails with EIO; while it has a
+/// passthrough open, everything except the same backing ID fails. So the first open decides for all others until the last is
+/// released. After that, backing IDs are kept, because registering one is most of the cost of an open; the least recently used
+/// is given up first.
 ///
-/// A shard's lock is held to look and to write down, never for anything that goes to a file, to the kernel or to the index. Who has
-/// to look at a file first leaves a *pending* entry there (`open` answers `.decide`), finds out what is so without any lock,
-/// and says it with `settle`. Who opens the same inode meanwhile waits in the entry (`join`); opens of others never see it.
+/// A shard's lock is held only to look up and to write down, never during work on a file, the kernel or the index. An open that
+/// first has to look at a file leaves a *pending* entry (`open` answers `.decide`), looks without any lock, and records the
+/// result with `settle`. Another open of the same inode waits in the entry meanwhile (`join`); opens of other inodes never see
+/// it.
 ///
-/// All of it is in the session's record too, before the kernel hears of it: `OpenTable+Resume.swift` reads it back.
+/// All of this is in the session's record before the kernel is told: `OpenTable+Resume.swift` reads it back.
 final class OpenTable: Sendable {
     /// How the opens of an inode are served now.
     enum Mode {
@@ -22,23 +24,23 @@ final class OpenTable: Sendable {
         case passthrough(BackingID)
     }
 
-    /// A counted open: how it is served, and what its release will come with.
+    /// A counted open: how it is served, and the handle that its release will have.
     struct Open {
         var mode: Mode
         var handle: UInt64
     }
 
-    /// The request that opens, as the kernel names it.
+    /// The request of the open, as the kernel names it.
     struct Request {
         var unique: UInt64
         var isResent: Bool
     }
 
-    /// What is known of the bytes of an inode that is to be opened.
+    /// What is known of the bytes of an inode that is being opened.
     enum Bytes {
-        /// All are there: the kernel may have the file, if a look at it says so.
+        /// All are there: the kernel may have the file, if a look at the file permits it.
         case merged
-        /// All are there, but the kernel is not to have files.
+        /// All are there, but the kernel gets no files.
         case mergedForUs
         /// Not all are there; the open may be answered at once.
         case missing
@@ -46,23 +48,24 @@ final class OpenTable: Sendable {
         case awaited
     }
 
-    /// What is to be done with an open.
+    /// What to do with an open.
     enum Step {
         /// It is counted.
         case served(Open)
         /// The caller looks at the file, and then calls `settle`, whatever it finds.
         case decide
-        /// Somebody looks at the file: `join` tells when they have done.
+        /// Another open looks at the file: `join` tells when it has finished.
         case pending
         /// The bytes have to be merged first.
         case merge
     }
 
-    /// Called when the look at a file is over, which somebody else took: then it is the caller's turn to open, or to fail.
+    /// Called when another open's look at a file is over: the caller then opens, or fails.
     typealias Joined = @Sendable (Result<Void, any Error>, IndexReader) -> Void
 
-    /// Backing IDs kept for inodes that nothing has open; each holds a file open in the kernel (about 2 KiB). As many as a
-    /// large image has small files: of one more than is kept, reading all of them again and again would find none.
+    /// How many backing IDs are kept for inodes that are not open; each holds a file open in the kernel (about 2 KiB). It is as
+    /// many as a large image has small files: if an image had one more than that, reading all its files again and again would
+    /// find none.
     private static let idleLimit = 65536
     static let shardCount = SessionRecord.shardCount
 
@@ -72,35 +75,35 @@ final class OpenTable: Sendable {
         var slot: Int
     }
 
-    /// An inode that is open, or whose backing file is kept or looked at: then `count` is 0.
+    /// An inode that is open (`count` above 0), or whose backing file is kept or being looked at (`count` 0).
     struct Entry {
         /// nil: cached.
         var backing: Backing?
         var count: Int
-        /// Whose bytes the inode has; nil where another process opened it.
+        /// The content of the inode; nil if another process opened it.
         var content: ContentID?
         /// When the last open ended, by the shard's clock.
         var released: UInt64 = 0
         /// Where the opens beyond the first ones are counted.
         var counter: UInt64?
-        /// Who waits for the look at the file that is under way; nil: none is.
+        /// The opens that wait for the running look at the file; nil: no look is running.
         var joined: [Joined]?
 
         var mode: Mode { backing.map { .passthrough($0.id) } ?? .cached }
-        /// Nothing has it open, and nothing is about to.
+        /// It is not open, and no open of it is running.
         var isIdle: Bool { count == 0 && joined == nil }
     }
 
     struct Shard {
         var entries: [UInt64: Entry] = [:]
-        /// Entries that nothing has open.
+        /// Entries that are not open.
         var idleCount = 0
         var clock: UInt64 = 0
     }
 
     let record: SessionRecord
     let shards = (0..<OpenTable.shardCount).map { _ in Monitor(Shard()) }
-    /// Gives registrations up: each is an ioctl that may wait.
+    /// Gives registrations up, because each is an ioctl that may wait.
     private let later: Errands
 
     init(record: SessionRecord, later: Errands) {
@@ -112,7 +115,7 @@ final class OpenTable: Sendable {
 
     // MARK: Opening
 
-    /// Counts one more open of an inode, or says what comes before.
+    /// Counts one more open of an inode, or says what has to be done first.
     ///
     /// - Throws: ENFILE when more is open than can be recorded.
     func open(_ node: UInt64, _ content: ContentID, _ request: Request, _ bytes: Bytes) throws -> Step {
@@ -122,7 +125,7 @@ final class OpenTable: Sendable {
         return try shards[index].withLock { shard in
             let entry = shard.entries[node]
             if let entry, entry.count > 0 {
-                // One that was answered by a process that did not live to see it through is counted already.
+                // If the process that answered it died too early, it is counted already.
                 if request.isResent, let handle = record.findOpen(index, unique: request.unique) {
                     return .served(Open(mode: entry.mode, handle: handle))
                 }
@@ -145,10 +148,10 @@ final class OpenTable: Sendable {
         }
     }
 
-    /// Waits for the look at an inode's file that somebody takes; false where it is over, and `joined` is not called.
+    /// Waits for another open's look at an inode's file; false if the look is over, and then `joined` is not called.
     func join(_ node: UInt64, _ joined: @escaping Joined) -> Bool {
         shards[index(node)].withLock { shard in
-            // Appended in place: nobody else may hold the array.
+            // Appended in place: the array must have no other reference, or it would be copied.
             guard let place = shard.entries.index(forKey: node), shard.entries.values[place].joined != nil
             else { return false }
             shard.entries.values[place].joined?.append(joined)
@@ -158,8 +161,8 @@ final class OpenTable: Sendable {
 
     /// Ends the look at an inode's file, and counts the open that it was taken for.
     ///
-    /// - Parameter request: nil: nobody waits for that open any more.
-    /// - Returns: the open, where there is one; and who waited for the look: they are to be called, in their order, once the open
+    /// - Parameter request: nil: no caller waits for that open any more.
+    /// - Returns: the open, if there is one; and the closures that waited for the look: call them in their order, once the open
     ///   is answered.
     func settle(
         _ node: UInt64, _ content: ContentID, _ request: Request?, _ mode: Mode
@@ -186,24 +189,24 @@ final class OpenTable: Sendable {
         }
     }
 
-    /// Ends the look at an inode's file that could not be had.
+    /// Ends a look at an inode's file that failed.
     ///
-    /// - Returns: who waited for it.
+    /// - Returns: the closures that waited for it.
     func abandon(_ node: UInt64) -> [Joined] {
         shards[index(node)].withLock { $0.entries.removeValue(forKey: node)?.joined ?? [] }
     }
 
-    /// Counts one more open of an inode whose backing file the kernel has: whoever asked for the first one made sure of its
-    /// bytes, and nobody has to look into the index again.
+    /// Counts one more open of an inode whose backing file the kernel has. The first open made sure of its bytes, so the index
+    /// need not be asked again.
     ///
-    /// - Returns: nil where it takes a decision.
+    /// - Returns: nil if a decision is needed.
     /// - Throws: ENFILE when more is open than can be recorded.
     func again(_ node: UInt64, _ request: Request) throws -> (backing: BackingID, handle: UInt64, content: ContentID)? {
         let index = index(node)
         return try shards[index].withLock { shard in
             guard let place = shard.entries.index(forKey: node) else { return nil }
             let entry = shard.entries.values[place]
-            // What another process opened, and whether this request did, has to be looked up.
+            // What another process opened has to be looked up, and whether this request was among it.
             guard let backing = entry.backing, let content = entry.content, entry.count == 0 || !request.isResent
             else { return nil }
             var counter = entry.counter
@@ -235,7 +238,7 @@ final class OpenTable: Sendable {
         return Open(mode: entry.mode, handle: handle)
     }
 
-    /// Records an open: by itself, or, where the inode has many, by counting it.
+    /// Records an open: by itself, or, if the inode has many, by counting it.
     ///
     /// - Parameters:
     ///   - count: of those before it.
@@ -252,7 +255,7 @@ final class OpenTable: Sendable {
         return counter
     }
 
-    /// Keeps a backing file that nothing has open.
+    /// Keeps the backing file of an inode that is not open.
     static func keep(_ backing: Backing, _ node: UInt64, _ content: ContentID?, _ shard: inout Shard) {
         shard.clock += 1
         shard.entries[node] = Entry(backing: backing, count: 0, content: content, released: shard.clock)
@@ -261,7 +264,7 @@ final class OpenTable: Sendable {
 
     // MARK: Releasing
 
-    /// Counts one open less; for a handle that was released before, or counts nothing (0), it does nothing.
+    /// Counts one open less. For a handle that was released before, or that counts nothing (0), it does nothing.
     func release(_ node: UInt64, _ handle: UInt64) {
         guard handle != 0 else { return }
         let index = index(node)
@@ -284,7 +287,8 @@ final class OpenTable: Sendable {
         giveUpLater(evicted, index)
     }
 
-    /// Gives up all backing IDs that nothing has open: file descriptors are short. Some microseconds for each.
+    /// Gives up the backing IDs of all inodes that are not open, because file descriptors are short. Takes some microseconds
+    /// for each.
     func releaseIdle() {
         for index in 0..<Self.shardCount {
             let evicted = shards[index].withLock { shard in evict(&shard, index, keeping: 0) }
@@ -309,7 +313,7 @@ final class OpenTable: Sendable {
         return take(oldest.map(\.key), &shard, index)
     }
 
-    /// Takes out inodes that nothing has open; their backing files are to be given up.
+    /// Takes out inodes that are not open; the caller gives up their backing files.
     func take(_ nodes: [UInt64], _ shard: inout Shard, _ index: Int) -> [Backing] {
         shard.idleCount -= nodes.count
         return nodes.compactMap { node in
@@ -319,8 +323,8 @@ final class OpenTable: Sendable {
         }
     }
 
-    /// Ends registrations, behind the lock, as each is an ioctl; forgotten only then, so that a process that is killed in
-    /// between leaves word of them.
+    /// Ends registrations, outside the lock, because each is an ioctl. They are forgotten only afterwards, so that a process
+    /// that is killed in between leaves them recorded.
     func giveUp(_ evicted: [Backing], _ index: Int) {
         guard !evicted.isEmpty else { return }
         let slots = evicted.map(\.slot)
@@ -328,7 +332,7 @@ final class OpenTable: Sendable {
         shards[index].withLock { _ in for slot in slots { record.removeBacking(index, slot) } }
     }
 
-    /// The same, for who may not wait for it.
+    /// The same, for callers that may not wait for it.
     private func giveUpLater(_ evicted: [Backing], _ index: Int) {
         guard !evicted.isEmpty else { return }
         later.run { [self] in giveUp(evicted, index) }

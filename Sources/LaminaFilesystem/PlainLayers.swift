@@ -1,14 +1,14 @@
 import Synchronization
 
-/// Which inodes have no extended attribute for certain: most layers have not one. What was asked of the index once holds for ever, as
-/// the inodes of a layer are numbered without a gap, never change, and their numbers are not used again.
+/// Which inodes certainly have no extended attribute: most layers have none. An answer of the index stays valid for ever: the
+/// inodes of a layer are numbered without a gap, never change, and their numbers are never used again.
 final class PlainLayers: Sendable {
     struct Layer: Equatable {
         var inodes: ClosedRange<Int64>
         var hasAttributes: Bool
     }
 
-    /// More layers are asked for again and again; no store has as many mounted.
+    /// Beyond this many, layers are asked for again and again; no store has as many mounted.
     private static let limit = 4096
     /// In the order of their inodes.
     private let layers = Mutex<[Layer]>([])

@@ -7,7 +7,7 @@ extension ChunkDecoder {
     /// Decompresses frames (RFC 8878) into the buffer until `needed` bytes are there, and on as far as there is room; with
     /// `whole` to the end of the input.
     ///
-    /// Most writers do not say a frame's size (they stream), so nothing is allocated by what a frame says of itself.
+    /// Most writers do not give a frame's size, because they stream, so nothing is allocated by what a frame says about itself.
     func decompress(
         _ frames: UnsafeRawBufferPointer, needing needed: Int, whole: Bool
     ) throws(FormatError) -> Int {
@@ -20,7 +20,7 @@ extension ChunkDecoder {
         var written = 0
         while true {
             if written == buffer.count {
-                // What is left in the decompressor, if anything, is nothing that is needed.
+                // If something is left in the decompressor, it is not needed.
                 guard whole, written - needed < Self.wholeLimit else { break }
                 if written - needed >= Self.slack { enterGate() }
                 grow(keeping: written, to: buffer.count * 2)
@@ -32,7 +32,7 @@ extension ChunkDecoder {
                 written += count
                 if ZstdWindow.size(of: input, room: buffer.count - written) > Self.ordinaryWindow { enterGate() }
             case .corrupt(let reason):
-                // What is needed was right; behind it may be anything.
+                // What is needed was right; anything may follow it.
                 if written >= needed { return written }
                 throw FormatError(
                     .corruptMember, "the zstd frame is damaged: \(reason)", offset: Int64(frames.count - input.count),
@@ -72,13 +72,13 @@ final class ZstdStream {
 
     deinit { ZSTD_freeDCtx(context) }
 
-    /// Bytes that libzstd has for it, the window above all.
+    /// How many bytes libzstd has for it, mostly the window.
     var memory: Int { ZSTD_sizeof_DCtx(context) }
 
-    /// Makes ready for the start of a frame.
+    /// Prepares for the start of a frame.
     func reset() { ZSTD_DCtx_reset(context, ZSTD_reset_session_only) }
 
-    /// Decompresses from `input`, whose used part is cut off, to the start of `output`; gives the bytes written.
+    /// Decompresses from `input`, and cuts off its used part, to the start of `output`; returns how many bytes were written.
     func step(_ input: inout UnsafeRawBufferPointer, _ output: UnsafeMutableRawBufferPointer) -> Step {
         var source = ZSTD_inBuffer(src: input.baseAddress, size: input.count, pos: 0)
         var target = ZSTD_outBuffer(dst: output.baseAddress, size: output.count, pos: 0)

@@ -5,35 +5,35 @@ import LaminaSystem
 ///
 /// zstd frames: `ChunkDecoder+Zstd.swift`. gzip members:
 ///
-/// A member is whole in memory, and its trailer says how large its payload is (RFC 1952 §2.3.1, ISIZE), so libdeflate
-/// does it in one go, two to three times as fast as streaming. What ISIZE says is only a guess, and another member may
-/// follow in the range (writers that work in parallel start one where their parts meet): then what is needed and a
-/// little more is tried. Whatever does not fit is streamed by zlib, up to the bytes that are needed. The CRC is not
-/// relied upon: chunks have digests, which the caller compares.
+/// A member is whole in memory, and its trailer says how large its payload is (RFC 1952 §2.3.1, ISIZE). So libdeflate inflates
+/// it in one go, two to three times as fast as streaming. ISIZE is only a hint, and another member may follow in the range
+/// (writers that work in parallel start one where their parts meet): then the decoder tries what is needed and a little more.
+/// What does not fit is streamed by zlib, up to the bytes that are needed. The CRC is not used: chunks have digests, which the
+/// caller compares.
 public final class ChunkDecoder {
-    /// What a member may hold behind the bytes that are needed and still be inflated in one go: tar padding and the
-    /// headers of the entries that follow. The most that is ever allocated beyond what is needed.
+    /// How much a member may hold behind the needed bytes and still be inflated in one go: tar padding and the headers of the
+    /// entries that follow. This is the most that is ever allocated beyond what is needed.
     public static let slack = 1 << 20
 
-    /// What is tried over what is needed when ISIZE says nothing of use: padding and some headers.
+    /// How much beyond what is needed is tried if ISIZE is useless: padding and some headers.
     public static let smallSlack = 16 << 10
 
-    /// What is larger than this, the buffer or what libzstd has for a frame's window, is freed after its use.
+    /// The buffer, or libzstd's memory for a frame's window, is freed after use if it is larger than this.
     let keptCapacity: Int
 
-    /// What a frame may hold behind what is needed, where all of it is wanted.
+    /// How much a frame may hold behind what is needed, if all of it is wanted.
     static let wholeLimit = 64 << 20
 
     private let decompressor: OpaquePointer
     private let inflater: Inflater
     /// Whether the last member was decompressed to its end.
     public internal(set) var isWhole = false
-    /// Set up when the first frame comes: most stores never see one.
+    /// Set up with the first frame: most stores never have one.
     var zstd: ZstdStream?
     private(set) var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
 
-    /// Entered by who takes more memory than a chunk and a little: a frame with a large window, or one that is decompressed far
-    /// behind what is needed.
+    /// Entered for members that take more memory than a chunk and a little: a frame with a large window, or one that is
+    /// decompressed far beyond what is needed.
     let gate: DecoderGate?
     private var isInside = false
     /// Whether what is behind the bytes that are needed is wanted, too.
@@ -44,8 +44,9 @@ public final class ChunkDecoder {
     /// A decoder with no buffer yet. Throws ``FormatError`` `tooLarge` when memory is short.
     ///
     /// - Parameters:
-    ///   - keptCapacity: bytes of memory that it keeps from one member to the next, for its payload, and again for libzstd.
-    ///   - gate: shared by decoders that are not to take much memory all at once.
+    ///   - keptCapacity: bytes of memory that it keeps from one member to the next for its payload, and as many again for
+    ///     libzstd.
+    ///   - gate: shared by decoders that must not all take much memory at once.
     public init(keeping keptCapacity: Int = 32 << 20, gate: DecoderGate? = nil) throws(FormatError) {
         self.keptCapacity = keptCapacity
         self.gate = gate
@@ -94,8 +95,8 @@ public final class ChunkDecoder {
     /// Inflates `member` and gives its payload, at least the first `needed` bytes, to `body`; valid during the call.
     ///
     /// `member` is the compressed range of a chunk: a gzip member, perhaps followed by more. `needed` is the largest
-    /// `innerOffset + size` of the chunks in it. Throws ``FormatError`` `corruptMember` when there is less or it is
-    /// damaged, and what `body` throws. Memory: at most `needed` + 1 MiB, kept for the next call up to ``keptCapacity``.
+    /// `innerOffset + size` of the chunks in it. Throws ``FormatError`` `corruptMember` if there is less or it is damaged, and
+    /// what `body` throws. Memory: at most `needed` + 1 MiB, kept for the next call up to ``keptCapacity``.
     public func inflate<Result>(
         _ member: UnsafeRawBufferPointer, needing needed: Int, _ body: (UnsafeRawBufferPointer) throws -> Result
     ) throws -> Result {
@@ -192,16 +193,17 @@ public final class ChunkDecoder {
 
     // MARK: Memory
 
-    /// Gives it memory to decompress into, which is the decoder's from now on.
+    /// Gives the decoder memory to decompress into; it then belongs to the decoder.
     ///
-    /// - Parameter memory: at a page; to be freed by `deallocate`.
+    /// - Parameter memory: aligned to a page; freed with `deallocate`.
     public func lend(_ memory: UnsafeMutableRawBufferPointer) {
         release()
         buffer = memory
         isLent = true
     }
 
-    /// Takes its memory away, to be used by others; what was lent may have been replaced by more. Empty: it has none.
+    /// Takes the decoder's memory away, for other uses; the memory that was lent may have been replaced by a larger one. Empty:
+    /// it has none.
     public func takeMemory() -> UnsafeMutableRawBufferPointer {
         defer {
             buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
@@ -210,14 +212,14 @@ public final class ChunkDecoder {
         return buffer
     }
 
-    /// Waits until no other decoder takes much memory; until the member is done with.
+    /// Waits until no other decoder takes much memory, and keeps them out until the member is finished.
     func enterGate() {
         guard !isInside, let gate else { return }
         gate.enter()
         isInside = true
     }
 
-    /// Frees what is not worth keeping, once the payload was used.
+    /// Frees what is not worth keeping, after the payload was used.
     private func tidy() {
         if buffer.count > keptCapacity, !isLent { release() }
         if let context = zstd, context.memory > keptCapacity { zstd = nil }
@@ -232,12 +234,12 @@ public final class ChunkDecoder {
     private func reserve(_ count: Int) {
         guard count > buffer.count else { return }
         release()
-        // Whole 64 KiB, so that sizes that differ a little do not allocate again.
-        // At a page, so that what is inflated can be written past the page cache.
+        // A multiple of 64 KiB, so that similar sizes do not allocate again. Page-aligned, so that the output can be written
+        // past the page cache.
         buffer = .allocate(byteCount: (count + 0xffff) & ~0xffff, alignment: 4096)
     }
 
-    /// Makes room for as much again, with the bytes in use where they are.
+    /// Makes room for more, and keeps the bytes in use.
     func grow(keeping used: Int, to count: Int) {
         let grown = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 4096)
         grown.copyMemory(from: UnsafeRawBufferPointer(rebasing: buffer[..<used]))
@@ -251,7 +253,7 @@ public final class ChunkDecoder {
     }
 }
 
-/// Lets one decoder at a time take much memory, so that what they take in all does not grow with their number.
+/// Lets one decoder at a time take much memory, so that their total does not grow with their number.
 public final class DecoderGate: Sendable {
     private let isTaken = Monitor(false)
 

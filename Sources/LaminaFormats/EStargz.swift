@@ -1,5 +1,5 @@
-/// eStargz: a tar.gz whose table of contents is its last gzip member but one, and whose last is a footer that says
-/// where (https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md).
+/// eStargz: a tar.gz whose table of contents is the last gzip member but one, and whose last member is a footer that says where
+/// (https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md).
 public enum EStargz {
     /// The bytes of the footer: the last of the blob.
     public static let footerSize = 51
@@ -18,15 +18,15 @@ public enum EStargz {
 
     /// Reads the last 51 bytes of a blob: the blob offset at which its table of contents begins.
     ///
-    /// Throws ``FormatError`` `notEStargz` for bytes that are no such footer, `badFooter` for a negative offset. That
-    /// the offset lies within the blob is for the caller to see, who knows its size.
+    /// Throws ``FormatError`` `notEStargz` for bytes that are no such footer, `badFooter` for a negative offset. The caller
+    /// knows the blob's size and checks that the offset is within it.
     public static func parseFooter(_ footer: UnsafeRawBufferPointer) throws(FormatError) -> Int64 {
         guard footer.count == footerSize else {
             throw FormatError(
                 .notEStargz, "an eStargz footer has another size", expected: "\(footerSize) bytes",
                 actual: "\(footer.count)")
         }
-        // Byte 9 names the writer's operating system (RFC 1952 §2.3): any will do, every other byte is fixed.
+        // Byte 9 names the writer's operating system (RFC 1952 §2.3): any value is accepted; every other byte is fixed.
         for (index, byte) in footerHead.enumerated() where footer[index] != byte && index != 9 {
             throw FormatError(.notEStargz, "the blob does not end with an eStargz footer", offset: Int64(index))
         }
@@ -56,9 +56,9 @@ public enum EStargz {
     /// Takes the JSON out of the member that holds the table of contents: the blob's bytes from its offset to the
     /// footer.
     ///
-    /// The caller compares the SHA-256 of what it gets with the descriptor's annotation before it trusts a byte of it.
-    /// Throws ``FormatError`` `badTOC` for another tar than one that begins with `stargz.index.json`, `corruptMember`,
-    /// and `tooLarge` for more than the limits take, said of its size before it is inflated. Memory: the JSON, once.
+    /// The caller compares the SHA-256 of the result with the descriptor's annotation before it trusts a byte of it. Throws
+    /// ``FormatError`` `badTOC` for a tar that does not begin with `stargz.index.json`, `corruptMember`, and `tooLarge` for a
+    /// size over the limits, which is checked before inflating. Memory: the JSON, once.
     public static func extractTOC(
         fromMember member: UnsafeRawBufferPointer, limits: FormatLimits = FormatLimits()
     ) throws(FormatError) -> [UInt8] {
@@ -66,7 +66,7 @@ public enum EStargz {
         let size = try tocSize(member, decoder, limits)
         let needed = TarBlock.size + size
         var failure: FormatError?
-        // Room for the padding and the end of the tar, so that the fast way of the decoder is open.
+        // Room for the padding and the end of the tar too, so that the decoder can take its fast way.
         let json = [UInt8](unsafeUninitializedCapacity: needed + 16 * TarBlock.size) { buffer, count in
             do throws(FormatError) {
                 _ = try decoder.inflate(member, into: UnsafeMutableRawBufferPointer(buffer), needing: needed)
@@ -81,7 +81,7 @@ public enum EStargz {
         return json
     }
 
-    /// Reads the tar header alone: the size of the JSON, within the limits.
+    /// Reads only the tar header: the size of the JSON, within the limits.
     private static func tocSize(
         _ member: UnsafeRawBufferPointer, _ decoder: ChunkDecoder, _ limits: FormatLimits
     ) throws(FormatError) -> Int {
@@ -94,7 +94,7 @@ public enum EStargz {
                 .tooLarge, "the table of contents is over its limit", expected: "at most \(limits.tocBytes) bytes",
                 actual: "\(size)")
         }
-        // Division, not multiplication: the size is at most 8 GiB, but the ratio is whatever the caller says.
+        // Division, not multiplication: the size is at most 8 GiB, but the ratio may be any number.
         let plausible = size <= 16 << 20 || size / Int64(max(limits.tocRatio, 1)) <= Int64(member.count)
         guard plausible else {
             throw FormatError(

@@ -1,12 +1,12 @@
-/// What is wrong with a layer's bytes: which rule they break, where, and what stood there instead.
+/// What is wrong with a layer's bytes: which rule they break, where, and what is there instead.
 ///
-/// Everything that this room reads comes from outside, so each of its failures is one of these and none is a crash.
+/// Everything that this room reads comes from outside, so every failure is one of these and none is a crash.
 public struct FormatError: Error, Sendable, Equatable {
-    /// The kind of failure: what a caller decides by.
+    /// The kind of failure, on which a caller decides.
     public enum Code: String, Sendable {
         /// The bytes are no eStargz footer.
         case notEStargz
-        /// The footer is one in shape, but what it says cannot be.
+        /// The footer has the right form, but its values are impossible.
         case badFooter
         /// The table of contents cannot be read as a whole.
         case badTOC
@@ -24,14 +24,14 @@ public struct FormatError: Error, Sendable, Equatable {
         case truncated
         /// Two digests that must be equal are not.
         case digestMismatch
-        /// Well-formed, but nothing that lamina reads or writes.
+        /// Well-formed, but lamina does not read or write it.
         case unsupported
     }
 
     public var code: Code
     /// What is wrong, as the end of a sentence.
     public var message: String
-    /// The entry that it is about: its path in the layer, shortened when very long.
+    /// The entry that it is about: its path in the layer, shortened if very long.
     public var entry: String?
     /// Where: a byte offset in the blob or, for ``Code/badTOC`` and ``Code/badEntry``, in the JSON.
     public var offset: Int64?
@@ -71,7 +71,7 @@ extension FormatError: CustomStringConvertible {
 }
 
 extension FormatError {
-    /// The same error, told of an entry, unless it names one already.
+    /// The same error with the entry's name, unless it has one already.
     func naming(_ entry: @autoclosure () -> String) -> FormatError {
         guard self.entry == nil else { return self }
         var copy = self
@@ -79,7 +79,7 @@ extension FormatError {
         return copy
     }
 
-    /// A name as an error shows it: at most 200 bytes, control characters and bytes that are not UTF-8 replaced.
+    /// A name as an error shows it: at most 200 bytes; control characters and bytes that are not UTF-8 are replaced.
     static func display(_ name: UnsafeRawBufferPointer) -> String {
         let text = String(decoding: name.prefix(200), as: UTF8.self)
         let visible = String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 32 ? "\u{FFFD}" : $0 }))

@@ -1,16 +1,16 @@
-/// How much of anything lamina takes from outside before it says no.
+/// How much of anything lamina accepts from outside.
 ///
-/// The defaults are far above what images have (the largest public ones stay under 500,000 entries) and low enough
-/// that a hostile layer cannot take the machine's memory: indexing stays under 512 MiB for a table of contents that is
-/// nothing but entries. Raised by `MergeEngine.Options.formatLimits` where a real image needs more.
+/// The defaults are far above what images have (the largest public ones stay under 500,000 entries) and low enough that a
+/// hostile layer cannot take the machine's memory: indexing stays under 512 MiB for a table of contents that has nothing but
+/// entries. If a real image needs more, `MergeEngine.Options.formatLimits` raises them.
 public struct FormatLimits: Sendable {
     /// The bytes of a table of contents, uncompressed.
     public var tocBytes = 256 << 20
-    /// How many times its compressed size a table of contents over 16 MiB may be. Real ones compress 5 to 20 times.
+    /// How many times its compressed size a table of contents over 16 MiB may have. Real ones compress 5 to 20 times.
     public var tocRatio = 256
-    /// The entries of a layer, directories that only the paths of others name included.
+    /// The entries of a layer, including directories that only the paths of others name.
     public var entries = 1_500_000
-    /// The bytes of an entry's name, of a link's target too: PATH_MAX of Linux.
+    /// The bytes of an entry's name, and of a link's target: PATH_MAX of Linux.
     public var nameBytes = 4096
     /// The bytes of one component of a path: NAME_MAX of Linux.
     public var componentBytes = 255

@@ -2,9 +2,9 @@ import CZlib
 
 /// zlib's inflate for gzip members (RFC 1952): streaming, with a 32 KiB window. Owns its `z_stream`.
 ///
-/// For members whose size is not known beforehand; the fast way for the others is ``ChunkDecoder``.
+/// For members whose size is not known beforehand; for the others ``ChunkDecoder`` is faster.
 struct Inflater: ~Copyable {
-    /// What one step came to.
+    /// The result of one step.
     enum Step {
         /// The input is used up, or the output is full.
         case more
@@ -33,7 +33,7 @@ struct Inflater: ~Copyable {
         stream.deallocate()
     }
 
-    /// Makes ready for the start of a member.
+    /// Prepares for the start of a member.
     func reset() { inflateReset(stream) }
 
     /// Inflates from `input` to `output`, and cuts what was used and what was written off their fronts.

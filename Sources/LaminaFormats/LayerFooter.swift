@@ -1,4 +1,4 @@
-/// What the last bytes of a blob say of its format, and of the place of its table of contents.
+/// What the last bytes of a blob say about its format, and about the place of its table of contents.
 public enum LayerFooter: Sendable, Equatable {
     case estargz(tocOffset: Int64)
     /// stargz from before chunk digests.
@@ -8,12 +8,12 @@ public enum LayerFooter: Sendable, Equatable {
     /// The places of the table of contents and, in the containers dialect, of the tar-split.
     case zstdChunked(toc: ZstdChunked.Place, tarSplit: ZstdChunked.Place?)
 
-    /// The bytes of the longest footer there is: what must be read of a blob's end.
+    /// The size of the longest footer: this many bytes of a blob's end must be read.
     public static let largest = ZstdChunked.containersFooterSize
 
-    /// Reads the footer that `tail`, the end of a blob of `blobSize` bytes, ends with; `nil` where there is none.
+    /// Reads the footer at the end of `tail`, which is the end of a blob of `blobSize` bytes; `nil` if there is none.
     ///
-    /// Throws ``FormatError`` `badFooter` for a footer that places something outside of the blob.
+    /// Throws ``FormatError`` `badFooter` for a footer that names a place outside the blob.
     public static func find(
         in tail: UnsafeRawBufferPointer, blobSize: Int64
     ) throws(FormatError) -> LayerFooter? {
@@ -50,7 +50,7 @@ public enum LayerFooter: Sendable, Equatable {
     ) throws(FormatError) -> Int64? {
         guard tail.count >= count else { return nil }
         let footer = UnsafeRawBufferPointer(rebasing: tail.suffix(count))
-        // Byte 9 names the writer's operating system (RFC 1952 §2.3): any will do.
+        // Byte 9 names the writer's operating system (RFC 1952 §2.3): any value is accepted.
         for (index, byte) in head.enumerated() where footer[index] != byte && index != 9 { return nil }
         for (index, byte) in EStargz.footerTail.enumerated() where footer[digits + 16 + index] != byte { return nil }
         return try EStargz.footerOffset(footer, digits: digits)

@@ -4,7 +4,7 @@ public enum LayerFormat: Int32, Sendable, CaseIterable {
     case estargz = 1
     /// zstd:chunked: one zstd frame a chunk, the table of contents in a skippable frame. Both dialects.
     case zstdChunked = 2
-    /// stargz as it was before chunks had digests: its table of contents proves nothing, so it is read as a plain layer.
+    /// stargz from before chunks had digests: its table of contents proves nothing, so it is read as a plain layer.
     case stargz = 3
     /// eStargz whose table of contents is in another image, `<reference>-esgztoc`.
     case estargzExternal = 4
@@ -15,7 +15,7 @@ public enum LayerFormat: Int32, Sendable, CaseIterable {
     /// An uncompressed tar.
     case plainTar = 7
 
-    /// Whether the layer has a table of contents that is believed: it can be mounted before it is downloaded.
+    /// Whether the layer has a table of contents that can be trusted: then it can be mounted before it is downloaded.
     public var hasTOC: Bool {
         switch self {
         case .estargz, .zstdChunked, .estargzExternal: true

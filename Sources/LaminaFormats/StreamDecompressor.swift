@@ -1,6 +1,6 @@
-/// Decompresses a whole layer blob as it comes in: gzip with any number of members (an eStargz blob has one per file),
-/// zstd with any number of frames (skippable ones are passed over), or nothing. The same reading as that of a plain layer's
-/// stream, which ``LayerDecompressor`` is.
+/// Decompresses a whole layer blob as it comes in: gzip with any number of members (an eStargz blob has one per file), zstd
+/// with any number of frames (skippable ones are skipped), or nothing. It reads in the same way as ``LayerDecompressor``, which
+/// reads a plain layer's stream.
 ///
 /// Memory: one output buffer of 256 KiB, and the window (32 KiB for gzip, at most 256 MiB for zstd). One user at a
 /// time; not `Sendable`.
@@ -11,8 +11,8 @@ public final class StreamDecompressor {
     /// The largest piece of output given to a sink, in bytes.
     public static let pieceSize = 256 << 10
 
-    /// The compression that the first bytes of a blob (at least 4 for a certain answer) say; identity for anything
-    /// but gzip (RFC 1952 §2.3.1) and zstd (RFC 8878 §3.1), skippable frames included.
+    /// The compression by the first bytes of a blob (at least 4 for a certain answer); identity for anything but gzip (RFC 1952
+    /// §2.3.1) and zstd (RFC 8878 §3.1), skippable frames included.
     public static func detect(_ head: UnsafeRawBufferPointer) -> Compression {
         if head.count >= 2, head[0] == 0x1f, head[1] == 0x8b { return .gzip }
         guard head.count >= 4 else { return .identity }
@@ -25,10 +25,10 @@ public final class StreamDecompressor {
     private let engine: LayerDecompressor
     private let isIdentity: Bool
     private let output: UnsafeMutableRawBufferPointer
-    /// What of the output has been filled.
+    /// How much of the output is filled.
     private var filled = 0
 
-    /// A decompressor at the start of a stream. Throws ``FormatError`` `tooLarge` when memory is short.
+    /// A decompressor at the start of a stream. Throws ``FormatError`` `tooLarge` if memory is short.
     public init(_ compression: Compression) throws(FormatError) {
         engine = try LayerDecompressor(compression)
         isIdentity = compression == .identity
@@ -42,8 +42,8 @@ public final class StreamDecompressor {
 
     /// Decompresses `input` and gives each piece of output (1 byte … 256 KiB, valid during the call) to `sink`.
     ///
-    /// Throws ``FormatError`` `corruptMember` with the offset in the compressed stream, and what `sink` throws.
-    /// After an error the decompressor is of no more use.
+    /// Throws ``FormatError`` `corruptMember` with the offset in the compressed stream, and what `sink` throws. After an error
+    /// the decompressor must not be used any more.
     public func push(_ input: UnsafeRawBufferPointer, _ sink: (UnsafeRawBufferPointer) throws -> Void) throws {
         if isIdentity { return try passThrough(input, sink) }
         var rest = input
@@ -68,8 +68,8 @@ public final class StreamDecompressor {
         try sink(UnsafeRawBufferPointer(rebasing: output[..<count]))
     }
 
-    /// Says that the input has ended. Throws ``FormatError`` `truncated` for an unfinished member or frame, and for
-    /// a compressed stream that never began.
+    /// Ends the input. Throws ``FormatError`` `truncated` for an unfinished member or frame, and for a compressed stream that
+    /// never began.
     public func finish() throws(FormatError) {
         if !isIdentity { try engine.finish() }
     }

@@ -6,35 +6,35 @@ public import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Makes contents whole, for whole images and for single reads alike: the front of the merge, and the owner of its threads.
+/// Makes contents whole, both for whole images and for single reads. It is the front of the merge, and owns its threads.
 ///
 /// - `MergePlan`, behind `PlanBoard`, decides what is done next.
-/// - Fetchers (threads) do that: they read ranges of blobs, and have the `Preparer` look for what the store has already.
+/// - Fetchers (threads) do it: they read ranges of blobs, and have the `Preparer` look for what the store already has.
 /// - Decoders (a thread for each core, and one more) decompress, verify and write to the backing files.
 /// - The recorder (one thread) writes what has landed into the index, in batches.
-/// - The `Prover` and the `SpaceKeeper` have a thread each; the `Healer` works for those who call it.
+/// - The `Prover` and the `SpaceKeeper` have a thread each; the `Healer` works on its caller's thread.
 public final class MergeEngine: Sendable {
     public struct Options: Sendable {
         /// Bytes in flight of the whole process, compressed and decompressed; see `inFlightLimit`.
         public var bufferSize = 419_430_400
-        /// The most fetches at once, of which one server has half at most; more than ``fetcherLimit`` bring nothing.
+        /// The most fetches at once; one server has at most half of them. More than ``fetcherLimit`` bring nothing.
         public var workerCount = 10
-        /// How the registries are reached that layers come from.
+        /// How to reach the registries that layers come from.
         public var registries = Registries()
-        /// Threads that decode: one more than there are cores, as one or the other waits for the disk that it writes to; no more
-        /// than 32 cores' worth, as what is in flight does not keep more of them busy.
+        /// Threads that decode. One more than there are cores, because one or the other waits for the disk that it writes to;
+        /// at most as many as for 32 cores, because what is in flight does not keep more of them busy.
         public var decoderCount = min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), 32) + 1
-        /// Seconds after a merge that layers are proven; nil: only what a pull proves.
+        /// How many seconds after a merge layers are proven; nil: only by a pull.
         public var provingDelay: Double?
-        /// Whether a layer is only indexed once its diff ID is known: its whole blob is read for it, if need be.
+        /// Whether a layer is indexed only when its diff ID is known: if necessary, its whole blob is read for that.
         public var requiresDiffID = false
         /// Whether the files of a layer from this place (a source's location) are its repository's alone.
         public var isolates: @Sendable (_ location: String) -> Bool = { _ in false }
         /// Whether a layer is refused whose table of contents has no digests of chunks.
         public var refusesUnproven = false
-        /// What the store may take, in bytes; nil: as much as there is.
+        /// What the store may take, in bytes; nil: no limit.
         public var maxBytes: Int64?
-        /// How much of anything a layer's table of contents may bring.
+        /// How much a layer's table of contents may contain.
         public var formatLimits = FormatLimits()
         /// How many entries all layers of an image may bring together.
         public var imageEntries = 1_500_000
@@ -42,8 +42,8 @@ public final class MergeEngine: Sendable {
         public init() {}
     }
 
-    /// More bytes in flight than this bring little: each decoder has a chunk, and one more is on its way. What is in flight when
-    /// the process is killed has to be fetched again.
+    /// More bytes in flight bring little: each decoder has a chunk, and one more is on its way. What is in flight when the
+    /// process is killed must be fetched again.
     static let inFlightLimit = 32 << 20
     /// Half of them fill any connection, and each costs a thread.
     static let fetcherLimit = 12
@@ -129,7 +129,7 @@ public final class MergeEngine: Sendable {
     }
 
     var sources: SourceCache { context.sources }
-    /// Keeps the store below its limit, where it has one.
+    /// Keeps the store below its limit, if it has one.
     var space: SpaceKeeper? { context.space }
 
     // MARK: Asking
@@ -171,15 +171,15 @@ public final class MergeEngine: Sendable {
         }
     }
 
-    /// Leaves a request; the merge goes on for the others.
+    /// Withdraws a request; the merge goes on for the others.
     ///
     /// - Returns: whether the completion will not be called any more.
     public func leave(_ ticket: MergeTicket) -> Bool { context.board.leave(ticket) }
 
-    /// What the engine knows of a content's bytes, which may be newer than what the index says. Asked at each open, it also
-    /// says how far readers are.
+    /// What the engine knows of a content's bytes, which may be newer than what the index says. It is asked at each open, and
+    /// notes from that how far readers are.
     public enum Knowledge: Sendable {
-        /// Nobody is merging it: the index is right.
+        /// It is not being merged: the index is right.
         case none
         case merging
         case merged
@@ -187,10 +187,10 @@ public final class MergeEngine: Sendable {
 
     public func knowledge(of content: ContentID) -> Knowledge { context.board.opened(content) }
 
-    /// The same for a thread that may wait for nobody: nil while somebody has the plan.
+    /// The same for a thread that may not wait: nil while another thread has the plan.
     public func knowledgeNow(of content: ContentID) -> Knowledge? { context.board.openedNow(content) }
 
-    /// Whether nobody has the plan just now: then asking something of it does not wait.
+    /// Whether no thread has the plan now: then asking something of it does not wait.
     public var isPlanFree: Bool { context.board.isFree }
 
     /// Whether a range of a content that is being merged has landed.
@@ -204,13 +204,13 @@ public final class MergeEngine: Sendable {
     /// Bytes in flight now.
     public var inFlightBytes: Int { context.pool.used }
 
-    /// What is at work, and the most that ever was.
+    /// What is running now, and the maximum since the start.
     public struct Load: Sendable, Codable, Equatable {
         /// Chunk jobs: ranges of blobs that are being fetched.
         public var jobs = 0
         public var peakJobs = 0
-        /// Compressed and decompressed bytes between source and store; `Options.bufferSize` bounds them, but for a single chunk
-        /// that is larger.
+        /// Compressed and decompressed bytes between source and store; `Options.bufferSize` bounds them, except for a single
+        /// chunk that is larger.
         public var bytes = 0
         public var peakBytes = 0
 
@@ -224,32 +224,32 @@ public final class MergeEngine: Sendable {
         return load
     }
 
-    /// Says who is to be asked before a content is given up.
+    /// Sets what is asked before a content is given up.
     public func setHolders(_ holders: Holders?) { context.holders.set(holders) }
 
-    /// Tells of errors that nobody waits for.
+    /// Sets what gets errors that no caller waits for.
     public func setErrorReporter(_ report: @escaping @Sendable (any Error) -> Void) { context.reporter.set(report) }
 
     // MARK: Putting right
 
-    /// Looks at a content once more, while nobody merges it; nil while somebody does.
+    /// Examines a content once more, while no merge of it runs; nil if one runs.
     ///
-    /// Without that, what is merged or given up in the middle of a look may pass for damage.
+    /// Without that, a content that is merged or given up during the examination may look damaged.
     public func confirm(_ found: Examination, shouldStop: () -> Bool) throws -> Examination? {
         try healer.confirm(found, shouldStop: shouldStop)
     }
 
-    /// Puts a content right: what is damaged is taken back and fetched, nothing else is.
+    /// Heals a content: takes back and fetches what is damaged, and nothing else.
     ///
-    /// - Throws: `MergeError`, `StoreError`, `SystemError`; what could not be had stays taken back, and is fetched when somebody
-    ///   asks for it.
+    /// - Throws: `MergeError`, `StoreError`, `SystemError`; what could not be fetched stays taken back, and is fetched when a
+    ///   reader asks for it.
     public func heal(_ damaged: Examination, shouldStop: () -> Bool) throws -> Healing {
         try healer.heal(damaged, shouldStop: shouldStop)
     }
 
-    /// Runs `body` while nobody merges a content, and those who ask for it wait.
+    /// Runs `body` while no merge of a content runs; requests for the content wait.
     ///
-    /// - Returns: nil, with `body` not run, while somebody merges it.
+    /// - Returns: nil if a merge of it is running; `body` is then not run.
     public func exclusively<Result>(_ content: ContentID, _ body: () throws -> Result) rethrows -> Result? {
         try context.board.exclusively(content, body)
     }
@@ -258,16 +258,16 @@ public final class MergeEngine: Sendable {
 
     /// Stops fetching, lets the decoders finish what they have, records all that has landed and makes it durable.
     ///
-    /// Whoever waits is answered with an error. Nothing that landed is lost.
+    /// All waiters get an error. Nothing that landed is lost.
     public func stop() {
         context.stop.set()
         context.board.stop()
         space?.stop()
         context.pool.close()
-        // With the lock held: who calls a second time waits for the end too.
+        // With the lock held: a second caller waits for the end too.
         threads.withLock { threads in
             for thread in threads.fetchers { thread.join() }
-            // Only now, so that what a fetcher delivered last is decoded all the same.
+            // Only now, so that what a fetcher delivered last is still decoded.
             decodeQueue.withLock(notify: true) { $0.isStopping = true }
             for thread in threads.decoders { thread.join() }
             recorder.stop()
@@ -275,7 +275,7 @@ public final class MergeEngine: Sendable {
             for thread in threads.recorders { thread.join() }
             threads = Threads()
         }
-        // Those whose content a fetcher was preparing when the others were told.
+        // Waiters whose content a fetcher was preparing when the others were told.
         context.board.stop()
         do {
             try recorder.flush()
@@ -289,7 +289,8 @@ public final class MergeEngine: Sendable {
         do { try store.settleGivenUp() } catch { recorder.report(error) }
     }
 
-    /// Gives the buffers back when nothing was merged for a while; sooner, each pause of a reader would cost their pages anew.
+    /// Gives the buffers back when nothing was merged for a while; if it were sooner, each pause of a reader would cost their
+    /// pages again.
     private func rest() {
         do { try store.settleGivenUp() } catch { recorder.report(error) }
         if context.board.isIdle { context.pool.trim() }
@@ -304,14 +305,14 @@ private final class Wiring: Sendable {
         self.onRecorded.withLock { $0 = onRecorded }
     }
 
-    /// Breaks the circle, when the recorder has ended.
+    /// Breaks the reference cycle, when the recorder has ended.
     func clear() { onRecorded.withLock { $0 = nil } }
 
     func recorded(_ landing: Landing, _ bytes: Int) { onRecorded.withLock { $0 }?(landing, bytes) }
 }
 
 extension Landing {
-    /// With what the plan says has landed.
+    /// Adds what the plan says has landed.
     fileprivate func adding(_ landed: MergePlan.Landed) -> Landing {
         var landing = self
         landing.chunks += landed.chunks

@@ -1,4 +1,4 @@
-/// Why a content could not be made whole, or an image not be pulled.
+/// Why a content could not be made whole, or an image could not be pulled.
 public struct MergeError: Error, Sendable, CustomStringConvertible {
     public enum Code: Sendable, Equatable {
         /// The bytes of a chunk do not have the digest that the TOC gives, twice in a row.
@@ -17,7 +17,7 @@ public struct MergeError: Error, Sendable, CustomStringConvertible {
         case badImage
         /// The merge was stopped before it was done.
         case interrupted
-        /// The index refused.
+        /// The index could not be read or written.
         case index
     }
 
@@ -31,7 +31,7 @@ public struct MergeError: Error, Sendable, CustomStringConvertible {
         self.cause = cause
     }
 
-    /// Whether it is about the bytes of one content, and others may be had all the same.
+    /// Whether the error concerns the bytes of one content only, and others can still be fetched.
     var concernsOneContent: Bool {
         switch code {
         case .digestMismatch, .disproven, .corrupt: true

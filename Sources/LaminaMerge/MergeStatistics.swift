@@ -2,12 +2,12 @@ import LaminaOCI
 public import LaminaSystem
 import Synchronization
 
-/// What a merge engine does and did since it started. Numbers that go up never go down while the process lives; each may lag
-/// behind by what is just being done.
+/// What a merge engine does, and what it did since it started. Counters never go down while the process lives; each may lag
+/// behind by what is being done at the moment.
 public struct MergeStatistics: Sendable {
-    /// What readers ask for and no fetcher has taken up.
+    /// What readers ask for and no fetcher has started.
     public var queued = 0
-    /// Contents of which something is on its way, or was asked for.
+    /// Contents of which something is on its way or requested.
     public var running = 0
     /// Uncompressed bytes that were verified and written to backing files.
     public var landedBytes: UInt64 = 0
@@ -15,31 +15,31 @@ public struct MergeStatistics: Sendable {
     public var fetchedBytes: UInt64 = 0
     /// Compressed and uncompressed bytes between source and store now.
     public var inFlightBytes = 0
-    /// Seconds from a content's first request until it was whole, of those that were merged.
+    /// Seconds from a content's first request until it was whole, for those that were merged.
     public var durations: Histogram.Snapshot
-    /// Bytes that could not be had, or were not what they should be, by cause; every cause is listed.
+    /// Bytes that could not be fetched, or were wrong, by cause; every cause is listed.
     public var failures: [FetchFailure: UInt64]
 }
 
-/// Why bytes could not be had: what an operator would look into, and no more than there are lines of a dashboard for.
+/// Why bytes could not be fetched: causes that an operator would look into, and few enough for a dashboard.
 public enum FetchFailure: String, Sendable, CaseIterable {
-    /// There is no such blob, manifest or tag any more.
+    /// The blob, manifest or tag does not exist any more.
     case notFound = "not_found"
     case unauthorized
     /// No connection, or one that broke.
     case network
-    /// Nothing, or too little, came for as long as lamina waits.
+    /// Nothing, or too little, came during the time that lamina waits.
     case stalled
     /// The server said "later" (429, 5xx) for too long.
     case unavailable
     /// The server's answer made no sense.
     case http
-    /// Bytes were not those that their digest names, did not decompress, or were too few or too many.
+    /// The bytes do not have their digest, do not decompress, or are too few or too many.
     case wrongBytes = "wrong_bytes"
     /// The disk, the configuration, the image.
     case other
 
-    /// nil for what is no failure: the caller asked to stop.
+    /// nil for what is no failure: the caller asked it to stop.
     public init?(_ error: any Error) {
         switch error {
         case let error as OCIError:
@@ -103,9 +103,9 @@ extension MergeEngine {
             failures: counters.failureCounts)
     }
 
-    /// Counts a failure that came past the fetchers, as of the request for a manifest.
+    /// Counts a failure outside the fetchers, such as that of a request for a manifest.
     public func countFailure(_ error: any Error) { context.counters.count(FetchFailure(error)) }
 
-    /// Counts bytes that were fetched past the fetchers.
+    /// Counts bytes that were fetched outside the fetchers.
     func countFetched(_ bytes: Int64) { context.counters.countFetched(bytes) }
 }

@@ -1,10 +1,10 @@
 public import LaminaDigest
 
-/// What to ask a repository for.
+/// What to ask of a repository.
 public enum ManifestTarget: Hashable, Sendable, CustomStringConvertible {
     case tag(String)
     case digest(Digest)
-    /// The one manifest of a layout; registries have no such thing.
+    /// The only manifest of a layout; registries have no such target.
     case only
 
     public var description: String {
@@ -19,15 +19,15 @@ public enum ManifestTarget: Hashable, Sendable, CustomStringConvertible {
 /// The bytes of a manifest or index, and what names them.
 public typealias ManifestBytes = (bytes: [UInt8], mediaType: String, digest: Digest)
 
-/// Where the blobs and manifests of one repository come from. Calls block: they belong on threads made for it.
+/// Where the blobs and manifests of one repository come from. Calls block: make them on separate threads.
 public protocol BlobSource: Sendable {
-    /// How the index stores it, so that a later process finds it again: `oci:/dir`, `http://127.0.0.1:5000/name`, or for one blob `url:https://…`;
-    /// ``BlobSources/open(_:registries:)`` undoes it.
+    /// The form in which the index stores it, so that a later process finds it again: `oci:/dir`, `http://127.0.0.1:5000/name`,
+    /// or for one blob `url:https://…`; ``BlobSources/open(_:registries:)`` reads it.
     var location: String { get }
 
     /// Reads a range of a blob.
     ///
-    /// A broken connection is no error as long as the transfer goes on: it is continued behind the last byte that `sink` got.
+    /// A broken connection is no error as long as the transfer makes progress: it goes on behind the last byte that `sink` got.
     /// - Parameters:
     ///   - size: the blob's whole size in bytes, as its descriptor says.
     ///   - range: bytes of the blob, within `0..<size`.
@@ -39,12 +39,12 @@ public protocol BlobSource: Sendable {
         _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
         into sink: (UnsafeRawBufferPointer) throws -> Void) throws
 
-    /// The bytes of a manifest or index, at most ``ImageLimits/manifestByteCount``, verified where the target is a digest.
+    /// The bytes of a manifest or index, at most ``ImageLimits/manifestByteCount``, verified if the target is a digest.
     ///
     /// - Throws: ``OCIError``.
     func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes
 
-    /// Says that bytes of a blob that came from here were wrong, so that they are asked for elsewhere next.
+    /// Notes that bytes of a blob from here were wrong, so that another server is asked for them next.
     ///
     /// - Returns: whether there is an elsewhere that has not been distrusted. Asked again without a read in between, false: a loop that
     ///   goes on while it is true comes to its end.
@@ -60,7 +60,7 @@ extension BlobSource {
 
     /// Reads a whole small blob into memory and verifies its size and digest.
     ///
-    /// - Parameter limit: the size in bytes up to which the descriptor is believed.
+    /// - Parameter limit: the largest size in bytes that is accepted.
     /// - Throws: `sizeMismatch` above `limit`, `digestMismatch`, and what ``read(_:size:range:shouldStop:into:)`` throws.
     public func blob(
         _ descriptor: Descriptor, limit: Int = ImageLimits.manifestByteCount,
@@ -90,7 +90,7 @@ extension BlobSource {
     }
 }
 
-/// Checks that a range lies in its blob, for the sources.
+/// Checks for the sources that a range is within its blob.
 func checkRange(_ range: Range<Int64>, of digest: Digest, size: Int64) throws(OCIError) {
     guard range.lowerBound >= 0, range.upperBound <= size else {
         throw OCIError(
@@ -101,9 +101,9 @@ func checkRange(_ range: Range<Int64>, of digest: Digest, size: Int64) throws(OC
 
 /// Opens sources by what the index stores.
 public enum BlobSources {
-    /// Undoes ``BlobSource/location``. Nothing is read or connected yet.
+    /// Reads ``BlobSource/location``. Nothing is read or connected yet.
     ///
-    /// - Throws: `badReference` for text that is no location.
+    /// - Throws: `badReference` for text that is not a location.
     public static func open(
         _ location: String, registries: Registries = Registries()
     ) throws(OCIError) -> any BlobSource {
@@ -132,7 +132,7 @@ public enum BlobSources {
 extension ImageReference {
     /// The source that the image comes from. Nothing is read or connected yet.
     ///
-    /// - Parameter plainHTTP: HTTP in clear also for registries on other machines; this machine's get it anyway.
+    /// - Parameter plainHTTP: HTTP without TLS also for registries on other machines; for this machine it is the default.
     public func openSource(
         plainHTTP: Bool = false, registries: Registries = Registries()
     ) throws(OCIError) -> any BlobSource {

@@ -1,11 +1,12 @@
 import Glibc
 public import LaminaDigest
 
-/// A blob on its way into a layout: hashed as it is written, named by its digest when it is finished, gone when it is not.
+/// A blob on its way into a layout: it is hashed while it is written, and named by its digest when it is finished; if it is not
+/// finished, it is removed.
 ///
 /// For one thread at a time.
 public final class BlobWriter {
-    /// For callers that write at offsets of their own; they must then finish with a digest and size of their own.
+    /// For callers that write at their own offsets; they must then finish with their own digest and size.
     public var descriptor: Int32 { file.descriptor }
     /// The bytes that went through ``write(_:)``.
     public private(set) var size: Int64 = 0
@@ -26,7 +27,7 @@ public final class BlobWriter {
         if !isFinished { unlink(file.path) }
     }
 
-    /// Writes `bytes` behind what was written before.
+    /// Writes `bytes` after what was written before.
     public func write(_ bytes: UnsafeRawBufferPointer) throws(OCIError) {
         hash.update(bytes)
         try file.append(bytes)
@@ -45,7 +46,7 @@ public final class BlobWriter {
 
     /// Names the blob by a digest that the caller has computed over the file's bytes.
     ///
-    /// - Throws: `sizeMismatch` when the file has another size.
+    /// - Throws: `sizeMismatch` if the file has another size.
     public func finish(digest: Digest, size: Int64) throws(OCIError) {
         let actual = try file.size()
         guard actual == size else {

@@ -1,17 +1,17 @@
 public import LaminaDigest
 
-/// What names a blob: its digest and size, and what it is.
+/// What names a blob: its digest, its size, and its type.
 ///
 /// https://github.com/opencontainers/image-spec/blob/main/descriptor.md
 public struct Descriptor: Hashable, Sendable {
     public var mediaType: String
     public var digest: Digest
-    /// Bytes of the blob; never negative when read from a document.
+    /// Bytes of the blob; never negative if read from a document.
     public var size: Int64
     public var annotations: [String: String]
-    /// In an index: what the manifest is for.
+    /// In an index: the platform of the manifest.
     public var platform: Platform?
-    /// Of a blob that its registry may not hand out: where else it is.
+    /// For a blob that its registry may not hand out: where else it is.
     public var urls: [String] = []
 
     public init(

@@ -1,24 +1,24 @@
 public import LaminaDigest
 import LaminaSystem
 
-// Layers that a registry may not hand out: the manifest says by `urls` where else they are.
-// https://github.com/opencontainers/image-spec/blob/main/descriptor.md, `urls`: "SHOULD contain valid URIs … an implementation that
-// supports it downloads from there"; what comes from there is verified like everything else.
+// Layers that a registry may not hand out: the manifest's `urls` say where else they are.
+// https://github.com/opencontainers/image-spec/blob/main/descriptor.md, `urls`: "SHOULD contain valid URIs … an implementation
+// that supports it downloads from there"; bytes from there are verified like all others.
 
-/// One blob at a URL. Without credentials: those of the registry are not for it.
+/// One blob at a URL. Without credentials: those of the registry are not meant for it.
 struct URLSource: BlobSource {
-    /// Begins ``location``.
+    /// The beginning of ``location``.
     static let prefix = "url:"
 
     let url: String
     private let client: RegistryClient
-    /// Path and query, without the slash in front.
+    /// Path and query, without the leading slash.
     private let path: String
 
-    /// - Returns: nil for what is no URL of HTTP or HTTPS with a host, or has a user in it.
+    /// - Returns: nil if it is not a URL of HTTP or HTTPS with a host, or has a user in it.
     init?(_ text: String, settings: RegistryClient.Settings) {
         let url = text.prefix { $0 != "#" }
-        // Into a request, a log and the index goes nothing but printable ASCII.
+        // Only printable ASCII goes into a request, a log and the index.
         guard url.utf8.count <= Self.lengthLimit, url.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7f }),
             let end = url.firstRange(of: "://"),
             let scheme = RegistryClient.Endpoint.Scheme(rawValue: url[..<end.lowerBound].lowercased())
@@ -62,7 +62,7 @@ public final class ForeignLayersSource: BlobSource {
     /// Which URL gave a layer.
     private let givers: Monitor<[Digest: String]>
 
-    /// - Returns: the source itself where no layer has URLs.
+    /// - Returns: the source itself if no layer has URLs.
     public static func around(
         _ base: any BlobSource, for layers: [Descriptor], registries: Registries
     ) -> any BlobSource {
@@ -80,7 +80,7 @@ public final class ForeignLayersSource: BlobSource {
 
     public var location: String { base.location }
 
-    /// Where a layer was had, when that was not the image's own source: a ``BlobSource/location``.
+    /// Where a layer was found, if that was not the image's own source: a ``BlobSource/location``.
     public func location(of layer: Digest) -> String? { givers.withLock { $0[layer] } }
 
     public func read(
@@ -97,7 +97,8 @@ public final class ForeignLayersSource: BlobSource {
         }
         let isForeign = givers.withLock { $0[digest] != nil }
         var failures: [OCIError] = []
-        // The image's own source first: mirrors keep such layers, and who built the image should not learn who pulls it from there.
+        // The image's own source first: mirrors keep such layers, and the builder of the image should not learn from these URLs
+        // who pulls it.
         if !isForeign {
             do { return try read(base) } catch let error as OCIError
                 where urls[digest] != nil && error.code != .interrupted
@@ -119,7 +120,7 @@ public final class ForeignLayersSource: BlobSource {
             }
         }
         guard let first = failures.first, failures.count > 1 else { return try read(base) }
-        // A transient failure anywhere makes it one of the whole: the same call may succeed later.
+        // A transient failure of one place is one of the whole: the same call may succeed later.
         let code = failures.first { $0.isTransient }?.code ?? first.code
         throw OCIError(
             code,

@@ -1,6 +1,6 @@
 public import LaminaDigest
 
-/// The config of an image: what it is for, and the diff IDs of its layers. The rest is kept as it is.
+/// The config of an image: its platform, and the diff IDs of its layers. The rest is kept unchanged.
 ///
 /// https://github.com/opencontainers/image-spec/blob/main/config.md
 public struct ImageConfig: Sendable, Hashable {
@@ -9,14 +9,14 @@ public struct ImageConfig: Sendable, Hashable {
     public let platform: Platform
     /// The digests of the uncompressed layers, the lowest first.
     public let diffIDs: [Digest]
-    /// The `history` array as JSON of its own, names sorted; empty where there is none.
+    /// The `history` array as separate JSON, names sorted; empty if there is none.
     public let historyBytes: [UInt8]
 
     private let document: JSON
 
     /// Reads a config.
     ///
-    /// - Parameter name: what errors call it.
+    /// - Parameter name: the name for errors.
     /// - Throws: `badManifest`, `unsupported` for diff IDs that are not SHA-256.
     public init(parsing bytes: [UInt8], name: String) throws(OCIError) {
         let field = try JSONField(parsing: bytes, as: "config \(name)")
@@ -33,7 +33,7 @@ public struct ImageConfig: Sendable, Hashable {
         historyBytes = try field.optional("history")?.value.sortedBytes() ?? []
     }
 
-    /// The same config for layers with other diff IDs, as after a conversion; everything else stays, names get sorted.
+    /// The same config for layers with other diff IDs, as after a conversion; everything else stays, with names sorted.
     public func replacingDiffIDs(_ diffIDs: [Digest]) -> [UInt8] {
         var changed = document
         var filesystem = changed["rootfs"] ?? .object([])

@@ -29,7 +29,7 @@ public struct ImageManifest: Sendable, Hashable {
         annotations = try field.optional("annotations")?.strings(atMost: ImageLimits.annotationCount) ?? [:]
     }
 
-    /// The manifest as a registry takes it; the same manifest always gives the same bytes.
+    /// The manifest in the form that registries take; the same manifest always gives the same bytes.
     public func serialized() -> [UInt8] {
         var members = [
             JSON.Member("schemaVersion", .integer(2)), JSON.Member("mediaType", .string(mediaType)),
@@ -66,7 +66,7 @@ public struct ImageIndex: Sendable, Hashable {
         annotations = try field.optional("annotations")?.strings(atMost: ImageLimits.annotationCount) ?? [:]
     }
 
-    /// The index as a registry takes it; the same index always gives the same bytes.
+    /// The index in the form that registries take; the same index always gives the same bytes.
     public func serialized() -> [UInt8] {
         var members = [
             JSON.Member("schemaVersion", .integer(2)), JSON.Member("mediaType", .string(mediaType)),
@@ -84,9 +84,9 @@ public enum ImageDocument: Sendable, Hashable {
 
     /// Reads a manifest or an index of OCI or of Docker's schema 2.
     ///
-    /// The document's own `mediaType` decides; `mediaType` (a descriptor's, or a Content-Type) where it has none. A document that
-    /// could be read as both is refused (CVE-2021-41190).
-    /// - Parameter name: what errors call it: a digest, a URL.
+    /// The document's own `mediaType` decides; if it has none, the argument `mediaType` (a descriptor's, or a Content-Type). A
+    /// document that could be read as both is refused (CVE-2021-41190).
+    /// - Parameter name: the name for errors: a digest, a URL.
     /// - Throws: `badManifest`, `unsupported`.
     public init(parsing bytes: [UInt8], mediaType: String?, name: String) throws(OCIError) {
         let field = try JSONField(parsing: bytes, as: "manifest \(name)")

@@ -80,9 +80,9 @@ extension ImageReference {
         var host = "docker.io"
         if let slash = rest.firstIndex(of: "/") {
             let first = rest[..<slash]
-            // What tells a host from the first part of a repository is docker's rule, not a registry's.
+            // Docker's rule, not a registry's, distinguishes a host from the first part of a repository.
             if first == "localhost" || first.utf8.contains(where: Self.marksHost) {
-                // A single word without a port is only told as a host by its capitals: it must keep them.
+                // A single word without a port is recognized as a host only by its capitals: it must keep them.
                 let lower = first.lowercased()
                 host = lower == "localhost" || lower.utf8.contains(where: Self.marksHost) ? lower : String(first)
                 rest = rest[rest.index(after: slash)...]

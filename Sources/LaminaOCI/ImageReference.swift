@@ -13,7 +13,7 @@ public struct ImageReference: Hashable, Sendable, CustomStringConvertible {
     public let place: Place
     /// In a layout: the value of `org.opencontainers.image.ref.name`.
     public let tag: String?
-    /// The manifest itself; goes before `tag` where both are given.
+    /// The manifest itself; it takes precedence over `tag` if both are given.
     public let digest: Digest?
 
     init(place: Place, tag: String?, digest: Digest?) {
@@ -24,7 +24,7 @@ public struct ImageReference: Hashable, Sendable, CustomStringConvertible {
 
     /// Names an image in a layout directory; relative paths start at the working directory.
     ///
-    /// - Throws: `badReference` for an empty path or one with a NUL, and for a tag that no annotation can carry.
+    /// - Throws: `badReference` for an empty path or one with a NUL, and for a tag that cannot be an annotation's value.
     public init(layout directory: String, tag: String? = nil, digest: Digest? = nil) throws(OCIError) {
         guard !directory.isEmpty, !directory.utf8.contains(0) else {
             throw OCIError(.badReference, "an OCI layout needs a directory: oci:DIR or oci:DIR:TAG")
@@ -59,7 +59,7 @@ public struct ImageReference: Hashable, Sendable, CustomStringConvertible {
         return text
     }
 
-    /// Whether a registry is this machine, so that plain HTTP is no risk: 127.0.0.0/8, `localhost`, `[::1]`.
+    /// Whether a registry is this machine, so that HTTP without TLS is no risk: 127.0.0.0/8, `localhost`, `[::1]`.
     public static func isLoopback(host: String) -> Bool {
         var name = host[...]
         if name.hasPrefix("[") {
@@ -72,8 +72,8 @@ public struct ImageReference: Hashable, Sendable, CustomStringConvertible {
         return parts.count == 4 && parts[0] == "127" && parts.allSatisfy { UInt8($0) != nil }
     }
 
-    // https://github.com/opencontainers/image-spec/blob/main/annotations.md gives a grammar for reference names; what writers
-    // put there is wider (`docker.io/library/debian:12`), so all that must be is that it can be typed and printed.
+    // https://github.com/opencontainers/image-spec/blob/main/annotations.md gives a grammar for reference names, but writers
+    // use more (`docker.io/library/debian:12`). So the only condition is that the name can be typed and printed.
     static func isLayoutTag(_ tag: String) -> Bool {
         (1...255).contains(tag.utf8.count) && tag.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F }
     }

@@ -1,6 +1,6 @@
 public import LaminaDigest
 
-/// An image with everything that its mount needs, except for the layers' bytes.
+/// An image with everything that its mount needs, except the layers' bytes.
 public struct ResolvedImage: Sendable {
     public let reference: ImageReference
     public let manifestDigest: Digest
@@ -12,23 +12,24 @@ public struct ResolvedImage: Sendable {
     /// The lowest first; as many as `diffIDs`.
     public let layers: [Descriptor]
     public let diffIDs: [Digest]
-    /// What the config says that the image is for.
+    /// The platform that the config gives.
     public let platform: Platform
-    /// What the index says that it is for, where it came by one that says so: configs of other writers often lack the variant.
+    /// The platform that the index gives, if the image was found through one: configs of other writers often lack the variant.
     public let listedPlatform: Platform?
 }
 
 /// Follows a reference to one image.
 public enum ImageResolver {
-    /// Reads the manifest and config that `reference` means; of an index, those that fit the platform best.
+    /// Reads the manifest and config that `reference` means; from an index, those that fit the platform best.
     ///
-    /// Every document is verified against the digest that names it; a tag is believed once.
+    /// Every document is verified against the digest that names it; only the meaning of a tag is taken on trust.
     /// - Parameters:
     ///   - platform: what the image must run on. Without it, this machine decides among the manifests of an index, and an image that
     ///     is no index is taken as it is.
     ///   - source: ``ImageReference/openSource(plainHTTP:registries:)``, or another one that has the same repository.
-    ///   - knownConfig: a configuration of an image with this manifest, where it is at hand; verified like a fetched one.
-    /// - Throws: `noPlatform` with a list of what there is, `badManifest`, `unsupported` for what is no image, and what the source throws.
+    ///   - knownConfig: a configuration of an image with this manifest, if there is one; verified like a fetched one.
+    /// - Throws: `noPlatform` with a list of the platforms, `badManifest`, `unsupported` for what is not an image, and what the
+    ///   source throws.
     public static func resolve(
         _ reference: ImageReference, platform: Platform? = nil, source: any BlobSource,
         shouldStop: @Sendable () -> Bool = { false }, knownConfig: (Digest) -> [UInt8]? = { _ in nil }
@@ -75,15 +76,15 @@ public enum ImageResolver {
         let reference: ImageReference
         let platform: Platform
         let documents: KnownConfigs
-        /// Manifests whose platform only their config tells: few in practice, and each costs two requests.
+        /// Manifests whose platform only their config tells: usually few, and each costs two requests.
         static let unnamedLimit = 16
 
-        /// The best image of an index; `nil` when none fits.
+        /// The best image of an index; `nil` if none fits.
         func image(
             in index: ImageIndex, depth: Int, seen: inout [Platform], _ shouldStop: @Sendable () -> Bool
         ) throws -> ResolvedImage? {
-            // What is no image and no index is somebody else's, whatever platform it names: "implementations … MUST NOT error on
-            // encountering a value that is unknown" (image-index.md, mediaType).
+            // What is neither an image nor an index is not ours, whatever platform it names: "implementations … MUST NOT error
+            // on encountering a value that is unknown" (image-index.md, mediaType).
             let manifests = index.manifests.filter {
                 $0.mediaType.isEmpty || MediaType.isManifest($0.mediaType) || MediaType.isIndex($0.mediaType)
             }
@@ -130,7 +131,7 @@ public enum ImageResolver {
             case .manifest(let manifest):
                 if descriptor.platform == nil, !MediaType.isConfig(manifest.config.mediaType) { return nil }
                 let image = try complete(manifest, found, descriptor.platform, reference, documents, shouldStop)
-                // Where the index names a platform it is believed: configs of other writers often lack the variant.
+                // If the index names a platform, that counts: configs of other writers often lack the variant.
                 if descriptor.platform != nil || platform.rank(of: image.platform) != nil { return image }
                 if !seen.contains(image.platform) { seen.append(image.platform) }
                 return nil

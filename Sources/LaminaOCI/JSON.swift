@@ -1,6 +1,6 @@
 /// A small JSON document (RFC 8259) as a tree: manifests, indexes, configs.
 ///
-/// Members keep their order and numbers their text, so that what lamina does not know survives being written again.
+/// Members keep their order and numbers their text, so that what lamina does not know is written back unchanged.
 package enum JSON: Sendable, Hashable {
     case null
     case bool(Bool)
@@ -28,7 +28,7 @@ package enum JSON: Sendable, Hashable {
         package var description: String { "byte \(offset) of the JSON: \(problem)" }
     }
 
-    /// The value of a member; of several with that name the last, as Go's decoder has it. Linear.
+    /// The value of a member; if several have that name the last one, as in Go's decoder. Linear.
     package subscript(name: String) -> JSON? {
         get {
             guard case .object(let members) = self else { return nil }

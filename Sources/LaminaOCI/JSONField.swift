@@ -1,8 +1,8 @@
 import LaminaDigest
 
-/// A value and the way to it, so that what is wrong with it can be named: `layers[3].size`.
+/// A value and the path to it, for error messages: `layers[3].size`.
 struct JSONField {
-    /// The document, as errors should call it.
+    /// The document's name for errors.
     let document: String
     let path: String
     let value: JSON
@@ -40,7 +40,7 @@ struct JSONField {
         return JSONField(document: document, path: path.isEmpty ? name : "\(path).\(name)", value: member)
     }
 
-    /// A member that must be there.
+    /// A member that must exist.
     func required(_ name: String) throws(OCIError) -> JSONField {
         guard let member = try optional(name) else {
             throw OCIError(.badManifest, "\(document): \(path.isEmpty ? name : "\(path).\(name)") is missing")
@@ -69,7 +69,7 @@ struct JSONField {
         guard members.count <= limit else { throw wrong("within the limit of \(limit) members") }
         var map: [String: String] = [:]
         for member in members {
-            // Go writes and reads null as an empty string.
+            // For Go, null and an empty string are the same, in writing and in reading.
             if member.value == .null { continue }
             guard case .string(let text) = member.value else {
                 throw JSONField(document: document, path: "\(path).\(member.name)", value: member.value).wrong(
@@ -91,13 +91,13 @@ struct JSONField {
     }
 }
 
-/// What lamina is ready to hold in memory of an image's documents, whatever they claim.
+/// How much of an image's documents lamina holds in memory, whatever they claim.
 public enum ImageLimits {
-    /// Of a manifest, index or config: 4 MiB, which is what registries accept too.
+    /// For a manifest, index or config: 4 MiB, which is also the limit of registries.
     public static let manifestByteCount = 4 << 20
-    /// How deep indexes may lead to indexes.
+    /// How deep indexes may refer to indexes.
     public static let indexDepth = 3
-    /// Layers of an image; overlayfs ends at 500.
+    /// Layers of an image; overlayfs takes at most 500.
     public static let layerCount = 1_000
     /// Manifests in an index.
     public static let indexCount = 10_000

@@ -1,6 +1,6 @@
 import Glibc
 
-/// An open file of a layout: whole reads and writes, errors that name the path.
+/// An open file of a layout: whole reads and writes, and errors that name the path.
 final class LayoutFile: Sendable {
     let path: String
     let descriptor: Int32
@@ -61,7 +61,7 @@ final class LayoutFile: Sendable {
         return bytes
     }
 
-    /// Writes all of `buffer` behind what was written before.
+    /// Writes all of `buffer` after what was written before.
     func append(_ buffer: UnsafeRawBufferPointer) throws(OCIError) {
         var done = 0
         while done < buffer.count {

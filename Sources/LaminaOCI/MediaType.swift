@@ -16,12 +16,12 @@ public enum MediaType {
     public static let dockerLayerGzip = "application/vnd.docker.image.rootfs.diff.tar.gzip"
     public static let dockerLayerZstd = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 
-    /// How the tar of a layer is compressed, as its media type says.
+    /// How the tar of a layer is compressed, by its media type.
     public enum Compression: String, Sendable, Hashable {
         case none, gzip, zstd
     }
 
-    /// The compression of a layer of this media type; `nil` for what is no layer that lamina reads.
+    /// The compression of a layer of this media type; `nil` if it is not a layer that lamina reads.
     public static func layerCompression(of mediaType: String) -> Compression? {
         switch mediaType {
         case ociLayer, dockerLayer, "application/vnd.oci.image.layer.nondistributable.v1.tar":

@@ -74,7 +74,7 @@ public struct OCILayoutSource: BlobSource {
 
     /// The layout's index.json.
     ///
-    /// - Throws: `notFound` without the directory, `badLayout` for anything else that is no layout of version 1.
+    /// - Throws: `notFound` without the directory, `badLayout` for anything else that is not a layout of version 1.
     public func index() throws(OCIError) -> ImageIndex {
         guard ImageReference.isDirectory(directory) else {
             throw OCIError(.notFound, "there is no directory \(directory)")
@@ -111,7 +111,7 @@ extension ImageIndex {
     /// The manifest of a layout that a tag means.
     fileprivate func choose(_ target: ManifestTarget, in directory: String) throws(OCIError) -> Descriptor {
         let tags = manifests.compactMap { $0.annotations[Annotation.referenceName] }
-        // A layout may hold thousands of tags; an error should fit a terminal.
+        // A layout may have thousands of tags, but an error should fit a terminal.
         let list = tags.prefix(20).joined(separator: ", ") + (tags.count > 20 ? ", …" : "")
         let inside = tags.isEmpty ? "its manifests carry no tags" : "it has \(list)"
         let matching =

@@ -5,7 +5,7 @@ import Synchronization
 /// Writes an OCI image layout directory: blobs first, then the manifest that names them.
 ///
 /// https://github.com/opencontainers/image-spec/blob/main/image-layout.md. The same blobs and manifests always give the same
-/// bytes. Safe to use from several threads, and beside other processes that write to the same layout with lamina.
+/// bytes. Safe to use from several threads, and beside other lamina processes that write to the same layout.
 public final class OCILayoutWriter: Sendable {
     /// The absolute path of the layout.
     public let directory: String
@@ -14,10 +14,10 @@ public final class OCILayoutWriter: Sendable {
 
     private static let serial = Atomic<Int>(0)
 
-    /// Makes the layout's directories and files, or takes those of an existing layout, whose tags and blobs stay.
+    /// Makes the layout's directories and files, or uses those of an existing layout, whose tags and blobs stay.
     ///
-    /// - Parameter durable: without it, a power cut may leave a layout with damaged blobs (which any reader notices).
-    /// - Throws: `io`, `badLayout` for an existing directory that is something else.
+    /// - Parameter durable: if false, a power cut may leave a layout with damaged blobs (which any reader notices).
+    /// - Throws: `io`, `badLayout` for an existing directory that is not a layout.
     public init(directory: String, durable: Bool = true) throws(OCIError) {
         self.directory = absolutePath(directory)
         isDurable = durable
@@ -64,10 +64,11 @@ public final class OCILayoutWriter: Sendable {
             path: temporaryPath(in: directory + "/blobs"), blobDirectory: blobDirectory, isDurable: isDurable)
     }
 
-    /// Adds a manifest or index, whose bytes are in the layout already, to index.json; with a tag, in place of what had the tag.
-    /// Without a tag it is added once. Other entries stay as they are, with all that lamina does not know of.
+    /// Adds a manifest or index, whose bytes are in the layout already, to index.json. With a tag, it replaces what had the
+    /// tag; without a tag, it is added once. Other entries stay unchanged, with everything in them that lamina does not know.
     ///
-    /// - Throws: `badReference` for a tag that no annotation can carry, `notFound` without the manifest's blob, `badLayout`, `io`.
+    /// - Throws: `badReference` for a tag that cannot be an annotation's value, `notFound` without the manifest's blob,
+    ///   `badLayout`, `io`.
     public func setManifest(_ descriptor: Descriptor, tag: String?) throws(OCIError) {
         if let tag, !ImageReference.isLayoutTag(tag) {
             throw OCIError(
@@ -79,7 +80,7 @@ public final class OCILayoutWriter: Sendable {
         entry.annotations[Annotation.referenceName] = tag
         let lock = try lockIndex()
         defer { withExtendedLifetime(lock) {} }
-        // Reads it as a layout first, so that something else is not made worse.
+        // Reads it as a layout first, so that a directory that is none is not made worse.
         _ = try OCILayoutSource(directory: directory).index()
         let bytes = try LayoutFile(reading: indexPath).readAll(limit: ImageLimits.manifestByteCount)
         var index = try JSONField(parsing: bytes, as: indexPath).value
@@ -93,7 +94,7 @@ public final class OCILayoutWriter: Sendable {
         }
         if let place {
             entries[place] = entry.json
-            // A tag is one manifest; layouts of other writers may have had it twice.
+            // A tag means one manifest; layouts of other writers may have had it twice.
             if let name {
                 entries = entries.enumerated().filter {
                     $0.offset == place || $0.element["annotations"]?[Annotation.referenceName] != name
@@ -129,7 +130,7 @@ public final class OCILayoutWriter: Sendable {
         "\(directory)/.lamina-\(getpid())-\(Self.serial.add(1, ordering: .relaxed).newValue)"
     }
 
-    /// Holds off other writers of index.json, in this process and others, until the file is closed.
+    /// Keeps other writers of index.json, in this process and others, out until the file is closed.
     private func lockIndex() throws(OCIError) -> LayoutFile {
         let file = try LayoutFile(directory, O_RDONLY | O_DIRECTORY)
         while flock(file.descriptor, LOCK_EX) != 0 {

@@ -1,7 +1,7 @@
 import Glibc
 
-/// The path from the root, without `.`, doubled slashes and a slash at the end. Symbolic links stay, as a name that is given
-/// today may lead elsewhere tomorrow; only `..` is resolved, through the links before it where they exist.
+/// The path from the root, without `.`, double slashes and a trailing slash. Symbolic links stay, because a name that is given
+/// today may lead elsewhere tomorrow; only `..` is resolved, through the links before it if they exist.
 func absolutePath(_ path: String) -> String {
     var absolute = path
     if !path.hasPrefix("/"), let current = getcwd(nil, 0) {

@@ -1,6 +1,6 @@
 import Glibc
 
-/// Sleeps, asking every 100 ms whether to stop; answers false when it was.
+/// Sleeps, asking every 100 ms whether to stop; returns false if it was stopped.
 func pause(_ duration: Duration, shouldStop: () -> Bool) -> Bool {
     let clock = ContinuousClock()
     let end = clock.now + duration

@@ -8,7 +8,7 @@ public struct Platform: Hashable, Sendable, CustomStringConvertible {
     public var architecture: String
     public var variant: String?
 
-    /// Takes the parts as they are; see ``normalized``.
+    /// Takes the parts unchanged; see ``normalized``.
     public init(os: String, architecture: String, variant: String? = nil) {
         self.os = os
         self.architecture = architecture
@@ -46,7 +46,7 @@ public struct Platform: Hashable, Sendable, CustomStringConvertible {
         return Platform(os: "linux", architecture: machine).normalized
     }()
 
-    /// With the names that containerd gives them: `x86_64` is `amd64`, `aarch64` and `arm64/v8` are `arm64`, `amd64/v1` is `amd64`.
+    /// With containerd's names: `x86_64` is `amd64`, `aarch64` and `arm64/v8` are `arm64`, `amd64/v1` is `amd64`.
     public var normalized: Platform {
         var os = os.lowercased()
         if os == "macos" { os = "darwin" }
@@ -82,8 +82,8 @@ public struct Platform: Hashable, Sendable, CustomStringConvertible {
         variant.map { "\(os)/\(architecture)/\($0)" } ?? "\(os)/\(architecture)"
     }
 
-    /// What runs on this platform, the best first, as containerd's `platforms.Only` orders it: lower variants of the
-    /// same architecture, then the 32-bit one that the processor runs too.
+    /// What runs on this platform, the best first, as containerd's `platforms.Only` orders it: lower variants of the same
+    /// architecture, then the 32-bit one that the processor also runs.
     public var runnable: [Platform] {
         let own = normalized
         var result = [own]
@@ -96,7 +96,7 @@ public struct Platform: Hashable, Sendable, CustomStringConvertible {
         let level = own.variant.flatMap { $0.hasPrefix("v") ? Int($0.dropFirst()) : nil } ?? 0
         switch own.architecture {
         case "amd64":
-            // Levels 1 to 4 exist; a variant beyond says nothing about more.
+            // Levels 1 to 4 exist; a higher variant says nothing more.
             if level > 1 { add("amd64", stride(from: min(level, 5) - 1, through: 2, by: -1).map { "v\($0)" }) }
             add("amd64", [nil])
             add("386", [nil])
@@ -110,7 +110,7 @@ public struct Platform: Hashable, Sendable, CustomStringConvertible {
         return result
     }
 
-    /// How well an image for `other` fits: 0 is best, `nil` is not at all.
+    /// How well an image for `other` fits: 0 is best, `nil` means that it does not fit.
     public func rank(of other: Platform) -> Int? { runnable.firstIndex(of: other.normalized) }
 }
 

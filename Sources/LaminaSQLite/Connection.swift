@@ -1,6 +1,6 @@
 import CSQLite
 
-/// A connection to one database, for one user at a time (it is not Sendable: its owner brings the lock).
+/// A connection to one database, for one user at a time (it is not Sendable: its owner provides the lock).
 public final class Connection {
     let handle: OpaquePointer
     private let path: String
@@ -15,9 +15,9 @@ public final class Connection {
 
     /// Opens a database.
     ///
-    /// Serialized mode is off (SQLITE_OPEN_NOMUTEX): the owner's lock does its work once instead of at each call.
+    /// Serialized mode is off (SQLITE_OPEN_NOMUTEX): the owner's lock replaces SQLite's lock in each call.
     ///
-    /// - Throws: `SQLiteError` when the file cannot be opened or is not a database.
+    /// - Throws: `SQLiteError` if the file cannot be opened or is not a database.
     public init(path: String, access: Access) throws(SQLiteError) {
         Self.isConfigured
         var opened: OpaquePointer?
@@ -40,15 +40,15 @@ public final class Connection {
     }
 
     deinit {
-        // close_v2 waits for statements that somebody still holds instead of leaking the connection.
+        // close_v2 waits for statements that are still in use instead of leaking the connection.
         cache.removeAll()
         sqlite3_close_v2(handle)
     }
 
-    /// Once in the process, before the first connection. Somebody who has used SQLite before keeps it as it was.
+    /// Once in the process, before the first connection. If other code has used SQLite before, this has no effect.
     private static let isConfigured: Void = { _ = lamina_sqlite_count_no_memory() }()
 
-    /// Runs one or more statements that answer nothing.
+    /// Runs one or more statements without a result.
     public func execute(_ sql: String) throws(SQLiteError) {
         let code = sqlite3_exec(handle, sql, nil, nil, nil)
         guard code == SQLITE_OK else { throw SQLiteError(handle, code, String(sql.prefix(200))) }
@@ -57,8 +57,8 @@ public final class Connection {
     /// Prepares a statement for many uses.
     public func prepare(_ sql: String) throws(SQLiteError) -> Statement { try Statement(self, sql) }
 
-    /// The prepared statement of this SQL, prepared at its first use and kept. It comes reset; where somebody is given its
-    /// rows just now, another one comes, which is not kept.
+    /// The prepared statement of this SQL, prepared at its first use and kept. It comes reset. If its rows are being read now,
+    /// another statement comes, which is not kept.
     public func cached(_ sql: String) throws(SQLiteError) -> Statement {
         if let statement = cache[sql] {
             guard !statement.isBusy else { return try Statement(self, sql) }
@@ -70,7 +70,7 @@ public final class Connection {
         return statement
     }
 
-    /// The SQL of the statements that are kept: what was asked of this connection.
+    /// The SQL of the kept statements: what this connection was asked.
     public var cachedStatements: [String] { Array(cache.keys) }
 
     /// The first column of the first row as an integer; `nil` without a row.
@@ -80,7 +80,7 @@ public final class Connection {
         return try statement.step() ? statement.integer(0) : nil
     }
 
-    /// Runs `body` in one transaction that takes the write lock at once, and rolls back when it throws.
+    /// Runs `body` in one transaction that takes the write lock at once, and rolls back if it throws.
     ///
     /// IMMEDIATE, because a transaction that begins by reading cannot always become a writing one
     /// (https://www.sqlite.org/lang_transaction.html).
@@ -91,7 +91,7 @@ public final class Connection {
             try execute("COMMIT")
             return result
         } catch {
-            // A failed COMMIT or a full disk may have rolled back by itself already.
+            // A failed COMMIT or a full disk may already have rolled back.
             if sqlite3_get_autocommit(handle) == 0 { try? execute("ROLLBACK") }
             throw error
         }
@@ -103,7 +103,7 @@ public final class Connection {
     /// The rowid of the last INSERT.
     public var lastInsertedRow: Int64 { sqlite3_last_insert_rowid(handle) }
 
-    /// How long a call waits for another connection's lock, in milliseconds, unless `setBusyTimeout` said otherwise.
+    /// How long a call waits for another connection's lock, in milliseconds, unless `setBusyTimeout` changes it.
     public static var busyTimeout: Int32 { 10_000 }
 
     /// Sets how long a call waits for another connection's lock; 0 fails at once.

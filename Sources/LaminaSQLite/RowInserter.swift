@@ -1,8 +1,9 @@
-/// Inserts rows into one table, many with each run of its statement: starting one costs about as much as inserting a row.
+/// Inserts rows into one table, many with each run of a statement, because starting a statement costs about as much as
+/// inserting a row.
 ///
 /// Add rows with `next()` and the bindings of their columns, and `finish()` before anything reads them.
 public final class RowInserter {
-    /// Parameters of the next row are bound to this, counted from what `next()` answers.
+    /// The parameters of the next row are bound to this statement, counted from the result of `next()`.
     public let statement: Statement
     private let columnCount: Int32
     private var rows: Int32 = 0
@@ -12,11 +13,11 @@ public final class RowInserter {
 
     /// - Parameters:
     ///   - insert: `INSERT INTO table (columns)`.
-    ///   - columnCount: how many columns that names; all of them have to be bound for each row.
+    ///   - columnCount: how many columns it names; all of them must be bound for each row.
     public init(_ connection: Connection, _ insert: String, columnCount: Int) throws(SQLiteError) {
         let row = "(" + Array(repeating: "?", count: columnCount).joined(separator: ", ") + ")"
         let rows = Array(repeating: row, count: Self.rowLimit).joined(separator: ", ")
-        // The limit lets one statement insert the last few rows too, without binding them again.
+        // The limit lets one statement also insert the last few rows, without binding them again.
         statement = try connection.cached("\(insert) SELECT * FROM (VALUES \(rows)) LIMIT ?")
         self.columnCount = Int32(columnCount)
     }
@@ -30,7 +31,7 @@ public final class RowInserter {
         return (rows - 1) * columnCount + 1
     }
 
-    /// Inserts what was added.
+    /// Inserts the added rows.
     public func finish() throws(SQLiteError) {
         guard rows > 0 else { return }
         statement.bind(columnCount * Int32(Self.rowLimit) + 1, Int64(rows))

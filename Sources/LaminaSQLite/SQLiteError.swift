@@ -1,6 +1,6 @@
 import CSQLite
 
-/// An SQLite call that failed: its code, its words, and the SQL that it was about.
+/// An SQLite call that failed: its code, its message, and the SQL.
 public struct SQLiteError: Error, Sendable, CustomStringConvertible {
     /// The extended result code (https://www.sqlite.org/rescode.html).
     public var code: Int32
@@ -21,7 +21,7 @@ public struct SQLiteError: Error, Sendable, CustomStringConvertible {
         self.subject = subject
     }
 
-    /// For a parameter that could not be bound: the database knows nothing of it.
+    /// For a parameter that could not be bound: the database does not know about it.
     init(unbound code: Int32, _ sql: String) {
         let text = sqlite3_errstr(code).map { String(cString: $0) } ?? "error \(code)"
         self.init(code: code, message: "a parameter cannot be bound: \(text)", subject: String(sql.prefix(200)))
@@ -30,7 +30,7 @@ public struct SQLiteError: Error, Sendable, CustomStringConvertible {
     /// The primary result code: the low byte.
     public var primaryCode: Int32 { code & 0xff }
 
-    /// Whether the database file itself is damaged or is no database.
+    /// Whether the database file itself is damaged or not a database.
     public var isCorruption: Bool { primaryCode == SQLITE_CORRUPT || primaryCode == SQLITE_NOTADB }
 
     /// Whether the disk is full: for the database, its log, or the index of the log that readers share.

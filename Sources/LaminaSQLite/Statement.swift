@@ -2,17 +2,17 @@ import CSQLite
 
 /// A prepared statement. Parameters count from 1, columns from 0, as in SQLite.
 ///
-/// It may outlive its connection: SQLite closes a database when the last statement is gone
-/// (https://www.sqlite.org/c3ref/close.html). It holds no reference to the connection, which keeps statements itself.
+/// It may outlive its connection: SQLite closes a database with its last statement (https://www.sqlite.org/c3ref/close.html).
+/// It has no reference to the connection, because the connection keeps statements.
 public final class Statement {
     private let handle: OpaquePointer
     private let sql: String
-    /// The first parameter since the last run that could not be bound; told by the next step.
+    /// The first parameter since the last run that could not be bound; the next step reports it.
     private var bindCode = SQLITE_OK
 
     init(_ connection: Connection, _ sql: String) throws(SQLiteError) {
         var prepared: OpaquePointer?
-        // PERSISTENT: Debian's SQLite is built without lookaside, a statement costs heap and is kept for long.
+        // PERSISTENT: Debian's SQLite is built without lookaside, so a statement uses the heap, and it is kept for long.
         let code = sqlite3_prepare_v3(
             connection.handle, sql, -1, UInt32(SQLITE_PREPARE_PERSISTENT), &prepared, nil)
         guard code == SQLITE_OK, let prepared else {
@@ -97,7 +97,7 @@ public final class Statement {
 
     // MARK: Running
 
-    /// Whether somebody is given its rows just now.
+    /// Whether its rows are being read now.
     private(set) var isBusy = false
 
     /// Steps to the next row; false at the end. The statement stays open until `reset`.
@@ -129,7 +129,7 @@ public final class Statement {
         bindCode = SQLITE_OK
     }
 
-    /// Gives every row to `body`, then resets.
+    /// Calls `body` with every row, then resets.
     public func forEach(_ body: (Statement) throws -> Void) throws {
         isBusy = true
         defer {
@@ -139,14 +139,14 @@ public final class Statement {
         while try step() { try body(self) }
     }
 
-    /// Every row as `transform` makes it of one, then resets.
+    /// Every row, converted by `transform`, then resets.
     public func map<Element>(_ transform: (Statement) throws -> Element) throws -> [Element] {
         var elements: [Element] = []
         try forEach { elements.append(try transform($0)) }
         return elements
     }
 
-    /// The first row as `transform` makes it, or nil; then resets.
+    /// The first row, converted by `transform`, or nil; then resets.
     public func first<Element>(_ transform: (Statement) throws -> Element) throws -> Element? {
         isBusy = true
         defer {

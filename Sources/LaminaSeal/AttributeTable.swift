@@ -1,12 +1,12 @@
-/// The extended attributes of an image: each that several inodes may have stands in it once.
+/// The extended attributes of an image. An attribute that several inodes have stands in it once.
 ///
-/// What is an inode's own, where its bytes are, is not in here: it stands behind the inode.
+/// The attribute that says where an inode's bytes are is not in here: it stands behind the inode.
 struct AttributeTable {
     /// What stands behind an inode that has attributes of the table.
     struct Set {
         /// Places in the table, in units of four bytes.
         var shared: [UInt32] = []
-        /// A bit that is set: no attribute whose name hashes to it. The kernel looks no further then.
+        /// Each bit that is set says: no attribute has a name with this hash. The kernel then looks no further.
         var filter: UInt32 = .max
     }
 
@@ -17,7 +17,7 @@ struct AttributeTable {
     /// - Parameter start: bytes that stand before the table's first attribute: the prefixes of names.
     init(after start: [UInt8]) { bytes = start }
 
-    /// The attributes of a row; nil where it has none.
+    /// The attributes of a row; nil if it has none.
     mutating func set(of row: ChainRows.Row, _ rows: ChainRows) throws(SealError) -> Set? {
         guard row.attributeCount > 0 else { return nil }
         var result = Set()
@@ -29,7 +29,7 @@ struct AttributeTable {
         return result
     }
 
-    /// Adds an attribute to a set, and to the table where it is new.
+    /// Adds an attribute to a set, and to the table if it is new.
     mutating func add(_ name: [UInt8], value: ArraySlice<UInt8>, to set: inout Set) throws(SealError) {
         guard let (namespace, rest) = EROFSFormat.namespace(of: name), rest.count <= EROFSFormat.nameLimit else {
             throw SealError(

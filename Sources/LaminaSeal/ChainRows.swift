@@ -4,9 +4,9 @@ public struct SealedInode: Sendable {
     public var mode: UInt32
     public var uid: UInt32
     public var gid: UInt32
-    /// As stat(2) shows it; not used of directories.
+    /// As stat(2) shows it; not used for directories.
     public var linkCount: UInt32
-    /// dev_t of a device node; 0 of a character device is a whiteout.
+    /// dev_t of a device node; 0 in a character device is a whiteout.
     public var device: UInt32
     /// In bytes.
     public var size: Int64
@@ -35,13 +35,13 @@ public struct SealedInode: Sendable {
 public struct ChainRows: Sendable {
     struct Row {
         var inode: SealedInode
-        /// In `arena`: the target of a symbolic link, the content's path of a regular file.
+        /// In `arena`: the target of a symbolic link, or the content's path of a regular file.
         var bytes: Range<Int>
         var firstEntry: Int32 = 0
         var entryCount: Int32 = 0
         var firstAttribute: Int32 = 0
         var attributeCount: Int32 = 0
-        /// What the layers below have in this directory does not show.
+        /// Whether what the layers below have in this directory is hidden.
         var isOpaque = false
 
         var type: UInt32 { inode.mode & FileMode.type }
@@ -65,7 +65,7 @@ public struct ChainRows: Sendable {
     private(set) var entries: [Entry] = []
     private(set) var attributes: [Attribute] = []
     private(set) var arena: [UInt8] = []
-    /// Numbers without a gap: where they begin, and the first one's place in `rows`.
+    /// Runs of numbers without a gap: the first number, and its place in `rows`.
     private var runs: [(first: Int64, row: Int)] = []
     private var last: Int64 = .min
     private var lastParent: Int64 = .min
@@ -75,8 +75,8 @@ public struct ChainRows: Sendable {
 
     /// Adds an inode; in the order of their numbers.
     ///
-    /// - Parameter bytes: a symbolic link's target; of a regular file that is not empty, the path of its content below the data-only
-    ///   directory, without a leading slash.
+    /// - Parameter bytes: a symbolic link's target; for a regular file that is not empty, the path of its content below the
+    ///   data-only directory, without a leading slash.
     public mutating func addInode(_ number: Int64, _ inode: SealedInode, bytes: UnsafeRawBufferPointer?)
         throws(SealError)
     {
@@ -112,8 +112,9 @@ public struct ChainRows: Sendable {
 
     /// Adds an extended attribute, after all inodes; those of one inode one after the other.
     ///
-    /// What steers overlayfs within the chain is taken as that, and is not to be seen in the image; what else is in its namespace
-    /// is escaped as https://docs.kernel.org/filesystems/overlayfs.html (nesting overlayfs mounts) says.
+    /// Attributes that steer overlayfs within the chain have their effect here, and are not visible in the image. Other
+    /// attributes in overlayfs's namespace are escaped as https://docs.kernel.org/filesystems/overlayfs.html (nesting overlayfs
+    /// mounts) says.
     public mutating func addAttribute(
         inode: Int64, name: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer
     ) throws(SealError) {

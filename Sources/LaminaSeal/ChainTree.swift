@@ -1,12 +1,12 @@
 /// What a chain's layers show together: whiteouts and opaque directories are resolved as overlayfs does it.
 ///
-/// Nodes stand in the order of a walk: the root, what is in it, then one directory after the other with what is in each. So what
-/// is asked for together stands together in the image.
+/// Nodes stand in the order of a walk: the root, what is in it, then one directory after the other with what is in each. So
+/// what is read together stands together in the image.
 struct ChainTree {
     struct Node {
-        /// In the rows; of a directory of several layers the topmost one's.
+        /// In the rows; for a directory of several layers, the topmost layer's.
         var row: Int32
-        /// In `names`, with `.` and `..`; of directories only.
+        /// In `names`, with `.` and `..`; for directories only.
         var firstName: Int32 = 0
         var nameCount: Int32 = 0
         var subdirectories: Int32 = 0
@@ -25,12 +25,12 @@ struct ChainTree {
     private struct Pending {
         var node: Int32
         var parent: Int32
-        /// The directories that are one here, the topmost first.
+        /// The directories that are merged here, the topmost first.
         var sources: [Int32]
     }
 
-    /// - Parameter roots: the inodes of the layers' root directories, bottom first. Of a layer that stands in a chain twice the upper
-    ///   one counts: it adds and hides what the lower one did.
+    /// - Parameter roots: the inodes of the layers' root directories, bottom first. If a layer stands in a chain twice, the
+    ///   upper one counts: it adds and hides what the lower one did.
     init(_ rows: ChainRows, roots: [Int64]) throws(SealError) {
         var seen: Set<Int64> = []
         var sources: [Int32] = []
@@ -41,7 +41,8 @@ struct ChainTree {
             if rows.rows[row].isOpaque { break }
         }
         guard let top = sources.first else { throw SealError(.unsupported, "the chain has no layers") }
-        // A directory is in one place only: one that is met twice is in itself somewhere, and the walk would have no end.
+        // A directory is in one place only. If the walk meets one twice, it contains itself somewhere, and the walk would not
+        // end.
         var isWalked = [Bool](repeating: false, count: rows.rows.count)
         var nodeOf = [Int32](repeating: -1, count: rows.rows.count)
         nodes.reserveCapacity(rows.rows.count)
@@ -80,7 +81,7 @@ struct ChainTree {
             var lower: [Int32] = isDirectory ? [entry.row] : []
             var goesOn = isDirectory && !rows.rows[Int(entry.row)].isOpaque
             cursors[top].next += 1
-            // What the layers below call so: part of the directory, until something hides the rest.
+            // Entries of the same name in the layers below: part of the directory, until something hides the rest.
             for index in cursors.indices[(top + 1)...] where cursors[index].next < cursors[index].end {
                 let other = rows.entries[cursors[index].next]
                 guard rows.compare(other, entry) == 0 else { continue }
@@ -115,7 +116,7 @@ struct ChainTree {
         return found
     }
 
-    /// The topmost layer of those whose next name comes first; nil at the end.
+    /// The topmost of the layers whose next name comes first; nil at the end.
     private func least(_ cursors: [(next: Int, end: Int)], _ rows: ChainRows) -> Int? {
         var result: Int?
         for index in cursors.indices where cursors[index].next < cursors[index].end {
@@ -130,8 +131,8 @@ struct ChainTree {
 }
 
 extension ChainRows {
-    /// Compares names as bytes, the shorter one first where one begins with the other: the order of SQLite's blobs and of EROFS's
-    /// directories.
+    /// Compares names as bytes; if one begins with the other, the shorter one comes first. This is the order of SQLite's blobs
+    /// and of EROFS's directories.
     func compare(_ left: Entry, _ right: Entry) -> Int {
         let count = Int(min(left.nameCount, right.nameCount))
         return arena.withUnsafeBufferPointer { bytes in
@@ -143,7 +144,7 @@ extension ChainRows {
         }
     }
 
-    /// Whether a name comes after one of so many dots.
+    /// Whether a name comes after the name that is this many dots.
     func comparesAfter(_ entry: Entry, special count: Int) -> Bool {
         let dot = UInt8(ascii: ".")
         for index in 0..<min(Int(entry.nameCount), count) {

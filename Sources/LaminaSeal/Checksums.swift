@@ -5,8 +5,8 @@ func crc32c(_ bytes: some Sequence<UInt8>, seed: UInt32) -> UInt32 {
     }
 }
 
-/// xxHash, 32 bits (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md): what EROFS's filter of attributes' names
-/// is made with.
+/// xxHash, 32 bits (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md): the hash of EROFS's filter of attribute
+/// names.
 func xxh32(_ bytes: [UInt8], seed: UInt32) -> UInt32 {
     let prime1: UInt32 = 0x9E37_79B1
     let prime2: UInt32 = 0x85EB_CA77

@@ -1,26 +1,26 @@
-/// The parts of EROFS's format that an image without data takes: `fs/erofs/erofs_fs.h` of Linux,
+/// The parts of EROFS's format that an image without data needs: `fs/erofs/erofs_fs.h` of Linux,
 /// https://docs.kernel.org/filesystems/erofs.html and https://erofs.docs.kernel.org/en/latest/core_ondisk.html.
 enum EROFSFormat {
     static let magic: UInt32 = 0xE0F5_E1E2
     static let superblockOffset = 1024
     static let blockBits = 12
     static let blockSize = 1 << blockBits
-    /// A node's number is its place in the image in units of this.
+    /// A node's number is its place in the image, in units of this size.
     static let slotSize = 32
 
-    /// What a kernel that does not know of it may mount all the same.
+    /// Features that a kernel need not know to mount the image.
     enum Compatible {
         static let checksum: UInt32 = 0x1
         static let times: UInt32 = 0x2
         static let attributeFilter: UInt32 = 0x4
-        /// The name prefixes are in the image itself; without a packed inode every kernel takes them from there.
+        /// The name prefixes are in the image itself; without a packed inode every kernel reads them from there.
         static let plainPrefixes: UInt32 = 0x10
     }
 
-    /// What it may not mount then.
+    /// Features that a kernel must know to mount the image.
     enum Incompatible {
         static let chunks: UInt32 = 0x4
-        /// Linux 6.4 and newer, and so every kernel that has data-only lower directories (6.5).
+        /// Linux 6.4 and newer, which includes every kernel that has data-only lower directories (6.5).
         static let attributePrefixes: UInt32 = 0x40
     }
 
@@ -34,7 +34,7 @@ enum EROFSFormat {
         static let chunks: UInt16 = 4
     }
 
-    /// The largest chunk: 2^43 bytes. All of a file up to 8 TiB is one chunk, and one that is not there.
+    /// The largest chunk: 2^43 bytes. A file up to 8 TiB is one chunk, and that chunk is absent.
     static let chunkFormat: UInt32 = 0x1F
     static let chunkBits = blockBits + 31
     static let absentBlock: UInt32 = .max
@@ -50,7 +50,7 @@ enum EROFSFormat {
     static let nameLimit = 255
     static let filterSeed: UInt32 = 0x25BB_E08F
 
-    /// The namespaces of names of attributes, and their numbers.
+    /// The namespaces of attribute names, and their numbers.
     static func namespace(of name: some Collection<UInt8>) -> (index: UInt8, rest: [UInt8])? {
         func rest(_ prefix: StaticString) -> [UInt8]? {
             let prefix = UnsafeBufferPointer(start: prefix.utf8Start, count: prefix.utf8CodeUnitCount)
@@ -79,7 +79,7 @@ enum EROFSFormat {
     }
 }
 
-/// The bits of `st_mode`; here, as this room imports nothing.
+/// The bits of `st_mode`; they are here because this room imports nothing.
 enum FileMode {
     static let type: UInt32 = 0o170000
     static let fifo: UInt32 = 0o010000

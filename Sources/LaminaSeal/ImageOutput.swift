@@ -1,11 +1,11 @@
-/// Gathers an image's bytes, and hands them on a megabyte at a time.
+/// Gathers an image's bytes, and passes them on a megabyte at a time.
 struct ImageOutput: ~Copyable {
     private static let capacity = 1 << 20
 
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: capacity, alignment: 16)
     private var used = 0
     private let write: (UnsafeRawBufferPointer) throws -> Void
-    /// Bytes that were put so far.
+    /// How many bytes were put so far.
     private(set) var position = 0
 
     init(_ write: @escaping (UnsafeRawBufferPointer) throws -> Void) { self.write = write }
@@ -18,7 +18,7 @@ struct ImageOutput: ~Copyable {
         used = 0
     }
 
-    /// Runs `body` with so many zeroed bytes; at most a block.
+    /// Runs `body` with that many zeroed bytes; at most a block.
     mutating func put(_ count: Int, _ body: (UnsafeMutableRawBufferPointer) -> Void) throws {
         if used + count > Self.capacity { try flush() }
         let part = UnsafeMutableRawBufferPointer(rebasing: buffer[used..<used + count])
@@ -37,14 +37,14 @@ struct ImageOutput: ~Copyable {
         }
     }
 
-    /// Puts zeros up to a position.
+    /// Puts zeros up to this position.
     mutating func pad(to end: Int) throws {
         while position < end { try put(min(end - position, EROFSFormat.blockSize)) { _ in } }
     }
 }
 
 extension UnsafeMutableRawBufferPointer {
-    /// Stores an integer in the order of the format, the lowest byte first.
+    /// Stores an integer in the byte order of the format, the lowest byte first.
     func store<Value: FixedWidthInteger>(_ value: Value, at offset: Int) {
         storeBytes(of: value.littleEndian, toByteOffset: offset, as: Value.self)
     }

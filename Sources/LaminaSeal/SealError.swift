@@ -1,7 +1,7 @@
 /// Why a chain cannot be written as an EROFS image.
 public struct SealError: Error, Sendable, CustomStringConvertible {
     public enum Code: Sendable, Equatable {
-        /// The chain has something that an EROFS image cannot show as it is: the chain stays on FUSE.
+        /// The chain has something that an EROFS image cannot show unchanged: the chain stays on FUSE.
         case unsupported
         /// The rows contradict themselves.
         case damaged

@@ -1,8 +1,8 @@
 import Glibc
 import LaminaSystem
 
-/// Tries whether this machine can mount sealed chains of a store: by a tiny one of its own, with an overlay above it as a container has,
-/// whose file is read.
+/// Tries whether this machine can mount sealed chains of a store. It mounts a tiny chain, with an overlay above it as a
+/// container has one, and reads a file.
 public enum SealTrial {
     public enum Outcome: Sendable, Equatable {
         case works(SealedMount.Way)
@@ -14,7 +14,8 @@ public enum SealTrial {
 
     /// Some milliseconds.
     ///
-    /// - Parameter directory: made, used and removed again; of the file system that the store is on, as what that is decides.
+    /// - Parameter directory: is made, used and removed again. It must be on the store's file system, because the result
+    ///   depends on that.
     public static func run(in directory: String) -> Outcome {
         guard geteuid() == 0 else { return .fails("mounting takes root") }
         clean(directory)
@@ -71,7 +72,7 @@ public enum SealTrial {
         try bytes.withUnsafeBytes { try file.write($0, at: 0) }
     }
 
-    /// - Returns: what went wrong; nil where nothing did.
+    /// - Returns: what went wrong; nil if nothing did.
     private static func attempt(_ directory: String, _ way: SealedMount.Way) -> String? {
         let (inner, outer) = ("\(directory)/inner", "\(directory)/outer")
         let place = SealedMount.Place(base: directory, image: "image", content: "content", names: "names")
@@ -114,7 +115,7 @@ public enum SealTrial {
         }
     }
 
-    /// Takes away what is there of this trial, and of one that was killed.
+    /// Removes what is there of this trial, and of one that was killed.
     private static func clean(_ directory: String) {
         for name in ["outer", "inner", "names"] {
             while (try? Mount.unmount("\(directory)/\(name)", detach: true)) != nil {}

@@ -1,15 +1,16 @@
-/// An EROFS image of one chain of layers: names and attributes, and for the bytes of each file the path of its content, which
-/// overlayfs takes from the data-only directory beneath it.
+/// An EROFS image of one chain of layers. It has names, attributes, and for each file the path of its content; overlayfs takes
+/// the bytes from the data-only directory beneath it.
 ///
-/// A pure function of the rows: the same chain gives the same bytes, in every store. Whiteouts and opaque directories are resolved.
-/// An inode takes 32 bytes where it has the image's most frequent time and small numbers, else 64; a file's path 92 more; a name 12
-/// and its bytes. The image is uncompressed, in blocks of 4 KiB: superblock, inodes, attributes, directories.
+/// It depends on the rows alone: the same chain gives the same bytes, in every store. Whiteouts and opaque directories are
+/// resolved. An inode takes 32 bytes if it has the image's most frequent time and small numbers, else 64; a file's path takes
+/// 92 more; a name takes 12 and its bytes. The image is uncompressed, in blocks of 4 KiB: superblock, inodes, attributes,
+/// directories.
 public struct SealedImage {
     /// How an image is written.
     public struct Options: Sendable {
-        /// What the image is known by: 16 bytes, of the chain's digest.
+        /// What identifies the image: 16 bytes of the chain's digest.
         public var identity: [UInt8]
-        /// Writes `overlay.redirect` once, and not with each file. Linux 6.4 and newer, erofs-utils 1.7 and newer.
+        /// Whether `overlay.redirect` is written once, and not with each file. Linux 6.4 and newer, erofs-utils 1.7 and newer.
         public var sharesNamePrefix = true
 
         public init(identity: [UInt8]) { self.identity = identity }
@@ -22,7 +23,7 @@ public struct SealedImage {
     private struct Placement {
         /// In slots.
         var node: UInt32 = 0
-        /// Where the data's blocks begin, relative to the first of all; of directories and long links.
+        /// Where the data's blocks begin, relative to the first of all; for directories and long links.
         var firstBlock: UInt32 = 0
         var isExtended = true
         var layout = EROFSFormat.Layout.plain
@@ -36,7 +37,7 @@ public struct SealedImage {
     private var table: AttributeTable
     private var placements: [Placement]
     private var sets: [AttributeTable.Set] = []
-    /// What each file with bytes has: that they are elsewhere.
+    /// The set of each file with bytes: it says that they are elsewhere.
     private var fileSet = AttributeTable.Set()
     /// The time of compact inodes, which have none of their own.
     private let epoch: (seconds: Int64, nanoseconds: UInt32)
@@ -47,7 +48,7 @@ public struct SealedImage {
     public var inodeCount: Int { tree.nodes.count }
     /// Its size in bytes.
     public var size: Int { (dataStart + dataBlocks) << EROFSFormat.blockBits }
-    /// Which contents the image shows bytes of: their paths, each at least once.
+    /// Calls `body` with the path of each content whose bytes the image shows, each at least once.
     public func forEachContent(_ body: (ArraySlice<UInt8>) throws -> Void) rethrows {
         for node in tree.nodes {
             let row = rows.rows[Int(node.row)]
@@ -101,7 +102,7 @@ public struct SealedImage {
                 counts[Time(seconds: inode.seconds, nanoseconds: inode.nanoseconds), default: 0] += 1
             }
         }
-        // Of several the latest: the order of a dictionary is another one each time.
+        // If several are equally frequent, the latest: the order of a dictionary differs each time.
         let best = counts.max { left, right in
             (left.value, left.key.seconds, left.key.nanoseconds) < (
                 right.value, right.key.seconds, right.key.nanoseconds
@@ -115,7 +116,7 @@ public struct SealedImage {
     private mutating func place() throws(SealError) {
         try table.add(Self.metacopy, value: [], to: &fileSet)
         fileSet.filter &= ~AttributeTable.filterBit(Self.trusted, Self.redirect)
-        // The first block is the superblock's alone.
+        // The first block belongs to the superblock alone.
         var position = EROFSFormat.blockSize
         for index in tree.nodes.indices {
             let row = rows.rows[Int(tree.nodes[index].row)]
@@ -151,7 +152,7 @@ public struct SealedImage {
         }
     }
 
-    /// The bytes that stand in the image: of a directory's names, or of a link's target.
+    /// How many bytes stand in the image: of a directory's names, or of a link's target.
     private func dataSize(_ index: Int) -> Int {
         let node = tree.nodes[index]
         let row = rows.rows[Int(node.row)]
@@ -166,7 +167,7 @@ public struct SealedImage {
         return size - EROFSFormat.blockSize + last
     }
 
-    /// Gives the ranges of a directory's names that stand in one block each, and the bytes that they take of it.
+    /// Gives the ranges of a directory's names that stand in one block each, and how many bytes of the block they take.
     private func forEachBlock(_ node: ChainTree.Node, _ body: (Range<Int>, Int) -> Void) {
         var first = Int(node.firstName)
         var bytes = 0
@@ -182,7 +183,7 @@ public struct SealedImage {
         body(first..<end, bytes)
     }
 
-    /// Puts the last part of the data behind the inode, where it must not leave the inode's block, and the rest into blocks.
+    /// Puts the last part of the data behind the inode, if it can stay in the inode's block, and the rest into blocks.
     ///
     /// - Returns: where the inode begins, and what stands behind it.
     private mutating func placeData(_ index: Int, _ size: Int, head: Int, at position: Int) -> (Int, Int) {
@@ -195,7 +196,7 @@ public struct SealedImage {
             placements[index].layout = EROFSFormat.Layout.inline
             return (position, tail)
         }
-        // On to the next block, unless that leaves a large hole.
+        // Go on to the next block, unless that leaves a large hole.
         if head + tail <= block / 2 {
             placements[index].layout = EROFSFormat.Layout.inline
             return ((position + block - 1) / block * block, tail)
@@ -224,7 +225,7 @@ public struct SealedImage {
 
     private static func chunkCount(_ size: Int64) -> Int { Int((size - 1) >> Int64(EROFSFormat.chunkBits)) + 1 }
 
-    /// What an inode's attributes take behind it.
+    /// How many bytes an inode's attributes take behind it.
     private func attributesSize(_ index: Int, _ row: ChainRows.Row) -> Int {
         let hasContent = Self.hasContent(row)
         let own = placements[index].attributes
@@ -270,7 +271,7 @@ public struct SealedImage {
         sb.store(epoch.seconds, at: 24)
         sb.store(epoch.nanoseconds, at: 32)
         sb.store(UInt32(size >> EROFSFormat.blockBits), at: 36)
-        // The metadata begin with the image, so that a node's number is its place.
+        // The metadata begin at the start of the image, so that a node's number is its place.
         sb.store(UInt32(0), at: 40)
         sb.store(UInt32(tableStart), at: 44)
         UnsafeMutableRawBufferPointer(rebasing: sb[48..<64]).copyBytes(from: options.identity)
@@ -281,7 +282,7 @@ public struct SealedImage {
             sb.store(UInt8(1), at: 91)
             sb.store(UInt32(tableStart << EROFSFormat.blockBits / 4), at: 92)
         }
-        // Over the block from the superblock on, with a checksum of zero.
+        // Over the block from the superblock on, with a zero in place of the checksum.
         sb.store(crc32c(sb, seed: .max), at: 4)
     }
 
@@ -324,13 +325,13 @@ public struct SealedImage {
         }
     }
 
-    /// `i_u`: a device's number, the shape of the chunks, or where the blocks begin.
+    /// `i_u`: a device's number, the form of the chunks, or where the blocks begin.
     private func place(of index: Int, _ row: ChainRows.Row, _ size: Int) -> UInt32 {
         switch row.type {
         case FileMode.characterDevice, FileMode.blockDevice: row.inode.device
         case FileMode.regular where Self.hasContent(row): EROFSFormat.chunkFormat
         case FileMode.directory, FileMode.symbolicLink:
-            // With all of it behind the inode there is no block.
+            // If all of it is behind the inode, there is no block.
             placements[index].layout == EROFSFormat.Layout.inline && size < EROFSFormat.blockSize
                 ? EROFSFormat.absentBlock : UInt32(dataStart) + placements[index].firstBlock
         default: EROFSFormat.absentBlock
@@ -393,13 +394,13 @@ public struct SealedImage {
         guard row.isDirectory else { return }
         var blocks: [Range<Int>] = []
         forEachBlock(node) { range, _ in blocks.append(range) }
-        // The last one's size may be that of a block: then it is not behind the inode.
+        // The last one may have the size of a block: then it is not behind the inode.
         if isInline { blocks.removeLast() }
         for block in blocks { try output.put(EROFSFormat.blockSize) { fill($0, with: block) } }
     }
 
-    /// Fills a block of a directory: the entries, then the names. They are in the order of their bytes, and the kernel looks for one
-    /// by halving.
+    /// Fills a block of a directory: the entries, then the names. They are in the order of their bytes, because the kernel
+    /// finds one by binary search.
     private func fill(_ block: UnsafeMutableRawBufferPointer, with range: Range<Int>) {
         var nameStart = range.count * EROFSFormat.entrySize
         var entryStart = 0

@@ -15,7 +15,7 @@ public enum SealedMount {
     /// How a machine does it; `SealTrial` finds out.
     public struct Way: Sendable, Equatable, Codable {
         public var backing: Backing
-        /// Whether overlayfs has to be told that it may follow an image to the contents. Newer kernels do so unasked.
+        /// Whether overlayfs has to be told that it may follow an image to the contents. Newer kernels do so without it.
         public var saysMetacopy: Bool
         /// What stands at the chain's own directory.
         public var form: Form
@@ -51,7 +51,7 @@ public enum SealedMount {
         public var base: String
         public var image: String
         public var content: String
-        /// An empty directory where the image is mounted for a moment; one caller at a time.
+        /// An empty directory where the image is mounted for a moment; for one caller at a time.
         public var names: String
 
         public init(base: String, image: String, content: String, names: String) {
@@ -83,8 +83,9 @@ public enum SealedMount {
         return device
     }
 
-    /// Mounts the image, and finds out what the kernel calls its file system: what is new in sysfs. Of a file's that is a number
-    /// that nothing else tells; where somebody else mounts one in the same moment, it is one of several.
+    /// Mounts the image, and finds out what the kernel calls its file system: the name that is new in sysfs. For an image that
+    /// is mounted from a file, nothing else tells that name. If another process mounts one at the same moment, it is one of
+    /// several new names.
     private static func mountImage(
         _ place: Place, at names: String, _ backing: Backing
     ) throws(SystemError) -> String {
@@ -101,7 +102,7 @@ public enum SealedMount {
             guard let before, let after = known() else { return unknown }
             let new = after.subtracting(before)
             if !new.isEmpty { return new.sorted().joined(separator: separator) }
-            // It has the name of one that ended in between.
+            // It has the name of a file system that ended in between.
             try Mount.unmount(names, detach: true)
         }
         throw SystemError(code: EAGAIN, operation: "tell which file system is", subject: image)
@@ -120,15 +121,17 @@ public enum SealedMount {
 
     private static let directory = "/sys/fs/erofs"
     private static let separator = ","
-    /// Of a machine without sysfs.
+    /// The name on a machine without sysfs.
     private static let unknown = "?"
 
     private static func known() -> Set<String>? { (try? File.names(inDirectory: directory)).map { Set($0) } }
 
-    /// Whether anything still needs the image that the kernel has by this name: the mount, one that it is below of, in whatever
-    /// namespace, a file that is open. EROFS has a directory of each of its file systems in sysfs, from the first moment to the last.
+    /// Whether anything still needs the image that the kernel has by this name: its mount, an overlay above it in any mount
+    /// namespace, or an open file. EROFS has a directory for each of its file systems in sysfs, from the first moment to the
+    /// last.
     ///
-    /// Where it cannot be told, or the name went to another image meanwhile, it says yes: who asks then keeps what could have gone.
+    /// If this cannot be told, or another image has the name meanwhile, the answer is yes: the caller then keeps what it could
+    /// have given up.
     public static func isAlive(_ device: String) -> Bool {
         if device == unknown || access(directory, F_OK) != 0 { return true }
         return device.split(separator: separator).contains {

@@ -3,15 +3,16 @@ import LaminaStore
 import LaminaSystem
 import Logging
 
-/// Fetches what is missing of the layers that snapshots are of, one layer after the other, while readers go first.
+/// Fetches what is missing of the snapshots' layers, one layer after the other; readers go first.
 ///
-/// First what of each layer is wanted first; then the layers whole, in the order in which they were asked for. A layer that comes
-/// while another one is fetched whole does not wait for the end of that, which goes on behind it.
+/// It first fetches what is wanted first of each layer; then whole layers, in the order in which they were requested. If a
+/// layer comes while another one is fetched whole, what is wanted first of it does not wait: the other fetch goes on
+/// afterwards.
 final class BackgroundMerge: Sendable {
     private struct Work {
         var layer: LayerID
         var image: SnapshotImage?
-        /// Whether only what is wanted first.
+        /// Whether it fetches only what is wanted first.
         var isFirst: Bool
         var failures = 0
         var notBefore = ContinuousClock.now
@@ -23,18 +24,18 @@ final class BackgroundMerge: Sendable {
         var waiting: [Work] = []
         var isStopping = false
 
-        /// The place of the work whose turn it is.
+        /// The place of the work that is next.
         var next: Int? {
             let now = ContinuousClock.now
             return waiting.firstIndex { $0.isFirst && $0.notBefore <= now }
                 ?? waiting.firstIndex { $0.notBefore <= now }
         }
 
-        /// Whether there is something wanted first whose time has come.
+        /// Whether work of the first kind is due.
         var isFirstWaiting: Bool { next.map { waiting[$0].isFirst } ?? false }
     }
 
-    /// A layer that cannot be fetched is tried again after this long, then after twice as long, up to the limit.
+    /// A layer that cannot be fetched is tried again after this time, then after twice as long, up to the limit.
     private static let firstPause = 10.0
     private static let longestPause = 600.0
 
@@ -76,13 +77,13 @@ final class BackgroundMerge: Sendable {
         }
     }
 
-    /// Waits for a pull; one of a whole layer stands back as soon as something is wanted first.
+    /// Waits for a pull; a pull of a whole layer stops as soon as something is wanted first.
     private func finish(_ pull: LayerPull, _ work: Work) throws {
         var hasStoodBack = false
         while true {
             let result = pull.wait(seconds: 0.25)
             if let result {
-                // Cancelled, it ends as well where not everything has landed.
+                // A cancelled pull also ends without everything having landed.
                 if hasStoodBack { return state.withLock { $0.waiting.insert(work, at: 0) } }
                 if case .failure(let error) = result, error.code != .interrupted { throw error }
                 return
@@ -98,10 +99,10 @@ final class BackgroundMerge: Sendable {
         }
     }
 
-    /// The next work whose time has come; nil at the end.
+    /// The next work that is due; nil at the end.
     private func take() -> Work? {
         while true {
-            // Sleeps until somebody adds a layer where none waits, else until the first one's time.
+            // Sleeps until a layer is added if none waits, else until the first one is due.
             let pause = state.wait { state -> Double? in
                 if state.isStopping { return -1 }
                 guard let first = state.waiting.map(\.notBefore).min() else { return nil }

@@ -1,7 +1,7 @@
 import LaminaStore
 
-/// Reads one filter, character for character as containerd does (`filters/scanner.go`, `parser.go`, `quote.go`): what it refuses is
-/// refused here, and what it takes means the same. Time and memory are linear in the filter's length.
+/// Reads one filter, character for character as containerd does (`filters/scanner.go`, `parser.go`, `quote.go`): what
+/// containerd refuses is refused here, and what it accepts means the same. Time and memory are linear in the filter's length.
 struct FilterParser {
     private enum Token: Equatable {
         case end
@@ -17,7 +17,7 @@ struct FilterParser {
 
     private let text: [UInt8]
     private var position = 0
-    /// Whether an operator came last: then what is no quote is a value.
+    /// Whether an operator came last: then anything but a quote is a value.
     private var awaitsValue = false
 
     static func parse(_ text: String) throws(SnapshotError) -> [SnapshotFilters.Selector] {
@@ -54,7 +54,7 @@ struct FilterParser {
             position += 1
             path.append(try field())
         }
-        // Looked at without leaving out spaces, as containerd does.
+        // Looked at without skipping spaces, as containerd does.
         if position == text.count || text[position] == UInt8(ascii: ",") { return .init(path: path, test: .present) }
         guard case .operation(let operation) = try next() else { throw error("an operator is expected: ==, != or ~=") }
         let isPattern = operation == Array("~=".utf8)
@@ -100,7 +100,7 @@ struct FilterParser {
             default:
                 if awaitsValue {
                     awaitsValue = false
-                    // All that can be seen; a value may have dots, slashes and operators in it.
+                    // All visible characters; a value may contain dots, slashes and operators.
                     return .value(take { $0 > 0x20 && $0 != 0x7F && $0 != UInt8(ascii: ",") })
                 }
                 guard Self.isField(byte) else { throw error("an unexpected character") }
@@ -141,7 +141,7 @@ struct FilterParser {
         return .quoted(Array(text[start..<(position - 1)]), quote: quote)
     }
 
-    /// - Parameter isPattern: only there are `/` and `|` quotes, so that patterns need fewer escapes.
+    /// - Parameter isPattern: only patterns have `/` and `|` quotes, so that they need fewer escapes.
     private func unquoted(
         _ bytes: [UInt8], _ quote: UInt8, isPattern: Bool
     ) throws(SnapshotError) -> [UInt8] {

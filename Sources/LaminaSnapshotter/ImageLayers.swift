@@ -5,9 +5,10 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 
-/// The layers of one image while a client asks for one after the other: resolved once, each indexed once, whoever asks first.
+/// The layers of one image while a client asks for one after the other: the image is resolved once, and each layer is indexed
+/// once.
 ///
-/// Clients ask in order and wait for each answer, so what is asked for next is begun with the first question.
+/// Clients ask in order and wait for each answer, so the first request begins the work for the next ones.
 final class ImageLayers: Sendable {
     private enum Progress {
         case waiting
@@ -25,7 +26,7 @@ final class ImageLayers: Sendable {
         var queue: [Int] = []
     }
 
-    /// Requests at a time for one image: the tables of contents are small, what counts is the round trip.
+    /// How many requests for one image at a time: the tables of contents are small, and the round trip counts.
     private static let workerLimit = 6
 
     private let state = Monitor(State())
@@ -33,7 +34,7 @@ final class ImageLayers: Sendable {
 
     init(shouldStop: @escaping @Sendable () -> Bool) { self.shouldStop = shouldStop }
 
-    /// Resolves the image, on the calling thread of whoever is first.
+    /// Resolves the image, on the thread of the first caller.
     func begin(_ resolve: () throws -> RemoteImage) {
         let image = Result { try resolve() }
         state.withLock(notify: true) { state in
@@ -49,7 +50,7 @@ final class ImageLayers: Sendable {
         state.withLock { state in if case .success = state.image { true } else { false } }
     }
 
-    /// What the index is to know of the image, once it is resolved.
+    /// What the index should know about the image, once it is resolved.
     var image: SnapshotImage? {
         state.withLock { state in
             guard case .success(let image) = state.image else { return nil }
@@ -58,7 +59,7 @@ final class ImageLayers: Sendable {
         }
     }
 
-    /// Has the layer with a chain ID in the index; blocks until it is.
+    /// Gets the layer with a chain ID into the index; blocks until it is there.
     ///
     /// - Parameter below: the chain ID of the layer below; nil for the lowest.
     /// - Returns: the layer.
@@ -127,7 +128,7 @@ final class ImageLayers: Sendable {
             do {
                 try startDetached("index") { self.work(image) }
             } catch {
-                // Without a thread the asker does it himself.
+                // Without a thread the caller does it itself.
                 work(image)
             }
         }

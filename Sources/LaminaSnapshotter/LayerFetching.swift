@@ -1,4 +1,4 @@
-/// What of a lazy layer is fetched before anybody opens it.
+/// What of a lazy layer is fetched before it is opened.
 public struct LayerFetching: Sendable, Equatable {
     /// What the image marks to come first, and what was opened first in an earlier container of it.
     public var first = true
@@ -7,10 +7,10 @@ public struct LayerFetching: Sendable, Equatable {
 
     public init(first: Bool = true, whole: Bool = true) { (self.first, self.whole) = (first, whole) }
 
-    /// Labels with this prefix come from a client, or from the annotations of a layer in its manifest, which clients hand on.
+    /// Labels with this prefix come from a client, or from the annotations of a layer in its manifest, which clients pass on.
     private static let prefix = "containerd.io/snapshot/lamina."
 
-    /// What an image says for itself by its labels, else the standard. A value that is neither yes nor no says nothing.
+    /// What an image's labels say, else the default. A value that is neither yes nor no counts as absent.
     init(labels: [String: String], standard: LayerFetching) {
         func value(_ name: String) -> Bool? {
             switch labels[Self.prefix + name]?.lowercased() {

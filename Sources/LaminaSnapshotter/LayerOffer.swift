@@ -1,16 +1,16 @@
 import LaminaDigest
 import LaminaStore
 
-/// What a client says of a layer with a Prepare, so that it need not be downloaded: by the labels of ctr-remote, of CRI, nerdctl and
-/// Docker, and of containerd's transfer service.
+/// What a client says about a layer in a Prepare, so that the layer need not be downloaded: by the labels of ctr-remote, of
+/// CRI, nerdctl and Docker, and of containerd's transfer service.
 struct LayerOffer: Sendable, Equatable {
-    /// The chain ID of the layer and all below it: what a committed snapshot of it is found by.
+    /// The chain ID of the layer and all below it: a committed snapshot of it is found by this.
     var chain: String
-    /// The image that it is of; nil where the client does not say, as an ordinary pull does not.
+    /// The image of the layer; nil if the client does not say it, as in an ordinary pull.
     var reference: String?
     /// The layer's blob.
     var layer: Digest?
-    /// The layers that are asked for next, as far as 4,096 bytes of label name them; this one is the first.
+    /// The layers that will be requested next, as far as 4,096 bytes of label name them; this one is the first.
     var neighbours: [Digest] = []
     /// The image's manifest, which CRI knows.
     var manifest: Digest?

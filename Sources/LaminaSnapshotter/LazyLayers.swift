@@ -5,7 +5,7 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// The images that clients are asking the layers of, each resolved once.
+/// The images whose layers clients are asking for, each resolved once.
 final class LazyLayers: Sendable {
     private struct Key: Hashable {
         var reference: String
@@ -17,7 +17,7 @@ final class LazyLayers: Sendable {
         var lastUse: ContinuousClock.Instant
     }
 
-    /// How long an image is believed to be what its reference said: a pull asks for its layers within seconds.
+    /// How long an image is taken for what its reference means: a pull asks for its layers within seconds.
     private static let lifetime = Duration.seconds(60)
 
     private let merge: MergeEngine
@@ -36,7 +36,7 @@ final class LazyLayers: Sendable {
         self.speaksPlainHTTP = speaksPlainHTTP
     }
 
-    /// Whoever waits for the network is told that it ends.
+    /// Callers that wait for the network are told that it ends.
     func stop() { isStopping.set() }
 
     var hasStopped: Bool { isStopping.isSet }
@@ -57,7 +57,7 @@ final class LazyLayers: Sendable {
         do {
             return (try image.layer(offer, below: below), image)
         } catch {
-            // The next one asks the registry again.
+            // The next caller asks the registry again.
             if !(error is LayerRefusal), !image.isResolved { forget(key, image) }
             throw error
         }

@@ -1,7 +1,7 @@
 /// A regular expression in the syntax of Go's regexp (https://github.com/google/re2/wiki/Syntax), without Unicode's named classes.
 ///
-/// Matching takes time in proportion to pattern times text, whatever they are: all ways through the pattern are followed at once
-/// (Thompson). A filter comes from outside.
+/// Matching takes time in proportion to pattern times text, for any pattern and text: all ways through the pattern are followed
+/// at once (Thompson). This matters because a filter comes from outside.
 struct Pattern: Sendable {
     enum Instruction: Sendable {
         case match
@@ -21,12 +21,12 @@ struct Pattern: Sendable {
         func contains(_ value: UInt32) -> Bool { ranges.contains { $0.contains(value) } != isNegated }
     }
 
-    /// What repetitions may make of a pattern.
+    /// How large repetitions may make a pattern.
     static let sizeLimit = 5000
 
     private let program: [Instruction]
 
-    /// nil for what is no pattern, or one that would be too large.
+    /// nil for a text that is not a pattern, or one that would be too large.
     init?(_ bytes: [UInt8]) {
         guard let text = String(validating: bytes, as: UTF8.self),
             let node = try? PatternParser.parse(Array(text.unicodeScalars))
@@ -62,7 +62,7 @@ struct Pattern: Sendable {
             for _ in 0..<least {
                 let start = program.count
                 guard compile(node, &program) else { return false }
-                // Nothing stays nothing, however often.
+                // Nothing stays nothing, however often it is repeated.
                 if program.count == start { break }
             }
             if let most {
@@ -84,7 +84,7 @@ struct Pattern: Sendable {
         return program.count < sizeLimit
     }
 
-    /// Whether the pattern is found anywhere in a text; what is no UTF-8 in it is U+FFFD.
+    /// Whether the pattern is found anywhere in a text; bytes that are not UTF-8 count as U+FFFD.
     func matches(_ text: [UInt8]) -> Bool {
         let scalars = Array(String(decoding: text, as: UTF8.self).unicodeScalars).map(\.value)
         var current = States(count: program.count)
@@ -110,7 +110,7 @@ struct Pattern: Sendable {
 
     /// Adds a state and all that can be reached from it without a character.
     ///
-    /// - Returns: whether that is the end of the pattern.
+    /// - Returns: whether the end of the pattern is among them.
     private func follow(_ start: Int, at position: Int, in text: [UInt32], _ states: inout States) -> Bool {
         var stack = [start]
         while let state = stack.popLast() {
@@ -157,7 +157,7 @@ extension Pattern.CharacterSet {
         "upper": [0x41...0x5A], "word": word.ranges, "xdigit": [0x30...0x39, 0x41...0x46, 0x61...0x66],
     ]
 
-    /// All that is not in it, as ranges.
+    /// All characters that are not in it, as ranges.
     var complement: [ClosedRange<UInt32>] {
         var result: [ClosedRange<UInt32>] = []
         var next: UInt32 = 0

@@ -10,7 +10,7 @@ indirect enum PatternNode: Sendable {
 
 /// Reads patterns; see `Pattern`.
 struct PatternParser {
-    /// The text is no pattern.
+    /// The text is not a pattern.
     struct Failure: Error {}
 
     private struct Flags {
@@ -51,7 +51,7 @@ struct PatternParser {
         return scalar
     }
 
-    /// Up to the end, or to the `)` that is left to the caller. Flags set within hold to its end.
+    /// Up to the end, or to the `)` that is left to the caller. Flags that are set in it hold to its end.
     private mutating func alternatives(_ flags: inout Flags) throws(Failure) -> PatternNode {
         var branches = [try sequence(&flags)]
         while take("|") { branches.append(try sequence(&flags)) }
@@ -62,7 +62,7 @@ struct PatternParser {
         var nodes: [PatternNode] = []
         while let scalar = current, scalar != "|", scalar != ")" {
             if scalar == "\\", position + 1 < text.count, text[position + 1] == "Q" {
-                // What follows it repeats its last character only.
+                // A repetition after it repeats only its last character.
                 nodes += try quotation(flags)
                 if let last = nodes.popLast() { nodes.append(try repeated(last)) }
                 continue
@@ -89,7 +89,7 @@ struct PatternParser {
         default: return node
         }
         position += 1
-        // Lazy or not is the same to whoever asks only whether there is a match. Twice repeated is none.
+        // Lazy or not makes no difference if only a match is asked for. A double repetition is an error.
         _ = take("?")
         switch current {
         case "*", "+", "?": throw Failure()
@@ -102,7 +102,7 @@ struct PatternParser {
         return .repeated(node, least: least, most: most)
     }
 
-    /// `{n}`, `{n,}` or `{n,m}`; nil for a brace that is a character.
+    /// `{n}`, `{n,}` or `{n,m}`; nil for a brace that is an ordinary character.
     private mutating func counts() -> (Int, Int?)? {
         let start = position
         position += 1
@@ -122,7 +122,7 @@ struct PatternParser {
     private mutating func number() -> Int? {
         var value: Int?
         while let scalar = current, ("0"..."9").contains(scalar) {
-            // Past every limit it need not be right.
+            // Beyond every limit, so it need not be right.
             value = min((value ?? 0) * 10 + Int(scalar.value - 48), 1_000_000)
             position += 1
         }
@@ -139,7 +139,7 @@ struct PatternParser {
         case "$": return .assertion(flags.isMultiline ? .lineEnd : .textEnd)
         case "*", "+", "?": throw Failure()
         case "{":
-            // A count of nothing is a mistake, any other brace a character.
+            // A count of nothing is an error, any other brace an ordinary character.
             position -= 1
             guard counts() == nil else { throw Failure() }
             position += 1
@@ -165,7 +165,7 @@ struct PatternParser {
         flags.ignoresCase ? set.ignoringCase : set
     }
 
-    /// `\Q…\E`: every character is itself.
+    /// `\Q…\E`: every character means itself.
     private mutating func quotation(_ flags: Flags) throws(Failure) -> [PatternNode] {
         position += 2
         var nodes: [PatternNode] = []
@@ -195,7 +195,7 @@ struct PatternParser {
                 }
                 guard position > start, take(">") else { throw Failure() }
             } else if try setFlags(&inner) {
-                // `(?i)`: for the rest of the group that it stands in. It is nothing that could be repeated.
+                // `(?i)`: for the rest of the group that contains it. It cannot be repeated.
                 flags = inner
                 if let scalar = current, "*+?".unicodeScalars.contains(scalar) || (scalar == "{" && counts() != nil) {
                     throw Failure()
@@ -208,7 +208,7 @@ struct PatternParser {
         return node
     }
 
-    /// - Returns: whether the group ends here, else its pattern follows.
+    /// - Returns: whether the group ends here; else its pattern follows.
     private mutating func setFlags(_ flags: inout Flags) throws(Failure) -> Bool {
         var value = true
         while true {
@@ -274,7 +274,7 @@ struct PatternParser {
         return isNegated ? Pattern.CharacterSet(ranges: ranges).complement : ranges
     }
 
-    /// What stands behind a backslash.
+    /// What follows a backslash.
     private mutating func escape() throws(Failure) -> Pattern.CharacterSet {
         let scalar = try next()
         func one(_ value: UInt32) -> Pattern.CharacterSet { Pattern.CharacterSet(ranges: [value...value]) }
@@ -296,7 +296,7 @@ struct PatternParser {
         case "v": return one(11)
         case "x": return one(try hexadecimal())
         case "0"..."7":
-            // `\1` would refer back to a group, which there is not; `\01` and `\123` are octal.
+            // `\1` would refer back to a group, which is not supported; `\01` and `\123` are octal.
             var value = scalar.value - 48
             guard scalar == "0" || current.map({ ("0"..."7").contains($0) }) == true else { throw Failure() }
             for _ in 0..<2 {
@@ -306,7 +306,7 @@ struct PatternParser {
             }
             return one(value)
         default:
-            // Punctuation is itself; a letter without a meaning is an error, as it may get one.
+            // Punctuation means itself; a letter without a meaning is an error, because it may get one.
             guard scalar.value < 0x80, !Pattern.CharacterSet.word.contains(scalar.value) else { throw Failure() }
             return one(scalar.value)
         }

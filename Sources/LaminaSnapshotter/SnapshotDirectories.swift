@@ -8,7 +8,7 @@ struct SnapshotDirectories: Sendable {
     private let store: Store
     private var base: String { store.root + "/snapshots" }
 
-    /// What is on its way out begins with this.
+    /// The prefix of directories that are being removed.
     static let removed = "removed-"
 
     init(store: Store) throws {
@@ -20,15 +20,16 @@ struct SnapshotDirectories: Sendable {
         }
     }
 
-    /// Makes the directory of a snapshot; its owner is that of the one below, as a merged directory shows the topmost's.
+    /// Makes the directory of a snapshot. Its owner is that of the one below, because a merged directory shows the topmost
+    /// owner.
     ///
-    /// Called within the transaction that makes the snapshot, and on disk when it returns: a snapshot that was answered for must
-    /// not be a row without a directory after a power cut.
+    /// Called within the transaction that makes the snapshot. The directory is on disk when this returns: after a power cut, a
+    /// snapshot that a client knows must not be a row without a directory.
     func make(_ id: SnapshotID, kind: SnapshotKind, below: SnapshotPlace?) throws {
         let path = "\(base)/\(id)"
         try makeDirectories(path, kind: kind, below: below)
         do throws(SystemError) {
-            // From below. The first one commits the file system's journal with all of it, so the others cost little.
+            // From below. The first sync commits the file system's journal with all of it, so the others cost little.
             for directory in [path + "/fs", path + "/work", path, base] {
                 if kind != .active, directory.hasSuffix("/work") { continue }
                 try File(directory, O_RDONLY | O_DIRECTORY).synchronize()
@@ -40,7 +41,7 @@ struct SnapshotDirectories: Sendable {
 
     private func makeDirectories(_ path: String, kind: SnapshotKind, below: SnapshotPlace?) throws {
         do throws(SystemError) {
-            // Of one that a killed process made and did not record: the number is free, and so is what has it.
+            // A killed process may have made it without a record: then the number is free, and its directory too.
             try DirectoryTree.remove(path)
             try makeDirectory(path, 0o700)
             try makeDirectory(path + "/fs", 0o755)
@@ -55,13 +56,13 @@ struct SnapshotDirectories: Sendable {
         }
     }
 
-    /// What the files of an active snapshot take.
+    /// How much the files of an active snapshot take.
     func usage(of id: SnapshotID) throws -> SnapshotUsage {
         do {
             let usage = try DirectoryTree.usage(of: "\(base)/\(id)/fs")
             return SnapshotUsage(bytes: usage.bytes, inodes: usage.inodes)
         } catch {
-            // Removed or committed meanwhile.
+            // It was removed or committed meanwhile.
             if error.code == ENOENT { throw SnapshotError(.notFound, "the snapshot is gone") }
             throw StoreError(.system(error.code), "cannot measure a snapshot", cause: error)
         }
@@ -69,7 +70,7 @@ struct SnapshotDirectories: Sendable {
 
     /// Removes the directories that no snapshot has.
     func removeAbandoned(_ log: Logger?) throws {
-        // Renamed while no snapshot can be made, so that a number that is given again finds its place free; removed after.
+        // Renamed while no snapshot can be made, so that a number that is used again finds its place free; removed afterwards.
         let abandoned = try store.withSnapshotDirectories { known in
             try names().compactMap { name -> String? in
                 if name.hasPrefix(Self.removed) { return name }
@@ -87,7 +88,7 @@ struct SnapshotDirectories: Sendable {
             do throws(SystemError) {
                 try DirectoryTree.remove("\(base)/\(name)")
             } catch {
-                // The others are removed all the same; this one is tried again the next time.
+                // The others are still removed; this one is tried again next time.
                 failure = error
                 log?.warning("a snapshot's directory cannot be removed", metadata: ["error": "\(error)"])
             }
@@ -98,13 +99,13 @@ struct SnapshotDirectories: Sendable {
     }
 
     private func makeDirectory(_ path: String, _ mode: mode_t) throws(SystemError) {
-        // Not by the umask.
+        // The umask must not change the mode.
         guard mkdir(path, mode) == 0, chmod(path, mode) == 0 else { throw SystemError.last("make directory", path) }
     }
 
     private func owner(of place: SnapshotPlace) throws -> SnapshotOwner? {
         switch place {
-        // Not by stat(2): this process answers for that mount.
+        // Not by stat(2), because this process answers for that mount.
         case .layer(let view): return try store.index.owner(of: view)
         case .directory(let id):
             var status = stat()

@@ -1,9 +1,9 @@
 public import LaminaStore
 
-/// The filters of a List: whoever one of them lets through is listed; without any, all.
+/// The filters of a List: a snapshot that passes one of them is listed; without filters, all are.
 ///
-/// containerd's grammar (`filters/parser.go`): `selector ("," selector)*`, a selector is a field path and, unless only presence is
-/// asked for, an operator and a value.
+/// containerd's grammar (`filters/parser.go`): `selector ("," selector)*`; a selector is a field path and, unless it only asks
+/// for presence, an operator and a value.
 public struct SnapshotFilters: Sendable {
     /// What one selector compares.
     struct Selector: Sendable {
@@ -11,7 +11,7 @@ public struct SnapshotFilters: Sendable {
             case present
             case equal([UInt8])
             case different([UInt8])
-            /// nil: the pattern is none, and matches nothing, as in containerd.
+            /// nil: it is not a pattern, and matches nothing, as in containerd.
             case matches(Pattern?)
         }
 
@@ -19,7 +19,7 @@ public struct SnapshotFilters: Sendable {
         var test: Test
     }
 
-    /// Any of these, and of each all.
+    /// One of these must match, and of each all parts.
     let alternatives: [[Selector]]
 
     /// - Throws: `SnapshotError.invalidArgument`.
@@ -27,7 +27,7 @@ public struct SnapshotFilters: Sendable {
         guard texts.count <= Self.countLimit else {
             throw SnapshotError(.invalidArgument, "\(texts.count) filters are more than \(Self.countLimit)")
         }
-        // An empty filter lets everything through.
+        // An empty filter lets everything pass.
         if texts.contains("") {
             alternatives = []
         } else {
@@ -37,12 +37,12 @@ public struct SnapshotFilters: Sendable {
 
     private static let countLimit = 1000
 
-    /// Whether a snapshot is let through.
+    /// Whether a snapshot passes.
     public func matches(_ record: SnapshotRecord) -> Bool {
         alternatives.isEmpty || alternatives.contains { $0.allSatisfy { $0.matches(record) } }
     }
 
-    /// The one chain ID that all that is let through has; what containerd asks for after each lazy layer.
+    /// The chain ID that all passing snapshots must have, if it is one; containerd asks for it after each lazy layer.
     var chain: String? {
         let label = [Array("labels".utf8), Array(snapshotChainLabel.utf8)]
         var result: [UInt8]?
@@ -69,7 +69,7 @@ extension SnapshotFilters.Selector {
         }
     }
 
-    /// The field of a snapshot; nil where it has none such (containerd's `snapshots/storage`: adaptSnapshot).
+    /// The field of a snapshot; nil if it has no such field (containerd's `snapshots/storage`: adaptSnapshot).
     private func value(of record: SnapshotRecord) -> [UInt8]? {
         switch String(decoding: path[0], as: UTF8.self) {
         case "name": return record.key.bytes

@@ -1,6 +1,6 @@
 import LaminaStore
 
-/// The mounts of a snapshot, as containerd's own overlayfs snapshotter gives them.
+/// The mounts of a snapshot, in the form of containerd's own overlayfs snapshotter.
 enum SnapshotMounts {
     /// - Parameter sealed: the value of `lowerdir` for the sealed chain that stands for all parents.
     static func make(_ chain: SnapshotChain, root: String, sealed: String? = nil) -> [SnapshotMount] {
@@ -11,7 +11,7 @@ enum SnapshotMounts {
             }
         }
         let own = "\(root)/snapshots/\(chain.id)"
-        // Of a layer that an image has twice the upper one does: it adds and hides what the lower one did, and overlayfs
+        // If an image has a layer twice, only the upper one is listed: it adds and hides what the lower one did, and overlayfs
         // refuses one directory at two places (ELOOP).
         var seen: Set<SnapshotPlace> = []
         let lower = sealed.map { [$0] } ?? chain.parents.filter { seen.insert($0).inserted }.map(path)

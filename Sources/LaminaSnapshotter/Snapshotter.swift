@@ -6,21 +6,22 @@ import LaminaSystem
 public import Logging
 import Synchronization
 
-/// A mount as containerd is told of it.
+/// A mount in the form that containerd gets.
 public struct SnapshotMount: Sendable, Equatable {
     public var type: String
     public var source: String
     public var options: [String]
 }
 
-/// What containerd asks of a snapshotter, on the store: overlayfs directories for what is unpacked, views of layers for what need
-/// not be. All calls block; many may come at once.
+/// Does what containerd asks of a snapshotter, with the store: overlayfs directories for what is unpacked, views of layers for
+/// what need not be unpacked. All calls block; many may come at once.
 ///
-/// What is promised of each call is in containerd's `snapshots/snapshotter.go`; its own test suite is run against this.
+/// The contract of each call is in containerd's `snapshots/snapshotter.go`; containerd's own test suite runs against this.
 public final class Snapshotter: Sendable {
-    /// Who shows all layers of a snapshot as one, so that the kernel needs nobody for them. Calls may mount something.
+    /// Shows all layers of a snapshot as one directory, so that the kernel needs no process for them. Calls may mount
+    /// something.
     public struct Sealing: Sendable {
-        /// The chain that stands for these views (bottom first), mounted, and kept so until `release`; nil where there is none.
+        /// The chain for these views (bottom first), mounted, and kept so until `release`; nil if there is none.
         public var hold: @Sendable ([ViewID]) -> SealedID? = { _ in nil }
         public var release: @Sendable (SealedID) -> Void = { _ in }
         /// Mounts a chain where it is not mounted, after a restart of the machine; the value of `lowerdir` for an overlay above it,
@@ -32,13 +33,13 @@ public final class Snapshotter: Sendable {
     }
 
     public struct Options: Sendable {
-        /// What of a layer is fetched behind the containers that run from it, where its image does not say otherwise.
+        /// What of a layer is fetched behind the containers that run from it, unless its image says otherwise.
         public var fetching = LayerFetching()
-        /// Whether a registry (by a reference to an image of it) is spoken to without TLS.
+        /// Whether a registry (given by a reference to an image in it) is spoken to without TLS.
         public var speaksPlainHTTP: @Sendable (String) -> Bool = { _ in false }
         /// Called when the file system has a new view.
         public var viewsChanged: @Sendable () -> Void = {}
-        /// Called by `cleanup` when lazy layers may have gone that nothing else holds.
+        /// Called by `cleanup` if lazy layers that nothing else holds may have been removed.
         public var collectGarbage: @Sendable () throws -> Void = {}
         public var sealing = Sealing()
         /// Whether a chain is committed for an image only when its tars were hashed.
@@ -67,7 +68,7 @@ public final class Snapshotter: Sendable {
     /// Whether snapshots were removed since garbage was collected; of a process before this one that is not known.
     private let hasRemoved = Atomic<Bool>(true)
 
-    /// - Throws: `StoreError` when the directory of the snapshots cannot be made.
+    /// - Throws: `StoreError` if the directory of the snapshots cannot be made.
     public init(store: Store, merge: MergeEngine, options: Options, log: Logger) throws {
         self.store = store
         self.log = log
@@ -87,7 +88,7 @@ public final class Snapshotter: Sendable {
         }
     }
 
-    /// Ends what works behind the calls. Calls that wait for the network end with an error.
+    /// Ends the work behind the calls. Calls that wait for the network end with an error.
     public func stop() {
         layers.stop()
         background.stop()
@@ -97,7 +98,7 @@ public final class Snapshotter: Sendable {
 
     /// Makes an active snapshot, or a layer that need not be unpacked.
     ///
-    /// - Throws: `SnapshotError`; `alreadyExists` also where the layer is ready: its client then asks for it by its chain ID.
+    /// - Throws: `SnapshotError`; `alreadyExists` also if the layer is ready: its client then asks for it by its chain ID.
     public func prepare(
         _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String]
     ) throws -> [SnapshotMount] {
@@ -127,7 +128,7 @@ public final class Snapshotter: Sendable {
         if let parent { try refuseQuarantined(parent) }
         let sealed = try parent.flatMap { try sealedChain(above: $0, labels) }
         defer { sealed.map(sealing.release) }
-        // What is left of one that fails is taken away by `cleanup`.
+        // `cleanup` removes what a failed call leaves.
         let chain = try store.createSnapshot(
             key, parent: parent, kind: kind, labels: labels, refusal: refusal, sealed: sealed
         ) {
@@ -136,13 +137,13 @@ public final class Snapshotter: Sendable {
         return mounts(of: chain)
     }
 
-    /// The sealed chain that a new snapshot stands on; nil where it stands on layers and directories.
+    /// The sealed chain below a new snapshot; nil if it is made of layers and directories.
     private func sealedChain(above parent: SnapshotKey, _ labels: [String: String]) throws -> SealedID? {
-        // overlayfs cannot be a lower directory whose owners are mapped, and FUSE can.
+        // overlayfs cannot be a lower directory whose owners are mapped, but FUSE can.
         if labels.keys.contains(where: { Self.mappings.contains($0) }) { return nil }
         guard let views = try store.index.views(upTo: parent) else { return nil }
         let chain = sealing.hold(views)
-        // It was wanted: it is when it comes again.
+        // It was wanted: next time it will be there.
         if chain == nil { sealing.changed() }
         return chain
     }
@@ -223,12 +224,13 @@ public final class Snapshotter: Sendable {
 
     // MARK: Changing
 
-    /// Makes an active snapshot a committed one under another name.
+    /// Turns an active snapshot into a committed one under another name.
     public func commit(_ key: SnapshotKey, as name: SnapshotKey, labels: [String: String]) throws {
         guard let record = try store.index.snapshot(key) else {
             throw SnapshotError(.notFound, "the snapshot \(key) does not exist")
         }
-        // Measured before the transaction, which others wait for; who says that it is not active is the transaction.
+        // Measured before the transaction, because other calls wait for that. The transaction itself reports a snapshot that is
+        // not active.
         let usage =
             record.kind == .active ? try directories.usage(of: record.id) : SnapshotUsage(bytes: 0, inodes: 0)
         try store.commitSnapshot(key, as: name, labels: labels, usage: usage)
@@ -243,7 +245,8 @@ public final class Snapshotter: Sendable {
 
     /// Changes labels, which is all that can be changed.
     ///
-    /// - Parameter paths: `labels` or none: all of them; `labels.NAME`: that one, taken away where `labels` has it not or empty.
+    /// - Parameter paths: `labels` or none: all of them; `labels.NAME`: only that one, which is removed if `labels` does not
+    ///   have it or has it empty.
     public func update(_ key: SnapshotKey, labels: [String: String], paths: [String]) throws -> SnapshotRecord {
         var named: [String: String?] = [:]
         var isWhole = paths.isEmpty
@@ -261,7 +264,7 @@ public final class Snapshotter: Sendable {
         return try store.updateSnapshot(key, isWhole ? .replace(labels) : .set(named))
     }
 
-    /// Removes the directories that no snapshot has any more, and the layers that nothing holds. May take long.
+    /// Removes the directories that belong to no snapshot any more, and the layers that nothing holds. May take long.
     public func cleanup() throws {
         try directories.removeAbandoned(log)
         guard hasRemoved.exchange(false, ordering: .relaxed) else { return }
@@ -296,7 +299,7 @@ public final class Snapshotter: Sendable {
         return record
     }
 
-    /// Bytes and files that a snapshot adds to the store.
+    /// How many bytes and files a snapshot adds to the store.
     public func usage(_ key: SnapshotKey) throws -> SnapshotUsage {
         let record = try stat(key)
         if let layer = record.layer { return try layerUsage.usage(of: layer, for: record.id) }
@@ -310,8 +313,8 @@ public final class Snapshotter: Sendable {
     /// How many snapshots are read at a time: containerd's own service answers in such batches.
     public static let pageSize = 100
 
-    /// A page of the snapshots that filters let through, and where the next one begins; nil at the end. Nothing is held between
-    /// two pages: what comes and goes meanwhile may be in them or not.
+    /// A page of the snapshots that pass the filters, and where the next page begins; nil at the end. Nothing is locked between
+    /// two pages: snapshots that come and go meanwhile may be in them or not.
     public func list(
         _ filters: SnapshotFilters, after: SnapshotID?
     ) throws -> (records: [SnapshotRecord], next: SnapshotID?) {

@@ -4,9 +4,9 @@ import Synchronization
 
 /// A backing file that chunks are written to.
 ///
-/// What nobody has asked for yet, and what is large, goes past the page cache, straight from the decoder's buffer to the disk
-/// (O_DIRECT, open(2)): no second copy of the bytes, no page of memory taken from what is in use, nothing left for syncfs to wait
-/// for. Other files that somebody reads, and small ones, go through the page cache, where they are read from next.
+/// Files that no reader has asked for yet, and large files, go past the page cache, straight from the decoder's buffer to the
+/// disk (O_DIRECT, open(2)): there is no second copy of the bytes, no page is taken from memory in use, and syncfs has nothing
+/// to wait for. Other files that are being read, and small ones, go through the page cache, from which they are read next.
 public final class BackingFile: Sendable {
     private let file: File
     private let direct = Mutex(Direct.unknown)
@@ -14,22 +14,22 @@ public final class BackingFile: Sendable {
     private enum Direct {
         case unknown
         case open(File)
-        /// The file system has none.
+        /// The file system does not support it.
         case impossible
     }
 
-    /// Below this the wait for the disk is more than what the page cache costs.
+    /// Below this size the wait for the disk costs more than the page cache.
     static let directSize = 1 << 20
-    /// The largest alignment that a disk asks of memory, offset and size: a page.
+    /// The largest alignment that a disk requires of memory, offset and size: a page.
     private static let alignment = 4096
 
     init(_ file: File) { self.file = file }
 
-    /// Writes a chunk at its own offset, but for runs of zeros, which become holes.
+    /// Writes a chunk at its own offset, except runs of zeros, which become holes.
     ///
     /// - Parameters:
     ///   - holes: as `ZeroRuns` finds them in these bytes.
-    ///   - keepsCached: whether somebody is about to read it.
+    ///   - keepsCached: whether it will be read soon.
     public func write(
         _ bytes: UnsafeRawBufferPointer, holes: [Range<Int>] = [], at offset: Int64, keepsCached: Bool
     ) throws(SystemError) {
@@ -61,14 +61,14 @@ public final class BackingFile: Sendable {
         try file.write(UnsafeRawBufferPointer(rebasing: bytes[written...]), at: offset + Int64(written))
     }
 
-    /// - Returns: how many bytes were written; the rest, after an error too, is the page cache's.
+    /// - Returns: how many bytes were written; the rest, also after an error, goes through the page cache.
     private func writeDirect(_ bytes: UnsafeRawBufferPointer, _ offset: Int64) -> Int {
         guard let direct = openDirect() else { return 0 }
         do {
             try direct.write(bytes, at: offset)
             return bytes.count
         } catch {
-            // A disk with other wishes; what is wrong with the disk itself is said by the write that follows.
+            // The disk has other requirements. If something is wrong with the disk itself, the write that follows reports it.
             if error.code == EINVAL || error.code == EOPNOTSUPP { self.direct.withLock { $0 = .impossible } }
             return 0
         }

@@ -11,15 +11,16 @@ public struct BackingName: Hashable, Sendable {
         self.claim = claim
     }
 
-    /// `ab/abcd…` or `ab/abcd….<claim>`, relative to `content/`. The whole claim: of a part of it, someone could find two
-    /// chunk lists that are alike, a true one and a false one, and have the false one written into the file of the true.
+    /// `ab/abcd…` or `ab/abcd….<claim>`, relative to `content/`. The whole claim is in it: for a part of a claim, an attacker
+    /// could find two chunk lists that agree in that part, a true one and a false one, and have the false one written into the
+    /// file of the true one.
     public var path: String {
         let hex = digest.hex
         guard let claim else { return "\(hex.prefix(2))/\(hex)" }
         return "\(hex.prefix(2))/\(hex).\(claim.hex)"
     }
 
-    /// Reads the last part of `path`; nil for what is no backing file's name.
+    /// Reads the last part of `path`; nil if it is not a backing file's name.
     init?(file: String) {
         let parts = file.split(separator: ".", omittingEmptySubsequences: false)
         guard (1...2).contains(parts.count), let digest = Digest(hex: parts[0]) else { return nil }
@@ -31,8 +32,8 @@ public struct BackingName: Hashable, Sendable {
         self.init(digest: digest, claim: claim)
     }
 
-    /// The name that a file stands beside for a moment, while it is linked or copied: `<name>.link`,
-    /// `<name>.copy`, `<name>.aside`.
+    /// Reads the name that a file has for a moment beside its own, while it is linked or copied: `<name>.link`, `<name>.copy`,
+    /// `<name>.aside`.
     ///
     /// - Returns: nil for any other name.
     init?(momentary file: String) {

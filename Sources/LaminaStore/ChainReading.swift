@@ -3,12 +3,13 @@ import LaminaSQLite
 public import LaminaSeal
 
 extension Index {
-    /// All rows of the layers that a chain's views are of, for an image of it, with the paths of its files below `content/`; and the
-    /// inodes of the views' roots, bottom first.
+    /// All rows of the layers of a chain's views, to write an image of the chain, with the paths of its files below `content/`;
+    /// and the inodes of the views' roots, bottom first.
     ///
     /// About 0.4 s and 50 MB for 200,000 files. Rows of a layer never change, so what is read stays true as long as the views are there.
     ///
-    /// - Throws: `StoreError.notFound` where a view is not in the index (any more), `SealError` for rows that contradict themselves.
+    /// - Throws: `StoreError.notFound` if a view is not, or no longer, in the index, `SealError` for rows that contradict
+    ///   themselves.
     public func chainRows(_ views: [ViewID]) throws -> (rows: ChainRows, roots: [Int64]) {
         try read { database in
             var roots: [Int64] = []
@@ -69,7 +70,7 @@ extension Connection {
                 nanoseconds: UInt32(truncatingIfNeeded: row.integer(8)))
             let digest = row.blob(10)
             if digest.count > 0 {
-                // As `BackingName.path` has it; without its strings, as there are many.
+                // As `BackingName.path` builds it; without its strings, because there are many.
                 path.removeAll(keepingCapacity: true)
                 path.appendHex(digest.prefix(1))
                 path.append(UInt8(ascii: "/"))

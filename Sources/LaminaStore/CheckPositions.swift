@@ -5,7 +5,7 @@ import LaminaSQLite
 public struct CheckPosition: Sendable, Equatable {
     /// The last content that was read; nil: none yet in this round.
     public var content: ContentID?
-    /// When all bytes had been read the last time: seconds since 1970.
+    /// When all bytes were last read: seconds since 1970.
     public var finishedAt: Int64?
 }
 
@@ -17,7 +17,7 @@ public struct CheckTotals: Sendable, Equatable {
 }
 
 extension Store {
-    /// Notes where the next check goes on.
+    /// Records where the next check goes on.
     ///
     /// - Parameters:
     ///   - scope: the reference of the image that is checked; empty: the whole store.
@@ -52,13 +52,14 @@ extension Index {
         }
     }
 
-    /// The condition that a content is of an image, for whichever platform; parameter ?1 is its reference, NULL for the whole store.
+    /// The condition that a content belongs to an image, for any platform; parameter ?1 is its reference, NULL for the whole
+    /// store.
     private static let ofImage = """
         (?1 IS NULL OR c.content_group IN (SELECT lg.content_group FROM image m JOIN image_layer il ON il.image = m.id
                                            JOIN layer_group lg ON lg.layer = il.layer WHERE m.reference = ?1))
         """
 
-    /// Contents of which something has landed, by number; not those that are refused because their layer lied.
+    /// Contents of which something has landed, by number, except those that are refused because their layer lied.
     ///
     /// - Parameter image: the reference of an image: only what is in it; nil: all.
     public func landedContents(
@@ -106,8 +107,8 @@ extension Index {
         }
     }
 
-    /// What does not hold together in the rows of an image, a sentence for each kind; empty: nothing. Reads these rows, not the
-    /// whole index: that every name has its inode, every file its content, and every content is found by its digest.
+    /// What is inconsistent in the rows of an image, a sentence for each kind; empty: nothing. Reads these rows, not the whole
+    /// index, and checks that every name has its inode, every file its content, and that every content is found by its digest.
     public func problems(of image: ImageRecord) throws -> [String] {
         do {
             return try read { database in try image.layers.flatMap { try Self.problems(of: $0, database) } }

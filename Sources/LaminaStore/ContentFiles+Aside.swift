@@ -3,15 +3,16 @@ import LaminaSQLite
 import LaminaSystem
 import Synchronization
 
-// A file that is lost, or too short, comes back with holes in it until all of it has landed. lamina knows which bytes are there; the
-// kernel, which shows the file by itself where a sealed chain has it, does not. So such a file is written beside its name, and gets
-// it when it is whole: until then a sealed mount says that it is not there, or ends early, and never shows a zero that nobody has verified.
+// A file that is lost, or too short, comes back with holes in it until all of it has landed. lamina knows which bytes are
+// there. The kernel, which itself shows the file if a sealed chain has it, does not know that. So such a file is written beside
+// its name, and gets the name when it is whole: until then a sealed mount says that it is not there, or that it ends early, and
+// never shows a zero that was not verified.
 
 extension ContentFiles {
-    /// What a file is called that is written beside its name.
+    /// The suffix of a file that is written beside its name.
     static let asideSuffix = ".aside"
 
-    /// Where a name's file is: beside it while it is written there.
+    /// Where a name's file is: beside the name while it is written there.
     func path(of name: BackingName) -> String {
         guard asideCount.load(ordering: .acquiring) > 0, isAside(name) else { return name.path }
         return name.path + Self.asideSuffix
@@ -19,7 +20,7 @@ extension ContentFiles {
 
     func isAside(_ name: BackingName) -> Bool { aside.withLock { $0.contains(name) } }
 
-    /// Has a name's file written beside it from now on, with what there is of it.
+    /// Has a name's file written beside the name from now on, with what there is of it.
     func putAside(_ name: BackingName) throws(SystemError) {
         guard !isAside(name) else { return }
         let path = name.path + Self.asideSuffix
@@ -43,7 +44,7 @@ extension ContentFiles {
         forgetAside(name)
     }
 
-    /// Forgets a file beside its name: another one has it, or none is to have it.
+    /// Forgets a file beside its name: another file has the name, or no file is to have it.
     func dropAside(_ name: BackingName) {
         guard asideCount.load(ordering: .acquiring) > 0, isAside(name) else { return }
         unlinkat(directory.descriptor, name.path + Self.asideSuffix, 0)
@@ -59,9 +60,9 @@ extension ContentFiles {
 }
 
 extension Store {
-    /// Has a damaged file written beside its name, where it would have holes for a sealed chain that is used.
+    /// Has a damaged file written beside its name, if a sealed chain in use would show its holes.
     ///
-    /// Call it while nobody merges the content, before anything of it is taken back.
+    /// Call it while no merge of the content runs, before anything of it is taken back.
     public func putAsideIfSealed(_ content: ContentRecord, _ health: ContentHealth) throws {
         switch health {
         case .absent, .short: break
@@ -74,7 +75,7 @@ extension Store {
         if isSealed { try files.putAside(content.name) }
     }
 
-    /// Gives files that are whole their names, before the index says so.
+    /// Gives whole files their names, before the index says that they are whole.
     func finishAside(_ contents: [ContentID]) throws {
         guard files.asideCount.load(ordering: .acquiring) > 0 else { return }
         for content in contents {

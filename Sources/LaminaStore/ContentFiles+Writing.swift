@@ -5,26 +5,26 @@ public import LaminaSystem
 // What a writing lease may do with the files of its names.
 
 extension WritingLease {
-    /// Opens a backing file for writing chunks, making it sparse at its full size where it is not there.
+    /// Opens a backing file for writing chunks, making it sparse at its full size if it is not there.
     public func create(_ name: BackingName, size: Int64) throws(SystemError) -> File {
         var file = try open(name)
-        // Another content has the same file: nobody writes to it again, least of all for a layer that claims other chunks.
+        // Another content has the same file: it is never written to again, least of all for a layer that claims other chunks.
         if try file.status().st_nlink > 1 { file = try privateCopy(of: file, name) }
-        // Also mends a file of another size, left by something else: its landed chunks are on record, the size is not.
+        // Also corrects the size of a file that something else left: its landed chunks are on record, its size is not.
         try file.truncate(to: size)
         return file
     }
 
-    /// Opens a backing file for putting bytes into it that have the digest of the whole: also where other contents have the
-    /// same file, as it is right for all of them, and for those who have it open. Made where it is not there, and brought to
-    /// its size.
+    /// Opens a backing file to write bytes into it that have the digest of the whole. This is allowed even if other contents
+    /// have the same file, because the bytes are right for all of them, and for all processes that have it open. The file is
+    /// made if it is not there, and gets its full size.
     public func openInPlace(_ name: BackingName, size: Int64) throws(SystemError) -> File {
         let file = try open(name)
         if try file.size() != size { try file.truncate(to: size) }
         return file
     }
 
-    /// Opens a backing file for writing that other contents have too; nil for one that is this content's alone, or not there.
+    /// Opens a backing file for writing that other contents have too; nil if it is only this content's, or not there.
     public func openShared(_ name: BackingName) throws(SystemError) -> File? {
         assert(covers(name))
         do {
@@ -44,8 +44,8 @@ extension WritingLease {
     /// Writes a content of one chunk.
     ///
     /// - Parameters:
-    ///   - holes: what of it are zeros that take no disk, as `ZeroRuns` finds them.
-    ///   - keepsCached: whether somebody is about to read it.
+    ///   - holes: its zeros that take no space on disk, as `ZeroRuns` finds them.
+    ///   - keepsCached: whether it will be read soon.
     public func write(
         _ bytes: UnsafeRawBufferPointer, holes: [Range<Int>] = [], as name: BackingName, keepsCached: Bool
     ) throws(SystemError) {
@@ -61,7 +61,7 @@ extension WritingLease {
         } catch {
             guard error.code == EEXIST else { throw error }
         }
-        // Of one chunk: these bytes are what the file is named by, whoever has it.
+        // It has one chunk: the file is named by these bytes, whichever content has it.
         let size = Int64(bytes.count)
         let file = try name.claim == nil ? BackingFile(openInPlace(name, size: size)) : writable(name, size: size)
         try file.write(bytes, holes: holes, at: 0, keepsCached: keepsCached)
@@ -74,15 +74,15 @@ extension WritingLease {
         files.dropAside(name)
     }
 
-    /// Gives a stream's spool its name, replacing what has it: something that the index does not know. The spool's own name stays
-    /// until nothing needs it any more.
+    /// Gives a stream's spool its name, replacing a file that the index does not know. The spool's own name stays until nothing
+    /// needs it any more.
     public func link(spool: String, as name: BackingName) throws(SystemError) {
         assert(covers(name))
         try files.link(ContentFiles.path(ofSpool: spool), as: name.path)
         files.dropAside(name)
     }
 
-    /// Copies a spool's bytes, which have the digest of the name, into a backing file that others may have open.
+    /// Copies a spool's bytes, which have the digest of the name, into a backing file that may be open.
     public func copy(spool: String, to name: BackingName, size: Int64) throws(SystemError) {
         let source = try File(ContentFiles.path(ofSpool: spool), O_RDONLY | O_NOFOLLOW, in: files.directory)
         // After a power cut both names may stand for one file: the index has lost that it is whole, and the stream has read it again.
@@ -96,13 +96,13 @@ extension WritingLease {
             files.path(of: name), O_RDWR | O_CREAT | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: files.directory)
     }
 
-    /// Gives `name` a file of its own with the bytes of the one that it shares.
+    /// Gives `name` its own file with the bytes of the file that it shares.
     private func privateCopy(of shared: File, _ name: BackingName) throws(SystemError) -> File {
         let momentary = name.path + ".copy"
         let copy = try File(
             momentary, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: files.directory)
         try copy.copyRange(from: shared, at: 0, to: 0, count: Int(try shared.size()))
-        // The index may say that these bytes are on disk. The name must not come to stand for a file that is not.
+        // The index may say that these bytes are on disk. The name must not come to mean a file that is not.
         try copy.synchronize()
         try files.rename(momentary, to: files.path(of: name))
         return copy

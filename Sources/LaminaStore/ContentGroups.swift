@@ -1,11 +1,11 @@
 import LaminaDigest
 import LaminaSQLite
 
-// The totals of `content_group`. They are changed in the transaction that changes a content, and added up there: a batch of
-// thousands of contents that have landed is one UPDATE. Triggers would do the same at 1.5 µs a content, several percent of what
-// a small file costs.
+// The totals of `content_group`. They change in the transaction that changes a content, and are summed up there: a batch of
+// thousands of contents that have landed is one UPDATE. Triggers would do the same at 1.5 µs a content, several percent of the
+// cost of a small file.
 
-/// What a group of contents adds up to.
+/// The totals of a group of contents.
 struct GroupTotals: Equatable {
     var contents: Int64 = 0
     var merged: Int64 = 0
@@ -13,7 +13,7 @@ struct GroupTotals: Equatable {
     var landedBytes: Int64 = 0
     /// In whole blocks.
     var allocatedBytes: Int64 = 0
-    /// Each content as many times as files have it.
+    /// Each content counted as many times as files have it.
     var fileBytes: Int64 = 0
     var landedFileBytes: Int64 = 0
 
@@ -35,7 +35,7 @@ struct GroupTotals: Equatable {
     }
 }
 
-/// A content as far as totals go.
+/// What the totals need of a content.
 struct CountedContent {
     var id: ContentID
     var group: Int64
@@ -43,10 +43,10 @@ struct CountedContent {
     /// Inodes that have it.
     var files: Int64
     var state: Int64
-    /// Of a partial content: the bytes of its landed chunks.
+    /// For a partial content: the bytes of its landed chunks.
     var landed: Int64
     var isProven: Bool
-    /// Whether it has several chunks, and so a claim in its name.
+    /// Whether it has several chunks, and therefore a claim in its name.
     var hasClaim: Bool
     /// Whether another content may have its digest.
     var mayHaveTwin: Bool
@@ -59,11 +59,11 @@ struct CountedContent {
             allocatedBytes: (here + 4095) / 4096 * 4096, fileBytes: size * files, landedFileBytes: here * files)
     }
 
-    /// Whether it is one of the files that a digest may have several names for.
+    /// Whether it is one of several files that may have the same digest.
     fileprivate var countsAsTwin: Bool { mayHaveTwin && isProven && state > 0 }
 }
 
-/// What a transaction has changed of the groups and not written yet.
+/// What a transaction has changed in the groups and not written yet.
 struct GroupChanges {
     fileprivate struct Change {
         var totals = GroupTotals()
@@ -72,12 +72,12 @@ struct GroupChanges {
     }
 
     fileprivate var groups: [Int64: Change] = [:]
-    /// Contents whose digest has to be looked at: several proven ones may have it, or have had.
+    /// Contents whose digest must be looked at: several proven contents may have it now, or had it before.
     fileprivate var twins: Set<ContentID> = []
 
     mutating func add(_ totals: GroupTotals, to group: Int64) { groups[group, default: Change()].totals += totals }
 
-    /// Says that contents of a group are numbered in this range, too.
+    /// Notes that contents of a group have numbers in this range too.
     mutating func extend(_ group: Int64, _ contents: ClosedRange<Int64>) {
         var change = groups[group, default: Change()]
         change.first = min(change.first ?? .max, contents.lowerBound)
@@ -85,7 +85,7 @@ struct GroupChanges {
         groups[group] = change
     }
 
-    /// A content that changed; nil: it was not there before.
+    /// Notes a content that changed; nil: it was not there before.
     mutating func note(_ before: CountedContent?, _ after: CountedContent) {
         if let before { add(-before.totals, to: before.group) }
         add(after.totals, to: after.group)
@@ -95,7 +95,7 @@ struct GroupChanges {
 }
 
 extension Writer {
-    /// A content as it is now; nil where there is none. About 0.5 µs.
+    /// A content as it is now; nil if there is none. About 0.5 µs.
     func counted(_ content: ContentID) throws -> CountedContent? {
         try connection.cached(
             """
@@ -111,7 +111,7 @@ extension Writer {
         }
     }
 
-    /// Runs `body`, which changes one content, and has the totals follow.
+    /// Runs `body`, which changes one content, and updates the totals.
     func counting<Result>(_ content: ContentID, _ body: () throws -> Result) throws -> Result {
         let before = try counted(content)
         let result = try body()
@@ -119,9 +119,9 @@ extension Writer {
         return result
     }
 
-    /// Runs `body`, which adds a content or changes it, and has the totals follow.
+    /// Runs `body`, which adds a content or changes it, and updates the totals.
     ///
-    /// - Parameter body: answers its number.
+    /// - Parameter body: returns its number.
     /// - Returns: the number.
     @discardableResult
     func counting(named name: BackingName, _ body: () throws -> ContentID?) throws -> ContentID? {
@@ -133,7 +133,7 @@ extension Writer {
         return content
     }
 
-    /// A new group, of no layer.
+    /// A new group that belongs to no layer.
     func addGroup() throws -> Int64 {
         try connection.cached("INSERT INTO content_group DEFAULT VALUES").run()
         return connection.lastInsertedRow
@@ -152,7 +152,7 @@ extension Writer {
                 last_content = max(coalesce(last_content, ?10), coalesce(?10, last_content))
             WHERE id = ?1
             """)
-        // Nobody needs a group without contents, but for the first and those of streams.
+        // A group without contents is not needed, except the first and those of streams.
         let remove = try connection.cached(
             """
             DELETE FROM content_group WHERE id = ?1 AND contents = 0 AND id <> 0
@@ -173,7 +173,7 @@ extension Writer {
         }
     }
 
-    /// Writes down what several proven contents of one digest count too much.
+    /// Records what several proven contents of one digest count too much.
     func countTwins(_ digest: Digest) throws {
         try connection.cached("DELETE FROM proven_twin WHERE digest = ?").bind(1, digest: digest).run()
         try connection.cached(
@@ -189,7 +189,7 @@ extension Writer {
 }
 
 extension Store {
-    /// Counts all totals of contents anew. Reads every content: about a second for a million.
+    /// Counts all totals of contents again. Reads every content: about a second for a million.
     public func recountTotals() throws {
         try write { writer in
             try writer.connection.execute(
@@ -221,11 +221,11 @@ extension Store {
 }
 
 extension Index {
-    /// How many totals are not what they are the totals of; 0: all are right. Reads every content.
+    /// How many totals are wrong; 0: all are right. Reads every content.
     public func wrongTotals() throws -> Int { try read { try Self.wrongTotals($0) } }
 
-    /// Groups whose totals are not those of their contents, and digests whose twins are not counted right; 0: all are. Reads
-    /// every content: half a second for a million.
+    /// How many groups have wrong totals, and how many digests have a wrong count of twins; 0: none. Reads every content: half
+    /// a second for a million.
     static func wrongTotals(_ database: Connection) throws -> Int {
         let groups =
             try database.integer(

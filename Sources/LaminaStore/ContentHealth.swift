@@ -3,18 +3,18 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 
-/// What is the matter with a content's backing file: the one place that says so.
+/// What is wrong with a content's backing file: only this type says so.
 ///
-/// Errors of the moment are none of these: EMFILE, ENOMEM, EINTR, or EIO, of which a disk may recover, say nothing of the
-/// file. They are thrown, with the file's path, and nobody forgets anything for them.
+/// Temporary errors are none of these: EMFILE, ENOMEM, EINTR, or EIO, from which a disk may recover, say nothing about the
+/// file. They are thrown, with the file's path, and nothing is forgotten because of them.
 public enum ContentHealth: Sendable, Equatable {
-    /// Nothing that was looked at is wrong.
+    /// Nothing that was examined is wrong.
     case sound
-    /// There is no file, or what has its name is none.
+    /// There is no file, or something else has its name.
     case absent
     /// It has another size than the content.
     case short(size: Int64)
-    /// Of bytes that are said to have landed, more take no space than were verified to be zeros.
+    /// More of the landed bytes are holes than were verified to be zeros.
     case holed
     /// Bytes have another digest.
     case wrong
@@ -23,10 +23,10 @@ public enum ContentHealth: Sendable, Equatable {
 }
 
 extension Store {
-    /// Looks at a content's file without reading it: that it is there, has its size, and no hole where bytes are said to have
-    /// landed. Some microseconds, and some more for each chunk of a content that is not whole.
+    /// Examines a content's file without reading it: it must be there, have its size, and no hole where the index says that
+    /// bytes have landed. Takes some microseconds, and some more for each chunk of a content that is not whole.
     ///
-    /// - Throws: `StoreError`; `SystemError` where the file cannot be looked at just now.
+    /// - Throws: `StoreError`; `SystemError` if the file cannot be examined now.
     public func glance(at content: ContentRecord) throws -> ContentHealth {
         let file: File
         do {
@@ -53,13 +53,13 @@ extension Store {
         return hollow <= verified ? .sound : .holed
     }
 
-    /// Takes back what is damaged of a content, by a look at its file; what is a hole in it is hashed.
+    /// Examines a content's file and takes back what is damaged; holes in it are hashed.
     ///
-    /// Call it while nobody merges the content.
+    /// Call it while no merge of the content runs.
     ///
-    /// - Parameter shouldStop: asked every few MiB of what is hashed; true ends it with EINTR, and nothing is taken back.
-    /// - Returns: what was found; after anything but `.sound` the content's row says what is left, and the rest is fetched
-    ///   when somebody asks for it.
+    /// - Parameter shouldStop: asked every few MiB while it hashes; true ends it with EINTR, and nothing is taken back.
+    /// - Returns: what was found; after anything but `.sound` the content's row says what is left, and the rest is fetched when
+    ///   a reader asks for it.
     /// - Throws: as `glance`.
     public func takeBackDamage(
         of content: ContentRecord, shouldStop: () -> Bool = { false }
@@ -73,12 +73,12 @@ extension Store {
             try takeBack(index.landedRanges(of: content).map(\.range), of: content.id)
         case .short(let size):
             let lost = try index.landedRanges(of: content).map(\.range).filter { $0.upperBound > size }
-            // A longer file has all of its bytes: whoever writes to it next gives it its size.
+            // A longer file has all of its bytes: the next writer gives it its size.
             if lost.isEmpty { try withWritable(content) { try $0.truncate(to: content.size) } }
             if !lost.isEmpty { try putAsideIfSealed(content, health) }
             try takeBack(lost, of: content.id)
         case .holed, .wrong:
-            // A copy of zeros is a hole, too: verified now, it is none for the next look.
+            // Copied zeros are a hole too: now that they are verified, the next look does not suspect it.
             if try recheck(content, shouldStop: shouldStop) {
                 try recordVerifiedHoles(of: content)
                 return .sound
@@ -93,29 +93,30 @@ extension Store {
         lease.recorded()
     }
 
-    /// Records how many bytes of what has landed are holes, of a content whose landed bytes were hashed just now.
+    /// Records how many of the landed bytes are holes, for a content whose landed bytes have just been hashed.
     func recordVerifiedHoles(of content: ContentRecord) throws {
         guard let record = try index.content(content.id), record.state != .absent else { return }
         let file = try files.open(record.name)
-        // Only those of chunks that have landed: of the others nobody has verified anything.
+        // Only of chunks that have landed: nothing of the others was verified.
         let holes = try index.landedRanges(of: record).reduce(Int64(0)) { sum, chunk in
             try file.holes(in: chunk.range).reduce(sum) { $0 + Int64($1.count) }
         }
         try recordHoles(holes, of: record.id)
     }
 
-    /// Hashes what a content is said to have, and takes back what differs.
+    /// Hashes what the index says of a content has landed, and takes back what differs.
     ///
     /// - Returns: whether everything was as recorded.
-    /// - Throws: `SystemError` where the file cannot be read just now: nothing is taken back then.
+    /// - Throws: `SystemError` if the file cannot be read now: nothing is taken back then.
     public func recheck(_ content: ContentRecord, shouldStop: () -> Bool = { false }) throws -> Bool {
         let found = try examine(content, readsData: true, shouldStop: shouldStop)
         try takeBack(found.damaged, of: content.id)
         return found.damaged.isEmpty
     }
 
-    /// Takes back what was said of chunks whose bytes are not there: they are fetched again when somebody asks for them.
-    /// The content is whole no more; the others of its chunks stay. On disk when it returns, as new bytes may go over the old.
+    /// Takes back the record of chunks whose bytes are not there: they are fetched again when a reader asks for them. The
+    /// content is no longer whole; its other chunks stay. It is on disk when this returns, because new bytes may be written
+    /// over the old ones.
     public func takeBack(_ damaged: [Range<Int64>], of content: ContentID) throws {
         guard !damaged.isEmpty else { return }
         try writeDurably { writer in

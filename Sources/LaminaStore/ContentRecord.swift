@@ -1,7 +1,7 @@
 public import LaminaDigest
 import LaminaSQLite
 
-/// A content as the index has it, with everything that a merge needs to make it whole.
+/// A content from the index, with everything that a merge needs to make it whole.
 public struct ContentRecord: Sendable {
     public enum State: Int64, Sendable {
         case absent = 0
@@ -27,7 +27,7 @@ public struct ContentRecord: Sendable {
     public var proof: Proof
 }
 
-/// One chunk of a content and where its bytes can be had.
+/// One chunk of a content and where its bytes can be fetched.
 public struct ChunkRecord: Sendable {
     /// In the file.
     public var offset: Int64
@@ -56,7 +56,7 @@ public struct ChunkPlace: Sendable, Hashable {
     /// In what the member decompresses to.
     public var innerOffset: Int64
 
-    /// Whether nothing of the blob is behind it: the chunk is all zeros.
+    /// Whether no part of the blob holds it: the chunk is all zeros.
     public var isHole: Bool { blobSize == 0 }
 
     public init(layer: LayerID, blobOffset: Int64, blobSize: Int64, innerOffset: Int64) {
@@ -89,7 +89,7 @@ public struct LayerBlob: Sendable {
     /// The repository that it is of: nobody else is asked for it.
     public var origin: String
     public var prioritizedEnd: Int64?
-    /// Where it can be had, newest first.
+    /// Where it can be fetched, newest first.
     public var locations: [String]
     /// Whether what its members hold beside files is kept, so that its diff ID can be told: of every layer with a table of contents
     /// and without a tar-split, until it has been told.
@@ -119,8 +119,8 @@ extension Index {
         }
     }
 
-    /// The chunks of a content in file order, each with one place where it can be had; a content of one chunk has no
-    /// row of its own for it, so its chunk is the whole.
+    /// The chunks of a content in file order, each with one place where it can be fetched. A content of one chunk has no chunk
+    /// row: its chunk is the whole.
     ///
     /// - Parameter layer: who asks: places are its own, then those of other layers of its repository, and no others. Without it every
     ///   layer's, which is for the bytes that the store has had already.
@@ -163,7 +163,7 @@ extension Index {
         }
     }
 
-    /// The contents of a layer that are not merged, in the order of their first chunk in the blob; one whose bytes are in
+    /// The contents of a layer that are not merged, in the order of their first chunk in the blob; a content whose bytes are in
     /// the blob several times comes once.
     ///
     /// - Parameters:
@@ -237,7 +237,7 @@ extension Index {
         }
     }
 
-    /// The merged contents with this digest and size, whatever chunks their layers list.
+    /// The merged contents with this digest and size, with any chunk list.
     public func merged(_ digest: Digest, size: Int64) throws -> [ContentRecord] {
         try read { database in
             try database.cached(
@@ -246,7 +246,7 @@ extension Index {
         }
     }
 
-    /// A landed chunk with these bytes in some other content: its backing file and offset.
+    /// A landed chunk with these bytes in another content: its backing file and offset.
     public func landedChunk(
         _ digest: Digest, size: Int64, notIn content: ContentID
     ) throws -> (name: BackingName, offset: Int64)? {
@@ -274,7 +274,7 @@ extension Index {
 }
 
 extension Connection {
-    /// Whether a layer has contents of which not everything is here.
+    /// Whether a layer has contents that are not completely here.
     func hasUnmerged(_ layer: LayerID) throws -> Bool {
         try cached(
             """

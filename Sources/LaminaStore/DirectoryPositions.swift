@@ -1,12 +1,12 @@
 import Synchronization
 
-/// Which name a position in a directory stands behind: what makes reading on, and seeking, a search in the index instead of a count.
+/// The name before a position in a directory: it makes reading on, and seeking, a search in the index instead of a count.
 ///
-/// A position is the number of entries before it (`docs/decisions/002-directory-positions-are-counts.md`), and directories but the
-/// root never change, so nothing in here is ever wrong. It is shared by all readers of an index: whichever of them reads on finds where another
-/// one stopped. What is kept has a bound; what was forgotten is counted again, once for all readers.
+/// A position is the number of entries before it (`docs/decisions/002-directory-positions-are-counts.md`), and directories
+/// never change, except the root, so nothing in here is ever wrong. All readers of an index share it: one reader can go on
+/// where another stopped. What is kept has a bound; what was forgotten is counted again, once for all readers.
 final class DirectoryPositions: Sendable {
-    /// The last entry before a position; with position 0 there is none.
+    /// The last entry before a position; position 0 has none.
     struct Place: Equatable {
         var position: Int64
         var name: [UInt8]
@@ -14,12 +14,12 @@ final class DirectoryPositions: Sendable {
         static let start = Place(position: 0, name: [])
     }
 
-    /// Every so many entries one is a mark. A directory of more than `markLimit` times as many has fewer.
+    /// One entry in this many is a mark. In a directory of more than `markLimit` times as many, the marks are farther apart.
     static let firstDistance: Int64 = 64
-    /// Marks of one directory, and of all: names of 30 bytes take 5 MiB then.
+    /// The marks of one directory, and of all: with names of 30 bytes they take 5 MiB.
     static let markLimit = 8192
     static let totalLimit = 65_536
-    /// Where the last reads stopped: so many listings may be under way at once, each without counting a single entry.
+    /// Where the last reads stopped: this many listings may run at once without counting a single entry.
     static let stopLimit = 1024
     private static let root: Int64 = 1
 
@@ -29,7 +29,7 @@ final class DirectoryPositions: Sendable {
         var marks: [[UInt8]] = []
         var used: UInt64 = 0
 
-        /// Takes every second mark out.
+        /// Removes every second mark.
         mutating func thin() {
             marks = stride(from: 1, to: marks.count, by: 2).map { marks[$0] }
             distance *= 2
@@ -53,7 +53,7 @@ final class DirectoryPositions: Sendable {
 
     private let state = Mutex(State())
 
-    /// The nearest place at or before a position that is known.
+    /// The nearest known place at or before a position.
     func nearest(to position: Int64, in directory: Int64) -> Place {
         guard position > 0 else { return .start }
         return state.withLock { state in
@@ -70,12 +70,12 @@ final class DirectoryPositions: Sendable {
         }
     }
 
-    /// Whether a place that was come by might be one to keep; cheap, and asked for each entry.
+    /// Whether a place that a reader passed might be worth keeping; cheap, because it is asked for each entry.
     static func isMark(_ position: Int64) -> Bool { position & (firstDistance - 1) == 0 }
 
-    /// Keeps places that a reader came by, in their order, and the one where it stopped.
+    /// Keeps places that a reader passed, in their order, and the one where it stopped.
     ///
-    /// Of the root, whose views come and go, only the latter: who goes on does so behind the name that it saw last.
+    /// For the root, whose views come and go, only the latter: a reader goes on behind the name that it saw last.
     func keep(_ passed: [Place], stop: Place?, in directory: Int64) {
         state.withLock { state in
             if !passed.isEmpty, directory != Self.root { state.mark(passed, in: directory) }
@@ -95,7 +95,7 @@ extension DirectoryPositions.State {
         var known = directories.removeValue(forKey: directory) ?? DirectoryPositions.Directory()
         markCount -= known.marks.count
         known.used = clock
-        // Only what follows the last one: a gap would have to be counted over.
+        // Only what follows the last mark: a gap would have to be counted over.
         for place in passed where place.position == Int64(known.marks.count + 1) * known.distance {
             known.marks.append(place.name)
             if known.marks.count >= DirectoryPositions.markLimit { known.thin() }

@@ -4,10 +4,10 @@ import LaminaSQLite
 public import LaminaSystem
 import Synchronization
 
-// Durability without an fsync per file. What has landed is recorded at once: within one boot the page cache outlives
-// every crash of the process, so the record is true. Once in a while one syncfs makes everything durable, and one
-// number says so: each content names the syncfs that its last write waits for. After a restart of the machine, whatever
-// names one that was not done is hashed again before it is served.
+// Durability without an fsync per file. What has landed is recorded at once: within one boot the page cache survives every
+// crash of the process, so the record is true. Once in a while one syncfs makes everything durable, and one number says so:
+// each content names the syncfs that its last write waits for. After a restart of the machine, contents that name a syncfs that
+// was not done are hashed again before they are served.
 
 extension Store {
     /// Whether something has landed that is not known to be on disk.
@@ -15,23 +15,23 @@ extension Store {
         try writer.withLock { try $0.hasVolatileContent() }
     }
 
-    /// The last syncfs that is done: what names it or an earlier one is on disk.
+    /// The last syncfs that is done: rows that name it or an earlier one are on disk.
     public func durableSync() throws -> Int64 {
         try index.read { try $0.integer("SELECT syncs FROM store") } ?? 0
     }
 
-    /// Makes what has landed durable: one syncfs, then one number, which is on disk too when this returns; nothing where nothing
-    /// has landed.
+    /// Makes what has landed durable: one syncfs, then one number, which is also on disk when this returns. If nothing has
+    /// landed, it does nothing.
     ///
-    /// An error of syncfs means that some write was lost, nobody knows whose: everything that was not durable is hashed
-    /// again, from the disk, and what fails goes back to absent.
+    /// An error of syncfs means that some write was lost, and it is not known which: everything that was not durable is hashed
+    /// again, from the disk, and what is wrong becomes absent.
     ///
     /// - Returns: whether something became durable.
     @discardableResult
     public func makeDurable() throws -> Bool {
         let began = try writer.withLock { writer -> Int64? in
             guard try writer.hasVolatileContent() else { return nil }
-            // What lands from now on may be missed, and waits for the next one.
+            // This syncfs may miss what lands from now on, which waits for the next one.
             defer { writer.nextSync += 1 }
             return writer.nextSync
         }
@@ -52,7 +52,7 @@ extension Store {
         return true
     }
 
-    /// Hashes what another boot left without making it durable, and remembers that this boot has.
+    /// Hashes what was not durable at the end of another boot, and records the new boot.
     func recheckAfterBoot(_ boot: String) throws -> OpenReport {
         var report = OpenReport()
         let known = try writer.withLock { try $0.connection.prepare("SELECT boot FROM store").first { $0.text(0) } }
@@ -63,13 +63,14 @@ extension Store {
             do {
                 if try !recheck(content) { report.lost += 1 }
             } catch let error as SystemError where error.code == EIO {
-                // Nobody was promised these bytes, and the disk does not give them: one file must not keep the store shut.
+                // These bytes were not promised to any caller, and the disk does not give them: one file must not keep the
+                // store from opening.
                 try takeBack(index.landedRanges(of: content).map(\.range), of: content.id)
                 report.lost += 1
             }
         }
         try write { writer in
-            // Before anything lands: the next syncfs would say of these states that they are on disk, and they were not.
+            // Before anything lands: the next syncfs would record that these states are on disk, and they were not.
             try writer.connection.cached("DELETE FROM stream_resume WHERE sync > (SELECT syncs FROM store)").run()
             try writer.connection.cached("UPDATE store SET boot = ?").bind(1, text: boot).run()
         }
@@ -77,7 +78,7 @@ extension Store {
     }
 
     private static func volatileContents(_ database: Connection) throws -> [ContentRecord] {
-        // Without an index: it is read after a crash of the machine, or an error of its disk.
+        // Without an index: this is read only after a crash of the machine, or an error of its disk.
         try database.cached(
             """
             SELECT \(Index.contentColumns) FROM content c
@@ -88,11 +89,11 @@ extension Store {
 
     /// Ends idle read transactions and cuts the write-ahead log when it has grown.
     ///
-    /// Waits for no reader: where somebody reads from the log just now, the next call cuts it.
+    /// Waits for no reader: if one reads from the log now, the next call cuts it.
     ///
     /// - Parameters:
     ///   - readers: every reader that keeps a transaction.
-    ///   - settling: cuts the log however short it is, as a process that ends should.
+    ///   - settling: cuts the log even if it is short, as a process that ends should do.
     public func tidy(_ readers: [IndexReader], settling: Bool = false) throws {
         let log = try? File(index.path + "-wal", O_RDONLY).size()
         guard let log, log > (settling ? 0 : Self.longLog) else {
@@ -101,8 +102,8 @@ extension Store {
         }
         try writer.withLock { writer in
             try writer.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            // A transaction that is kept holds the log even if nothing was committed since. Those that begin now, with
-            // all of the log in the database, do not.
+            // An open transaction holds the log even if nothing was committed since. Transactions that begin now, with all of
+            // the log in the database, do not.
             index.version.add(1, ordering: .releasing)
             for reader in readers { reader.endStaleRead() }
             writer.connection.setBusyTimeout(milliseconds: 0)
@@ -111,7 +112,7 @@ extension Store {
         }
     }
 
-    /// The log's size in bytes that is worth cutting: a little more than SQLite lets it grow by itself.
+    /// From which size in bytes the log is worth cutting: a little more than SQLite lets it grow by itself.
     private static var longLog: Int64 { 16 << 20 }
 }
 

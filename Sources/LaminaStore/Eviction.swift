@@ -14,8 +14,8 @@ extension Store {
                 """) ?? 0
         }
         let images = try index.read { try $0.integer("SELECT coalesce(sum(bytes), 0) FROM sealed") ?? 0 }
-        // A spool with a second name is counted as the content that it has become.
-        // One of a file that comes again alone was reserved.
+        // A spool with a second name is counted as the content that it has become. Space for the spool of a file that comes
+        // again alone was reserved.
         return try files.names(in: ContentFiles.spoolDirectory).filter { !$0.hasPrefix("restream-") }.reduce(
             contents + indexSpace() + images
         ) {
@@ -39,8 +39,8 @@ public struct EvictionPosition: Sendable {
 }
 
 extension Index {
-    /// Contents that may be given up, those that were used least recently first: not those of pinned images, not those of sealed chains
-    /// that are used, and not those that could not be fetched again. Walks all contents: some 30 ms for 200,000.
+    /// Contents that may be given up, the least recently used first: not those of pinned images, not those of sealed chains in
+    /// use, and not those that could not be fetched again. Walks all contents: some 30 ms for 200,000.
     public func evictable(
         after position: EvictionPosition? = nil, limit: Int
     ) throws -> (contents: [ContentRecord], end: EvictionPosition?) {
@@ -65,7 +65,7 @@ extension Index {
         }
     }
 
-    /// The content of an inode; nil for one that has none, or is not there.
+    /// The content of an inode; nil if it has none, or is not there.
     public func content(ofInode inode: Int64) throws -> ContentID? {
         try read { database in
             try database.cached("SELECT content FROM inode WHERE id = ?").bind(1, inode)

@@ -3,31 +3,31 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 
-/// What a look at a content's file has shown.
+/// The result of examining a content's file.
 public struct Examination: Sendable {
-    /// As it was when the file was looked at.
+    /// The content when the file was examined.
     public var content: ContentRecord
-    /// The first thing that is wrong.
+    /// The first thing that was found wrong.
     public var health = ContentHealth.sound
-    /// The chunks that are said to have landed and have not, in file order.
+    /// The chunks that should have landed and have not, in file order.
     public var damaged: [Range<Int64>] = []
     /// How many bytes were read for it.
     public var bytesRead: Int64 = 0
 
-    /// Of a content with which nothing is wrong.
+    /// For a content with nothing wrong.
     public init(content: ContentRecord) { self.content = content }
 }
 
 extension Store {
-    /// Holds a content's file against what the index says of it: that it is there, has its size, and no hole where bytes are
-    /// said to have landed; on demand that these have their digests.
+    /// Compares a content's file with the index: it must be there, have its size, and no hole where the index says that bytes
+    /// have landed; on demand these must have their digests.
     ///
-    /// Takes no lock: of a content that is merged or given up meanwhile it may say what is not so any more.
+    /// Takes no lock: if a content is merged or given up meanwhile, the result may be out of date.
     ///
     /// - Parameters:
     ///   - readsData: whether the bytes are read and hashed, as they are on disk.
     ///   - shouldStop: asked every few MiB.
-    /// - Throws: `StoreError`; `SystemError` where the file cannot be read (EINTR: `shouldStop` said so).
+    /// - Throws: `StoreError`; `SystemError` if the file cannot be read (EINTR: `shouldStop` said so).
     public func examine(
         _ content: ContentRecord, readsData: Bool, shouldStop: () -> Bool = { false }
     ) throws -> Examination {
@@ -64,12 +64,12 @@ extension Store {
             if !result.health.isDamage { result.health = isSuspect ? .holed : .wrong }
             result.damaged.append(chunk.range)
         }
-        // Zeros that were copied are a hole, too: verified now, they need not be again.
+        // Copied zeros are a hole too: verified now, they need not be verified again.
         if !suspects.isEmpty, !result.health.isDamage { try recordVerifiedHoles(of: content) }
         return try acquitted(result, file, shouldStop)
     }
 
-    /// The chunks that lie in holes of which nobody has said that they are zeros.
+    /// The chunks that lie in holes that were not recorded as zeros.
     private func suspects(
         _ chunks: [LandedRange], of content: ContentRecord, in file: File
     ) throws -> Set<Int> {
@@ -85,8 +85,8 @@ extension Store {
         return try bytes <= index.holes(of: content.id) ? [] : hollow
     }
 
-    /// A file that has been proven as a whole is right, whatever a layer's list of its chunks says: the layer may lie about
-    /// them, and took the file over from an honest one.
+    /// A file that was proven as a whole is right, whatever a layer's chunk list says: the layer may lie about the chunks, and
+    /// have taken the file from an honest layer.
     private func acquitted(
         _ found: Examination, _ file: File, _ shouldStop: () -> Bool
     ) throws -> Examination {
@@ -103,14 +103,14 @@ extension Store {
     }
 }
 
-/// A part of a file that is said to have landed.
+/// A part of a file that the index says has landed.
 struct LandedRange: Sendable {
     var range: Range<Int64>
     var digest: Digest
 }
 
 extension Index {
-    /// What is said to have landed of a content, in file order.
+    /// What the index says has landed of a content, in file order.
     func landedRanges(of content: ContentRecord) throws -> [LandedRange] {
         if content.name.claim == nil {
             return content.state == .merged

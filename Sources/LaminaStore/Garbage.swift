@@ -3,15 +3,15 @@ import LaminaSQLite
 import LaminaSystem
 import Synchronization
 
-/// What a collection of garbage took away, or would.
+/// What a collection of garbage removed, or would remove.
 public struct GarbageReport: Sendable, Codable, Equatable {
     public var layers = 0
-    /// Views that nothing is mounted of and no image has any more, those of the layers among them.
+    /// Views that are neither mounted nor in an image any more, including those of the layers.
     public var views = 0
     /// Layers without a table of contents whose pull was given up.
     public var streams = 0
     public var contents = 0
-    /// Backing files, those that no content is known for among them.
+    /// Backing files, including those without a content.
     public var files = 0
     /// On disk.
     public var bytes: Int64 = 0
@@ -19,25 +19,25 @@ public struct GarbageReport: Sendable, Codable, Equatable {
     public init() {}
 }
 
-/// What was marked, and what others have to forget with it.
+/// What was marked, and what other code must forget with it.
 public struct MarkedGarbage: Sendable {
     public var report = GarbageReport()
-    /// Directories at the top of the mount that are gone.
+    /// Directories at the top of the mount that were removed.
     public var views: [ViewID] = []
-    /// Inode numbers that are gone.
+    /// Inode numbers that were removed.
     public var inodes: [ClosedRange<Int64>] = []
 }
 
-// What nothing holds is deleted. What holds a layer is said by the view layer_holder; besides, the layers that are held in
-// memory (`Store.hold`) and those of open files stay. All rows go in one transaction, in which the names of their files are
-// noted; when that is on disk, the files are unlinked (`Removals.swift`). A process that is killed in between leaves the notes.
+// What nothing holds is deleted. The view layer_holder says what holds a layer; the layers that are held in memory
+// (`Store.hold`) and those of open files stay too. One transaction deletes all rows and notes the names of their files; when it
+// is on disk, the files are unlinked (`Removals.swift`). A process that is killed in between leaves the notes.
 
 extension Store {
-    /// Deletes from the index what nothing holds, and notes which files are to be unlinked: `sweep` does.
+    /// Deletes from the index what nothing holds, and notes which files to unlink; `sweep` unlinks them.
     ///
     /// - Parameters:
     ///   - open: inodes that the kernel has open; their layers stay.
-    ///   - dryRun: says what would be deleted, and deletes nothing.
+    ///   - dryRun: reports what would be deleted, and deletes nothing.
     public func markGarbage(open: [Int64], dryRun: Bool) throws -> MarkedGarbage {
         try holds.withHeld { held in
             var marked = MarkedGarbage()
@@ -59,8 +59,8 @@ extension Store {
         }
     }
 
-    /// Whether the index may have something that nothing holds. Looks at layers, views and streams, not at contents: what is held
-    /// in memory alone, it does not know of.
+    /// Whether the index may have something that nothing holds. Looks at layers, views and streams, not at contents, and does
+    /// not know what is held in memory alone.
     public func mayHaveGarbage() throws -> Bool {
         try index.read { database in
             try database.integer(
@@ -85,7 +85,7 @@ extension Store {
 }
 
 extension Writer {
-    /// A new content's number, as an expression of SQL: numbers are never used again.
+    /// A new content's number, as an SQL expression: numbers are never used again.
     static let nextContent = "(SELECT max(coalesce((SELECT max(id) FROM content), 0), last_content) + 1 FROM store)"
 
     fileprivate func deleteUnheld(_ held: Set<Digest>, open: [Int64]) throws -> MarkedGarbage {
@@ -116,7 +116,7 @@ extension Writer {
             DELETE FROM layer_view WHERE id IN (SELECT id FROM unheld_view);
             DELETE FROM layer WHERE id IN (SELECT id FROM unheld_layer);
             """)
-        // Those of the layers have gone with them. What is left of others has no layer: their pulls were given up.
+        // Those of the layers were deleted with them. The remaining ones have no layer: their pulls were given up.
         try connection.execute(
             """
             DELETE FROM stream WHERE digest NOT IN (SELECT digest FROM layer)
@@ -145,7 +145,7 @@ extension Writer {
             """
         ).run()
         marked.report.contents = try deleteUnheldContents()
-        // Those that have lost their layers, or never had one.
+        // Contents that have lost their layers, or never had one.
         try connection.execute(
             """
             DELETE FROM content_group WHERE contents = 0 AND id <> 0 AND id NOT IN
@@ -154,7 +154,7 @@ extension Writer {
         return marked
     }
 
-    /// Takes the files of layers that go out of the totals of the contents that others have too.
+    /// Subtracts the files of deleted layers from the totals of contents that other layers have too.
     private func countOutUnheldLayers() throws {
         try connection.execute(
             """
@@ -272,7 +272,7 @@ extension Writer {
 }
 
 extension Statement {
-    /// Binds a claim as it is stored: no bytes where there is none.
+    /// Binds a claim as it is stored: no bytes if there is none.
     @discardableResult
     func bind(_ index: Int32, claim: Digest?) -> Statement {
         if let claim { bind(index, digest: claim) } else { bind(index, blob: [UInt8]()) }

@@ -2,8 +2,8 @@ public import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 
-/// Layers that somebody in this process works with, and which the index has no reason to keep yet: those of a pull that is
-/// under way. By digest, as they are held before they are looked for.
+/// Layers that code in this process works with, and which the index has no reason to keep yet: those of a running pull. By
+/// digest, because they are held before they are looked up.
 final class LayerHolds: Sendable {
     private let counts = Monitor<[Digest: Int]>([:])
 
@@ -18,13 +18,13 @@ final class LayerHolds: Sendable {
         }
     }
 
-    /// Runs `body` with the layers that are held; nobody begins to hold one meanwhile.
+    /// Runs `body` with the layers that are held; meanwhile no hold can begin.
     func withHeld<Result>(_ body: (Set<Digest>) throws -> Result) rethrows -> Result {
         try counts.withLock { try body(Set($0.keys)) }
     }
 }
 
-/// Keeps layers from `Store.collectGarbage` as long as it lives, whether the index has them yet or not.
+/// Keeps layers from `Store.collectGarbage` as long as it lives, even if the index does not have them yet.
 public final class LayerHold: Sendable {
     private let holds: LayerHolds
     private let digests: [Digest]
@@ -39,12 +39,12 @@ public final class LayerHold: Sendable {
 }
 
 extension Store {
-    /// Keeps layers until the answer goes. Ask before the index is asked for them; waits while garbage is marked.
+    /// Holds layers as long as the result lives. Call it before the index is asked for them; it waits while garbage is marked.
     public func hold(_ layers: [Digest]) -> LayerHold { LayerHold(holds, layers) }
 }
 
 extension Index {
-    /// The layers that views are of; those that are gone are left out.
+    /// The layers of views; those that are gone are left out.
     public func layers(of views: Set<ViewID>) throws -> [Digest] {
         try read { database in
             let statement = try database.cached(

@@ -2,7 +2,7 @@ import Glibc
 public import LaminaDigest
 import LaminaSQLite
 
-/// An image as the index has it.
+/// An image in the index.
 public struct ImageRecord: Sendable {
     public var id: ImageID
     public var reference: String
@@ -21,9 +21,9 @@ public struct MountRecord: Sendable {
     public var reference: String
     /// The directory that takes the writes, for a writable mount.
     public var upper: String?
-    /// What it was made of, bottom first: the image may have other layers since.
+    /// The views that it was made of, bottom first: the image may have other layers since.
     public var views: [ViewID]
-    /// The sealed chain that it is made of; nil: by way of FUSE.
+    /// The sealed chain that it is made of; nil: it goes through FUSE.
     public var sealed: SealedID?
     /// What it was asked to allow.
     public var rights: MountRights
@@ -34,7 +34,7 @@ extension Store {
     ///
     /// - Parameters:
     ///   - platform: normalized, so that a platform has one image.
-    ///   - outdated: images of the same reference for other platforms that this one takes the place of, with their mounts and pins.
+    ///   - outdated: images of the same reference for other platforms that this one replaces, with their mounts and pins.
     public func addImage(
         reference: String, manifest: Digest, platform: String, config: [UInt8], layers: [LayerID], views: [ViewID],
         replacing outdated: [ImageID] = []
@@ -55,7 +55,8 @@ extension Store {
         }
     }
 
-    /// The one row of an image: its own, else that of one that it replaces, else a new one, whose manifest is all zeros yet.
+    /// The one row of an image: its own, else that of an image that it replaces, else a new one, whose manifest is still all
+    /// zeros.
     private static func imageRow(
         _ reference: String, _ platform: String, _ outdated: [ImageID], in database: Connection
     ) throws -> ImageID {
@@ -65,7 +66,7 @@ extension Store {
         }
         let own = try database.cached("SELECT id FROM image WHERE reference = ? AND platform = ?")
             .bind(1, text: reference).bind(2, text: platform).first { ImageID($0.integer(0)) }
-        // Somebody may have removed them meanwhile.
+        // They may have been removed meanwhile.
         var others = try outdated.filter { try $0 != own && row(of: $0) }
         let kept: ImageID
         if let own {
@@ -96,9 +97,9 @@ extension Store {
     /// Records a mount.
     ///
     /// - Parameters:
-    ///   - views: what is mounted, bottom first; the image's own without it.
-    ///   - sealed: the chain that stands for them.
-    /// - Throws: `StoreError.notFound` where image or views are not in the index any more.
+    ///   - views: what is mounted, bottom first; by default the image's own views.
+    ///   - sealed: the chain that is mounted in their place.
+    /// - Throws: `StoreError.notFound` if the image or the views are not in the index any more.
     public func addMount(
         target: String, image: ImageID, upper: String?, views: [ViewID]? = nil, sealed: SealedID? = nil,
         rights: MountRights = MountRights()
@@ -132,7 +133,7 @@ extension Store {
 
     /// Forgets a mount.
     public func removeMount(target: String) throws {
-        // What is mounted cannot be removed: this comes before room can be made.
+        // A mounted image cannot be removed, so this comes before room can be made.
         try reserve.lending(SpaceReserve.opening) {
             try write { writer in
                 try writer.connection.cached("DELETE FROM mount WHERE target = ?").bind(1, text: target).run()
@@ -152,12 +153,12 @@ public struct ImageTotals: Sendable, Equatable {
 }
 
 extension Index {
-    /// The images that a reference names: one for each platform that it was pulled for, the one that was pulled first in front.
+    /// The images that a reference names: one for each platform that was pulled, the earliest pull first.
     public func images(named reference: String) throws -> [ImageRecord] {
         try images().filter { $0.reference == reference }
     }
 
-    /// The configuration of an image that has this manifest; nil when there is none.
+    /// The configuration of an image with this manifest; nil if there is none.
     public func configuration(ofManifest digest: Digest) throws -> [UInt8]? {
         try read { database in
             try database.cached("SELECT config FROM image WHERE manifest_digest = ? LIMIT 1").bind(1, digest: digest)
@@ -188,7 +189,7 @@ extension Index {
     /// An image by number.
     public func image(_ id: ImageID) throws -> ImageRecord? { try images().first { $0.id == id } }
 
-    /// Every image, by reference, those of one by number.
+    /// Every image, ordered by reference, and then by number.
     public func images() throws -> [ImageRecord] {
         try read { database in
             let layers = try database.cached("SELECT image, layer, view FROM image_layer ORDER BY image, position")

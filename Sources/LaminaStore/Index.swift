@@ -6,19 +6,19 @@ import Synchronization
 
 /// The index as readers see it: a pool of read-only connections to `index.db`.
 ///
-/// Needs no lock of the store: WAL mode lets any number of readers stand beside the one writer
+/// Needs no lock of the store: WAL mode lets any number of readers work beside the one writer
 /// (https://www.sqlite.org/wal.html).
 public final class Index: Sendable {
     /// The path of the database.
     public let path: String
 
-    /// Counts the writer's commits in this process; what a kept read transaction is compared with.
+    /// Counts the writer's commits in this process; an open read transaction is compared with it.
     let version = Atomic<UInt64>(1)
 
-    /// Those of them that changed snapshots only.
+    /// How many of them changed only snapshots.
     let snapshotVersion = Atomic<UInt64>(0)
 
-    /// Counts the commits that may have changed what is in the store's files, in this process.
+    /// Counts the commits in this process that may have changed what is in the store's files.
     public var contentVersion: UInt64 {
         version.load(ordering: .acquiring) &- snapshotVersion.load(ordering: .acquiring)
     }
@@ -42,7 +42,7 @@ public final class Index: Sendable {
         guard (try? File(path, 0)) != nil else { throw Self.noStore(root) }
         let connection = try Self.connect(path)
         let version = try connection.withLock { try Self.usable($0.database, path: path) }
-        // A power cut came while the store was being made: there is nothing in it.
+        // The power failed while the store was being made: it is empty.
         if version == 0 { throw Self.noStore(root) }
         guard version == Schema.migrations.count else {
             throw StoreError(
@@ -57,22 +57,22 @@ public final class Index: Sendable {
         StoreError(.missing, "there is no store at \(root); 'lamina pull' makes one")
     }
 
-    /// Whether there is no index yet, or one that a process began to make.
+    /// Whether there is no index yet, or only one that a process began to make.
     static func isEmpty(_ path: String) throws -> Bool {
         guard access(path, F_OK) == 0 else { return true }
         return (try? connect(path).withLock { try usable($0.database, path: path) }) == 0
     }
 
-    /// Says whether this program can use the index of a store, and bring it to its own version; touches nothing.
+    /// Checks whether this program can use the index of a store, and bring it to its own version; changes nothing.
     ///
-    /// - Throws: `StoreError.incompatible` when it cannot. A store that is not there can be made.
+    /// - Throws: `StoreError.incompatible` if it cannot. A store that is not there can be made.
     public static func check(root: String) throws {
         let path = Self.path(root: root)
         guard (try? File(path, 0)) != nil else { return }
         try connect(path).withLock { _ = try usable($0.database, path: path) }
     }
 
-    /// For the store, which has made and migrated the database itself.
+    /// For the store, which has itself made and migrated the database.
     init(migrated path: String) { self.path = path }
 
     /// Runs `body` on a connection of the pool, in one read transaction.
@@ -128,7 +128,7 @@ extension StoreError {
                 cause: error)
             return
         }
-        // SQLite calls a page malformed that the disk did not give, too: that is an error of this moment.
+        // SQLite also calls a page malformed if the disk did not give it: that is a temporary error.
         if error.isCorruption {
             do throws(StoreError) {
                 if try !Index.isDamaged(path) {
@@ -150,7 +150,7 @@ extension StoreError {
 }
 
 extension Index {
-    /// Whether a second look at a database, of which SQLite has said so once, finds it damaged. Reads all of it.
+    /// SQLite has said that a database is damaged: whether a second look finds that too. Reads all of it.
     ///
     /// - Throws: as `requireReadable`.
     static func isDamaged(_ path: String) throws(StoreError) -> Bool {
@@ -163,8 +163,8 @@ extension Index {
         }
     }
 
-    /// Files that are never closed: with any descriptor of a file, closing takes away the locks that SQLite has on it by others
-    /// (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    /// Files that are never closed: closing any descriptor of a file removes the locks that SQLite has on it through other
+    /// descriptors (https://www.sqlite.org/howtocorrupt.html, 2.2).
     private static let keptOpen = Mutex<[String: File]>([:])
 
     private static func kept(_ path: String) throws(SystemError) -> File {
@@ -173,7 +173,7 @@ extension Index {
         return keptOpen.withLock { files in
             let key = "\(path):\(status.st_ino)"
             let file = files[key] ?? opened
-            // Not let go of either.
+            // This one is kept open too.
             files[file === opened ? key : "\(key):\(opened.descriptor)"] = opened
             return file
         }
@@ -181,7 +181,7 @@ extension Index {
 
     /// Reads a database and its log as files.
     ///
-    /// - Throws: `StoreError` with what the system says, where it does not let them be read: then nothing can be said of them.
+    /// - Throws: `StoreError` with the system's error if they cannot be read: then nothing can be said about them.
     static func requireReadable(_ path: String) throws(StoreError) {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
         defer { buffer.deallocate() }

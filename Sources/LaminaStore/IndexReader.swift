@@ -39,11 +39,11 @@ public struct Inode: Sendable {
     }
 }
 
-/// Answers the file system's questions from one connection with a read transaction that stays open.
+/// Answers the file system's requests from one connection with a read transaction that stays open.
 ///
-/// Beginning a transaction costs more than a lookup, so it is kept, and renewed before the next answer when the writer has
-/// committed since. An idle reader's is ended by `Store.tidy`, so that the write-ahead log can be cut. One of
-/// these a thread: the lock is only ever contended by that.
+/// Beginning a transaction costs more than a lookup, so it is kept. It is renewed before the next answer if the writer has
+/// committed since. `Store.tidy` ends the transaction of an idle reader, so that the write-ahead log can be cut. Each thread
+/// has its own reader: only `tidy` ever contends for its lock.
 public final class IndexReader: Sendable {
     private let index: Index
     private let monitor: Monitor<State>
@@ -97,9 +97,9 @@ public final class IndexReader: Sendable {
         }
     }
 
-    /// Opens a connection of its own.
+    /// Opens its own connection.
     ///
-    /// - Parameter cacheKibibytes: the most that it keeps of the index's pages in memory of its own.
+    /// - Parameter cacheKibibytes: the most that it keeps of the index's pages in its own memory.
     public init(_ index: Index, cacheKibibytes: Int = 4096) throws {
         self.index = index
         do {
@@ -109,7 +109,7 @@ public final class IndexReader: Sendable {
         }
     }
 
-    /// The inode that `name` in `parent` is; nil where there is none. About 2 µs.
+    /// The inode of `name` in `parent`; nil if there is none. About 2 µs.
     public func lookup(parent: Int64, name: UnsafeRawBufferPointer) throws -> Inode? {
         try answer { state in
             try state.lookup.bind(1, parent).bind(2, blob: name).first(Self.inode)
@@ -133,7 +133,7 @@ public final class IndexReader: Sendable {
         try answer { state in try state.content.bind(1, id.row).first { try Index.content($0) } }
     }
 
-    /// The target of a symbolic link, for the duration of `body`; false when `id` is none.
+    /// The target of a symbolic link, for the duration of `body`; false if `id` is not one.
     public func target(_ id: Int64, _ body: (UnsafeRawBufferPointer) -> Void) throws -> Bool {
         try answer { state in
             try state.target.bind(1, id).first { row -> Bool in
@@ -146,9 +146,9 @@ public final class IndexReader: Sendable {
 
     /// The entries of a directory in the order of their names' bytes, from the `offset`-th on, until `body` says false.
     ///
-    /// The content of a directory never changes, so a position is a count and needs no state. Going on where any reader of this
-    /// index stopped is a B-tree search. Another offset (seekdir, a process that took over) is counted to from the nearest
-    /// place that is known: 64 entries at most in a directory that was read before, else some 0.2 µs for each entry before it.
+    /// The content of a directory never changes, so a position is a count and needs no state. To go on where any reader of this
+    /// index stopped is a B-tree search. For another offset (seekdir, a process that took over), it counts from the nearest
+    /// known place: 64 entries at most in a directory that was read before, else some 0.2 µs for each entry before it.
     public func entries(
         of directory: Int64, from offset: Int64, _ body: (Inode, UnsafeRawBufferPointer) -> Bool
     ) throws {
@@ -166,13 +166,13 @@ public final class IndexReader: Sendable {
                 guard body(Self.inode(statement), name) else { break }
                 trail.pass(name)
             }
-            // At the end too: a reader asks once more to learn that it is there.
+            // At the end too: a reader makes one more request to learn that it is there.
             let stop = trail.place.position > start ? trail.place : nil
             index.positions.keep(trail.passed, stop: stop, in: directory)
         }
     }
 
-    /// Goes on to a position by counting names; false where the directory ends before it.
+    /// Goes on to a position by counting names; false if the directory ends before it.
     private static func count(
         to position: Int64, in directory: Int64, _ trail: inout Trail, _ statement: Statement
     ) throws -> Bool {
@@ -200,7 +200,7 @@ public final class IndexReader: Sendable {
         }
     }
 
-    /// The value of an extended attribute, for the duration of `body`; false where there is none.
+    /// The value of an extended attribute, for the duration of `body`; false if there is none.
     public func xattr(_ inode: Int64, name: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) -> Void) throws
         -> Bool
     {
@@ -212,15 +212,15 @@ public final class IndexReader: Sendable {
         }
     }
 
-    /// Gives `body` the names of an inode's extended attributes.
+    /// Calls `body` with the names of an inode's extended attributes.
     public func xattrNames(_ inode: Int64, _ body: (UnsafeRawBufferPointer) -> Void) throws {
         try answer { state in
             try state.xattrNames.bind(1, inode).forEach { body($0.blob(0)) }
         }
     }
 
-    /// The inodes of the layer that lists this one, and whether any of them has an extended attribute; nil where it is a view's own
-    /// directory, or the root. Looks at each layer: some microseconds for a hundred.
+    /// The inodes of the layer that lists this one, and whether any of them has an extended attribute; nil for a view's own
+    /// directory, and for the root. Looks at each layer: some microseconds for a hundred.
     public func layer(of inode: Int64) throws -> (inodes: ClosedRange<Int64>, hasXattrs: Bool)? {
         try answer { state in
             try state.layer.bind(1, inode).first { row in
@@ -229,7 +229,7 @@ public final class IndexReader: Sendable {
         }
     }
 
-    /// Ends a read transaction that is older than the last commit, if the reader is idle just now.
+    /// Ends a read transaction that is older than the last commit, if the reader is idle now.
     public func endStaleRead() {
         monitor.withLock { state in
             if state.isReading, state.snapshot != index.version.load(ordering: .acquiring) { state.endRead() }
@@ -244,7 +244,7 @@ public final class IndexReader: Sendable {
                 if !state.isReading {
                     try state.connection.execute("BEGIN")
                     state.isReading = true
-                    // The snapshot begins at the first SELECT and may be newer than this count, never older.
+                    // The snapshot begins at the first SELECT and may be newer than this count, but never older.
                     state.snapshot = version
                 }
                 return try body(state)

@@ -2,7 +2,7 @@ import Glibc
 import LaminaSQLite
 import LaminaSystem
 
-/// What is the matter with the index of a store that nobody has open.
+/// The state of the index of a store that no process has open.
 public enum IndexState: Sendable, Equatable {
     /// There is no store.
     case noStore
@@ -13,18 +13,18 @@ public enum IndexState: Sendable, Equatable {
     case sound
 }
 
-/// What became of a damaged index.
+/// What was done with a damaged index.
 public enum IndexRescue: Sendable, Equatable {
-    /// Only what is sorted beside the tables was wrong, and was made anew: nothing is lost.
+    /// Only SQLite's own indexes were wrong; they were rebuilt, and nothing is lost.
     case reindexed
-    /// It was set aside under this name; the images that could still be read in it.
+    /// It was set aside under this name; the images that could still be read from it.
     case setAside(path: String, images: [String])
 }
 
 extension Store {
-    /// Looks at the index of a store as a whole. Reads all of it.
+    /// Examines the index of a store as a whole. Reads all of it.
     ///
-    /// - Throws: `StoreError.incompatible` for one that is not this program's to judge.
+    /// - Throws: `StoreError.incompatible` for one that this program cannot judge.
     public static func indexState(root: String) throws -> IndexState {
         try StoreDirectory.check(root)
         let path = Index.path(root: root)
@@ -35,7 +35,7 @@ extension Store {
         try Index.requireReadable(path)
         do {
             return try Index.connect(path).withLock { holder in
-                // Cut to nothing, it is a database without tables.
+                // If it was truncated to nothing, it is a database without tables.
                 if try Index.usable(holder.database, path: path) == 0 {
                     let files = backingFileCount(root: root)
                     if files > 0 { return .missing(files: files) }
@@ -50,20 +50,20 @@ extension Store {
         }
     }
 
-    /// Makes a damaged index usable, or makes place for a new one: the next `Store` begins with an empty index, into which
-    /// the files are taken by `adopt`.
+    /// Makes a damaged index usable, or sets it aside for a new one: the next `Store` then begins with an empty index, and
+    /// `adopt` takes the files into it.
     ///
-    /// - Throws: `StoreError.locked` while somebody has the store.
+    /// - Throws: `StoreError.locked` while a process has the store.
     public static func rescueIndex(root: String) throws -> IndexRescue {
         let lock = try StoreLock(root: root)
         defer { withExtendedLifetime(lock) {} }
         let path = Index.path(root: root)
         if (try? reindex(path)) == true { return .reindexed }
-        // Whatever was seen before: what cannot be read just now may be whole.
+        // Whatever was found before: an index that cannot be read now may be whole.
         try Index.requireReadable(path)
         let images = (try? readableImages(path)) ?? []
         let saved = "\(path).damaged-\(time(nil))"
-        // The log first: without it the database is an older state of itself, which must not be taken for the index.
+        // The log first: without it the database is an older state of itself, which must not be used as the index.
         for suffix in ["-wal", "-shm", ""] {
             guard rename(path + suffix, saved + suffix) == 0 || errno == ENOENT else {
                 let error = SystemError.last("rename", path + suffix)
@@ -73,7 +73,7 @@ extension Store {
         return .setAside(path: saved, images: images)
     }
 
-    /// Makes the indexes of an index anew; true when nothing is wrong with it then.
+    /// Rebuilds SQLite's indexes of an index; true if nothing is wrong with it afterwards.
     private static func reindex(_ path: String) throws -> Bool {
         let connection = try Connection(path: path, access: .readWrite)
         guard try Index.usable(connection, path: path) > 0 else { return false }
@@ -86,7 +86,7 @@ extension Store {
         return try connection.prepare("SELECT DISTINCT reference FROM image ORDER BY reference").map { $0.text(0) }
     }
 
-    /// How many files stand below `content/`; counted up to a limit.
+    /// How many files are below `content/`; counted up to a limit.
     static func backingFileCount(root: String, upTo limit: Int = 1_000_000) -> Int {
         var count = 0
         for name in ContentFiles.parts where count < limit {

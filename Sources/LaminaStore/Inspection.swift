@@ -35,11 +35,11 @@ public struct LayerInspection: Sendable, Codable, Equatable {
     public var quarantine: String?
     /// The images that have it, by reference.
     public var images: [String]
-    /// Where its blob can be had, the newest first.
+    /// Where its blob can be fetched, the newest first.
     public var sources: [String]
 }
 
-/// A content: a row of the view `content_status`, and who has it.
+/// A content: a row of the view `content_status`, and what has it.
 public struct ContentInspection: Sendable, Codable, Equatable {
     /// A file that has these bytes.
     public struct File: Sendable, Codable, Equatable {
@@ -61,7 +61,7 @@ public struct ContentInspection: Sendable, Codable, Equatable {
 }
 
 extension Index {
-    /// An image with its layers and mounts; nil where it is not there any more.
+    /// An image with its layers and mounts; nil if it is not there any more.
     public func inspect(image record: ImageRecord) throws -> ImageInspection? {
         func isIt(_ reference: String, _ platform: String) -> Bool {
             reference == record.reference && platform == record.platform
@@ -129,7 +129,7 @@ extension Index {
     /// The contents whose digest begins like this, `sha256:` included. Looks through the names of the layers that have them: about
     /// 50 ms for 100,000.
     ///
-    /// - Parameter limit: so many contents are looked at; what is asked for is one.
+    /// - Parameter limit: how many contents are looked at; usually one is wanted.
     public func inspect(contentsWithPrefix prefix: String, limit: Int) throws -> [ContentInspection] {
         try read { database in
             guard let range = Self.digests(withPrefix: prefix) else { return [] }
@@ -169,7 +169,7 @@ extension Index {
         }
     }
 
-    /// The digests that begin like this text, as bytes: from the least to the greatest; nil for what no digest begins with.
+    /// The digests that begin like this text, as bytes: the least and the greatest; nil if no digest can begin like that.
     private static func digests(withPrefix prefix: String) -> (first: [UInt8], last: [UInt8])? {
         let scheme = "sha256:"
         guard prefix.hasPrefix(scheme) else {
@@ -191,14 +191,14 @@ extension Index {
         return (bytes(filledWith: "0"), bytes(filledWith: "f"))
     }
 
-    /// What the layers of an image have at a path, from the lowest. A search for each of the path's names in each layer.
+    /// What the layers of an image have at a path, from the lowest. Costs a search for each of the path's names in each layer.
     ///
     /// - Parameter path: from the image's root, with a leading slash and without a trailing one.
     public func inspect(path: String, of image: ImageRecord) throws -> [FileStatus] {
         try read { database in
             try image.layers.compactMap { layer in
                 guard let inode = try database.inode(at: Array(path.utf8), in: layer) else { return nil }
-                // As the view `file` says it, which would go through all names of the layer.
+                // The same as the view `file`, which would go through all names of the layer.
                 return try database.cached(
                     """
                     SELECT CASE i.mode & 61440

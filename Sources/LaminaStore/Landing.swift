@@ -4,14 +4,14 @@ import Synchronization
 
 /// What a merge has done since the last transaction.
 public struct Landing: Sendable {
-    /// Chunks whose verified bytes stand in the backing file; for contents of several chunks.
+    /// Chunks whose verified bytes are in the backing file; for contents of several chunks.
     public var chunks: [(content: ContentID, offset: Int64)] = []
-    /// How many bytes of a chunk are zeros without data behind them, for chunks that have such. It has landed with that; of a content of
-    /// one chunk, which has no offset here, `merged` says so.
+    /// For chunks with zeros that take no space: how many bytes these are. The chunk has landed with them. A content of one
+    /// chunk has no offset here; `merged` has its zeros.
     public var holes: [(content: ContentID, offset: Int64?, bytes: Int64)] = []
     /// Contents whose every chunk has landed, with what is known of the whole-file digest.
     public var merged: [(content: ContentID, proof: ContentRecord.Proof)] = []
-    /// What the members of these chunks hold beside files, as `TarPart` says it.
+    /// What the members of these chunks hold besides files, as in `TarPart`.
     public var tarParts: [(layer: LayerID, blobOffset: Int64, blobSize: Int64, bytes: [UInt8])] = []
 
     public init() {}
@@ -28,12 +28,12 @@ extension Store {
             let database = writer.connection
             let sync = try writer.noteLanding()
             let withHoles = landing.holes.compactMap { hole in hole.offset.map { (content: hole.content, offset: $0) } }
-            // First: a chunk's holes are counted when it lands.
+            // First, because a chunk's holes are counted when it lands.
             try Self.record(landing.holes, in: database)
             try writer.land(landing.chunks + withHoles, sync: sync)
             if !landing.tarParts.isEmpty {
                 let keep = try database.cached(
-                    // A layer may have been given up meanwhile, or its diff ID told: nobody would take these away again.
+                    // The layer may have been given up meanwhile, or its diff ID computed: then these would never be deleted.
                     """
                     INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes)
                     SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1 AND diff_id_state = 0)
@@ -46,7 +46,7 @@ extension Store {
             let merged = try database.cached(
                 "UPDATE content SET state = 2, proof = ?, sync = ?, used_at = ? WHERE id = ?")
             let now = millisecondsSince1970()
-            // Whoever copies a content whole names no chunks; the check after a restart goes by them.
+            // A content that was copied as a whole names no chunks, but the check after a restart needs them.
             let rest = try database.cached("UPDATE chunk SET landed = 1 WHERE content = ? AND landed = 0")
             for (content, proof) in landing.merged {
                 guard let before = try writer.counted(content) else { continue }
@@ -60,7 +60,7 @@ extension Store {
         }
     }
 
-    /// Counts the holes of chunks, each once: one that has landed already is counted already.
+    /// Counts the holes of chunks, each once: those of a chunk that has landed already are counted already.
     private static func record(
         _ holes: [(content: ContentID, offset: Int64?, bytes: Int64)], in database: Connection
     ) throws {
@@ -80,10 +80,10 @@ extension Store {
         }
     }
 
-    /// Records what the whole-file digest of a merged content turned out to be.
+    /// Records the result of proving a merged content's whole-file digest.
     public func recordProof(_ proof: ContentRecord.Proof, of content: ContentID) throws {
         try write { writer in
-            // Of what was given up meanwhile nothing is said.
+            // If it was given up meanwhile, nothing is recorded.
             try writer.counting(content) {
                 try writer.connection.cached("UPDATE content SET proof = ? WHERE id = ? AND state = 2")
                     .bind(1, proof.rawValue).bind(2, content.row).run()
@@ -93,15 +93,15 @@ extension Store {
 
     /// Makes a content whole with the bytes of a proven one that has the same digest: one file with two names.
     ///
-    /// - Throws: `StoreError.conflict` where the index does not have the one as proven or the two are not of one digest
-    ///   and size: sharing what is only claimed would let one layer give others its bytes.
+    /// - Throws: `StoreError.conflict` if the index does not have the first as proven, or the two differ in digest or size: if
+    ///   claimed contents were shared, one layer could give other layers its bytes.
     public func adopt(_ proven: ContentRecord, as content: ContentRecord) throws {
         try requireProven(proven, as: content)
         var lease = files.lease(writing: content.name)
         do {
-            // The proven one is not given up meanwhile.
+            // The proven one cannot be given up meanwhile.
             try files.reading(proven.name) { _ in
-                // Again: it may have been given up, and its name written anew.
+                // Again: it may have been given up, and another file written under its name.
                 try requireProven(proven, as: content)
                 try lease.link(proven.name, as: content.name)
             }
@@ -141,7 +141,7 @@ extension Store {
 }
 
 extension Writer {
-    /// Notes that something lands, in the transaction that says so.
+    /// Notes that something lands, in the transaction that records it.
     ///
     /// - Returns: the number of the syncfs that makes it durable, for its content's row.
     func noteLanding() throws -> Int64 {
@@ -157,11 +157,11 @@ extension Writer {
         }
     }
 
-    /// Records chunks; fastest where those of one content come one after the other.
+    /// Records chunks; fastest if those of one content come one after the other.
     fileprivate func land(_ chunks: [(content: ContentID, offset: Int64)], sync: Int64) throws {
         let landed = try connection.cached(
             "UPDATE chunk SET landed = 1 WHERE content = ? AND offset = ? AND landed = 0 RETURNING size")
-        // Of a merged content all has landed.
+        // All of a merged content has landed.
         let partial = try connection.cached(
             """
             UPDATE content SET state = max(state, 1), sync = max(sync, ?2), landed = iif(state = 2, landed, landed + ?3)

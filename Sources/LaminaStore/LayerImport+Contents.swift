@@ -16,7 +16,7 @@ public struct ImportedContent: Sendable {
 }
 
 extension LayerImporter {
-    /// As `addContent` for each, in less time.
+    /// The same as `addContent` for each, but faster.
     public func addContents(_ contents: [ImportedContent]) throws -> [ContentID] {
         var ids: [ContentID] = []
         ids.reserveCapacity(contents.count)
@@ -35,7 +35,7 @@ extension LayerImporter {
                 }
                 start = batch.endIndex
             } else {
-                // Some were there; which they were, and whether they are as large, is asked one by one.
+                // Some were there already; it is asked one by one which, and whether their sizes agree.
                 for content in batch {
                     ids.append(try addContent(digest: content.digest, size: content.size, chunks: content.chunks))
                 }
@@ -47,9 +47,9 @@ extension LayerImporter {
 
     /// Inserts contents of one chunk.
     ///
-    /// - Returns: the number of the first, which the others follow; nil if one of them, or some, were there.
+    /// - Returns: the number of the first, which the others follow; nil if at least one of them was there.
     private func insertNew(_ contents: ArraySlice<ImportedContent>) throws -> Int64? {
-        // The writer's lock is held: nobody else takes numbers.
+        // The writer's lock is held, so no other code takes numbers.
         let first = try nextContent ?? database.integer("SELECT \(Writer.nextContent)") ?? 1
         for (number, content) in contents.enumerated() {
             let parameter = try newContents.next()
@@ -80,7 +80,8 @@ extension LayerImporter {
         }
     }
 
-    /// Adds a file's bytes, or finds them: the content with the same digest and, for several chunks, the same chunk list.
+    /// Adds a file's bytes, or finds the content that has them: with the same digest and, for several chunks, the same chunk
+    /// list.
     ///
     /// - Parameter chunks: in file order, tiling the file.
     public func addContent(digest: Digest, size: Int64, chunks: [ImportedChunk]) throws -> ContentID {
@@ -90,7 +91,7 @@ extension LayerImporter {
             try database.cached("UPDATE content SET isolated = 1 WHERE id = ?").bind(1, content.id.row).run()
         }
         if claim == nil, content.size != size {
-            // Some layer lies about the size of these bytes. Nobody knows yet which one, so they are kept apart.
+            // Some layer lies about the size of these bytes. It is not known yet which one, so they are kept apart.
             claim = Self.claim(chunks)
             (content, isNew) = try insertOrFind(digest, claim, size)
         }
@@ -104,7 +105,7 @@ extension LayerImporter {
         return content.id
     }
 
-    /// Most contents are new: it is looked for only what could not be inserted.
+    /// Most contents are new: only what could not be inserted is looked up.
     private func insertOrFind(
         _ digest: Digest, _ claim: Digest?, _ size: Int64
     ) throws -> (content: (id: ContentID, size: Int64), isNew: Bool) {
@@ -122,7 +123,7 @@ extension LayerImporter {
             throw StoreError(.damaged, "the index has and has not the content \(digest)")
         }
         if known.group != group { shared.insert(known.id) }
-        // The batch that it was in could not be counted as one.
+        // Its batch could not be counted as one.
         if uncounted.remove(known.id.row) != nil { countNew(known.id, known.size) }
         return ((known.id, known.size), false)
     }
@@ -155,13 +156,14 @@ extension LayerImporter {
     }
 }
 
-/// How many inodes of a layer have each content. Those that the layer is the first to have are numbered from one number on.
+/// How many inodes of a layer have each content. The contents that this layer is the first to have are numbered one after the
+/// other.
 struct FileCounts {
     fileprivate var first = Int64.max
     fileprivate var new: [Int32] = []
     fileprivate var others: [ContentID: Int64] = [:]
 
-    /// Says that contents from this number on are the layer's own.
+    /// Notes that contents from this number on are the layer's own.
     mutating func begin(at content: Int64) { first = min(first, content) }
 
     mutating func add(_ content: ContentID) {
@@ -176,15 +178,15 @@ struct FileCounts {
 }
 
 extension GroupTotals {
-    /// Of a content that nobody has a byte of, and one file has.
+    /// For a content of which no byte is here, and which one file has.
     fileprivate static func absent(size: Int64) -> Self { Self(contents: 1, bytes: size, fileBytes: size) }
 }
 
 extension LayerImporter {
-    /// Says of each content that the layer has how many of its inodes have it, and takes those that it shares into groups of their
-    /// own. After all rows are in.
+    /// Records for each content of the layer how many of its inodes have it, and moves the shared ones into their own groups.
+    /// Call it after all rows are in.
     func countFiles() throws {
-        // One that is left without contents goes.
+        // A group that is left without contents is deleted.
         writer.groups.add(GroupTotals(), to: group)
         var derived: [Int64: Derived] = [:]
         let move = try database.cached("UPDATE content SET content_group = ?2, files = ?3 WHERE id = ?1")
@@ -195,7 +197,7 @@ extension LayerImporter {
             let inodes = files.others[content] ?? 0
             var after = before
             after.group = target.group
-            // One that no layer had is of no file, whatever its row says.
+            // If no layer had it, it belongs to no file, whatever its row says.
             after.files = (target.hadLayers ? before.files : 0) + inodes
             try move.bind(1, content.row).bind(2, after.group).bind(3, after.files).run()
             writer.groups.note(before, after)
@@ -212,7 +214,7 @@ extension LayerImporter {
         var hadLayers: Bool
     }
 
-    /// The group of contents that the layers of another one have, and this layer.
+    /// The group of contents that the layers of another group have, and this layer too.
     private func derive(from other: Int64) throws -> Derived {
         let isOfLayers = try database.cached("SELECT 1 FROM layer_group WHERE content_group = ? LIMIT 1").bind(1, other)
             .first { _ in true }

@@ -2,12 +2,12 @@ import Glibc
 public import LaminaDigest
 import LaminaSQLite
 
-/// What the index keeps of a layer blob beside its tree.
+/// What the index keeps of a layer blob besides its tree.
 public struct LayerRecord: Sendable {
     public var digest: Digest
     public var diffID: Digest?
     public var tocDigest: Digest?
-    /// SHA-256 of the compressed TOC, where manifests vouch for that.
+    /// SHA-256 of the compressed TOC, if manifests name that.
     public var tocChecksum: Digest?
     /// What ties the TOC to the manifest.
     public var tocProof: TOCProof
@@ -75,7 +75,7 @@ extension Store {
     /// A layer with this digest, if the index has one; of several the oldest.
     public func layer(_ digest: Digest) throws -> LayerID? { try index.layers(of: digest).first?.id }
 
-    /// Records a place where a layer's blob can be had, as the newest; one that is known becomes the newest.
+    /// Records a source of a layer's blob, as the newest; a known one becomes the newest.
     public func addSource(_ location: String, to layer: LayerID) throws {
         try write { try $0.addSource(location, to: layer) }
     }
@@ -175,8 +175,8 @@ extension Writer {
         return group
     }
 
-    /// Contents that a stream has brought and its layer does not have, as a later entry of the tar took their file's name: they are
-    /// no layer's.
+    /// Contents that a stream has brought but its layer does not have, because a later entry of the tar replaced the file: no
+    /// layer has them.
     fileprivate func releaseUnwanted(of stream: StreamID, _ layer: LayerID, group: Int64) throws {
         let unwanted = try connection.cached(
             """
@@ -212,11 +212,11 @@ public final class LayerImporter {
     private let inodes: RowInserter
     private let dirents: RowInserter
     private let directories: RowInserter
-    /// Of the directories so far; empty for the root, and for one that has no name yet.
+    /// The paths of the directories so far; empty for the root, and for one that has no name yet.
     private var paths: [Int64: [UInt8]] = [:]
     let sources: RowInserter
     let newContents: RowInserter
-    /// A number that no content has, nor any above it; nil before it was asked for.
+    /// A number above those of all contents; nil before it was asked for.
     var nextContent: Int64?
     private let insertXattr: Statement
     private let insertImplicit: Statement
@@ -225,11 +225,11 @@ public final class LayerImporter {
     let insertChunk: Statement
     let writer: Writer
     var database: Connection { writer.connection }
-    /// The group of the contents that nobody had before.
+    /// The group of the contents that no layer had before.
     let group: Int64
-    /// Contents that were there: they leave their groups for others that have this layer too.
+    /// Contents that were there already: they move from their groups to others that have this layer too.
     var shared: Set<ContentID> = []
-    /// Numbers of a batch of which not all were new: those that were are counted one by one.
+    /// Numbers of a batch in which not all were new: the new ones are counted one by one.
     var uncounted: Set<Int64> = []
     /// How many inodes have each content.
     var files = FileCounts()
@@ -266,7 +266,7 @@ public final class LayerImporter {
         insertChunk = try database.cached("INSERT INTO chunk (content, offset, size, digest) VALUES (?, ?, ?, ?)")
     }
 
-    /// Inserts the rows that are gathered.
+    /// Inserts the rows that were gathered.
     fileprivate func finish() throws {
         try inodes.finish()
         try dirents.finish()
@@ -281,7 +281,7 @@ public final class LayerImporter {
 
     /// Adds the next inode. `inode.id` is not read; `nlink` and `size` are taken as they are.
     ///
-    /// - Parameter directory: what the first of its names is in; nil for the root.
+    /// - Parameter directory: the directory of the first of its names; nil for the root.
     @discardableResult
     public func addInode(
         _ inode: Inode, in directory: Int64? = nil, target: UnsafeRawBufferPointer?
@@ -300,7 +300,7 @@ public final class LayerImporter {
         return id
     }
 
-    /// Names an inode. A directory is named before what is in it; fastest when called in the order of parent and name.
+    /// Names an inode. A directory must be named before its entries; it is fastest in the order of parent and name.
     public func addEntry(parent: Int64, name: UnsafeRawBufferPointer, inode: Int64) throws {
         if inode != firstInode, paths[inode] != nil {
             var path = paths[parent] ?? []
@@ -316,7 +316,7 @@ public final class LayerImporter {
         try insertXattr.bind(1, inode).bind(2, blob: name).bind(3, blob: value).run()
     }
 
-    /// Says that the layer does not list this directory, whose path within the layer has no leading slash.
+    /// Records that the layer does not list this directory, whose path within the layer has no leading slash.
     public func markImplicit(inode: Int64, path: [UInt8]) throws {
         try insertImplicit.bind(1, inode).bind(2, blob: path).run()
     }

@@ -5,13 +5,12 @@ import LaminaSQLite
 extension Store {
     /// The views of an image's layers, bottom first: what overlayfs gets as lower directories, in reverse order.
     ///
-    /// A directory that a layer does not list takes mode, owner, times and attributes from the same directory in the
-    /// layers below, as an unpacked image has it. Where that differs from the layer's own 0755 root, the layer gets
-    /// directories of its own for this chain: cloned, because the kernel knows a directory by one inode number and one
-    /// parent. Files are never cloned.
+    /// A directory that a layer does not list takes mode, owner, times and attributes from the same directory in the layers
+    /// below, as in an unpacked image. If these differ from the layer's own 0755 root, the layer's directories are cloned for
+    /// this chain, because the kernel knows a directory by one inode number and one parent. Files are never cloned.
     ///
-    /// What was found once is kept: neither layers nor views ever change. Else the directories that are not listed are looked for
-    /// in the layers below, a layer at a time, so that others may write in between.
+    /// The result is kept: neither layers nor views ever change. The first time, the directories that are not listed are looked
+    /// up in the layers below, a layer at a time, so that other code may write in between.
     public func views(of layers: [LayerID]) throws -> [ViewID] {
         if let known = try index.read({ try $0.knownViews(of: layers) }) { return known }
         var chain: LayerChain?
@@ -27,16 +26,16 @@ private struct ViewRow {
     var root: Int64
 }
 
-/// Layers one above the other, with their views.
+/// Layers above each other, with their views.
 private struct LayerChain {
-    /// Of `layer_chain`, for the topmost.
+    /// Its row in `layer_chain`, for the topmost layer.
     var id: Int64
     /// Bottom first.
     var views: [ViewRow]
 }
 
 extension Connection {
-    /// The views of layers one above the other, bottom first; nil where they were not looked for yet.
+    /// The views of layers above each other, bottom first; nil if they were not looked up yet.
     fileprivate func knownViews(of layers: [LayerID]) throws -> [ViewID]? {
         var below: Int64?
         var views: [ViewID] = []
@@ -51,7 +50,7 @@ extension Connection {
     }
 }
 
-/// What an implicit directory takes from the layers below.
+/// What an unlisted directory takes from the layers below.
 private struct Inheritance {
     var inode: Int64
     var path: [UInt8]
@@ -94,7 +93,7 @@ extension Writer {
     }
 
     private func addLink(_ layer: LayerID, _ view: ViewRow, onto below: Int64?) throws -> Int64 {
-        // A view that was given from outside may be another than the one that was found for its layer: the later one counts.
+        // A view that was given from outside may differ from the one that was found for its layer: the later one counts.
         try connection.cached("DELETE FROM layer_chain WHERE below IS ? AND layer = ?").bind(1, below)
             .bind(2, layer.row).run()
         try connection.cached("INSERT INTO layer_chain (below, layer, view) VALUES (?, ?, ?)").bind(1, below)
@@ -130,7 +129,7 @@ extension Writer {
         return ViewRow(id: view, root: root)
     }
 
-    /// The implicit directories of a layer whose attributes differ from what the layers below give them.
+    /// The unlisted directories of a layer whose attributes differ from what the layers below give them.
     private func inheritance(of layer: LayerID, from above: [ViewRow]) throws -> [Inheritance] {
         guard !above.isEmpty else { return [] }
         let implicit = try connection.cached(
@@ -163,21 +162,21 @@ extension Writer {
 
     private enum Resolution {
         case directory(Int64)
-        /// Something other than a directory, or an opaque directory, hides whatever lies below.
+        /// Something other than a directory, or an opaque directory, hides what is below.
         case blocked
         case absent
     }
 
-    /// What was found of the paths of one layer: most directories that are looked for have a parent that others have, too, and
-    /// where that is not there, they are not either.
+    /// What was found for paths of one layer. Most directories share their parents, and if a parent is not there, its children
+    /// are not either.
     private struct KnownPlaces {
         var root: Int64
         var places: [ArraySlice<UInt8>: Resolution] = [:]
-        /// Whether a directory, or one that it is in, is opaque in this layer.
+        /// Whether a directory, or one above it, is opaque in this layer.
         var hides: [ArraySlice<UInt8>: Bool] = [:]
     }
 
-    /// Walks a path from a view's root as overlayfs would within one layer.
+    /// Follows a path from a view's root as overlayfs would within one layer.
     private func resolve(_ path: ArraySlice<UInt8>, _ known: inout KnownPlaces) throws -> Resolution {
         guard let (parent, name) = Self.split(path) else { return .directory(known.root) }
         let place: Resolution
@@ -196,7 +195,8 @@ extension Writer {
     }
 
     /// Whether an ancestor of `path` is opaque in its own layer, so that no layer below shows through. A directory that is
-    /// itself opaque loses what is in it below, and keeps what it is: containerd's unpack removes children only.
+    /// itself opaque hides what the layers below have in it, but keeps its own attributes: containerd's unpack removes only
+    /// children.
     private func isHidden(_ path: ArraySlice<UInt8>, _ own: inout KnownPlaces) throws -> Bool {
         guard let (parent, _) = Self.split(path) else { return false }
         if let known = own.hides[parent] { return known }
@@ -206,7 +206,7 @@ extension Writer {
         return hides
     }
 
-    /// The directory that a path is in, and its name there; nil for the root.
+    /// The directory of a path, and its name there; nil for the root.
     private static func split(_ path: ArraySlice<UInt8>) -> (parent: ArraySlice<UInt8>, name: ArraySlice<UInt8>)? {
         guard !path.isEmpty else { return nil }
         guard let slash = path.lastIndex(of: UInt8(ascii: "/")) else { return (path[path.endIndex...], path) }
@@ -218,7 +218,7 @@ extension Writer {
             .bind(1, inode).bind(2, blob: Array("trusted.overlay.opaque".utf8)).first { _ in true } ?? false
     }
 
-    /// Whether two directories have the same attributes. The root's time is left out: every layer's would differ.
+    /// Whether two directories have the same attributes. The root's time is left out, because it differs in every layer.
     private func looksAlike(_ a: Int64, _ b: Int64, ignoringTime: Bool) throws -> Bool {
         let columns = ignoringTime ? "mode, uid, gid" : "mode, uid, gid, mtime, mtime_ns"
         let same = try connection.cached(
@@ -230,7 +230,7 @@ extension Writer {
         return try same == true && xattrs(a) == xattrs(b)
     }
 
-    /// What steers overlayfs: no other attribute of these prefixes is ever in the index.
+    /// The attributes that steer overlayfs: no other attribute of these prefixes is ever in the index.
     private static let steeringNames = [
         "trusted.overlay.opaque", "user.overlay.opaque", "trusted.overlay.origin", "user.overlay.origin",
     ].map { "CAST('\($0)' AS BLOB)" }.joined(separator: ", ")
@@ -245,11 +245,11 @@ extension Writer {
         ).bind(1, inode).map { Array($0.blob(0)) + [0] + Array($0.blob(1)) }
     }
 
-    /// SHA-256 of everything inherited; empty bytes when nothing is.
+    /// SHA-256 of everything inherited; empty bytes if nothing is.
     private func fingerprint(of inherited: [Inheritance]) throws -> [UInt8] {
         guard !inherited.isEmpty else { return [] }
         var hash = SHA256()
-        // Each part behind its length: no two lists of attributes may hash alike.
+        // Each part follows its length: no two lists of attributes may have the same hash.
         func update(_ bytes: [UInt8]) {
             withUnsafeBytes(of: Int64(bytes.count).littleEndian) { hash.update($0) }
             hash.update(bytes)

@@ -8,18 +8,18 @@ public enum TOCProof: Int64, Sendable {
     case none = 0
     /// The manifest names its digest.
     case manifest = 1
-    /// The blob that it stands in was hashed as a whole.
+    /// The blob that contains it was hashed as a whole.
     case blob = 2
-    /// There is none: the index was made of the blob itself while it was hashed.
+    /// It needs no proof: the index was made from the blob itself while it was hashed.
     case whole = 3
 }
 
 /// What is known of a layer's diff ID. Raw values are stored.
 public enum DiffIDState: Int64, Sendable {
     case unknown = 0
-    /// The tar was hashed, or put together again from what was fetched, and has the digest.
+    /// The tar was hashed, or put together again from what was fetched, and has this digest.
     case proven = 1
-    /// It has another one.
+    /// The tar has another digest.
     case mismatch = 2
     /// Not everything that the tar was made of was fetched, and nothing is fetched twice.
     case notProvable = 3
@@ -34,7 +34,7 @@ public struct LayerLedger: Sendable {
     public var tocProof: TOCProof
     public var diffID: Digest?
     public var diffIDState: DiffIDState
-    /// What the tar's digest really is, where it is not the diff ID.
+    /// The tar's real digest, if it is not the diff ID.
     public var computedDiffID: Digest?
     public var areChunksProven: Bool
     public var areFilesProven: Bool
@@ -66,15 +66,15 @@ extension Index {
     }
 }
 
-/// What a layer's diff ID is told from, besides its files.
+/// What a layer's diff ID is computed from, besides its files.
 public struct TarSource: Sendable {
-    /// Where in the blob the last member ends; `nil` where it was not noted.
+    /// Where in the blob the last member ends; `nil` if it was not recorded.
     public var membersEnd: Int64?
     /// Where the layer's own tar-split is.
     public var tarSplit: Range<Int64>?
 }
 
-/// What is kept of a member beside files.
+/// What is kept of a member besides files.
 public struct KeptTarPart: Sendable {
     public var blobOffset: Int64
     public var blobSize: Int64
@@ -82,7 +82,7 @@ public struct KeptTarPart: Sendable {
 }
 
 extension Index {
-    /// Layers whose every file is merged, and of which not everything has been proven that can be.
+    /// Layers whose every file is merged, and for which not all possible proofs are done.
     public func layersToProve() throws -> [LayerID] {
         try read { database in
             try database.cached(
@@ -123,7 +123,7 @@ extension Index {
         }
     }
 
-    /// The places in a blob of which something is kept, in order.
+    /// The places in a blob for which something is kept, in order.
     public func tarPartPlaces(of layer: LayerID) throws -> [Range<Int64>] {
         try read { database in
             try database.cached("SELECT blob_offset, blob_size FROM tar_part WHERE layer = ? ORDER BY blob_offset")
@@ -138,7 +138,7 @@ extension Index {
         }
     }
 
-    /// A merged content whose bytes stand at a place of a layer's blob, and where in the file they do.
+    /// A merged content whose bytes are at a place in a layer's blob, and where in the file they are.
     public func content(
         in layer: LayerID, at blobOffset: Int64, innerOffset: Int64
     ) throws -> (record: ContentRecord, offset: Int64)? {
@@ -190,10 +190,10 @@ extension Index {
 }
 
 extension Store {
-    /// Writes into the ledger of a layer whose every chunk has landed; what was kept to tell the diff ID goes, once it was
-    /// told.
+    /// Writes into the ledger of a layer whose every chunk has landed. What was kept to compute the diff ID is deleted once the
+    /// diff ID is computed.
     ///
-    /// - Parameter computed: the digest of the tar, where it is not the diff ID.
+    /// - Parameter computed: the digest of the tar, if it is not the diff ID.
     public func recordProofs(
         of layer: LayerID, areFilesProven: Bool, diffID: DiffIDState, computed: Digest?
     ) throws {
@@ -219,7 +219,7 @@ extension Store {
         if diffID == .mismatch { try readQuarantine() }
     }
 
-    /// Writes into the ledger what a pass over a layer's whole blob has shown of its diff ID.
+    /// Writes into the ledger what a pass over a layer's whole blob has shown about its diff ID.
     public func recordDiffID(_ state: DiffIDState, computed: Digest?, of layer: LayerID) throws {
         try write { writer in
             try writer.connection.cached(

@@ -1,8 +1,8 @@
 import LaminaDigest
 import LaminaSystem
 
-/// Says who works with which name below `content/`. In memory alone: one process has the store, and a lease is over when
-/// that process is.
+/// Knows which code works with which name below `content/`. It is in memory alone: one process has the store, and its leases
+/// end with it.
 ///
 /// | lease | who has it | what it keeps away |
 /// |---|---|---|
@@ -10,10 +10,11 @@ import LaminaSystem
 /// | reading | a copy, a proof, a check | removal |
 /// | removing | collection, eviction, what was given up | writers and readers, which wait |
 ///
-/// Several writers may have one name. Of a name without a claim each writes the same bytes, those that have its digest; a name
-/// with a claim is merged once at a time (`MergeEngine`). An open needs no lease: who evicts asks the file system first.
+/// Several writers may have one name. If the name has no claim, each writes the same bytes, those that have its digest. A name
+/// with a claim has one merge at a time (`MergeEngine`). An open needs no lease: eviction asks the file system first.
 ///
-/// A removal never waits for a name, and nobody asks for a lease with the writer of the index locked. So nobody waits in a circle.
+/// A removal never waits for a name, and no code asks for a lease while it holds the writer of the index. So there is no circle
+/// of waiting.
 final class NameLeases: Sendable {
     private struct Holders {
         var writers = 0
@@ -23,7 +24,7 @@ final class NameLeases: Sendable {
         var isFree: Bool { writers == 0 && readers == 0 && !isBeingRemoved }
     }
 
-    /// By the digest's first bits: the decoders write files of thousands of names a second.
+    /// Divided by the digest's first bits: the decoders write files of thousands of names a second.
     private let parts = (0..<16).map { _ in Monitor<[BackingName: Holders]>([:]) }
     private let givenUp = Monitor<Set<BackingName>>([])
 
@@ -49,9 +50,9 @@ final class NameLeases: Sendable {
 
     func endReading(_ name: BackingName) { end(name) { $0.readers -= 1 } }
 
-    /// Takes those names that nobody has, for as long as `body` runs. Those that come for them meanwhile wait.
+    /// Takes those names that have no lease, while `body` runs. Code that wants one of them meanwhile waits.
     ///
-    /// - Parameter body: gets the names that it may take away.
+    /// - Parameter body: gets the names that it may remove.
     func removing<Result>(_ names: [BackingName], _ body: ([BackingName]) throws -> Result) rethrows -> Result {
         let taken = names.filter { name in
             part(of: name).withLock { names in
@@ -67,7 +68,7 @@ final class NameLeases: Sendable {
     func isFree(_ name: BackingName) -> Bool { part(of: name).withLock { $0[name]?.isFree != false } }
 
     private func begin(_ name: BackingName, _ change: (inout Holders) -> Void) {
-        // What is being removed is there already: nothing is put in for who has to wait.
+        // A name that is being removed has an entry already: nothing is added for the waiter.
         func take(_ holders: inout Holders) -> Void? {
             if holders.isBeingRemoved { return nil }
             return change(&holders)
@@ -83,7 +84,7 @@ final class NameLeases: Sendable {
         }
     }
 
-    /// Puts names aside that somebody gave up, or that could not be removed just now.
+    /// Puts names aside that were given up, or that could not be removed now.
     func giveUp(_ names: [BackingName]) { givenUp.withLock { $0.formUnion(names) } }
 
     /// The names that were given up since the last time.
@@ -94,17 +95,17 @@ final class NameLeases: Sendable {
         }
     }
 
-    /// How many names somebody has a lease of; for tests.
+    /// How many names have a lease; for tests.
     var count: Int { parts.reduce(0) { $0 + $1.withLock { $0.count } } }
 }
 
 /// The right to write the files of some names: from before their first byte until the index says what they have.
 ///
-/// Who lets go of it without having recorded gives the names up: their files are taken away, unless somebody else has a lease
-/// or the index knows what is in them (`Store.settleGivenUp`).
+/// If it ends without a record, the names are given up: their files are removed, unless there is another lease or the index
+/// knows what is in them (`Store.settleGivenUp`).
 public struct WritingLease: ~Copyable, Sendable {
     let files: ContentFiles
-    // Most leases are of one name; a set of one would cost more than the lease.
+    // Most leases have one name; a set of one would cost more than the lease.
     private var first: BackingName?
     private var others: Set<BackingName> = []
 
@@ -112,8 +113,8 @@ public struct WritingLease: ~Copyable, Sendable {
 
     deinit { end(isRecorded: false) }
 
-    /// Takes one more name; waits while it is being removed, which takes some milliseconds. Call it with no lock that the
-    /// writer of the index may be waited for with.
+    /// Takes one more name; waits while that is being removed, which takes some milliseconds. Do not call it with a lock held
+    /// that code with the writer of the index may wait for.
     public mutating func cover(_ name: BackingName) {
         guard !covers(name) else { return }
         files.leases.beginWriting(name)
@@ -122,7 +123,7 @@ public struct WritingLease: ~Copyable, Sendable {
 
     public func covers(_ name: BackingName) -> Bool { first == name || !others.isEmpty && others.contains(name) }
 
-    /// Lets go of all names: the index says what their files have.
+    /// Ends the lease of all names: the index says what their files have.
     public mutating func recorded() {
         end(isRecorded: true)
         first = nil

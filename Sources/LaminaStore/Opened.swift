@@ -1,17 +1,17 @@
 import LaminaDigest
 import LaminaSQLite
 
-// The order in which the files of an image were opened first. Opens come as inodes; what is kept are paths, as the next
-// version of the image has other inodes.
+// The order in which the files of an image were first opened. Opens come as inodes; paths are kept, because the next version of
+// the image has other inodes.
 
 extension Store {
-    /// More files of one image are not kept: who starts a program opens some hundreds.
+    /// No more files of one image are kept: a program that starts opens some hundreds.
     static let openedLimit: Int64 = 4096
-    /// Of one repository, the lists of so many images are kept.
+    /// For how many images of one repository the lists are kept.
     private static let listsOfRepository: Int64 = 4
 
-    /// Adds inodes, in the order of their first opens, to what is known of their images: those that are mounted and have
-    /// the inode's layer, or, where none is, all that have it.
+    /// Adds inodes, in the order of their first opens, to the lists of their images: those that are mounted and have the
+    /// inode's layer, or, if none is mounted, all that have it.
     func recordOpened(_ inodes: [Int64]) throws {
         let (paths, images) = try index.read { database in
             let paths = try database.paths(of: inodes)
@@ -37,13 +37,13 @@ extension Store {
 }
 
 extension Index {
-    /// The paths that were opened first in an image, in their order, without a leading slash. Where nothing is known of this
-    /// image, what is known of an earlier one: of the same reference, else of the same repository.
+    /// The paths that were first opened in an image, in their order, without a leading slash. If nothing is known for this
+    /// image, the list of an earlier one: of the same reference, else of the same repository.
     public func opened(of image: ImageRecord) throws -> [[UInt8]] {
         try opened(of: SnapshotImage(reference: image.reference, manifest: image.manifestDigest))
     }
 
-    /// The same of an image that containerd has.
+    /// The same for an image of containerd.
     public func opened(of image: SnapshotImage) throws -> [[UInt8]] {
         try read { database in
             try database.cached(
@@ -58,7 +58,7 @@ extension Index {
         }
     }
 
-    /// Those of the files that were opened first whose bytes the store does not have, each in the layer that it belongs to.
+    /// Those of the first opened files whose bytes the store does not have, each in the layer that it belongs to.
     ///
     /// - Parameter layers: bottom first.
     public func unmergedOpened(_ paths: [[UInt8]], in layers: [LayerID]) throws -> [LayerID: [UnmergedContent]] {
@@ -87,7 +87,7 @@ extension ImageRecord {
     static func repository(of reference: String) -> String {
         var name = reference[...]
         if let at = name.firstIndex(of: "@") { name = name[..<at] }
-        // A colon before a slash is that of a port, or of `oci:`.
+        // A colon before a slash belongs to a port, or to `oci:`.
         if let colon = name.lastIndex(of: ":"), !name[colon...].contains("/") { name = name[..<colon] }
         return String(name)
     }
@@ -110,7 +110,8 @@ extension Writer {
         let list = try connection.cached("SELECT id FROM opened_image WHERE reference = ? AND manifest_digest = ?")
             .bind(1, text: image.reference).bind(2, digest: image.manifest).first { $0.integer(0) }
         guard let list else { return }
-        // Counted once: counting for each path took the writer's connection for seconds after a walk through an image.
+        // Counted once: when each path was counted, that took the writer's connection for seconds after a walk through an
+        // image.
         var (count, position) =
             try connection.cached("SELECT count(*), coalesce(max(position), 0) FROM opened WHERE image = ?")
             .bind(1, list).first { ($0.integer(0), $0.integer(1)) } ?? (0, 0)
@@ -126,7 +127,7 @@ extension Writer {
 }
 
 extension Connection {
-    /// Where inodes of files are in their layers: a look through each directory that they are in.
+    /// The paths of inodes in their layers: looks through each directory that they are in.
     fileprivate func paths(of inodes: [Int64]) throws -> [Int64: (layer: LayerID, path: [UInt8])] {
         let layers = try cached("SELECT id, first_inode, last_inode FROM layer")
             .map { (id: LayerID($0.integer(0)), inodes: $0.integer(1)...$0.integer(2)) }
@@ -145,7 +146,7 @@ extension Connection {
             try cached(
                 "SELECT inode, name FROM dirent WHERE parent = ?1 AND inode IN (SELECT value FROM json_each(?2))"
             ).bind(1, directory).bind(2, text: list).forEach { row in
-                // Of several names of a file the first will do.
+                // If a file has several names, the first one is enough.
                 guard result[row.integer(0)] == nil else { return }
                 let prefix = path.isEmpty ? [] : path + [UInt8(ascii: "/")]
                 result[row.integer(0)] = (layer.id, prefix + Array(row.blob(1)))
@@ -154,8 +155,9 @@ extension Connection {
         return result
     }
 
-    /// The images that opens of these layers' files are of: those that are mounted, or that containers run from, where there are
-    /// any. containerd's are those of the topmost layers, each with all below, which it may share with others.
+    /// The images that opens of these layers' files count for: those that are mounted, or that containers run from, if there
+    /// are any. For containerd these are the images of the topmost layers, each with all layers below, which it may share with
+    /// others.
     fileprivate func images(of layers: Set<LayerID>) throws -> [OpenedImage] {
         let rows = try cached(
             """
@@ -195,7 +197,7 @@ extension Connection {
         return images.values.sorted { $0.reference < $1.reference }
     }
 
-    /// What a layer has at a path: a search for each of its names.
+    /// What a layer has at a path: one search for each of its names.
     func inode(at path: [UInt8], in layer: LayerID) throws -> Int64? {
         var inode = try cached("SELECT root FROM layer WHERE id = ?").bind(1, layer.row).first { $0.integer(0) }
         for name in path.split(separator: UInt8(ascii: "/")) {

@@ -1,11 +1,12 @@
 import LaminaSQLite
 
 extension Store {
-    /// Takes an image's name out of the store, for all platforms that it has images for. Their layers stay until `markGarbage`, unless something else holds them.
+    /// Removes an image's name from the store, for all its platforms. The layers that nothing else holds stay until
+    /// `markGarbage`.
     ///
-    /// Records of mounts that are not there any more go with it: a server that starts would mount them again.
+    /// Records of mounts that do not exist any more are deleted with it: otherwise a server that starts would mount them again.
     ///
-    /// - Throws: `StoreError.notFound`; `.conflict` when it is mounted.
+    /// - Throws: `StoreError.notFound`; `.conflict` if it is mounted.
     public func removeImage(_ reference: String, mountedAt isMounted: (String) throws -> Bool) throws {
         try reserve.lending {
             try writeDurably { writer in
@@ -32,9 +33,9 @@ extension Store {
         }
     }
 
-    /// Says whether an image's files stay, however full the store is.
+    /// Sets whether an image's files stay, however full the store is.
     ///
-    /// - Parameter image: one of those that the reference names; all of them without it.
+    /// - Parameter image: one of those that the reference names; by default all of them.
     /// - Throws: `StoreError.notFound`.
     public func setPinned(_ isPinned: Bool, _ reference: String, image: ImageID? = nil) throws {
         try write { writer in

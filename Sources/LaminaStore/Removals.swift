@@ -2,16 +2,16 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 
-// Files leave the store in one order: a removal of their names (`NameLeases`), the transaction that forgets them, on disk, and only
-// then the unlinking. A kill or a power cut in between leaves files that nobody knows of, never rows without files.
+// Files leave the store in one order: a removal of their names (`NameLeases`), the transaction that forgets them, on disk, and
+// only then the unlinking. A kill or a power cut in between leaves files without rows, never rows without files.
 
 extension Store {
-    /// Gives up contents' bytes: they are fetched again when they are asked for. Files that are open or mapped keep theirs.
+    /// Gives up contents' bytes: they are fetched again when a reader asks for them. Files that are open or mapped keep theirs.
     ///
-    /// Whoever calls this sees to it that nobody merges the contents just now (`MergeEngine.evict`). What somebody reads or writes
-    /// just now stays, and so does what a sealed chain shows that is used.
+    /// The caller makes sure that no merge of the contents runs (`MergeEngine.evict`). Names with a lease stay, and so does
+    /// what a sealed chain in use shows.
     ///
-    /// - Returns: how many were given up, and the bytes on disk that nobody has a name for any more.
+    /// - Returns: how many were given up, and how many bytes on disk have no name any more.
     @discardableResult
     public func evict(_ contents: [ContentRecord]) throws -> (contents: Int, bytes: Int64) {
         let byName = Dictionary(contents.map { ($0.name, $0.id) }, uniquingKeysWith: { first, _ in first })
@@ -31,7 +31,7 @@ extension Store {
             do {
                 return (forgotten.count, try forgotten.reduce(0) { try $0 + files.remove($1).bytes })
             } catch {
-                // Their rows are gone: nobody else would ever try again.
+                // Their rows are deleted: no later call would find these files.
                 files.leases.giveUp(forgotten)
                 throw error
             }
@@ -40,7 +40,7 @@ extension Store {
 
     /// Unlinks the files that a collection has marked.
     ///
-    /// - Returns: how many there were, and the bytes that they took on disk.
+    /// - Returns: how many they were, and the bytes that they took on disk.
     @discardableResult
     public func sweep(shouldStop: () -> Bool = { false }) throws -> (files: Int, bytes: Int64) {
         var result = (files: 0, bytes: Int64(0))
@@ -59,7 +59,7 @@ extension Store {
         return result
     }
 
-    /// Takes away the files of names that somebody began to write and gave up, where the index knows nothing of what is in them.
+    /// Removes the files of names whose writers gave them up, if the index does not know what is in them.
     public func settleGivenUp() throws {
         var result = (files: 0, bytes: Int64(0))
         let names = files.leases.takeGivenUp()
@@ -75,13 +75,13 @@ extension Store {
         }
     }
 
-    /// Unlinks files whose rows are gone for certain, or were never there. One that somebody has a lease of is put aside: whoever
-    /// writes it records it or gives it up, and then it is looked at again.
+    /// Unlinks files whose rows are certainly deleted, or never existed. A name with a lease is put aside: its writer records
+    /// it or gives it up, and then it is looked at again.
     func removeUnlessKnown(_ names: [BackingName], counting result: inout (files: Int, bytes: Int64)) throws {
         var (count, bytes) = (0, Int64(0))
         try files.leases.removing(names) { free in
             if free.count < names.count { files.leases.giveUp(Array(Set(names).subtracting(free))) }
-            // Nobody can come to know one meanwhile: that takes a lease.
+            // No row can appear meanwhile: that takes a lease.
             let unknown = try index.read { database in try free.filter { try !Index.hasBytes($0, database) } }
             for name in unknown {
                 let removed = try files.remove(name)
@@ -93,10 +93,10 @@ extension Store {
         result.bytes += bytes
     }
 
-    /// Unlinks backing files of which the index knows nothing: a kill between the deletion of rows and the end of a merge, or
-    /// between a file and its record, leaves them. They cost space, no more.
+    /// Unlinks backing files that the index does not know. They are left by a kill between the deletion of rows and the end of
+    /// a merge, or between a file and its record. They only cost space.
     ///
-    /// - Parameter dryRun: counts them only.
+    /// - Parameter dryRun: only counts them.
     public func removeUnknownFiles(
         dryRun: Bool, shouldStop: () -> Bool = { false }
     ) throws -> (files: Int, bytes: Int64) {
@@ -121,7 +121,7 @@ extension Store {
         return result
     }
 
-    /// Names that a file had for a moment, of a process that was killed in it.
+    /// Momentary names of files, from a process that was killed.
     private func removeMomentary(
         _ found: [String], in part: String, dryRun: Bool, counting result: inout (files: Int, bytes: Int64)
     ) throws {
@@ -139,7 +139,7 @@ extension Store {
         }
     }
 
-    /// Spools of layers that no stream is of, and of files that nobody fetches.
+    /// Spools of layers without a stream, and of files that are not being fetched.
     private func removeSpools(dryRun: Bool, counting result: inout (files: Int, bytes: Int64)) throws {
         for spool in try files.names(in: ContentFiles.spoolDirectory) {
             let path = ContentFiles.path(ofSpool: spool)
@@ -172,7 +172,7 @@ extension Store {
 }
 
 extension Index {
-    /// Whether the index says that bytes stand in the file of this name.
+    /// Whether the index says that there are bytes in the file of this name.
     static func hasBytes(_ name: BackingName, _ database: Connection) throws -> Bool {
         try database.cached("SELECT 1 FROM content WHERE digest = ? AND claim = ? AND state > 0")
             .bind(1, digest: name.digest).bind(2, claim: name.claim).first { _ in true } ?? false

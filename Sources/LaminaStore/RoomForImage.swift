@@ -1,7 +1,7 @@
 import LaminaSQLite
 import LaminaSystem
 
-/// What an image needs, and what there is; all on disk, in bytes, in whole blocks.
+/// What an image needs, and what there is; on disk, in bytes, in whole blocks.
 public struct RoomForImage: Sendable, Equatable {
     /// All of its files.
     public var total: Int64
@@ -11,12 +11,12 @@ public struct RoomForImage: Sendable, Equatable {
     public var pinned: Int64
     /// What the index takes, with its log and what is kept for a full disk.
     public var index: Int64
-    /// What the disk has free; nil where it does not say.
+    /// What the disk has free; nil if it does not say.
     public var free: Int64?
 }
 
 extension Store {
-    /// Says how much room an image needs that is indexed, at most: what one look at its totals tells.
+    /// How much room an indexed image needs at most, from one look at its totals.
     public func roomAtMost(for totals: ImageTotals) -> RoomForImage {
         RoomForImage(
             total: totals.bytes + Int64(totals.contents) * 4095,
@@ -24,8 +24,8 @@ extension Store {
             pinned: 0, index: indexSpace(), free: files.diskSpace()?.free)
     }
 
-    /// Says how much room an image needs that is indexed. Looks at each of its contents: half a second for 100,000, a tenth of that
-    /// where all of it is here.
+    /// How much room an indexed image needs. Looks at each of its contents: half a second for 100,000, a tenth of that if all
+    /// of it is here.
     public func room(for image: ImageID) throws -> RoomForImage {
         let (total, missing) = try index.read { database in
             if let total = try database.spaceOfMerged(image) { return (total, Int64(0)) }
@@ -68,7 +68,7 @@ extension Store {
 }
 
 extension Connection {
-    /// What the files of an image take on disk, if all of it is here; nil where something is missing.
+    /// What the files of an image take on disk, if all of it is here; nil if something is missing.
     fileprivate func spaceOfMerged(_ image: ImageID) throws -> Int64? {
         let isMissing = try cached(
             """

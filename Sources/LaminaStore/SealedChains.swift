@@ -25,7 +25,7 @@ public struct SealedChain: Sendable {
     public var isUsed: Bool
 }
 
-/// What the kernel has of a sealed chain, or was about to have.
+/// What the kernel has mounted of a sealed chain, or was about to mount.
 public struct SealedMountRecord: Sendable {
     public var row: Int64
     public var sealed: SealedID
@@ -33,8 +33,8 @@ public struct SealedMountRecord: Sendable {
     public var device: String?
 }
 
-// Sealed chains: images below <root>/sealed, and which of them is used. A chain that nothing uses is a cache: eviction and the collection
-// of garbage forget it without asking, and it is written again. What a chain shows that is used stays (`sealed_use`).
+// Sealed chains: images below <root>/sealed, and which of them are in use. A chain that is not in use is a cache: eviction and
+// garbage collection may forget it, and it is written again. What a chain in use shows stays (`sealed_use`).
 
 extension Store {
     /// Where a chain's image is, relative to the root.
@@ -46,7 +46,7 @@ extension Store {
 
     /// Writes the image of a chain, if all of its contents are merged and it has none yet.
     ///
-    /// - Returns: the chain; nil where something of it has not landed.
+    /// - Returns: the chain; nil if something of it has not landed.
     /// - Throws: `SealError` for a chain that EROFS cannot show, `StoreError`.
     public func seal(_ views: [ViewID]) throws -> SealedChain? {
         if let known = try index.sealed(views) { return known }
@@ -55,7 +55,7 @@ extension Store {
         let (image, momentary) = try writeImage(views, chain)
         defer { unlink("\(root)/\(momentary)") }
         let id = try writeDurably(changesContents: false) { writer -> SealedID? in
-            // Once more, where nothing can be given up meanwhile.
+            // Once more, now that nothing can be given up meanwhile.
             guard try writer.connection.isComplete(views) else { return nil }
             // Another thread was faster; its image has the same bytes.
             if let known = try writer.connection.sealedID(ofChain: chain) { return known }
@@ -69,14 +69,14 @@ extension Store {
             for (position, view) in views.enumerated() {
                 try insert.bind(1, id.row).bind(2, Int64(position)).bind(3, view.row).run()
             }
-            // On disk before the row: what a row stands for is there. A kill in between leaves a file that nobody knows of.
+            // On disk before the row, so that a row's image is always there. A kill in between leaves a file without a row.
             try place(momentary, as: Self.imagePath(of: id))
             return id
         }
         return try id.flatMap { try index.sealed($0) }
     }
 
-    /// Writes the image of a chain again, whose file is gone.
+    /// Writes the image of a chain again, because its file is gone.
     public func rewriteImage(of chain: SealedChain) throws {
         let digest = try index.read { try $0.digest(ofChain: chain.views) }
         let (_, momentary) = try writeImage(chain.views, digest)
@@ -118,9 +118,9 @@ extension Store {
         }
     }
 
-    /// Forgets a chain that nothing uses.
+    /// Forgets a chain that is not in use.
     ///
-    /// - Returns: whether it is gone; false of one that is used.
+    /// - Returns: whether it was forgotten; false for one in use.
     @discardableResult
     public func forget(_ id: SealedID) throws -> Bool {
         try writeDurably(changesContents: false) { writer in
@@ -131,9 +131,10 @@ extension Store {
         }
     }
 
-    /// Says that a chain is about to be mounted: from here on what it shows stays.
+    /// Records that a chain is about to be mounted: from here on what it shows stays.
     ///
-    /// - Returns: what `settleSealedMount` is told; nil where the chain is gone or something of it is missing: it is not to be mounted.
+    /// - Returns: the number for `settleSealedMount`; nil if the chain is gone or something of it is missing: then it must not
+    ///   be mounted.
     public func beginSealedMount(_ id: SealedID) throws -> Int64? {
         let boot = try Self.bootID()
         return try writeUses { writer in
@@ -145,7 +146,7 @@ extension Store {
         }
     }
 
-    /// Says what the kernel calls the file system; nil: it has none, or none any more.
+    /// Records what the kernel calls the file system; nil: there is none, or none any more.
     public func settleSealedMount(_ row: Int64, device: String?) throws {
         try writeUses { writer in
             if let device {
@@ -157,7 +158,7 @@ extension Store {
         }
     }
 
-    /// Says that all of a chain was used until now: the kernel tells of no opens of what it shows by itself.
+    /// Records that all of a chain was in use until now, because the kernel reports no opens of what it shows by itself.
     public func noteUse(of id: SealedID) throws {
         try writeUses { writer in
             try writer.connection.cached(
@@ -183,7 +184,7 @@ extension Store {
         }
     }
 
-    /// Says which way a recorded mount went; nil: by way of FUSE.
+    /// Records how a recorded mount is made; nil: through FUSE.
     public func setWay(of target: String, _ sealed: SealedID?) throws {
         try write { writer in
             try writer.connection.cached("UPDATE mount SET sealed = ? WHERE target = ?").bind(1, sealed?.row)
@@ -191,7 +192,7 @@ extension Store {
         }
     }
 
-    /// Takes away images that no chain has any more, and what a killed process left.
+    /// Removes images that no chain has any more, and what a killed process left.
     public func removeUnknownImages() throws {
         let directory = root + "/sealed"
         guard let names = try? File.names(inDirectory: directory) else { return }
@@ -204,9 +205,9 @@ extension Store {
                 return Int64(number).map { !known.contains($0) } ?? false
             }
         }
-        // Asked often: the writer is waited for only where there is something.
+        // Called often: it waits for the writer only if there is something to do.
         guard try !index.read(unknown).isEmpty else { return }
-        // While nobody seals: a chain's row comes after its file.
+        // While no chain is being sealed: a chain's row comes after its file.
         try write { writer in
             for name in try unknown(writer.connection) {
                 // A directory that is still mounted stays (EBUSY).
@@ -215,7 +216,7 @@ extension Store {
         }
     }
 
-    /// As `write`; nothing of what is in the store's files is changed.
+    /// As `write`, for changes that do not change what is in the store's files.
     private func writeUses<Result>(_ body: (Writer) throws -> Result) throws -> Result {
         defer { index.snapshotVersion.add(1, ordering: .releasing) }
         return try write(body)
@@ -223,7 +224,7 @@ extension Store {
 }
 
 extension Index {
-    /// The sealed chain of these views, bottom first; nil where it has no image.
+    /// The sealed chain of these views, bottom first; nil if it has no image.
     public func sealed(_ views: [ViewID]) throws -> SealedChain? {
         guard !views.isEmpty else { return nil }
         return try read { database in
@@ -241,7 +242,7 @@ extension Index {
         }
     }
 
-    /// What the kernel has of sealed chains, as far as is known.
+    /// What the kernel has of sealed chains, as far as lamina knows.
     public func sealedMounts() throws -> [SealedMountRecord] {
         try read { database in
             try database.cached("SELECT id, sealed, device FROM sealed_mount ORDER BY id").map {
@@ -250,7 +251,7 @@ extension Index {
         }
     }
 
-    /// Chains that mounts and snapshots are answered with: without one of those they are mounted in no directory.
+    /// Chains that mounts and snapshots use: without one of these they are mounted in no directory.
     public func answeredChains() throws -> Set<SealedID> {
         try read { database in
             Set(
@@ -263,7 +264,7 @@ extension Index {
         }
     }
 
-    /// The views of a lazy layer and all below it, bottom first; nil where one of them was unpacked.
+    /// The views of a lazy layer and all below it, bottom first; nil if one of them was unpacked.
     public func views(upTo key: SnapshotKey) throws -> [ViewID]? {
         try read { database in
             let id = try database.cached("SELECT id FROM snapshot WHERE key = ?").bind(1, blob: key.bytes)
@@ -272,11 +273,11 @@ extension Index {
         }
     }
 
-    /// Whether all that these views show has landed.
+    /// Whether everything that these views show has landed.
     public func isComplete(_ views: [ViewID]) throws -> Bool { try read { try $0.isComplete(views) } }
 
-    /// The chains that containers are, or can be, made of: those of images, and of lazy layers that are the uppermost one of an image or
-    /// have a container above them.
+    /// The chains that containers are, or can be, made of: those of images, and of lazy layers that are an image's uppermost
+    /// layer or have a container above them.
     public func chainsToSeal() throws -> [[ViewID]] {
         let images = try images().map(\.views)
         let snapshots = try read { database in
@@ -292,7 +293,7 @@ extension Index {
         return (images + snapshots.compactMap(\.self)).filter { !$0.isEmpty && seen.insert($0).inserted }
     }
 
-    /// What the files take on disk that used sealed chains show, and that so stay.
+    /// How much the files that sealed chains in use show, and that therefore stay, take on disk.
     public func sealedBytes() throws -> Int64 {
         try read { database in
             try database.integer(
@@ -305,7 +306,7 @@ extension Index {
 }
 
 extension [SnapshotPlace] {
-    /// The views of a chain of lazy layers, bottom first; nil where one of them was unpacked.
+    /// The views of a chain of lazy layers, bottom first; nil if one of them was unpacked.
     public var views: [ViewID]? {
         var views: [ViewID] = []
         for place in reversed() {
@@ -349,7 +350,7 @@ extension Connection {
 
     /// SHA-256 of what tells a chain from every other, in whatever store: its layers' digests, those of their tables of contents, and what their views inherit.
     ///
-    /// - Throws: `StoreError.notFound` where a view is not in the index.
+    /// - Throws: `StoreError.notFound` if a view is not in the index.
     fileprivate func digest(ofChain views: [ViewID]) throws -> Digest {
         var hash = SHA256()
         let find = try cached(
@@ -375,7 +376,7 @@ extension Connection {
 }
 
 extension Connection {
-    /// Whether a sealed chain that is used needs a content.
+    /// Whether a sealed chain in use needs a content.
     func isSealed(_ content: ContentID) throws -> Bool {
         try cached(
             """
@@ -388,7 +389,7 @@ extension Connection {
 }
 
 extension Writer {
-    /// Forgets the sealed chains, which nothing uses, that need a content. Their images go with `removeUnknownImages`.
+    /// Forgets the sealed chains, none of them in use, that need a content. `removeUnknownImages` removes their images.
     func unseal(_ content: ContentID) throws {
         try connection.cached(
             """

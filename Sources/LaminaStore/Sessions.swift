@@ -2,13 +2,13 @@ import Glibc
 import LaminaSQLite
 import LaminaSystem
 
-/// The connection to the kernel that is recorded: what a process that goes on with it has to know.
+/// The recorded connection to the kernel: what a process needs to know to go on with it.
 public struct SessionRow: Sendable, Equatable {
     /// The minor device number of its mount.
     public var connection: UInt32
     /// The kernel's INIT request.
     public var initRequest: [UInt8]
-    /// Whether passthrough was agreed on.
+    /// Whether passthrough was negotiated.
     public var hasPassthrough: Bool
 
     public init(connection: UInt32, initRequest: [UInt8], hasPassthrough: Bool) {
@@ -38,7 +38,7 @@ extension Store {
         try write { writer in try writer.connection.cached("DELETE FROM session").run() }
     }
 
-    /// The recorded session; nil where there is none, or it was of another boot.
+    /// The recorded session; nil if there is none, or it belongs to another boot.
     public func session() throws -> SessionRow? {
         let boot = try Self.bootID()
         return try index.read { connection in

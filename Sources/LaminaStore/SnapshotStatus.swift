@@ -2,7 +2,7 @@ import LaminaSQLite
 
 /// How many snapshots containerd has here, and which layers are not lazy.
 public struct SnapshotSummary: Sendable, Codable, Equatable {
-    /// A layer that was unpacked, though its client offered to have it lazy.
+    /// A layer that was unpacked, although its client offered it for lazy mounting.
     public struct Refusal: Sendable, Codable, Equatable {
         public var name: String
         public var reason: String
@@ -15,7 +15,7 @@ public struct SnapshotSummary: Sendable, Codable, Equatable {
     public var lazyLayers: Int64
     /// Layers that were unpacked.
     public var unpackedLayers: Int64
-    /// The newest first; not all where they are many.
+    /// The newest first; not all if there are many.
     public var refusals: [Refusal]
 }
 

@@ -1,6 +1,6 @@
 public import LaminaDigest
 
-/// The image that a lazy layer was asked for as part of.
+/// The image with which a lazy layer was requested.
 public struct SnapshotImage: Sendable, Hashable {
     /// As the index names images.
     public var reference: String
@@ -8,10 +8,10 @@ public struct SnapshotImage: Sendable, Hashable {
     public init(reference: String, manifest: Digest) { (self.reference, self.manifest) = (reference, manifest) }
 }
 
-/// A lazy layer of which not everything has landed.
+/// A lazy layer that has not landed completely.
 public struct UnmergedSnapshotLayer: Sendable {
     public var layer: LayerID
-    /// Of the oldest snapshot that is this layer.
+    /// The image of the oldest snapshot of this layer.
     public var image: SnapshotImage?
     public var labels: [String: String]
 }
@@ -38,24 +38,24 @@ public enum SnapshotKind: Int64, Sendable {
     case committed = 3
 }
 
-/// What a snapshot takes.
+/// How much a snapshot takes.
 public struct SnapshotUsage: Sendable, Equatable {
     public var bytes: Int64
     public var inodes: Int64
     public init(bytes: Int64, inodes: Int64) { (self.bytes, self.inodes) = (bytes, inodes) }
 }
 
-/// A snapshot as the index has it.
+/// A snapshot in the index.
 public struct SnapshotRecord: Sendable {
     public var id: SnapshotID
     public var key: SnapshotKey
     public var parent: SnapshotKey?
     public var kind: SnapshotKind
-    /// The layer that it is, if it is a lazy one.
+    /// Its layer, if it is a lazy one.
     public var layer: LayerID?
-    /// The view that shows it then.
+    /// The view that then shows it.
     public var view: ViewID?
-    /// What it took when it was committed; nil for lazy layers, views and active ones.
+    /// How much it took when it was committed; nil for lazy layers, views and active ones.
     public var usage: SnapshotUsage?
     /// Nanoseconds since 1970.
     public var createdAt: Int64
@@ -77,11 +77,11 @@ public struct SnapshotChain: Sendable {
     public var kind: SnapshotKind
     /// The nearest first.
     public var parents: [SnapshotPlace]
-    /// What stands for all of them since it was made: it stays with the way that it was answered with first.
+    /// The sealed chain that replaces all of them since the snapshot was made: a snapshot stays with what it first got.
     public var sealed: SealedID?
 }
 
-/// Who owns the directory of a snapshot: overlayfs shows the topmost one's.
+/// The owner of a snapshot's directory: overlayfs shows the topmost one's.
 public struct SnapshotOwner: Sendable, Equatable {
     public var user: UInt32
     public var group: UInt32
@@ -91,7 +91,7 @@ public struct SnapshotOwner: Sendable, Equatable {
 /// How labels change: all at once, or some of them.
 public enum LabelChange: Sendable {
     case replace([String: String])
-    /// nil takes a label away.
+    /// nil removes a label.
     case set([String: String?])
 }
 

@@ -1,12 +1,12 @@
 import LaminaSQLite
 
 extension Index {
-    /// A snapshot by its key; nil when there is none.
+    /// A snapshot by its key; nil if there is none.
     public func snapshot(_ key: SnapshotKey) throws -> SnapshotRecord? { try read { try $0.snapshot(key) } }
 
-    /// A page of snapshots in the order of their making: those behind `after`, at most `limit`.
+    /// A page of snapshots in the order in which they were made: those after `after`, at most `limit`.
     ///
-    /// - Parameter chain: only those whose chain ID this is.
+    /// - Parameter chain: only those with this chain ID.
     public func snapshots(after: SnapshotID?, limit: Int, chain: String? = nil) throws -> [SnapshotRecord] {
         try read { database in
             let rows: [Int64]
@@ -27,7 +27,7 @@ extension Index {
         }
     }
 
-    /// A snapshot with the places of its parents, for its mounts; nil when there is none.
+    /// A snapshot with the places of its parents, for its mounts; nil if there is none.
     public func snapshotChain(_ key: SnapshotKey) throws -> SnapshotChain? {
         try read { database in
             let found = try database.cached("SELECT id, kind, parent, sealed FROM snapshot WHERE key = ?")
@@ -45,7 +45,7 @@ extension Index {
         }
     }
 
-    /// The chain ID of a lazy layer; nil where the key names no lazy layer.
+    /// The chain ID of a lazy layer; nil if the key names no lazy layer.
     public func lazyChain(of key: SnapshotKey) throws -> String? {
         guard let record = try snapshot(key), record.layer != nil else { return nil }
         return record.labels[snapshotChainLabel]
@@ -63,7 +63,8 @@ extension Index {
         }
     }
 
-    /// What the files of a lazy layer take on disk, as far as no older layer has them too: what its snapshot adds to the store.
+    /// How much the files of a lazy layer take on disk, except those that an older layer has too: what its snapshot adds to the
+    /// store.
     ///
     /// Reads a row for each content that the layer was the first to have.
     public func usage(of layer: LayerID) throws -> SnapshotUsage {
@@ -83,7 +84,7 @@ extension Index {
         return usage ?? SnapshotUsage(bytes: 0, inodes: 0)
     }
 
-    /// The snapshot that a layer's bytes are counted for: the oldest of those that are this layer.
+    /// Whether a layer's bytes are counted for this snapshot: for the oldest of those that are this layer.
     public func isFirst(_ id: SnapshotID, of layer: LayerID) throws -> Bool {
         try read { database in
             try database.cached("SELECT min(id) FROM snapshot WHERE layer = ?").bind(1, layer.row)
@@ -91,10 +92,10 @@ extension Index {
         }
     }
 
-    /// The layers of lazy snapshots of which not everything has landed, the newest snapshot last.
+    /// The layers of lazy snapshots that have not landed completely, the newest snapshot last.
     public func unmergedSnapshotLayers() throws -> [UnmergedSnapshotLayer] {
         try read { database in
-            // Of the columns that are in no aggregate SQLite takes those of the row that has the minimum.
+            // For columns outside an aggregate, SQLite takes the values of the row with the minimum.
             let found = try database.cached(
                 """
                 SELECT s.layer, min(s.id), s.reference, s.manifest_digest FROM snapshot s

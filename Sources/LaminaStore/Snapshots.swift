@@ -4,20 +4,20 @@ import LaminaSQLite
 import LaminaSystem
 import Synchronization
 
-/// The label that has the chain ID of a layer's snapshot; containerd finds lazy layers by it.
+/// The label with the chain ID of a layer's snapshot; containerd finds lazy layers by it.
 public let snapshotChainLabel = "containerd.io/snapshot.ref"
 
-// What clients of containerd's snapshots service change. Each call is one transaction, on disk before it returns: containerd
-// syncs its own records of it, and the two must not disagree after a power cut.
+// The changes that clients of containerd's snapshots service make. Each call is one transaction, on disk before it returns:
+// containerd syncs its own records of it, and the two must not disagree after a power cut.
 
 extension Store {
     /// Makes an active snapshot or a view.
     ///
     /// - Parameters:
-    ///   - refusal: why it is no lazy layer, where it could have been.
-    ///   - sealed: what its mounts are made of; without it the places of its parents.
-    ///   - makeDirectory: called with the number of the new snapshot and the place of its parent, before anybody can know of it;
-    ///     an error takes everything back.
+    ///   - refusal: why it is no lazy layer, although it could have been.
+    ///   - sealed: what its mounts are made of; by default the places of its parents.
+    ///   - makeDirectory: called with the number of the new snapshot and the place of its parent, before any other code can see it;
+    ///     an error undoes everything.
     /// - Throws: `SnapshotError`: `alreadyExists`, `notFound` and `invalidArgument` about the parent.
     public func createSnapshot(
         _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil,
@@ -41,16 +41,16 @@ extension Store {
         }
     }
 
-    /// Makes a committed snapshot of a layer that the store has: nothing is unpacked, its view is what overlayfs is given.
+    /// Makes a committed snapshot of a layer that the store has: nothing is unpacked, and overlayfs gets its view.
     ///
-    /// Twice is once.
+    /// A second call with the same arguments changes nothing.
     /// - Parameters:
     ///   - layer: which of those that its blob is known as.
     ///   - parent: a lazy layer, or nil for the lowest.
-    ///   - image: what it is asked for as part of.
-    /// - Returns: the layer; nil where the store does not have it, or not any more.
-    /// - Throws: `SnapshotError.failedPrecondition` where the parent is no lazy layer: what directories look like that the
-    ///   layer does not list could not be told.
+    ///   - image: the image with which it is requested.
+    /// - Returns: the layer; nil if the store does not have it, or not any more.
+    /// - Throws: `SnapshotError.failedPrecondition` if the parent is no lazy layer: then the attributes of directories that the
+    ///   layer does not list would be unknown.
     public func commitLayer(
         _ layer: LayerID, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
         image: SnapshotImage? = nil
@@ -87,7 +87,7 @@ extension Store {
         }
     }
 
-    /// Makes an active snapshot a committed one under another name: `key` disappears, `name` appears.
+    /// Turns an active snapshot into a committed one under another name: `key` disappears, `name` appears.
     ///
     /// - Parameter labels: all that it has from now on.
     public func commitSnapshot(
@@ -111,7 +111,7 @@ extension Store {
         }
     }
 
-    /// Forgets a snapshot. Its directory, which nothing leads to any more, is for `takeAbandoned`.
+    /// Forgets a snapshot. Nothing refers to its directory any more; `takeAbandoned` removes it.
     public func removeSnapshot(_ key: SnapshotKey) throws {
         try writeSnapshots { writer in
             let (id, _) = try writer.requireSnapshot(key)
@@ -152,7 +152,7 @@ extension Store {
         }
     }
 
-    /// Calls `body` with the numbers of all snapshots that have directories, while none can be made or taken away.
+    /// Calls `body` with the numbers of all snapshots that have directories; meanwhile none can be made or removed.
     public func withSnapshotDirectories<Result>(_ body: (Set<SnapshotID>) throws -> Result) throws -> Result {
         try write { writer in
             let known = try writer.connection.cached("SELECT id FROM snapshot WHERE view IS NULL")

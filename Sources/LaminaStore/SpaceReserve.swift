@@ -2,16 +2,15 @@ import Glibc
 import LaminaSQLite
 import LaminaSystem
 
-/// A file that only takes space, for the day when the disk is full: making room writes to the index's log first, which takes
-/// some.
+/// A file that only takes space, for a full disk: making room first writes to the index's log, which needs some.
 final class SpaceReserve: Sendable {
-    /// What the transaction that gives up a large image writes, in bytes.
+    /// How much the transaction that gives up a large image writes, in bytes.
     private static let wanted: Int64 = 8 << 20
-    /// A file system that has less than this many times as much free is left alone.
+    /// The reserve takes at most one part in this many of the free space.
     private static let share: Int64 = 64
     private static let least: Int64 = 256 << 10
 
-    /// What opening the index takes on a full disk: the log's index, and a few pages.
+    /// How much opening the index needs on a full disk: the log's index, and a few pages.
     static let opening: Int64 = 128 << 10
 
     private let path: String
@@ -22,7 +21,7 @@ final class SpaceReserve: Sendable {
         file = Monitor(try? File(path, O_RDWR))
     }
 
-    /// Takes the space, if there is plenty. Where there is not, the store works without.
+    /// Takes the space, if there is plenty. If there is not, the store works without it.
     func refill() {
         file.withLock { file in
             file = file ?? (try? File(path, O_RDWR | O_CREAT))
@@ -44,9 +43,9 @@ final class SpaceReserve: Sendable {
         }
     }
 
-    /// Runs `body`, which makes room or is needed for that; once more with space of the reserve where the disk is full.
+    /// Runs `body`, which makes room or is needed for that; if the disk is full, it runs again with space from the reserve.
     ///
-    /// - Parameter bytes: how much of it; all without.
+    /// - Parameter bytes: how much of it; by default all.
     func lending<Result>(_ bytes: Int64 = .max, _ body: () throws -> Result) throws -> Result {
         do {
             return try body()
@@ -61,7 +60,7 @@ final class SpaceReserve: Sendable {
     }
 }
 
-/// Now, in milliseconds since 1970; some nanoseconds, as it is as coarse as the kernel's tick.
+/// Now, in milliseconds since 1970. Takes some nanoseconds, because it is only as exact as the kernel's tick.
 func millisecondsSince1970() -> Int64 {
     var now = timespec()
     clock_gettime(CLOCK_REALTIME_COARSE, &now)

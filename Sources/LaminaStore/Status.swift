@@ -61,7 +61,7 @@ public struct MountStatus: Sendable, Codable, Equatable {
     public var reference: String
     public var writable: String?
     public var mountedAt: String
-    /// Of the image.
+    /// The image's platform.
     public var platform: String
     /// `fuse` or `sealed`.
     public var way: String

@@ -5,7 +5,7 @@ import LaminaSchema
 import LaminaSystem
 import Synchronization
 
-/// A store: the index, the backing files, and the lock that makes this process the one that writes.
+/// A store: the index, the backing files, and the lock that makes this process its only writer.
 ///
 /// Layout below the root: `index.db` (SQLite), `content/<2 hex>/<digest>` (backing files), `fs/` (where the file system is
 /// mounted), `lock`. All of it is for its owner alone (`StoreDirectory`).
@@ -33,15 +33,15 @@ public final class Store: Sendable {
     public struct OpenReport: Sendable {
         /// Contents that were not known to be on disk before the machine restarted, and were hashed again.
         public var rechecked = 0
-        /// Those of them that lost a chunk, which will be fetched again.
+        /// How many of them lost a chunk, which will be fetched again.
         public var lost = 0
-        /// Whether the index is new, and there are backing files: they had another one.
+        /// Whether the index is new although there are backing files: they had another index.
         public var hasUnknownFiles = false
     }
 
-    /// Opens a store for writing, making it where there is none.
+    /// Opens a store for writing, making it if there is none.
     ///
-    /// After a restart of the machine this hashes what had not been made durable: the last seconds of merging before it.
+    /// After a restart of the machine this hashes what was not durable: the last seconds of merging before the restart.
     ///
     /// - Throws: `StoreError.locked` when another process holds it, `.foreign`, `.incompatible`, `.damaged`, `.system`.
     public init(root: String) throws {
@@ -86,10 +86,10 @@ public final class Store: Sendable {
     /// Opens the index for writing, and brings it to this program's version.
     private static func connect(_ path: String) throws -> Connection {
         let connection = try Connection(path: path, access: .readWrite)
-        // Before anything is written: a database that is refused stays as it was, its journal mode too.
+        // Before anything is written: a database that is refused stays unchanged, including its journal mode.
         _ = try Index.usable(connection, path: path)
         try connection.execute("PRAGMA journal_mode = WAL")
-        // NORMAL: a power cut may lose the last commits, never the database. What they recorded is fetched again.
+        // NORMAL: a power cut may lose the last commits, never the database. What these recorded is fetched again.
         try connection.execute("PRAGMA synchronous = NORMAL")
         try connection.execute("PRAGMA foreign_keys = ON")
         // Debian builds SQLite with it on; nothing here is a secret.
@@ -102,7 +102,7 @@ public final class Store: Sendable {
         return connection
     }
 
-    /// Has a new store on disk before anything is put into it: after a power cut, files without an index would be there.
+    /// Writes a new store to disk before anything is put into it: otherwise a power cut could leave files without an index.
     private static func settle(_ root: String, _ writer: Monitor<Writer>) throws {
         do {
             // Syncs log and database (https://www.sqlite.org/pragma.html#pragma_wal_checkpoint).
@@ -111,7 +111,7 @@ public final class Store: Sendable {
                 try File(directory, O_RDONLY | O_DIRECTORY).synchronize()
             }
         } catch let error as SystemError where error.code == EINVAL {
-            // A file system that cannot sync directories keeps them as it does.
+            // A file system that cannot sync directories keeps them in its own way.
         } catch let error as SystemError {
             throw StoreError(.system(error.code), "cannot make the store \(root)", cause: error)
         } catch let error as SQLiteError {
@@ -119,9 +119,9 @@ public final class Store: Sendable {
         }
     }
 
-    /// As `write`, and on disk when it returns, with all that was committed before: the log is synced once.
+    /// As `write`, but on disk when it returns, with everything that was committed before: the log is synced once.
     ///
-    /// - Parameter changesContents: false: what is kept of the contents' state stays good.
+    /// - Parameter changesContents: false: what is cached of the contents' state stays valid.
     func writeDurably<Result>(
         changesContents: Bool = true, _ body: (Writer) throws -> Result
     ) throws -> Result {
@@ -137,21 +137,21 @@ public final class Store: Sendable {
         }
     }
 
-    /// Has everything that was committed so far on disk when it returns.
+    /// When it returns, everything that was committed so far is on disk.
     public func commitDurably() throws {
-        // Not by an update that changes nothing, for which SQLite writes and syncs nothing.
+        // Not by an update that changes nothing: SQLite writes and syncs nothing for it.
         try writer.withLock { _ in
             do throws(SystemError) {
                 try File(index.path + "-wal", O_RDONLY).synchronize()
             } catch {
-                // Without a log, everything is in the database, which was synced when it got there.
+                // If there is no log, everything is in the database, which was synced when it was written.
                 if error.code == ENOENT { return }
                 throw StoreError(.system(error.code), "the index's log cannot be brought to the disk", cause: error)
             }
         }
     }
 
-    /// Runs `body` in one transaction of the writer. A power cut may take it back, with all that came after it.
+    /// Runs `body` in one transaction of the writer. A power cut may undo it, with everything that came after it.
     func write<Result>(_ body: (Writer) throws -> Result) throws -> Result {
         do {
             return try writer.withLock { writer in
@@ -169,7 +169,7 @@ public final class Store: Sendable {
         return String(decoding: bytes.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
     }
 
-    /// Makes the views anew when this program's differ from those in the database.
+    /// Makes the views again if this program's differ from those in the database.
     private static func refreshViews(_ connection: Connection) throws {
         let sql = Schema.views
         let digest = SHA256.hash(Array(sql.utf8))
@@ -193,7 +193,7 @@ final class Writer {
 
     init(_ connection: sending Connection) throws {
         self.connection = connection
-        // Of what a process that was killed has landed, too.
+        // Also for what a killed process has landed.
         nextSync = try connection.integer("SELECT max(syncs + 1, landing) FROM store") ?? 1
     }
 
@@ -205,9 +205,9 @@ final class Writer {
         return try transaction(body)
     }
 
-    /// Runs `body` in one transaction; the totals of the contents that it changes go with it.
+    /// Runs `body` in one transaction, which also updates the totals of the contents that it changes.
     func transaction<Result>(_ body: () throws -> Result) throws -> Result {
-        // What one that failed has left.
+        // What a failed transaction has left.
         groups = GroupChanges()
         return try connection.transaction {
             let result = try body()

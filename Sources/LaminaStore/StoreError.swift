@@ -1,4 +1,4 @@
-/// What can go wrong with a store: a code to act on, and a sentence that names the thing.
+/// What can go wrong with a store: a code to act on, and a sentence that names the object.
 public struct StoreError: Error, Sendable, CustomStringConvertible {
     public enum Code: Sendable, Equatable {
         /// Another process writes to the store.

@@ -1,7 +1,7 @@
 import Glibc
 import LaminaSystem
 
-/// Holds a store for one writing process: flock on `<root>/lock`, whose text says who it is.
+/// Holds a store for one writing process: flock on `<root>/lock`, whose text names the process.
 final class StoreLock: Sendable {
     private let file: File
 
@@ -22,7 +22,7 @@ final class StoreLock: Sendable {
                 try file.truncate(to: Int64(text.count))
                 try text.withUnsafeBytes { try file.write($0, at: 0) }
             } catch let error as SystemError where error.code == ENOSPC || error.code == EDQUOT {
-                // Whoever is kept out is told less; the lock holds all the same.
+                // A process that is kept out gets less information; the lock still works.
             }
         } catch let error as SystemError {
             throw StoreError(.system(error.code), "cannot lock the store \(root)", cause: error)

@@ -42,7 +42,7 @@ public struct StreamStep: Sendable {
     public struct Landed: Sendable {
         public var digest: Digest
         public var size: Int64
-        /// Where its bytes are, if not in its backing file: a spool of the stream.
+        /// Where its bytes are, if they are not in its backing file: a spool of the stream.
         public var spool: String?
         /// How many of its bytes may be holes: they are zeros.
         public var holes: Int64
@@ -56,7 +56,7 @@ public struct StreamStep: Sendable {
     }
 
     public var landed: [Landed] = []
-    /// Of a table of contents, compressed.
+    /// Lines of a table of contents, compressed.
     public var lines: [UInt8] = []
     public var state: [UInt8] = []
     /// Where the stream can go on from; nil at its end.
@@ -66,7 +66,8 @@ public struct StreamStep: Sendable {
 }
 
 extension Store {
-    /// The stream of a layer; one that was begun goes on. After a restart of the machine it goes on from what was on disk for certain.
+    /// The stream of a layer; one that was begun goes on. After a restart of the machine it goes on from what was certainly on
+    /// disk.
     public func stream(of layer: Digest) throws -> StreamRecord {
         try write { writer in
             let database = writer.connection
@@ -93,7 +94,7 @@ extension Store {
 
     /// Records what a stream has done, in one transaction.
     ///
-    /// - Parameter lease: of the names of all files of the step; their writer lets go of it after this.
+    /// - Parameter lease: the lease of the names of all files of the step; their writer ends it afterwards.
     /// - Returns: the syncfs after which the step is durable. The spools of its files are needed until then: a power cut
     ///   takes the stream back to where they were not whole.
     public func record(
@@ -128,18 +129,18 @@ extension Store {
         }
     }
 
-    /// Puts one file's bytes where they belong. Not in the transaction: nobody who holds the writer may wait for files.
+    /// Puts one file's bytes where they belong. Not in the transaction: code that holds the writer may not wait for files.
     ///
-    /// - Returns: whether its bytes are under its name; false where a layer claims another size for the digest.
+    /// - Returns: whether its bytes are under its name; false if a layer claims another size for the digest.
     private func link(_ landed: StreamStep.Landed, under lease: borrowing WritingLease) throws -> Bool {
         let name = BackingName(digest: landed.digest, claim: nil)
         let known = try index.content(named: name)
-        // Of the two sizes that layers claim for one digest, this one is right: it was counted. The import keeps them apart.
+        // Layers claim two sizes for one digest; this one is right, because it was counted. The import keeps them apart.
         if let known, known.size != landed.size { return false }
         guard let spool = landed.spool else { return true }
         if known?.state == .merged, files.isThere(name, size: landed.size) { return true }
         do throws(SystemError) {
-            // Whoever merges it has its file open: that one gets the bytes.
+            // A merge of it may have its file open: that file gets the bytes.
             if known != nil, files.exists(name) {
                 try lease.copy(spool: spool, to: name, size: landed.size)
             } else {
@@ -151,7 +152,8 @@ extension Store {
         return true
     }
 
-    /// Whether the store has a file whole, and nothing need be written for it. Ask with a lease of its name: then it stays so.
+    /// Whether the store has a file whole, so that nothing need be written for it. Ask with a lease of its name: then it stays
+    /// so.
     public func hasMerged(_ digest: Digest, size: Int64) throws -> Bool {
         let isMerged = try index.read { database in
             try database.cached("SELECT 1 FROM content WHERE digest = ? AND claim = x'' AND size = ? AND state = 2")
@@ -168,10 +170,11 @@ extension Store {
         try files.removeSpools(of: layer, except: nil)
     }
 
-    /// Forgets the stream of a layer that is wrong, and gives up what it has brought, where no other layer wants it.
+    /// Forgets the stream of a layer that is wrong, and gives up what it has brought, unless another layer wants it.
     public func abandon(_ stream: StreamID, of layer: Digest) throws {
         let names = try index.read { try Index.contentsOnly(of: stream, $0).map(\.name) }
-        // What another stream writes just now has a lease, and stays. What one has recorded meanwhile is seen when it is asked again.
+        // What another stream is writing has a lease, and stays. What one has recorded meanwhile is noticed when the index is
+        // asked again.
         try files.leases.removing(names) { free in
             let free = Set(free)
             let gone = try writeDurably { writer in
@@ -192,7 +195,7 @@ extension Store {
 }
 
 extension Index {
-    /// What a stream has brought and nobody else has.
+    /// What a stream has brought and nothing else has.
     fileprivate static func contentsOnly(of stream: StreamID, _ database: Connection) throws -> [ContentRecord] {
         try database.cached(
             """
@@ -227,11 +230,11 @@ extension Writer {
         }
         guard let content else { return }
         if landed.spool != nil {
-            // Its name may stand for the spool's file now, which nothing has synced yet.
+            // Its name may now mean the spool's file, which was not synced yet.
             try connection.cached("UPDATE content SET sync = max(sync, ?2) WHERE id = ?1").bind(1, content.row)
                 .bind(2, try noteLanding()).run()
         }
-        // Whoever had it first: from here on this stream holds it too.
+        // Whatever had it first: from here on this stream holds it too.
         try connection.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)")
             .bind(1, stream.row).bind(2, content.row).run()
     }
@@ -266,9 +269,9 @@ extension Writer {
         ).bind(1, stream.row).bind(2, try noteLanding()).bind(3, blob: state).run()
     }
 
-    /// Takes a stream back to its last state that is on disk for certain, and forgets what came after it.
+    /// Takes a stream back to its last state that is certainly on disk, and forgets what came after it.
     ///
-    /// - Returns: that state; nil where there is none.
+    /// - Returns: that state; nil if there is none.
     fileprivate func returnToDurableState(of stream: StreamID) throws -> [UInt8]? {
         let found = try connection.cached(
             """
@@ -295,7 +298,7 @@ extension Index {
         CheckpointRecord(output: row.integer(0), blobOffset: row.integer(1), decoder: [UInt8](row.blob(2)))
     }
 
-    /// What the stream of a layer has recorded last; nil where none is under way.
+    /// What the stream of a layer has recorded last; nil if no stream of it is running.
     public func streamState(of layer: Digest) throws -> [UInt8]? {
         try read { database in
             try database.cached("SELECT state FROM stream WHERE digest = ? AND state IS NOT NULL")
@@ -311,8 +314,8 @@ extension Index {
         }
     }
 
-    /// Where a layer's blob is to be decompressed from for a range of its tar, and where it has been read far enough:
-    /// nil where nothing but its end is known.
+    /// From where a layer's blob must be decompressed for a range of its tar, and up to where it must be read: nil if only its
+    /// end is known.
     public func checkpoints(
         around range: Range<Int64>, in layer: LayerID
     ) throws -> (first: CheckpointRecord?, end: CheckpointRecord?) {

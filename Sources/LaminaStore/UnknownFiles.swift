@@ -3,11 +3,11 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 
-/// A file below `content/` that the index knows nothing of, or of whose bytes it says nothing.
+/// A file below `content/` that the index does not know, or says nothing about.
 public struct UnknownFile: Sendable {
     /// Relative to `content/`.
     public var path: String
-    /// What its name says that it is; nil for what is no backing file.
+    /// What its name says; nil if it is not a backing file's name.
     public var name: BackingName?
     /// The content that has this name and of which nothing has landed.
     public var content: ContentRecord?
@@ -18,9 +18,10 @@ public struct UnknownFile: Sendable {
 }
 
 extension Store {
-    /// Goes through the files below `content/` and gives `body` those that are not in the index; a directory of 256 at a time.
+    /// Goes through the files below `content/` and calls `body` with those that are not in the index; one of the 256
+    /// directories at a time.
     ///
-    /// What is just being merged may be among them.
+    /// Files that are being merged may be among them.
     public func forEachUnknownFile(_ body: (UnknownFile) throws -> Void) throws {
         for parent in ContentFiles.parts {
             for name in try files.names(in: parent) {
@@ -29,7 +30,7 @@ extension Store {
                 do {
                     status = try File(path, O_RDONLY | O_NOFOLLOW, in: files.directory).status()
                 } catch {
-                    // Gone again meanwhile.
+                    // It is gone again.
                     if error.code == ENOENT { continue }
                     throw error
                 }
@@ -45,10 +46,10 @@ extension Store {
         }
     }
 
-    /// Takes a file into the index whose bytes have the digest of its name: a content that is whole and proven, under the
-    /// digest alone. A layer that lists it, in whatever chunks, has it from then on without fetching.
+    /// Takes a file whose bytes have the digest of its name into the index: as a content that is whole and proven, known by the
+    /// digest alone. A layer that lists it, in any chunks, then has it without fetching.
     ///
-    /// - Returns: false: the bytes have another digest, or somebody works with the name.
+    /// - Returns: false: the bytes have another digest, or the name is in use.
     public func adopt(_ unknown: UnknownFile, shouldStop: () -> Bool) throws -> Bool {
         guard let name = unknown.name, unknown.size > 0 else { return false }
         let plain = BackingName(digest: name.digest, claim: nil)
@@ -85,14 +86,14 @@ extension Store {
         }
     }
 
-    /// Records those chunks of an absent content that stand in its file already: each is hashed.
+    /// Records those chunks of an absent content that are in its file already: each is hashed.
     ///
-    /// Whoever calls this sees to it that nobody merges the content just now.
+    /// The caller makes sure that no merge of the content runs.
     ///
     /// - Returns: how many bytes were found.
     public func salvage(_ content: ContentRecord, shouldStop: () -> Bool) throws -> Int64 {
         var lease = files.lease(writing: content.name)
-        // However it ends, the file keeps its name: who asks decides what becomes of it.
+        // However it ends, the file keeps its name: the caller decides what to do with it.
         defer { lease.recorded() }
         let chunks = try index.chunks(of: content, preferring: nil)
         let file = try files.open(content.name)
@@ -115,7 +116,7 @@ extension Store {
         return bytes
     }
 
-    /// Takes away a file that is nothing, unless the index has come to know it.
+    /// Removes a file without a meaning, unless the index knows it by now.
     public func remove(_ unknown: UnknownFile) throws {
         var result = (files: 0, bytes: Int64(0))
         if let name = unknown.name, name.path == unknown.path {
@@ -125,7 +126,7 @@ extension Store {
             let base = unknown.name
                 ?? unknown.path.split(separator: "/").last.flatMap({ BackingName(momentary: String($0)) })
         else {
-            // Nobody here gives a file such a name.
+            // No code here gives a file such a name.
             _ = try files.removePath(unknown.path)
             return
         }

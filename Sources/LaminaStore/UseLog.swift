@@ -1,8 +1,8 @@
 import LaminaSQLite
 import LaminaSystem
 
-/// Which contents were opened when and how often, and which inodes first: gathered in memory, as an open takes some
-/// microseconds, and recorded once in a while by `Store.recordUses`.
+/// Which contents were opened when and how often, and which inodes first. It is gathered in memory, because an open takes only
+/// some microseconds, and recorded once in a while by `Store.recordUses`.
 public final class UseLog: Sendable {
     struct Use {
         var at: Int64
@@ -11,8 +11,8 @@ public final class UseLog: Sendable {
 
     private struct Shard {
         var uses: [ContentID: Use] = [:]
-        /// Inodes that were opened before: those of late, and those before them. When the first set is full it becomes the second,
-        /// and what was in the second is forgotten: the oldest go, and there is always room for one more.
+        /// Inodes that were opened before: the recent ones, and those before them. When the first set is full it becomes the
+        /// second, and what was in the second is forgotten: so the oldest are dropped, and there is always room for one more.
         var seen: Set<Int64> = []
         var seenEarlier: Set<Int64> = []
 
@@ -22,7 +22,7 @@ public final class UseLog: Sendable {
             let isFirst = !seenEarlier.contains(inode)
             if seen.count >= UseLog.seenLimit {
                 swap(&seen, &seenEarlier)
-                // The memory stays: it is filled again.
+                // The memory is kept: the set is filled again.
                 seen.removeAll(keepingCapacity: true)
             }
             return isFirst
@@ -30,10 +30,10 @@ public final class UseLog: Sendable {
     }
 
     private static let shardCount = 16
-    /// The inodes of one shard that are kept in mind, twice: more of one image than `Store.openedLimit` are of no use. One that was
-    /// forgotten and is opened again costs a row that is there already.
+    /// How many inodes of one shard are remembered, twice: more than `Store.openedLimit` of one image are useless. If one was
+    /// forgotten and is opened again, its row exists already.
     private static let seenLimit = 4096
-    /// First opens that wait for being recorded: while the index takes nothing, the oldest go.
+    /// First opens that wait to be recorded: while the index takes nothing, the oldest are dropped.
     static let firstsLimit = 1 << 17
 
     private let shards = (0..<shardCount).map { _ in Monitor(Shard()) }
@@ -84,7 +84,7 @@ public final class UseLog: Sendable {
 }
 
 extension Store {
-    /// Records what was opened since the last time: for the order of eviction, and for what the next pull fetches first.
+    /// Records what was opened since the last time: it decides the order of eviction, and what the next pull fetches first.
     public func recordUses() throws {
         let (uses, firsts) = uses.take()
         do {

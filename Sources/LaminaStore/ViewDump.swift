@@ -1,6 +1,6 @@
 import LaminaSQLite
 
-/// A value of a view, as JSON has it.
+/// A value of a view, as JSON shows it.
 public enum ViewValue: Sendable, Encodable, Equatable {
     case null
     case integer(Int64)
@@ -17,10 +17,10 @@ public enum ViewValue: Sendable, Encodable, Equatable {
 }
 
 extension Index {
-    /// The first rows of every view, by view and column; without `file`, whose rows are the names of everybody's files and
-    /// take a walk through all trees.
+    /// The first rows of every view, by view and column; without `file`, whose rows are the names of all files and need a walk
+    /// through all trees.
     ///
-    /// - Parameter limit: of rows of one view.
+    /// - Parameter limit: how many rows of each view.
     public func dumpViews(limit: Int) throws -> [String: [[String: ViewValue]]] {
         try read { database in
             let names = try database.cached(

@@ -1,22 +1,22 @@
 import Glibc
 
-/// Where bytes that are to be written to a backing file are zeros, and may be left out of it: the file is sparse.
+/// Finds the zeros in bytes that are to be written to a backing file. They may be left out: the file is sparse.
 ///
-/// An eStargz layer has no way to say that a file has holes, a zstd:chunked one says it of whole chunks. Their zeros are in the blob
-/// compressed to nothing; on disk they would take what they count.
+/// An eStargz layer cannot say that a file has holes; a zstd:chunked layer can say it only of whole chunks. In the blob the
+/// zeros compress to almost nothing; on disk they would take their full size.
 public enum ZeroRuns {
-    /// A shorter run is written: each hole is an extent more for the file system, and makes each open look for it.
+    /// A shorter run is written: each hole is one more extent for the file system, and each open would have to look for it.
     public static let minimum = 64 << 10
-    /// What file systems leave out: whole blocks of this size, the last one of a file as far as it goes.
+    /// What file systems leave out: whole blocks of this size; the last one of a file only up to its end.
     private static let block = 4096
     private static let zeros = [UInt8](repeating: 0, count: block)
 
     /// The runs of whole blocks of zeros, in order, as ranges of `bytes`.
     ///
-    /// Costs a look at the first bytes of each block, and at all of those that are zeros: some milliseconds for a GiB.
+    /// It looks at the first bytes of each block, and at all bytes of blocks that are zeros: some milliseconds for a GiB.
     ///
     /// - Parameters:
-    ///   - offset: where in the file the bytes stand.
+    ///   - offset: where in the file the bytes are.
     ///   - fileSize: of the whole file.
     public static func find(
         in bytes: UnsafeRawBufferPointer, at offset: Int64, fileSize: Int64
@@ -41,7 +41,7 @@ public enum ZeroRuns {
                 position += count
             }
         }
-        // What does not end the file ends here with a block, as the loop takes no part of one.
+        // Unless it ends the file, the run ends here with a block, because the loop takes no part of one.
         if let begun = start, bytes.count - begun >= minimum { runs.append(begun..<bytes.count) }
         return runs
     }

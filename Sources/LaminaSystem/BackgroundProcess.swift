@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 
-/// Starting a process that outlives the one that starts it.
+/// Starts a process that outlives the one that starts it.
 public enum BackgroundProcess {
     /// A pipe that no other process inherits: the reading and the writing end.
     public static func makePipe() throws(SystemError) -> (reading: File, writing: File) {
@@ -10,8 +10,8 @@ public enum BackgroundProcess {
         return (File(adopting: ends[0], path: "pipe"), File(adopting: ends[1], path: "pipe"))
     }
 
-    /// Starts a program in a session of its own: Ctrl-C and the end of the terminal are not for it. It runs in `/`, so that it keeps no
-    /// file system busy, and reads nothing.
+    /// Starts a program in its own session, so that Ctrl-C and the end of the terminal do not reach it. It runs in `/`, so that
+    /// it keeps no file system busy, and reads nothing.
     ///
     /// - Parameters:
     ///   - words: its name and arguments.
@@ -34,12 +34,12 @@ public enum BackgroundProcess {
 }
 
 extension File {
-    /// Opens a directory for nothing but being a place to start paths at (O_PATH).
+    /// Opens a directory only as a place where paths start (O_PATH).
     public static func place(_ directory: String) throws(SystemError) -> File {
         try File(directory, lamina_o_path | O_DIRECTORY)
     }
 
-    /// Whether everybody closes the other end of this pipe in time. Nothing may be written to it.
+    /// Whether every process has closed the other end of this pipe in time. Nothing may be written to it.
     public func waitForEnd(milliseconds: Int32) -> Bool {
         var entry = pollfd(fd: descriptor, events: 0, revents: 0)
         var result: Int32

@@ -1,8 +1,8 @@
 import Glibc
 
-/// Runs a call that blocks on a thread of its own and gives its result to the task that awaits it.
+/// Runs a blocking call on its own thread and gives its result to the task that awaits it.
 ///
-/// Not stopped by the cancellation of the task: what it calls has ways of its own.
+/// The cancellation of the task does not stop it: the called code has its own ways.
 public func onThread<Value: Sendable>(
     _ name: String, _ body: @escaping @Sendable () throws -> Value
 ) async throws -> Value {
@@ -15,10 +15,10 @@ public func onThread<Value: Sendable>(
     }
 }
 
-/// Starts a thread that nobody joins.
+/// Starts a thread that is not joined.
 public func startDetached(_ name: String, _ body: @escaping @Sendable () -> Void) throws(SystemError) {
     _ = try Thread(name) {
-        // Nobody will join it: without this its stack would stay.
+        // It is not joined: without this its stack would stay.
         pthread_detach(pthread_self())
         body()
     }

@@ -1,6 +1,6 @@
 import Glibc
 
-/// Seconds of a clock that no one sets (CLOCK_MONOTONIC), the same for all processes of one boot.
+/// Seconds of a clock that cannot be set (CLOCK_MONOTONIC), the same for all processes of one boot.
 public func monotonicSeconds() -> Double {
     var now = timespec()
     clock_gettime(CLOCK_MONOTONIC, &now)

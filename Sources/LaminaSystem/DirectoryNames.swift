@@ -1,9 +1,9 @@
 import Glibc
 
 extension File {
-    /// The names in a directory, without `.` and `..`, in no order. What is no UTF-8 in them is replaced.
+    /// The names in a directory, without `.` and `..`, in no order. Bytes that are not UTF-8 are replaced.
     ///
-    /// - Parameter directory: the directory that a relative `path` starts at; the working directory without it.
+    /// - Parameter directory: the directory that a relative `path` starts at; by default the working directory.
     /// - Throws: `SystemError`.
     public static func names(inDirectory path: String, of directory: File? = nil) throws(SystemError) -> [String] {
         try rawNames(inDirectory: path, of: directory).map { name in
@@ -11,10 +11,10 @@ extension File {
         }
     }
 
-    /// The names as they are, each ending in NUL.
+    /// The names unchanged, each ending in NUL.
     static func rawNames(inDirectory path: String, of directory: File?) throws(SystemError) -> [[CChar]] {
         let opened = try File(path, O_RDONLY | O_DIRECTORY, in: directory)
-        // A descriptor of its own, which closedir closes.
+        // It needs its own descriptor, which closedir closes.
         let copy = fcntl(opened.descriptor, F_DUPFD_CLOEXEC, 0)
         guard copy >= 0 else { throw SystemError.last("list", path) }
         guard let stream = fdopendir(copy) else {

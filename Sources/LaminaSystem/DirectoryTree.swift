@@ -1,17 +1,17 @@
 import CLinux
 import Glibc
 
-/// What a directory with all that is below it takes on disk.
+/// How much a directory takes on disk with everything below it.
 public struct DirectoryUsage: Sendable, Equatable {
     /// Allocated, as `du` counts: a hard link once.
     public var bytes: Int64 = 0
     public var inodes: Int64 = 0
 }
 
-/// Whole trees of files; never into another file system, never through a symbolic link. Paths may be of any length: each
-/// directory is opened in its parent, which takes one descriptor a level.
+/// Whole trees of files; never into another file system, never through a symbolic link. Paths may have any length: each
+/// directory is opened in its parent, which takes one descriptor for each level.
 public enum DirectoryTree {
-    /// What a tree takes. What vanishes while it is looked at is left out.
+    /// How much a tree takes. What disappears during the walk is left out.
     public static func usage(of path: String) throws(SystemError) -> DirectoryUsage {
         let top = try File(path, directoryFlags)
         let status = try top.status()
@@ -21,7 +21,7 @@ public enum DirectoryTree {
         return count.usage
     }
 
-    /// Removes a tree; one that is not there is fine.
+    /// Removes a tree; does nothing if it is not there.
     public static func remove(_ path: String) throws(SystemError) {
         do throws(SystemError) {
             try empty(try File(path, directoryFlags))
@@ -71,7 +71,7 @@ public enum DirectoryTree {
         }
     }
 
-    /// nil when it has gone.
+    /// nil if it is gone.
     private static func open(_ name: [CChar], in directory: File) throws(SystemError) -> File? {
         let descriptor = openat(directory.descriptor, name, directoryFlags | O_CLOEXEC)
         if descriptor >= 0 { return File(adopting: descriptor, path: directory.path) }

@@ -3,12 +3,12 @@ import Glibc
 
 /// Reads the extended attributes of a file, directory, symbolic link or device; names and values are any bytes.
 public enum ExtendedAttributes {
-    /// All attributes of what `path` names, a symbolic link's own included, sorted by name; none where the file system
-    /// has no attributes.
+    /// All attributes of what `path` names, including a symbolic link's own, sorted by name; none if the file system has no
+    /// attributes.
     ///
     /// - Parameters:
     ///   - path: the bytes of the path, without a NUL.
-    ///   - subject: what errors call it, as the path may be one below /proc.
+    ///   - subject: the name for errors, because the path may be one below /proc.
     public static func read(
         _ path: [UInt8], subject: String
     ) throws(SystemError) -> [(name: [UInt8], value: [UInt8])] {
@@ -24,7 +24,7 @@ public enum ExtendedAttributes {
         return attributes.sorted { $0.name.lexicographicallyPrecedes($1.name) }
     }
 
-    /// What a call gives that tells its size when asked for nothing; asked again when that has grown in between.
+    /// The result of a call that returns its size when it gets no buffer; called again if that has grown in between.
     private static func bytes(
         _ subject: String, _ call: (UnsafeMutableRawPointer?, Int) -> Int64
     ) throws(SystemError) -> [UInt8]? {

@@ -1,10 +1,10 @@
 import CLinux
 public import Glibc
 
-/// An open file: owns its descriptor and closes it when the last reference goes.
+/// An open file: owns its descriptor and closes it with the last reference.
 ///
-/// All reads and writes are at explicit offsets and whole: short ones are continued, EINTR is retried. Safe to share
-/// between threads, as the descriptor never changes and pread/pwrite keep no position.
+/// All reads and writes are at explicit offsets and whole: short ones are continued, EINTR is retried. Safe to share between
+/// threads, because the descriptor never changes and pread/pwrite keep no position.
 public final class File: Sendable {
     /// The descriptor; valid as long as this object lives.
     public let descriptor: Int32
@@ -19,7 +19,7 @@ public final class File: Sendable {
 
     /// Opens `path`; `O_CLOEXEC` is always added.
     ///
-    /// - Parameter directory: the directory that a relative `path` starts at; the working directory without it.
+    /// - Parameter directory: the directory that a relative `path` starts at; by default the working directory.
     public init(_ path: String, _ flags: Int32, mode: mode_t = 0o600, in directory: File? = nil) throws(SystemError) {
         var opened: Int32
         repeat {
@@ -33,9 +33,9 @@ public final class File: Sendable {
 
     deinit { close(descriptor) }
 
-    /// The same file, for writing past the page cache (O_DIRECT); nil where its file system has no such thing.
+    /// The same file, for writing past the page cache (O_DIRECT); nil if its file system does not support that.
     public func reopenedDirect() -> File? {
-        // Not by its name, which may stand for another file by now.
+        // Not by its name, which may mean another file by now.
         try? File("/proc/self/fd/\(descriptor)", O_WRONLY | lamina_o_direct)
     }
 
@@ -49,13 +49,13 @@ public final class File: Sendable {
         return status
     }
 
-    /// Whether a path names a socket; a symbolic link to one is none.
+    /// Whether a path names a socket; a symbolic link to one does not count.
     public static func isSocket(at path: String) -> Bool {
         var status = stat()
         return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
     }
 
-    /// Where a symbolic link leads; nil of what is none. It asks nothing of a file system that is mounted there.
+    /// Where a symbolic link leads; nil if it is none. Asks nothing of a file system that is mounted there.
     public static func linkTarget(of path: String) -> String? {
         var target = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink(path, &target, target.count)
@@ -63,13 +63,13 @@ public final class File: Sendable {
         return String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    /// Device and inode number of an open file, joined by a colon; nil where nothing is open.
+    /// Device and inode number of an open file, joined by a colon; nil if nothing is open.
     public static func identity(of descriptor: Int32) -> String? {
         var status = stat()
         return fstat(descriptor, &status) == 0 ? "\(status.st_dev):\(status.st_ino)" : nil
     }
 
-    /// Reads until `buffer` is full or the file ends; answers how many bytes were read.
+    /// Reads until `buffer` is full or the file ends; returns how many bytes were read.
     public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int64) throws(SystemError) -> Int {
         var done = 0
         while done < buffer.count {
@@ -85,7 +85,7 @@ public final class File: Sendable {
         return done
     }
 
-    /// Reads what comes next, of a pipe or a terminal too; 0 at its end. Waits for at least one byte.
+    /// Reads what comes next, also from a pipe or a terminal; 0 at its end. Waits for at least one byte.
     public func readNext(into buffer: UnsafeMutableRawBufferPointer) throws(SystemError) -> Int {
         while true {
             let count = Glibc.read(descriptor, buffer.baseAddress, buffer.count)
@@ -121,14 +121,14 @@ public final class File: Sendable {
         }
     }
 
-    /// Sets the size; what is new reads as zeros and takes no space.
+    /// Sets the size; a new part reads as zeros and takes no space.
     public func truncate(to size: Int64) throws(SystemError) {
         while ftruncate(descriptor, off_t(size)) != 0 {
             if errno != EINTR { throw SystemError.last("truncate", path) }
         }
     }
 
-    /// Copies a range of another file in the kernel, sharing blocks where the file system can (FICLONERANGE).
+    /// Copies a range of another file in the kernel, sharing blocks if the file system can (FICLONERANGE).
     public func copyRange(
         from source: File, at sourceOffset: Int64, to offset: Int64, count: Int
     ) throws(SystemError) {
@@ -137,21 +137,21 @@ public final class File: Sendable {
         else { throw SystemError.last("copy \(source.path) to", path) }
     }
 
-    /// The first offset that no data stands behind; equals the size when the file has no hole (SEEK_HOLE).
+    /// The first offset without data; equals the size if the file has no hole (SEEK_HOLE).
     public func firstHole() throws(SystemError) -> Int64 {
         let hole = lamina_first_hole(descriptor)
         guard hole >= 0 else { throw SystemError.last("seek to the first hole of", path) }
         return hole
     }
 
-    /// How many bytes of the file no data stands behind.
+    /// How many bytes of the file have no data.
     public func holeBytes() throws(SystemError) -> Int64 {
         let count = lamina_hole_bytes(descriptor)
         guard count >= 0 else { throw SystemError.last("look for the holes of", path) }
         return count
     }
 
-    /// The holes of the file within a range, in order: where no data stands (SEEK_HOLE, SEEK_DATA).
+    /// The holes of the file within a range, in order: where there is no data (SEEK_HOLE, SEEK_DATA).
     public func holes(in range: Range<Int64>) throws(SystemError) -> [Range<Int64>] {
         var holes: [Range<Int64>] = []
         let end = min(range.upperBound, try size())
@@ -161,7 +161,7 @@ public final class File: Sendable {
             guard hole >= 0 else { throw SystemError.last("seek to a hole of", path) }
             if hole >= end { break }
             var data = lamina_next_data(descriptor, hole)
-            // Nothing but a hole from there on.
+            // Only a hole from there on.
             if data < 0, errno == ENXIO { data = end }
             guard data >= 0 else { throw SystemError.last("seek to the data of", path) }
             holes.append(hole..<min(data, end))
@@ -170,12 +170,12 @@ public final class File: Sendable {
         return holes
     }
 
-    /// Whether no data stands in a range.
+    /// Whether a range has no data.
     public func isHole(_ range: Range<Int64>) throws(SystemError) -> Bool {
         try holes(in: range).reduce(0) { $0 + Int64($1.count) } == Int64(range.count)
     }
 
-    /// Makes a range of the file zeros that take no space, where the file system has holes; else zeros.
+    /// Makes a range of the file zeros that take no space, if the file system has holes; else writes zeros.
     public func clear(_ range: Range<Int64>) throws(SystemError) {
         var result: Int32
         repeat {
@@ -194,25 +194,25 @@ public final class File: Sendable {
         }
     }
 
-    /// Has reads leave no access times on a file, or on what will be made in a directory (`chattr +A`).
+    /// Stops reads from setting access times on a file, or on what will be made in a directory (`chattr +A`).
     ///
-    /// - Returns: whether that is new. False as well where the file system has no such attribute.
+    /// - Returns: whether that is new. Also false if the file system has no such attribute.
     @discardableResult
     public func leaveNoAccessTimes() -> Bool { lamina_leave_no_access_times(descriptor) > 0 }
 
-    /// Has ext4 give the directories that will be made in this one inodes in block groups far from each other, and what is made
-    /// in them inodes in theirs (`chattr +T`). Other file systems do as they do.
+    /// Has ext4 put the directories that will be made in this one into block groups far from each other, and what is made in
+    /// them into the same groups (`chattr +T`). It has no effect on other file systems.
     public func spreadDirectories() { _ = lamina_spread_directories(descriptor) }
 
-    /// Waits until everything written to the whole file system of this file is on disk (syncfs). An error means that
-    /// some write since the last call was lost, by whomever.
+    /// Waits until everything written to the whole file system of this file is on disk (syncfs). An error means that some write
+    /// of any process since the last call was lost.
     public func syncFilesystem() throws(SystemError) {
         while lamina_syncfs(descriptor) != 0 {
             if errno != EINTR { throw SystemError.last("syncfs", path) }
         }
     }
 
-    /// Waits until this file is on disk (fsync). Of a directory: the names in it.
+    /// Waits until this file is on disk (fsync). For a directory: its names.
     public func synchronize() throws(SystemError) {
         while fsync(descriptor) != 0 {
             if errno != EINTR { throw SystemError.last("fsync", path) }
@@ -230,7 +230,7 @@ public final class File: Sendable {
         return true
     }
 
-    /// The bytes of the file system that this file is on: those that are free for who is not root, and all. nil where it does not
+    /// The bytes of the file system of this file: those that are free for users other than root, and all. nil if it does not
     /// say.
     public func filesystemSpace() -> (free: Int64, total: Int64)? {
         var statistics = statvfs()
@@ -241,7 +241,7 @@ public final class File: Sendable {
         )
     }
 
-    /// Tries to lock the file for this process alone (flock); false when another one holds it.
+    /// Tries to lock the file for this process alone (flock); false if another process holds the lock.
     public func tryLock() throws(SystemError) -> Bool {
         while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
             if errno == EWOULDBLOCK { return false }
@@ -261,7 +261,7 @@ public func createDirectories(_ path: String, mode: mode_t = 0o755) throws(Syste
     guard mkdir(path, mode) == 0 || errno == EEXIST else { throw SystemError.last("make directory", path) }
 }
 
-/// Reads a whole small file (procfs included, whose sizes are 0); fails with EFBIG above `limit` bytes.
+/// Reads a whole small file (also from procfs, whose sizes are 0); fails with EFBIG above `limit` bytes.
 public func readFile(_ path: String, limit: Int = 16 << 20) throws(SystemError) -> [UInt8] {
     let file = try File(path, O_RDONLY)
     var bytes: [UInt8] = []

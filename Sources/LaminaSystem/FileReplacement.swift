@@ -1,14 +1,14 @@
 public import Glibc
 
-/// Puts a file in another one's place, durably: whoever opens `path` finds the old bytes or the new ones, also after a crash.
+/// Replaces a file durably: an open of `path` finds the old bytes or the new ones, also after a crash.
 ///
 /// For small files with one writer at a time: the new bytes are written to `path` + `.new` first, synced, and renamed. Blocks for
 /// two fsync(2).
 ///
-/// - Parameter mode: who may read it, whatever the umask allows and whatever an earlier file at `path` allowed.
+/// - Parameter mode: who may read it, regardless of the umask and of the mode of an earlier file at `path`.
 public func replaceFile(_ path: String, with bytes: [UInt8], mode: mode_t) throws(SystemError) {
     let provisional = path + ".new"
-    // What a crash has left there may have another mode or be a link.
+    // A file that a crash has left there may have another mode or be a link.
     guard unlink(provisional) == 0 || errno == ENOENT else { throw SystemError.last("remove", provisional) }
     do throws(SystemError) {
         let file = try File(provisional, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: mode & 0o600)

@@ -1,15 +1,16 @@
 import CLinux
 import Glibc
 
-/// What the kernel says of the file system that a directory is on.
+/// What the kernel says about a directory's file system.
 public struct FilesystemFacts: Sendable, Equatable {
     /// `f_type` of statfs(2): the magic number in linux/magic.h.
     public var magic: Int
-    /// Whether files can share blocks (FICLONE), as on XFS and btrfs; tried with two nameless files. nil where that cannot be tried.
+    /// Whether files can share blocks (FICLONE), as on XFS and btrfs; tried with two unlinked files. nil if that cannot be
+    /// tried.
     public var sharesBlocks: Bool?
     /// Bytes that this user may still write.
     public var freeBytes: Int64
-    /// Inodes that are left; nil where the file system has no fixed number.
+    /// Inodes that are left; nil if the file system has no fixed number.
     public var freeInodes: Int64?
 
     public init(magic: Int, sharesBlocks: Bool?, freeBytes: Int64, freeInodes: Int64?) {
@@ -32,7 +33,7 @@ public struct FilesystemFacts: Sendable, Equatable {
             freeInodes: statistics.f_files == 0 ? nil : Int64(clamping: statistics.f_favail))
     }
 
-    /// Bytes of the file system that a directory is on: all, and those that this user may still write.
+    /// Bytes of a directory's file system: all, and those that this user may still write.
     public static func space(ofDirectory path: String) throws(SystemError) -> (total: Int64, free: Int64) {
         var statistics = Glibc.statvfs()
         guard statvfs(path, &statistics) == 0 else { throw SystemError.last("statfs", path) }
@@ -43,7 +44,7 @@ public struct FilesystemFacts: Sendable, Equatable {
         return (bytes(UInt64(statistics.f_blocks)), bytes(UInt64(statistics.f_bavail)))
     }
 
-    /// The name of the type where lamina knows it, else the number.
+    /// The name of the type if lamina knows it, else the number.
     public var typeName: String {
         switch magic {
         case 0xEF53: "ext4"
@@ -65,13 +66,13 @@ public struct FilesystemFacts: Sendable, Equatable {
     private static let overlay = 0x794C_7630
     private static let fuse = 0x6573_5546
 
-    /// Whether the file system is stacked on another, or answered by a process: the kernel then refuses it as the
-    /// backing of passthrough, whose depth of two the overlay above uses up.
+    /// Whether the file system is stacked on another, or served by a process: the kernel then refuses it as the backing of
+    /// passthrough, because the overlay above uses up the allowed depth of two.
     public var isStacked: Bool { magic == Self.overlay || magic == Self.fuse || magic == 0xF15F }
 }
 
 extension Capability {
-    /// CAP_SYS_ADMIN, which mounting and passthrough take.
+    /// CAP_SYS_ADMIN, which mounting and passthrough need.
     public static var hasSystemAdministration: Bool { lamina_has_capability(LAMINA_CAP_SYS_ADMIN) == 1 }
 }
 

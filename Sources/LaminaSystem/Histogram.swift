@@ -1,10 +1,10 @@
 import Synchronization
 
-/// Counts values by ranges: what a distribution takes when only sums are kept. For any thread; one short lock a value.
+/// Counts values by ranges: what remains of a distribution if only sums are kept. For any thread; a value costs one short lock.
 public final class Histogram: Sendable {
-    /// What was counted until now.
+    /// What was counted so far.
     public struct Snapshot: Sendable, Equatable {
-        /// How many values were at most as large as the bound of the same place; one more for all of them.
+        /// How many values were at most as large as the bound at the same place; one more for all of them.
         public var cumulativeCounts: [UInt64]
         public var sum: Double
 
@@ -25,7 +25,7 @@ public final class Histogram: Sendable {
         state = Mutex(State(counts: [UInt64](repeating: 0, count: bounds.count + 1)))
     }
 
-    /// Bounds in seconds for what may take a millisecond or half an hour.
+    /// Bounds in seconds for what may take between a millisecond and half an hour.
     public static let seconds: [Double] = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800]
 
     public func record(_ value: Double) {

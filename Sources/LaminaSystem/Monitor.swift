@@ -1,11 +1,11 @@
 import Glibc
 
-/// A value behind a lock, with a condition to wait for: what `Mutex` of Synchronization lacks.
+/// A value behind a lock, with a condition to wait for, which `Mutex` of Synchronization lacks.
 ///
 /// For threads that block by design (merge workers, fetchers); never waited on from Swift's cooperative pool.
 public final class Monitor<State>: @unchecked Sendable {
-    // @unchecked: `state` is only touched with `lock` held, which `withLock` and `wait` alone take. The primitives live
-    // in memory that never moves, as pthread requires.
+    // @unchecked: `state` is only touched with `lock` held, which only `withLock` and `wait` take. The primitives are in memory
+    // that never moves, as pthread requires.
     private let lock: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
     private var state: State
@@ -30,7 +30,7 @@ public final class Monitor<State>: @unchecked Sendable {
         lock.deallocate()
     }
 
-    /// Runs `body` with the lock held, then wakes every waiter when `notify` says so.
+    /// Runs `body` with the lock held, then wakes every waiter if `notify` is true.
     public func withLock<Result, Failure: Error>(
         notify: Bool = false, _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -42,7 +42,7 @@ public final class Monitor<State>: @unchecked Sendable {
         return try body(&state)
     }
 
-    /// Runs `body` with the lock held where nobody has it; nil otherwise, without waiting.
+    /// Runs `body` with the lock held if the lock is free; otherwise returns nil without waiting.
     public func withLockIfFree<Result, Failure: Error>(
         _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result? {
@@ -51,8 +51,8 @@ public final class Monitor<State>: @unchecked Sendable {
         return try body(&state)
     }
 
-    /// Runs `body` with the lock held, then wakes one waiter: for state whose waiters all wait for the same, where one of them
-    /// takes what `body` brings.
+    /// Runs `body` with the lock held, then wakes one waiter: for state whose waiters all wait for the same thing, and one of
+    /// them takes what `body` brings.
     public func withLockWakingOne<Result, Failure: Error>(
         _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -64,7 +64,7 @@ public final class Monitor<State>: @unchecked Sendable {
         return try body(&state)
     }
 
-    /// Waits until `body` answers something; it runs with the lock held, first at once and then after each `notify`.
+    /// Waits until `body` returns a value; it runs with the lock held, first at once and then after each `notify`.
     public func wait<Result, Failure: Error>(
         _ body: (inout State) throws(Failure) -> Result?
     ) throws(Failure) -> Result {

@@ -2,11 +2,11 @@ import CLinux
 import Glibc
 
 extension Mount {
-    /// mount(2) with a working directory of its own, which relative paths in `data` start at.
+    /// mount(2) with its own working directory, where relative paths in `data` start.
     ///
-    /// The options of a mount have one page, and overlayfs takes its directories relative to the working directory: numbers
-    /// instead of whole paths let a hundred layers fit. By a process of its own: overlayfs looks its directories up, and a
-    /// process that asks a mount which it answers for cannot be killed while it waits (see `Prober`).
+    /// The options of a mount have one page, and overlayfs takes its directories relative to the working directory: with
+    /// numbers instead of whole paths a hundred layers fit. It is done by a separate process: overlayfs looks up its
+    /// directories, and a process that waits for a mount that it answers for cannot be killed (see `Prober`).
     ///
     /// - Parameter base: the working directory. `directory` must be absolute.
     public static func mount(

@@ -1,12 +1,12 @@
 import CLinux
 import Glibc
 
-/// A mount of this mount namespace, as `/proc/self/mountinfo` tells it; and the calls that make and end mounts.
+/// A mount of this mount namespace, as in `/proc/self/mountinfo`; and the calls that make and end mounts.
 public struct Mount: Sendable, Equatable {
-    /// The ID of the mount, and of the one that it is in. An ID is used again after an unmount.
+    /// The ID of the mount, and of the one that it is in. An ID may be reused after an unmount.
     public var id: Int32
     public var parent: Int32
-    /// The device number of the file system, as stat(2) would say.
+    /// The device number of the file system, as in stat(2).
     public var major: UInt32
     public var minor: UInt32
     /// The directory of the file system that is the root of this mount.
@@ -46,7 +46,7 @@ public struct Mount: Sendable, Equatable {
         }
     }
 
-    /// umount2(2): ends the topmost mount at `directory`. EBUSY while something is open in it, unless `detach`.
+    /// umount2(2): ends the topmost mount at `directory`. EBUSY while something is open in it, unless `detach` is set.
     ///
     /// - Parameters:
     ///   - detach: takes it out of the tree of directories now, and ends it when its last file is closed.
@@ -56,12 +56,12 @@ public struct Mount: Sendable, Equatable {
         guard lamina_umount(directory, flags) == 0 else { throw SystemError.last("unmount", directory) }
     }
 
-    /// The mounts that this process sees, in the order of mounting: of several at one directory the last is on top.
+    /// The mounts that this process sees, in the order of mounting: if several are at one directory, the last is on top.
     public static func all() throws(SystemError) -> [Mount] {
         parse(try readFile("/proc/self/mountinfo", limit: 64 << 20))
     }
 
-    /// Reads the lines of mountinfo (proc_pid_mountinfo(5)); a line that is none is left out.
+    /// Reads the lines of mountinfo (proc_pid_mountinfo(5)); malformed lines are left out.
     public static func parse(_ mountinfo: [UInt8]) -> [Mount] {
         mountinfo.split(separator: UInt8(ascii: "\n")).compactMap { Mount(line: $0) }
     }

@@ -1,7 +1,7 @@
 import Glibc
 
-// Who is to be named where a mount does not go away. All of it is read from /proc, which asks no file system anything: who looks may
-// be the one that answers for the mount.
+// Finds what keeps a mount from going away. It reads all of it from /proc, which asks no file system anything: the caller may
+// be the process that answers for the mount.
 
 /// A process that has to do with a mount.
 public struct MountUser: Sendable, Equatable, CustomStringConvertible {
@@ -11,7 +11,7 @@ public struct MountUser: Sendable, Equatable, CustomStringConvertible {
 
     public var description: String { "process \(process) (\(command))" }
 
-    /// nil of a process that has ended, and of one without a command line: a thread of the kernel.
+    /// nil if it has ended, or has no command line: a thread of the kernel.
     init?(process: Int32) {
         guard let bytes = try? readFile("/proc/\(process)/cmdline") else { return nil }
         let words = bytes.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
@@ -20,7 +20,7 @@ public struct MountUser: Sendable, Equatable, CustomStringConvertible {
         command = String(words.joined(separator: " ").prefix(Self.commandLimit))
     }
 
-    /// Characters of a command line: enough to know it again.
+    /// How many characters of a command line: enough to recognize it.
     private static var commandLimit: Int { 60 }
 
     /// The numbers of all processes.
@@ -28,13 +28,13 @@ public struct MountUser: Sendable, Equatable, CustomStringConvertible {
         ((try? File.names(inDirectory: "/proc")) ?? []).compactMap { Int32($0) }.sorted()
     }
 
-    /// The mount namespace of a process, as a name that is equal for equal ones; nil where it may not be seen.
+    /// The mount namespace of a process, as a name that is equal for equal namespaces; nil if it may not be seen.
     static func namespace(of process: String) -> String? { File.linkTarget(of: "/proc/\(process)/ns/mnt") }
 }
 
 extension Mount {
-    /// The processes of this mount namespace that keep the mount busy: by a file that they have open, as the program that they run, or as
-    /// the directory that they are in. (A mapping of an overlay's file is one of the file below, and keeps no overlay busy.)
+    /// The processes of this mount namespace that keep the mount busy: by an open file, by the program that they run, or by
+    /// their directory. (A mapping of an overlay's file is one of the file below, and keeps no overlay busy.)
     public func users() -> [MountUser] {
         let own = MountUser.namespace(of: "self")
         return MountUser.all().filter { process in
@@ -53,16 +53,16 @@ extension Mount {
         path.map { $0 == directory || $0.hasPrefix(directory + "/") } ?? false
     }
 
-    /// The mounts of every mount namespace, this one too, for which `condition` holds, each with a process that is in it.
+    /// The mounts for which `condition` holds, in every mount namespace including this one, each with a process that is in it.
     ///
-    /// A namespace that no process is in, and a mount that is in none, are not found.
+    /// A namespace without a process, and a mount without a namespace, are not found.
     public static func inAnyNamespace(where condition: (Mount) -> Bool) -> [(user: MountUser, mount: Mount)] {
         var seen: Set<String> = []
         return MountUser.all().flatMap { process -> [(user: MountUser, mount: Mount)] in
             guard let namespace = MountUser.namespace(of: "\(process)"), !seen.contains(namespace),
                 let bytes = try? readFile("/proc/\(process)/mountinfo", limit: 64 << 20)
             else { return [] }
-            // Of a process in a chroot only what it can reach is listed, so another one is asked where nothing was found.
+            // For a process in a chroot only what it can reach is listed, so another process is asked if nothing was found.
             let mounts = parse(bytes).filter(condition)
             guard !mounts.isEmpty, let user = MountUser(process: process) else { return [] }
             seen.insert(namespace)
@@ -70,10 +70,10 @@ extension Mount {
         }
     }
 
-    /// The mount that a path leads into: of several above each other the topmost, and another one where something that is mounted further
-    /// up hides it.
+    /// The mount that a path leads into: if several are above each other, the topmost one; another one if something that is
+    /// mounted further up hides it.
     ///
-    /// - Parameter mounts: what `all` said.
+    /// - Parameter mounts: the result of `all`.
     public static func reached(by path: String, among mounts: [Mount]) -> Mount? {
         guard let place = try? File.place(path),
             let bytes = try? readFile("/proc/self/fdinfo/\(place.descriptor)")

@@ -2,10 +2,10 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// Looks a path up from a process of its own.
+/// Looks a path up from a separate process.
 ///
 /// A process that waits for its own FUSE mount and is killed never ends: the request waits for an answer that only that process
-/// could give, and no signal ends the wait once the request was read (request_wait_answer in fs/fuse/dev.c). So whoever
+/// could give, and no signal ends the wait once the request was read (request_wait_answer in fs/fuse/dev.c). So a process that
 /// serves a mount must not ask it.
 public final class Prober: Sendable {
     private let commands: File
@@ -24,8 +24,8 @@ public final class Prober: Sendable {
 
     /// Has the path looked up.
     ///
-    /// - Returns: 0 or an errno value; nil when there was no answer in time, and then there will be none later either: it is
-    ///   still being waited for. Make another prober.
+    /// - Returns: 0 or an errno value; nil if there was no answer in time. Then this prober is still waiting, and gives no
+    ///   answer later either: make another one.
     public func probe(milliseconds: Int32) -> Int32? {
         var byte: UInt8 = 0
         guard write(commands.descriptor, &byte, 1) == 1 else { return nil }
@@ -37,14 +37,15 @@ public final class Prober: Sendable {
     }
 
     deinit {
-        // It ends when its commands do, or when its request is answered: that may be later, and somebody has to take its status.
+        // It ends when it gets no more commands, or when its request is answered: that may be later, and then its status must
+        // be collected.
         kill(process, SIGKILL)
         Self.reap(process)
     }
 
     private static let ended = Mutex<Set<pid_t>>([])
 
-    /// Takes the status of this process, and of those before it, where they have ended; the others' next time.
+    /// Collects the status of this process and of earlier ones, if they have ended; the others are tried again next time.
     private static func reap(_ process: pid_t) {
         ended.withLock { waiting in
             waiting.insert(process)
@@ -52,6 +53,6 @@ public final class Prober: Sendable {
         }
     }
 
-    /// How many processes have been told to end and are not known to have; for tests.
+    /// How many processes were told to end and may still run; for tests.
     static var unreapedCount: Int { ended.withLock { $0.count } }
 }

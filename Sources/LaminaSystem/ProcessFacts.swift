@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 
-/// What the kernel says of this process (proc_pid_stat(5), proc_pid_fd(5)); nil where it does not.
+/// What the kernel says about this process (proc_pid_stat(5), proc_pid_fd(5)); nil if it does not say it.
 public enum ProcessFacts {
     /// Resident memory and address space, in bytes.
     public static var memory: (resident: Int64, virtual: Int64)? {
@@ -12,7 +12,7 @@ public enum ProcessFacts {
         return pages.count > 1 ? (pages[1] * page, pages[0] * page) : nil
     }
 
-    /// Descriptors that are open. Costs a look into a directory, which takes one itself.
+    /// Open descriptors. It has to list a directory, which itself takes a descriptor.
     public static var openDescriptorCount: Int? {
         guard let directory = opendir("/proc/self/fd") else { return nil }
         defer { closedir(directory) }
@@ -29,12 +29,12 @@ public enum ProcessFacts {
         return getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 ? UInt64(limit.rlim_cur) : nil
     }
 
-    /// How many bytes its address space, or what of it may be written to, can have (`ulimit -v`, `ulimit -d`); nil where that has no limit.
+    /// How many bytes its address space, or the writable part of it, may have (`ulimit -v`, `ulimit -d`); nil without a limit.
     public static var memoryLimit: UInt64? {
         [addressSpaceLimit, limit(lamina_rlimit_data)].compactMap { $0 }.min()
     }
 
-    /// How many bytes its address space can have (`ulimit -v`); nil where that has no limit.
+    /// How many bytes its address space may have (`ulimit -v`); nil without a limit.
     public static var addressSpaceLimit: UInt64? { limit(lamina_rlimit_address_space) }
 
     private static func limit(_ resource: Int32) -> UInt64? {
@@ -45,7 +45,7 @@ public enum ProcessFacts {
         return UInt64(limit.rlim_cur)
     }
 
-    /// Processor time, of the kernel on its behalf too, in seconds.
+    /// Processor time in seconds, including that of the kernel on its behalf.
     public static var processorSeconds: Double? {
         var time = timespec()
         guard clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) == 0 else { return nil }

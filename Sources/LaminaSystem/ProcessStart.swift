@@ -1,25 +1,26 @@
 import CLinux
 import Glibc
 
-/// What a process finds when it is started: whoever starts it may have left it little.
+/// What a process finds when it is started: its starter may have left it little.
 public enum ProcessStart {
-    /// Descriptors below this are few for a server: each file that is open in passthrough mode takes one.
+    /// Fewer descriptors than this are few for a server: each file that is open in passthrough mode takes one.
     public static let wantedDescriptors: UInt64 = 4096
     /// With less memory than this, in bytes, some thread of a server does not start: each takes its stack and an arena from the
-    /// address space, of which little is ever touched.
+    /// address space, but touches little of them.
     public static let wantedMemory: UInt64 = 2 << 30
-    /// With less address space than this a server is not begun: libdispatch waits without end for a thread that it does not get.
+    /// With less address space than this a server is not started: libdispatch would wait for ever for a thread that it does not
+    /// get.
     public static let leastAddressSpace: UInt64 = 512 << 20
 
-    /// Makes the process one that can work, before its first thread starts and before it opens anything.
+    /// Prepares the process for its work, before its first thread starts and before it opens anything.
     ///
     /// - Closed standard descriptors lead to /dev/null.
-    /// - Soft limits of open files, the size of files and memory are raised to the hard ones. They are for programs that use
-    ///   select(2), or for those that a user wants to bound; the hard ones bound them all the same, and are raised only where they are
-    ///   too low to work with, and this process may.
-    /// - A file that may not grow any more (`ulimit -f`) is an error of the call (EFBIG), and no end of the process.
+    /// - Soft limits of open files, the size of files and memory are raised to the hard ones. Soft limits are for programs that
+    ///   use select(2), or that a user wants to limit; the hard limits still apply. A hard limit is raised only if it is too low
+    ///   to work with, and this process may raise it.
+    /// - If a file may not grow any more (`ulimit -f`), the call fails (EFBIG), and the process does not end.
     public static func prepare() {
-        // Without /dev/null there is nothing to open, and nothing lost that was not.
+        // Without /dev/null there is nothing to open; nothing is lost that was not lost before.
         _ = lamina_occupy_standard_descriptors()
         _ = lamina_raise_limit(lamina_rlimit_files, wantedDescriptors)
         _ = lamina_raise_limit(lamina_rlimit_file_size, 0)
@@ -37,7 +38,7 @@ public enum ProcessStart {
 public enum StandardOutput {
     /// Writes out what was printed so far.
     ///
-    /// - Throws: what failed, also of what was printed before: a full disk, for one.
+    /// - Throws: what failed, also for what was printed earlier: for example a full disk.
     public static func flush() throws(SystemError) {
         let error = lamina_flush_output()
         guard error == 0 else {

@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 
-/// The datagrams of sd_notify(3) and the descriptors of sd_listen_fds(3): what a service and its manager say to each other.
+/// The datagrams of sd_notify(3) and the descriptors of sd_listen_fds(3): how a service and its manager talk to each other.
 public enum ServiceProtocol {
     /// Descriptors in one message; systemd takes more, lamina needs few.
     public static let descriptorLimit = 16
@@ -22,16 +22,16 @@ public enum ServiceProtocol {
         guard result == 0 else { throw SystemError.last("notify", String(decoding: name, as: UTF8.self)) }
     }
 
-    /// What came through a manager's socket.
+    /// A message that came through a manager's socket.
     public struct Message: Sendable {
-        /// Who sent it, as the kernel says.
+        /// The sender, as the kernel says.
         public var process: Int32
         /// `READY=1` and the like.
         public var assignments: [(name: String, value: String)]
         public var descriptors: [File]
     }
 
-    /// A manager's end.
+    /// The manager's end.
     public final class Socket: Sendable {
         public let file: File
         /// For `NOTIFY_SOCKET`.
@@ -82,7 +82,7 @@ public enum ServiceProtocol {
             return bytes.withUnsafeBufferPointer { body($0.baseAddress, $0.count) }
         }
 
-        /// The next message; nil when there is none.
+        /// The next message; nil if there is none.
         public func receive() throws(SystemError) -> Message? {
             var text = [CChar](repeating: 0, count: messageLimit)
             var descriptors = [Int32](repeating: -1, count: descriptorLimit)
@@ -111,7 +111,7 @@ public enum ServiceProtocol {
     ///
     /// - Parameters:
     ///   - words: its name and arguments.
-    ///   - environment: all of it; `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are added where there are descriptors.
+    ///   - environment: all of it; `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are added if there are descriptors.
     ///   - names: of the descriptors, without colons.
     ///   - kept: one more that it inherits under its own number.
     /// - Returns: its process ID.
@@ -137,18 +137,18 @@ public enum ServiceProtocol {
     }
 }
 
-/// Signals as something to wait for with poll(2). For a process that has one thread.
+/// Signals that can be waited for with poll(2). For a process that has one thread.
 public final class SignalDescriptor: Sendable {
     public let file: File
 
-    /// Blocks the signals, so that they are reported here and nowhere else.
+    /// Blocks the signals, so that they are reported only here.
     public init(_ signals: [Int32]) throws(SystemError) {
         let descriptor = lamina_signal_descriptor(signals, Int32(signals.count))
         guard descriptor >= 0 else { throw SystemError.last("make", "a signal descriptor") }
         file = File(adopting: descriptor, path: "signals")
     }
 
-    /// The next signal; nil when there is none.
+    /// The next signal; nil if there is none.
     public func next() -> Int32? {
         let number = lamina_next_signal(file.descriptor)
         return number > 0 ? number : nil

@@ -2,16 +2,16 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// A file in memory, mapped, as words that are written one by one: what one process has written another finds, however the first
-/// one ended. It is gone when the last descriptor of it is closed, and with the power.
+/// A mapped file in memory, whose words are written one by one: another process finds what one process has written, however
+/// that one ended. It ends with its last descriptor, and with the power.
 public final class SharedMemory: @unchecked Sendable {
     // @unchecked: the mapping neither moves nor ends before this object, and its words are atomic.
-    /// The file, to be handed on.
+    /// The file, to be passed on.
     public let file: File
     public let wordCount: Int
     private let words: UnsafeMutablePointer<Atomic<UInt64>>
 
-    /// Makes a file of that many words, all zero. What is never written takes no memory.
+    /// Makes a file of that many words, all zero. Words that are never written take no memory.
     public convenience init(name: String, wordCount: Int) throws(SystemError) {
         let descriptor = lamina_memory_file(name)
         guard descriptor >= 0 else { throw SystemError.last("make", "a file in memory") }
@@ -20,10 +20,10 @@ public final class SharedMemory: @unchecked Sendable {
         try self.init(mapping: file, wordCount: wordCount)
     }
 
-    /// Maps one that another process made; EINVAL when it is shorter.
+    /// Maps a file that another process made; EINVAL if it is too short.
     public init(mapping file: File, wordCount: Int) throws(SystemError) {
         let size = wordCount * MemoryLayout<UInt64>.size
-        // Beyond the end of a file a mapping can be made, and kills who reads it (SIGBUS).
+        // A mapping may reach beyond the end of the file, and a process that reads there is killed (SIGBUS).
         guard try file.size() >= Int64(size) else {
             throw SystemError(code: EINVAL, operation: "map", subject: file.path)
         }
@@ -44,7 +44,7 @@ public final class SharedMemory: @unchecked Sendable {
         }
         set {
             precondition(index >= 0 && index < wordCount)
-            // In order: whoever finds a word finds all that were written before it.
+            // In order: a reader that finds a word finds all words that were written before it.
             words[index].store(newValue, ordering: .releasing)
         }
     }

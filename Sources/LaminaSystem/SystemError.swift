@@ -4,7 +4,7 @@ import Glibc
 public struct SystemError: Error, Sendable, Equatable, CustomStringConvertible {
     /// errno's value.
     public var code: Int32
-    /// What was tried, as an operator would say it: `open`, `write`, `mount`.
+    /// What was tried, in an operator's words: `open`, `write`, `mount`.
     public var operation: String
     /// The path or name that it was tried on.
     public var subject: String
@@ -24,8 +24,7 @@ public struct SystemError: Error, Sendable, Equatable, CustomStringConvertible {
         "\(operation) \(subject): \(Self.text(of: code))" + (memoryHint(limit: ProcessFacts.memoryLimit) ?? "")
     }
 
-    /// What to do where a limit of this process refused memory or a thread. The machine itself has more, and nothing
-    /// else says so.
+    /// What to do if a limit of this process refused memory or a thread. The machine itself has more, and nothing else says so.
     func memoryHint(limit: UInt64?) -> String? {
         guard code == ENOMEM || (code == EAGAIN && operation == Thread.startOperation), let limit,
             limit < ProcessStart.wantedMemory

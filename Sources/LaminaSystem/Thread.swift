@@ -1,14 +1,14 @@
 import CLinux
 import Glibc
 
-/// A thread of its own for work that blocks, which must never run on Swift's cooperative pool.
+/// A separate thread for work that blocks, which must never run on Swift's cooperative pool.
 public final class Thread: Sendable {
-    /// What errors of `init` call it.
+    /// The name for errors of `init`.
     static let startOperation = "start thread"
 
     private let handle: pthread_t
 
-    // The box crosses from the creating to the created thread exactly once.
+    // The box goes from the creating to the created thread exactly once.
     private final class Start: Sendable {
         let name: String
         let body: @Sendable () -> Void
@@ -42,7 +42,8 @@ public final class Thread: Sendable {
         handle = created
     }
 
-    /// Lets the calling thread work only with what all others leave of the processors: nice 19, its own and not the process's.
+    /// Lets the calling thread use only the processor time that all others leave: nice 19, for the thread and not for the
+    /// process.
     public static func yieldToOthers() { setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 19) }
 
     /// Waits until the thread has ended. Call it once, and never from the thread itself.

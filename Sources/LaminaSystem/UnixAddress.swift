@@ -15,8 +15,8 @@ public func withUnixAddress<Result>(_ path: String, _ body: (UnsafePointer<socka
 }
 
 extension File {
-    /// Whether somebody listens at a unix socket, by a connection that is closed at once. Never waits: a listener with more clients
-    /// than it takes just now is one.
+    /// Whether a process listens at a unix socket, by a connection that is closed at once. Never waits: a listener whose queue
+    /// is full counts too.
     public static func isListening(at path: String) -> Bool {
         let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
         let descriptor = socket(AF_UNIX, kind, 0)

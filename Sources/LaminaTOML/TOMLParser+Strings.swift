@@ -1,11 +1,11 @@
 extension TOMLParser {
-    /// A string in one of the four forms; a key has one of the two that stay in a line.
+    /// A string in one of the four forms; a key may have one of the two forms within a line.
     mutating func parseString(isKey: Bool) throws(TOMLError) -> String {
         let quote = bytes[place]
         let isLong = bytes[place...].starts(with: [quote, quote, quote])
         guard !isLong || !isKey else { throw wrong("a key has single quotes, not three of them") }
         place += isLong ? 3 : 1
-        // A line break right behind the opening quotes is none of the text.
+        // A line break directly after the opening quotes does not belong to the text.
         if isLong { _ = try skipNewline() }
         let start = line
         var text: [UInt8] = []
@@ -19,7 +19,7 @@ extension TOMLParser {
                 }
                 let count = bytes[place...].prefix(5).prefix { $0 == quote }.count
                 place += count
-                // Up to two quotes may stand before the closing three.
+                // Up to two quotes may come before the closing three.
                 text += [UInt8](repeating: quote, count: count >= 3 ? count - 3 : count)
                 if count >= 3 { return String(decoding: text, as: UTF8.self) }
             case UInt8(ascii: "\\") where quote == UInt8(ascii: "\""): try parseEscape(isLong: isLong, into: &text)
@@ -49,7 +49,7 @@ extension TOMLParser {
         case UInt8(ascii: "u"): text += try parseScalar(digits: 4)
         case UInt8(ascii: "U"): text += try parseScalar(digits: 8)
         case UInt8(ascii: " "), UInt8(ascii: "\t"), UInt8(ascii: "\n"), UInt8(ascii: "\r"):
-            // Behind a backslash that ends its line, everything up to the next text is left out.
+            // After a backslash at the end of a line, everything up to the next text is left out.
             place -= 1
             skipSpace()
             guard isLong, try skipNewline() else { throw wrong("a backslash stands before a space") }

@@ -24,7 +24,7 @@ extension TOMLParser {
         return elements
     }
 
-    /// Space, comments and line breaks, which an array may hold anywhere.
+    /// Space, comments and line breaks, which an array may have anywhere.
     private mutating func skipLines() throws(TOMLError) {
         repeat {
             skipSpace()
@@ -32,7 +32,7 @@ extension TOMLParser {
         } while try skipNewline()
     }
 
-    /// Of one line, without a comma behind the last pair.
+    /// On one line, without a comma after the last pair.
     private mutating func parseInlineTable(depth: Int) throws(TOMLError) -> TOMLTable {
         place += 1
         let table = TOMLTable(origin: .dotted)
@@ -86,7 +86,7 @@ extension TOMLParser {
     private static func isDigit(_ byte: UInt8) -> Bool { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) }
 
     static func number(_ word: String) -> TOMLValue? {
-        // Underscores stand between two digits only.
+        // Underscores are allowed only between two digits.
         let parts = word.split(separator: "_", omittingEmptySubsequences: false)
         guard parts.allSatisfy({ !$0.isEmpty }),
             zip(parts, parts.dropFirst()).allSatisfy({
@@ -107,7 +107,7 @@ extension TOMLParser {
         guard integerPart == "0" || integerPart.first != "0" else { return nil }
         let rest = unsigned.dropFirst(integerPart.count)
         if rest.isEmpty { return Int64(plain).map { .integer($0) } }
-        // `1.` and `1.e5` are none, though Swift takes them.
+        // `1.` and `1.e5` are not numbers in TOML, though Swift accepts them.
         guard rest.first == "." || rest.first == "e" || rest.first == "E" else { return nil }
         if rest.first == "." {
             guard let digit = rest.dropFirst().utf8.first, isDigit(digit) else { return nil }
@@ -119,7 +119,7 @@ extension TOMLParser {
     /// `2026-01-31`.
     private static func isDate(_ word: String) -> Bool { matches(word, "dddd-dd-dd") }
 
-    /// The shapes of RFC 3339 that TOML takes; whether the day exists is nobody's business here.
+    /// The forms of RFC 3339 that TOML accepts; whether the day exists is not checked.
     static func dateTime(_ word: String) -> TOMLValue? {
         var rest = Substring(word)
         if isDate(String(rest.prefix(10))) {
@@ -140,7 +140,7 @@ extension TOMLParser {
         return isZone ? .dateTime(word) : nil
     }
 
-    /// Whether a text has a shape, in which `d` is a digit and everything else is itself.
+    /// Whether a text has a form, in which `d` means a digit and every other character means itself.
     private static func matches(_ text: String, _ shape: String) -> Bool {
         text.utf8.count == shape.utf8.count
             && zip(text.utf8, shape.utf8).allSatisfy { $1 == UInt8(ascii: "d") ? isDigit($0) : $0 == $1 }

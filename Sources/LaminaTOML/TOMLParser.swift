@@ -1,12 +1,13 @@
 /// Reads a TOML document from its bytes: lines of `key = value` below headers.
 ///
-/// One pass, and bounded: recursion by `depthLimit`, time by the number of bytes times the number of parts of the longest key.
+/// It makes one pass, with bounds: `depthLimit` bounds the recursion; the number of bytes times the number of parts of the
+/// longest key bounds the time.
 struct TOMLParser {
     let bytes: [UInt8]
     var place = 0
     var line = 1
 
-    /// How deep values and keys may be nested: what people write has three or four levels.
+    /// How deep values and keys may be nested: people write three or four levels.
     static let depthLimit = 64
 
     init(_ bytes: [UInt8]) { self.bytes = bytes }
@@ -53,7 +54,7 @@ struct TOMLParser {
         return try isArray ? append(name, to: parent) : open(name, in: parent)
     }
 
-    /// The table on the way to another; of an array of tables the last.
+    /// The table on the way to another; in an array of tables, the last one.
     private func child(_ name: String, of table: TOMLTable) throws(TOMLError) -> TOMLTable {
         guard let entry = table.entries[name] else { return make(name, .implied, in: table) }
         if case .table(let inner) = entry.value, inner.origin != .inline { return inner }

@@ -1,8 +1,8 @@
-/// A table that is read key by key, so that what nobody asked for is found.
+/// A table that is read key by key, so that keys that were not asked for are found.
 package final class TOMLSection {
     private let table: TOMLTable
     private let name: String
-    /// The file, for those who tell of it.
+    /// The file, for messages.
     package let path: String
     private var seen: Set<String> = []
 
@@ -18,7 +18,7 @@ package final class TOMLSection {
         TOMLError(line: table.entries[key]?.line, message: "\(full(key)) \(what)")
     }
 
-    /// The value of a key; `read` answers nil for one of a wrong type.
+    /// The value of a key; `read` returns nil for a wrong type.
     private func value<Value>(
         _ key: String, _ words: String, _ read: (TOMLValue) -> Value?
     ) throws(TOMLError) -> Value? {
@@ -42,7 +42,7 @@ package final class TOMLSection {
         return (table.entries[key]?.tables ?? []).map { TOMLSection(table: $0, name: full(key), path: path) }
     }
 
-    /// The keys in the order of the document, with what is at them; whoever asks takes care of all of them.
+    /// The keys in the order of the document, with their values; the caller handles all of them.
     package func all() -> [(key: String, value: TOMLValue)] {
         seen.formUnion(table.entries.keys)
         return table.entries.sorted { ($0.value.line, $0.key) < ($1.value.line, $1.key) }.map {
@@ -50,7 +50,7 @@ package final class TOMLSection {
         }
     }
 
-    /// The value of a key, whatever its type.
+    /// The value of a key, of any type.
     package func any(_ key: String) -> TOMLValue? {
         seen.insert(key)
         return table.entries[key]?.value
@@ -85,7 +85,7 @@ package final class TOMLSection {
         return strings
     }
 
-    /// The keys that were not asked for: those of `known` are answered, any other is an error.
+    /// The keys that were not asked for: those in `known` are returned, any other is an error.
     package func finish(ignoring known: Set<String>) throws(TOMLError) -> [String] {
         var ignored: [String] = []
         for key in table.entries.keys.sorted() where !seen.contains(key) {

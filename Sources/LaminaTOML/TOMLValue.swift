@@ -4,14 +4,14 @@ package enum TOMLValue: Equatable {
     case integer(Int64)
     case float(Double)
     case boolean(Bool)
-    /// A date, a time, or both; kept as it stands, as no key of ours is one.
+    /// A date, a time, or both; kept unchanged, because no key of lamina has one.
     case dateTime(String)
     case array([TOMLValue])
     case table(TOMLTable)
     /// Made by `[[header]]`s; they are in `TOMLTable.Entry.tables`.
     case tables
 
-    /// As a reader of an error would call it: `an integer`.
+    /// In the words of an error: `an integer`.
     package var kind: String {
         switch self {
         case .string: "a string"
@@ -28,15 +28,15 @@ package enum TOMLValue: Equatable {
 
 /// A table of a TOML document.
 ///
-/// A class, as lines add to tables deep in others: of values, each line would copy what it changes.
+/// It is a class because lines add to tables deep in others: with values, each line would copy what it changes.
 package final class TOMLTable {
-    /// How a table came to be, which says what may still be added to it.
+    /// How a table was made, which decides what may still be added to it.
     package enum Origin {
-        /// Named as the parent of another table only: its own header may follow.
+        /// Only named as the parent of another table: its own header may follow.
         case implied
         /// By `[header]`.
         case header
-        /// By a dotted key: only dotted keys of the same section add to it, which no later header reopens.
+        /// By a dotted key: only dotted keys of the same section may add to it, and no later header may reopen it.
         case dotted
         /// `{ … }`: closed.
         case inline
@@ -57,7 +57,7 @@ package final class TOMLTable {
 
     /// Reads a document.
     ///
-    /// - Throws: ``TOMLError`` for whatever TOML 1.0 does not allow, and for values nested deeper than 64.
+    /// - Throws: ``TOMLError`` for everything that TOML 1.0 does not allow, and for values nested deeper than 64.
     package static func parse(_ bytes: [UInt8]) throws(TOMLError) -> TOMLTable {
         var parser = TOMLParser(bytes)
         return try parser.parseDocument()
@@ -70,7 +70,7 @@ extension TOMLTable: Equatable {
 
 /// What is wrong with a TOML document.
 package struct TOMLError: Error, Sendable, Equatable {
-    /// From 1; `nil` where the document as a whole lacks something.
+    /// From 1; `nil` if the document as a whole lacks something.
     package var line: Int?
     /// What is wrong, as the end of a sentence.
     package var message: String

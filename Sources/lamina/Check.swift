@@ -64,7 +64,7 @@ struct Check: ParsableCommand {
         }
         guard let snapshotter else { return }
         if containerd == nil { throw ValidationError("--snapshotter goes with --containerd") }
-        // As containerd wants names (its package identifiers).
+        // The form that containerd requires for names (its package identifiers).
         let isName = snapshotter.utf8.allSatisfy { byte in
             (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte & 0xDF) || "-_.".utf8.contains(byte)
         }
@@ -98,9 +98,10 @@ struct Check: ParsableCommand {
         return value * (unit ?? 1)
     }
 
-    /// Gives `--read-data` and `--containerd` their values where they stand without, as the parser knows no option that may.
+    /// Gives `--read-data` and `--containerd` their values if they have none, because the parser has no options with optional
+    /// values.
     ///
-    /// A socket is told from an option or an image by its path.
+    /// A socket is recognized by its path.
     static func completed(_ arguments: [String]) -> [String] {
         arguments.enumerated().map { position, word in
             switch word {

@@ -1,7 +1,7 @@
 import ArgumentParser
 import FoundationEssentials
 
-/// A command as it describes itself: what `--experimental-dump-help` prints, as far as manuals take it.
+/// A command's description of itself: what `--experimental-dump-help` prints, as far as manuals need it.
 struct CommandHelp: Decodable {
     struct Argument: Decodable {
         struct Name: Decodable {
@@ -23,7 +23,7 @@ struct CommandHelp: Decodable {
         var valueName: String?
         var abstract: String?
 
-        /// `--json`, `--root`; of a positional argument its value's name in capitals.
+        /// `--json`, `--root`; for a positional argument its value's name in capitals.
         var title: String {
             guard kind != .positional else { return (valueName ?? "").uppercased() }
             return names?.first { $0.kind == .long }?.text ?? names?.first?.text ?? ""
@@ -52,17 +52,17 @@ struct CommandHelp: Decodable {
     /// `lamina config show`
     var words: [String] { (superCommands ?? []) + [commandName] }
 
-    /// Of the whole program.
+    /// For the whole program.
     static func ofProgram() throws -> CommandHelp {
         try JSONDecoder().decode(Tool.self, from: Data(Lamina._dumpHelp().utf8)).command
     }
 
-    /// This one and those below it that are for people, the upper ones first.
+    /// This command and those below it that users see, the upper ones first.
     var all: [CommandHelp] {
         [self] + (subcommands ?? []).filter { $0.shouldDisplay && $0.commandName != "help" }.flatMap(\.all)
     }
 
-    /// The arguments that are for people.
+    /// The arguments that users see.
     var shown: [Argument] { (arguments ?? []).filter(\.shouldDisplay) }
 
     /// The lines of the discussion that are examples: those that are indented.

@@ -33,7 +33,7 @@ struct Lamina: ParsableCommand {
 
     static func main() {
         ProcessStart.prepare()
-        // Before the first thread: a command runs some dozens, and two arenas are enough for what they allocate.
+        // Before the first thread: a command runs some dozens of threads, and two arenas are enough for them.
         Heap.limitArenas(2)
         do {
             var command = try parseAsRoot(Check.completed(Array(CommandLine.arguments.dropFirst())))
@@ -42,18 +42,18 @@ struct Lamina: ParsableCommand {
         } catch {
             let code = exitCode(for: error)
             if code.isSuccess { exitAsked(message: fullMessage(for: error)) }
-            // A command that failed has said so.
+            // A command that failed has reported it.
             guard !(error is ExitCode), code == .validationFailure, CommandLine.arguments.contains("--json") else {
                 exit(withError: error)
             }
-            // Who reads JSON reads it of a wrong command line too.
+            // A reader of JSON reads it for a wrong command line too.
             printError(ErrorText.make(message: message(for: error), exitCode: code.rawValue, json: true))
             Glibc.exit(code.rawValue)
         }
     }
 }
 
-/// Ends with what was asked for in place of a command: a help page, the version, a completion script.
+/// Ends with what was asked for instead of a command: a help page, the version, a completion script.
 private func exitAsked(message: String) -> Never {
     do {
         if !message.isEmpty { print(message) }
@@ -64,7 +64,7 @@ private func exitAsked(message: String) -> Never {
     }
 }
 
-/// Writes to standard error, behind what was printed so far, also where both go to one file.
+/// Writes to standard error, after what was printed so far, also if both go to one file.
 func printError(_ text: String) {
     fflush(nil)
     let bytes = Array(text.utf8)

@@ -2,7 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import LaminaDaemon
 
-/// The pages of the manual, made of what the commands say of themselves; in man(7).
+/// The pages of the manual, made from the commands' descriptions of themselves; in man(7).
 enum Manual {
     struct Page {
         /// `lamina-config-show.1`
@@ -60,7 +60,7 @@ enum Manual {
         return ".B \(escaped(command.words.joined(separator: " ")))\n" + escaped(parts.joined(separator: " "))
     }
 
-    /// As it stands in a line of a page.
+    /// In the form for a line of a page.
     private static func line(_ text: String) -> String {
         let text = escaped(text)
         // A point or a quote at the beginning would make it a request.

@@ -31,7 +31,7 @@ struct CommonOptions: ParsableArguments {
             root: root, configuration: config, settings: settings, verbose: verbose, json: json, serving: serving)
     }
 
-    /// The configuration alone, for those who look at it.
+    /// Only the configuration, for commands that show it.
     func loadConfiguration() throws -> LoadedConfiguration { try LoadedConfiguration.load(places) }
 
     /// Where the configuration is.
@@ -44,7 +44,7 @@ struct FactOptions: ParsableArguments {
     var json = false
 }
 
-/// For commands that look at one image of those that the store has of a reference.
+/// For commands that look at one of the store's images of a reference.
 struct PlatformOption: ParsableArguments {
     @Option(
         help: ArgumentHelp(

@@ -1,7 +1,7 @@
 import ArgumentParser
 import LaminaDaemon
 
-// The commands that only look.
+// The commands that only read.
 
 struct List: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,7 +1,7 @@
 import ArgumentParser
 import LaminaDaemon
 
-// The commands that make room, and those that say what may go.
+// The commands that make room, and those that say what may be evicted.
 
 struct Remove: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,7 +1,7 @@
 import Foundation
 import Testing
 
-/// The rooms and their arrows, as docs/ARCHITECTURE.md has them.
+/// The rooms and their arrows, as in docs/ARCHITECTURE.md.
 private let arrows: [String: Set<String>] = [
     "LaminaDigest": ["CCrypto"],
     "LaminaSystem": ["CLinux"],
@@ -84,7 +84,7 @@ struct ArchitectureTests {
         defer { try? FileManager.default.removeItem(at: scratch) }
         let process = Process()
         process.executableURL = URL(filePath: "/usr/bin/env")
-        // A scratch path of its own: the usual one may be locked by whoever runs these tests.
+        // A separate scratch path: the usual one may be locked by the process that runs these tests.
         process.arguments = [
             "swift", "package", "--package-path", root.path, "--scratch-path", scratch.path, "dump-package",
         ]

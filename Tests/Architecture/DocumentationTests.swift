@@ -34,7 +34,7 @@ struct DocumentationTests {
         }
     }
 
-    /// The text of every file of tests, by its name; of several of one name, together.
+    /// The text of every file of tests, by its name; files with the same name are joined.
     private static func testSources() throws -> [String: String] {
         let tests = root.appending(path: "Tests")
         let names = try FileManager.default.subpathsOfDirectory(atPath: tests.path)

@@ -6,7 +6,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// What an image can say that is not so: each is refused with its reason before anything of it is in the index.
+    /// Images that say something untrue: each is refused with its reason before any of it is in the index.
     @Suite("images that lie, are cut, or are huge")
     struct BadInput {
         @Test("a layer that lies is refused by name, and the store is as it was")
@@ -66,7 +66,7 @@ extension EndToEnd {
             }
         }
 
-        /// A store with an image in it, and all that its index says.
+        /// A store with an image in it, and everything in its index.
         private static func filledStore(_ sandbox: Sandbox) throws -> [String] {
             let layer = HandmadeLayer([.init("good", noise(10_000))])
             let image = try HandmadeImage(sandbox.directory + "/good", layer)
@@ -122,7 +122,7 @@ enum LayerLie: String, CaseIterable {
     case digestMalformed = "a digest is none"
     case parentIsFile = "a file is the parent of another"
 
-    /// Writes the image; what the error has to say beside the layer's digest.
+    /// Writes the image; returns what the error must contain besides the layer's digest.
     func make(_ directory: String) throws -> (HandmadeImage, words: [String]) {
         let honest = HandmadeLayer([.init("first", noise(3000)), .init("second", noise(100_000), chunkSize: 30_000)])
         func image(_ layer: HandmadeLayer, _ blob: [UInt8]? = nil) throws -> HandmadeImage {
@@ -208,7 +208,7 @@ enum LayerLie: String, CaseIterable {
     }
 }
 
-/// A way in which what stands above the layers can be wrong.
+/// A way in which what is above the layers can be wrong.
 enum ManifestLie: String, CaseIterable {
     case manifestCut = "the manifest is cut"
     case manifestChanged = "the manifest has another digest than its name"
@@ -226,7 +226,7 @@ enum ManifestLie: String, CaseIterable {
     case layerNone = "the layer is a single byte"
 
     func make(_ directory: String) throws -> (HandmadeImage, words: [String]) {
-        // A layer of its own each time: what a store has already, nothing is asked about.
+        // A new layer each time: lamina asks nothing about what a store already has.
         let layer = HandmadeLayer([.init("file", Array(rawValue.utf8) + noise(10_000))])
         let toc = SHA256.hash(layer.toc)
         func image(_ change: (inout ImageManifest) -> Void = { _ in }) throws -> HandmadeImage {

@@ -6,10 +6,10 @@ import Testing
 extension EndToEnd {
     @Suite("by CRI, as under kubelet", Containerd.isInstalled)
     struct ByCRI {
-        /// Runs the program that writes to what the image brings, then waits.
+        /// Runs the program that writes to the image's files, then waits.
         private static let script = "/usr/bin/python3 -c \"$0\" && exec sleep 600"
 
-        /// Starts a pod with a container of an image, and waits until its program has said that all is well.
+        /// Starts a pod with a container of an image, and waits until its program has reported that all is well.
         private func runProgram(
             _ reference: String, _ cri: CRI, _ sandbox: Sandbox
         ) throws -> (pod: String, container: String) {
@@ -23,7 +23,7 @@ extension EndToEnd {
             let isFine = eventually(seconds: 120) { log().contains(" stdout F fine\n") }
             #expect(isFine, "\(log())")
             #expect(try cri("state", container) == "running 0")
-            // What the program has done to files of the image is seen by whoever comes later.
+            // Later containers see what the program has done to files of the image.
             let seen = try cri("exec", container, "/bin/sh", "-c", "cat /data/above; stat -c %a /usr/bin/sleep")
             #expect(seen == "above\n4711\n")
             return (pod, container)
@@ -50,7 +50,7 @@ extension EndToEnd {
 
                 let (pod, container) = try runProgram(reference, cri, sandbox)
 
-                // Of the image, and of the one that pods are begun with.
+                // The files of the image, and of the one that each pod starts with.
                 let lazy = try lazyLayers(sandbox)
                 let running = try sandbox.sql("SELECT * FROM snapshot_status")
                 #expect(lazy.count == 3, "\(running)")
@@ -88,7 +88,7 @@ extension EndToEnd {
                 }
                 let wrong = ["pull", reference, "tester", "wrong:word"]
                 for words in [["pull", reference], wrong] {
-                    // By lamina's socket as by containerd's own.
+                    // Through lamina's socket as through containerd's own.
                     let refused = try cri.attempt(words)
                     let direct = try cri.attempt(words, images: Containerd.socket(in: sandbox))
                     #expect(refused.exitCode == 1 && refused.errors.contains("401 Unauthorized"), "\(refused)")
@@ -103,7 +103,7 @@ extension EndToEnd {
                 #expect(lazy.count == 2, "\(all)")
 
                 try cri.containerd.lamina.killServer()
-                // Somebody who knows it worse does not spoil it.
+                // A client with wrong credentials does not break it.
                 #expect(try cri.attempt(wrong).exitCode == 1)
                 #expect(isKept())
                 let fetched = try sandbox.number("SELECT count(*) FROM content WHERE state = 2")

@@ -13,7 +13,7 @@ extension EndToEnd {
             ("tiny", noise(1, seed: 4)),
         ]
 
-        /// An image at the sandbox's proxy; its files are in the sandbox as they should be.
+        /// An image at the sandbox's proxy; the sandbox has its files as they should be.
         private static func push(_ sandbox: Sandbox) throws -> (layer: Digest, reference: String) {
             let layer = HandmadeLayer(files.map { .init($0.0, $0.1, chunkSize: chunkSize) })
             let image = try HandmadeImage(sandbox.directory + "/layout", layer)
@@ -45,9 +45,9 @@ extension EndToEnd {
             return try decoded(outcome.output)
         }
 
-        /// Readers that hold every file open and mapped, until ``stop``.
+        /// Readers that keep every file open and mapped, until ``stop``.
         ///
-        /// - Parameter bits: how many of a file may be wrong meanwhile.
+        /// - Parameter bits: how many bits of a file may be wrong meanwhile.
         private static func readers(_ mount: String, _ sandbox: Sandbox, bits: Int = 1) throws -> Child {
             let child = try sandbox.startProgram([
                 "python3", "-c", Scripts.heldReaders, mount, sandbox.directory + "/expected",
@@ -72,7 +72,7 @@ extension EndToEnd {
                 try sandbox.lamina("pull", reference)
                 let mount = try sandbox.mount(reference)
                 let readers = try Self.readers(mount, sandbox)
-                // While its files are proven, the server finds damage by itself, and mends it.
+                // While it proves the files, the server itself finds damage, and repairs it.
                 #expect(
                     try eventually(seconds: 30) {
                         try sandbox.number("SELECT count(*) FROM layer WHERE files_proven_at IS NULL") == 0
@@ -80,7 +80,7 @@ extension EndToEnd {
                 let inodes = try sandbox.backingFiles().map { try File($0, O_RDONLY).status().st_ino }
                 var random = SystemRandomNumberGenerator()
                 for _ in 0..<100 {
-                    // Each file as often as its size wants it, but the small ones at least now and then.
+                    // Each file in proportion to its size, but the small ones at least now and then.
                     let (name, bytes) =
                         Int.random(in: 0..<4, using: &random) == 0
                         ? try #require(Self.files.randomElement(using: &random)) : Self.files[0]
@@ -183,14 +183,14 @@ extension EndToEnd {
                 let (_, reference) = try Self.push(sandbox)
                 let other = HandmadeLayer([.init("other", Self.files[0].1, chunkSize: 1 << 20)])
                 let image = try HandmadeImage(sandbox.directory + "/other", other)
-                // Two files of their own: neither was there when the other came.
+                // Two separate files: neither was there when the other came.
                 let mount = try sandbox.mount(reference)
                 try sandbox.lamina("pull", "--lazy", image.reference)
                 try run(["cmp", "\(mount)/large", sandbox.directory + "/expected/large"]).orThrow()
                 let files = sandbox.backingFiles().filter { $0.contains(SHA256.hash(Self.files[0].1).hex) }
                 #expect(files.count == 1)
                 try sandbox.lamina("pull", image.reference)
-                // One file with two names by now; as two, a copy can be whole where the other is not.
+                // One file with two names by now; if they were two, a copy could be whole when the other is not.
                 for path in sandbox.backingFiles().filter({ $0.contains(SHA256.hash(Self.files[0].1).hex) }).dropFirst()
                 {
                     try run(["cp", path, path + ".x"]).orThrow()
@@ -269,7 +269,7 @@ extension EndToEnd {
                 }
                 #expect(damage == 1 && rounds == 1 && checks > 1)
                 #expect(try sandbox.number("SELECT count(*) FROM check_position WHERE scope = ''") == 1)
-                // Without time, one file is read all the same: the next time the next one.
+                // Even without time, one file is read, and the next one next time.
                 try sandbox.lamina("check", "--repair")
                 for _ in Self.files { _ = try sandbox.attempt("check", "--read-data", "--repair", "--time", "0.001") }
                 #expect(try Self.check(sandbox, "--read-data", expecting: 0).damage.isEmpty)

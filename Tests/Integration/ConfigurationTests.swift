@@ -5,7 +5,7 @@ import Testing
 extension EndToEnd {
     @Suite("the configuration of a server")
     struct ServerConfiguration {
-        /// As people have it who come from stargz-snapshotter, with small numbers.
+        /// As users of stargz-snapshotter have it, with small numbers.
         private static let seed = """
             http_cache_type = "memory"
 
@@ -36,8 +36,8 @@ extension EndToEnd {
 
                 let merge = try #require(try sandbox.status().server?.merge)
                 #expect(merge.peakJobs >= 1 && merge.peakJobs <= 2, "\(merge)")
-                // Its chunks are of 4 MiB, and counted with what they were compressed to: each is more than the buffer, and
-                // goes alone, but that a reader's goes beside one that is fetched behind its back.
+                // Its chunks are 4 MiB, and counted together with their compressed bytes: each is more than the buffer, and
+                // goes alone, except that a reader's chunk goes beside one that is fetched in the background.
                 #expect(merge.peakBytes > 3_000_000 && merge.peakBytes < 17 << 20, "\(merge)")
                 let log = server.errorsSoFar
                 #expect(log.contains("\(file):9: directory_cache.direct = false has no effect"), "\(log)")
@@ -84,7 +84,7 @@ extension EndToEnd {
                     "mount", "oci:\(Fixtures.layout("estargz"))", mount, "--set", "fuse.entry_timeout=\(seconds)",
                     "--set",
                     "fuse.attr_timeout=\(seconds)")
-                // Held open, so that the kernel has no reason of its own to forget it.
+                // Kept open, so that the kernel has no other reason to forget it.
                 let holder = open("\(mount)/etc/hello", O_RDONLY)
                 defer { close(holder) }
                 #expect(holder >= 0)

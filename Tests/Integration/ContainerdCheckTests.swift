@@ -14,7 +14,7 @@ extension EndToEnd.UnderContainerd {
             for name in ["one", "two"] {
                 try containerd.ctr("containers", "create", "--snapshotter", "lamina", reference, name, "true").orThrow()
             }
-            // What is nobody's goes with containerd's garbage.
+            // containerd's garbage collection removes what belongs to nothing.
             try createDirectories(sandbox.root + "/snapshots/4711/fs")
             let sound = try containerd.check()
             #expect(sound.differences == [], "\(sound)")
@@ -71,7 +71,7 @@ extension EndToEnd.UnderContainerd {
         try Self.with { containerd, sandbox in
             let nobody = try sandbox.attempt("check", "--containerd", sandbox.directory + "/none")
             #expect(nobody.exitCode == 69 && nobody.errors.contains("no containerd answers at"), "\(nobody)")
-            // containerd has no namespace, and so nothing to be asked for, before there is an image.
+            // containerd has no namespace, and therefore nothing to list, before there is an image.
             try containerd.pullLazily(EndToEnd.FixtureImages.reference("estargz", sandbox))
             let other = try sandbox.attempt("check", "--containerd", containerd.socket, "--snapshotter", "other")
             #expect(other.exitCode == 1 && other.errors.contains("other"), "\(other)")

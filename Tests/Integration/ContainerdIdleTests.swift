@@ -17,16 +17,16 @@ extension EndToEnd.UnderContainerd {
                 #expect(try run(["/bin/sh", "-c", "cat \"$1\"/* | wc -l", "sh", mount]).orThrow().output == "501\n")
             }
             #expect(try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'") == 20)
-            // What comes after: the rest is merged, and proven, and what is recorded is made durable.
+            // What comes after: the rest is merged and proven, and what is recorded is made durable.
             let isAtRest = try eventually(seconds: 60) {
                 try sandbox.number(
                     "SELECT count(*) FROM layer_status WHERE state <> 'complete' OR diff_id_proof = 'not yet'") == 0
             }
             #expect(isAtRest)
-            // What was opened is recorded every 15 seconds.
+            // Opens are recorded every 15 seconds.
             sleep(20)
 
-            // The supervisor, the server, and what it has the mount watched by.
+            // The supervisor, the server, and the process that watches its mount.
             let pids = processes(withArgumentContaining: sandbox.root)
             let server = try #require(containerd.lamina.server)
             #expect(pids.contains(containerd.lamina.child.pid) && pids.contains(server))

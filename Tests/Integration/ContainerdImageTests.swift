@@ -4,14 +4,14 @@ import Testing
 extension EndToEnd {
     @Suite("what containerd unpacks of an image is what lamina shows of it", Containerd.isInstalled)
     struct ContainerdImages {
-        /// Pushes a layout to the shared registry; what names it there.
+        /// Pushes a layout to the shared registry; returns its name there.
         private func push(_ layout: String, _ name: String, tag: String? = nil) throws -> String {
             let registry = try Shared.registry.get()
             try registry.push(layout: layout, sourceTag: tag, name: name, tag: "1")
             return "\(registry.host)/\(name):1"
         }
 
-        /// Expects of an image, mounted before and after its files are there, the tree of a directory.
+        /// Expects that an image, mounted before and after its files are there, shows the tree of a directory.
         private func expect(
             _ reference: String, shows unpacked: String, keepsFractions: Bool, _ sandbox: Sandbox, _ name: String
         ) throws {
@@ -42,7 +42,7 @@ extension EndToEnd {
                             + [plain, reference]
                     ).orThrow()
                     try containerd.remote("images", "push", "--plain-http", reference)
-                    // eStargz says whole seconds only.
+                    // eStargz has only whole seconds.
                     try expect(
                         reference, shows: unpacked, keepsFractions: name == "tar", sandbox, name)
                     let found = try sandbox.sql(
@@ -55,7 +55,7 @@ extension EndToEnd {
             }
         }
 
-        // Of zstd:chunked it reads stargz-snapshotter's dialect, and convert writes the other one, which podman reads.
+        // It reads stargz-snapshotter's dialect of zstd:chunked; convert writes the other one, which podman reads.
         @Test("ctr-remote finds the table of contents that convert wrote, with the digest that it gave")
         func tableOfContents() throws {
             try Sandbox.with { sandbox in
@@ -94,7 +94,7 @@ extension EndToEnd {
                     plain, reference)
                 try containerd.remote("images", "push", "--plain-http", reference)
                 try expect(reference, shows: unpacked, keepsFractions: false, sandbox, "optimized")
-                // The program and the file that it read are before the landmark, the other one is behind it.
+                // The program and the file that it read are before the landmark, the other one is after it.
                 #expect(
                     try sandbox.sql(
                         """
@@ -112,13 +112,14 @@ extension EndToEnd {
                 let containerd = try Containerd(in: sandbox)
                 let tree = sandbox.directory + "/tree"
                 try run(["python3", "-c", PlainImages.oddTree, tree]).orThrow()
-                // containerd makes 1970 of every time before it; lamina keeps it, as GNU tar and umoci do (PlainLayers).
+                // containerd turns every time before 1970 into 1970; lamina keeps it, as GNU tar and umoci do (PlainLayers).
                 try run(["rm", tree + "/before-1970"]).orThrow()
                 let posix = ["--sort=name", "--format=posix", "--xattrs"]
                 for (name, options, compression) in [
-                    // Sparse files as GNU's own format has them containerd refuses ("unhandled tar header type 83").
+                    // containerd refuses sparse files in GNU's own format ("unhandled tar header type 83").
                     ("gnu", ["--format=gnu"], "gzip"),
-                    // Of a global header called /tmp/GlobalHead.1.1, as GNU tar does, containerd makes the directory /tmp.
+                    // From a global header that is called /tmp/GlobalHead.1.1, as by GNU tar, containerd makes the directory
+                    // /tmp.
                     ("global", posix + ["--sparse", "--pax-option=globexthdr.name=g,comment=x"], "pigz"),
                     ("sparse-0.0", posix + ["--sparse", "--sparse-version=0.0"], "tar"),
                     ("sparse-0.1", posix + ["--sparse", "--sparse-version=0.1"], "zstd"),

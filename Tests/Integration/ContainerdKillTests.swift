@@ -4,19 +4,19 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd.UnderContainerd {
-    /// How often the server is killed: LAMINA_CONTAINERD_KILLS for a long run.
+    /// How many times the server is killed: LAMINA_CONTAINERD_KILLS for a long run.
     private static let kills = getenv("LAMINA_CONTAINERD_KILLS").flatMap { Int(String(cString: $0)) } ?? 8
 
-    /// What is under way when the server is killed.
+    /// What is running when the server is killed.
     private enum Work: CaseIterable {
         case pull, pullElsewhere, unpack, start, removal
     }
 
-    /// What a client of containerd is told when the server dies in the middle of its call, and for the second or so for which
-    /// containerd waits before it connects again. As any client has to, it asks again, a little later each time.
+    /// The errors that a client of containerd gets when the server dies in the middle of its call, and during the second or so
+    /// before containerd connects again. Like any client, it tries again, a little later each time.
     ///
-    /// What the first try has left may be collected under the second one: containerd then answers that it is there without
-    /// holding it for who asks, and does not know it when the layer above comes.
+    /// What the first try has left may be collected during the second one: containerd then answers that it is there without
+    /// holding it for the client, and does not know it when the layer above comes.
     private static func isCutShort(_ outcome: Outcome) -> Bool {
         outcome.errors.contains("code = Unavailable") || outcome.errors.contains(": unavailable")
             || outcome.errors.contains("parent snapshot sha256:")
@@ -53,7 +53,7 @@ extension EndToEnd.UnderContainerd {
                         try containerd.lamina.killServer()
                     }
                     let outcome = child.wait(seconds: 120)
-                    // A container's own word counts: what ctr tidies up behind it is a call like any other.
+                    // A container's own exit counts: ctr's clean-up after it is a call like any other.
                     let isDone = work == .start ? outcome.output == "fine\nabove\n" : outcome.exitCode == 0
                     if isDone { break }
                     if attempt < 5, Self.isCutShort(outcome), work != .start || outcome.output.isEmpty {
@@ -70,7 +70,7 @@ extension EndToEnd.UnderContainerd {
             )
             try File(sandbox.directory + "/stop", O_WRONLY | O_CREAT).truncate(to: 0)
             let outcome = long.wait(seconds: 120)
-            // Its last word comes after all its reads.
+            // Its last message comes after all its reads.
             #expect(outcome.output.hasPrefix("rounds "), "\(outcome)")
             try Self.expectAgreement(containerd, sandbox)
         }
@@ -103,10 +103,9 @@ extension EndToEnd.UnderContainerd {
         return child
     }
 
-    /// Expects that containerd and lamina know the same when everything has ended, and that nothing is left of it when all is
-    /// removed.
+    /// Expects that containerd and lamina agree when everything has ended, and that nothing is left when all is removed.
     private static func expectAgreement(_ containerd: LaminaContainerd, _ sandbox: Sandbox) throws {
-        // What calls that were cut short have left, both know; a client that crashes leaves the same.
+        // Both know what interrupted calls have left; a client that crashes leaves the same.
         try containerd.removeContainers()
         let report = try containerd.check()
         #expect(report.differences == [], "\(report)")

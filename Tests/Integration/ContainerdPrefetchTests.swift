@@ -4,7 +4,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd.UnderContainerd {
-    /// An image of two layers: `hot` and `cold` files of 100 kB each, in a version of its own.
+    /// An image of two layers: `hot` and `cold` files of 100 kB each, in its own version.
     private static func image(
         _ version: Int, annotations: String = "{}", name: String, _ sandbox: Sandbox
     ) throws -> String {
@@ -41,7 +41,7 @@ extension EndToEnd.UnderContainerd {
         with open(layout + "/index.json", "w") as file: json.dump(index, file)
         """
 
-    /// The files whose bytes are all there, of the layers that containerd's topmost image has.
+    /// The files whose bytes are all there, of the layers of containerd's topmost image.
     private static func merged(_ sandbox: Sandbox) throws -> [String] {
         try sandbox.sql("SELECT path FROM file WHERE state = 'merged' ORDER BY path")
     }
@@ -61,7 +61,7 @@ extension EndToEnd.UnderContainerd {
             let isKnown = try eventually(seconds: 40) { try sandbox.number("SELECT count(*) FROM opened") == 2 }
             #expect(isKnown)
             try containerd.unmountImage(mount)
-            // Of the first version nothing is left but that.
+            // Only that is left of the first version.
             try containerd.removeAll()
             #expect(try eventually(seconds: 20) { try sandbox.number("SELECT count(*) FROM content") == 0 })
 
@@ -85,10 +85,10 @@ extension EndToEnd.UnderContainerd {
                 if isOn {
                     #expect(try eventually(seconds: 30) { try Self.merged(sandbox).count == 12 })
                 } else {
-                    // By then one that was to be fetched would be there.
+                    // By then a file that should be fetched would be there.
                     usleep(2_000_000)
                     #expect(try Self.merged(sandbox).isEmpty)
-                    // Nor does a server that starts anew forget it.
+                    // A server that starts again does not forget it either.
                     try containerd.lamina.killServer()
                     usleep(2_000_000)
                     #expect(try Self.merged(sandbox).isEmpty)

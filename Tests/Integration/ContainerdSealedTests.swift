@@ -48,7 +48,7 @@ extension EndToEnd {
                 #expect(try way("second") == ["sealed"])
                 #expect(try way("first") == ["fuse"])
                 #expect(first.isRunning)
-                // What a commit or a build takes: the upper directory, whole files and whiteouts.
+                // What a commit or a build needs: the upper directory, whole files and whiteouts.
                 let upper = try sandbox.sql(
                     "SELECT directory FROM snapshot_status WHERE kind = 'active' AND name LIKE '%/sealed-second'"
                 ).first.map { "\(sandbox.root)/\($0)" }
@@ -64,7 +64,7 @@ extension EndToEnd {
                     ]).output.isEmpty)
                 let report = try containerd.check()
                 #expect(report.differences == [], "\(report)")
-                // SIGKILL of the server: the container on the sealed chain needs it for nothing.
+                // SIGKILL of the server: the container on the sealed chain does not need it.
                 let third = try start(
                     "third", "/usr/bin/python3", "-c",
                     "import os, time\nwhile not os.path.exists('/stop'): [open('/usr/bin/' + name, 'rb').read() for name in ['sleep', 'moved', 'stat'] if os.path.exists('/usr/bin/' + name)]; time.sleep(0.01)"

@@ -12,7 +12,7 @@ private enum GoTests {
         return program
     }
 
-    /// Runs the tests of this name; they have to pass, and to be so many.
+    /// Runs the tests of this name; they must pass, and be this many.
     static func expect(_ pattern: String, atLeast count: Int, seconds: Double) throws {
         let child = try Child(
             [
@@ -22,7 +22,7 @@ private enum GoTests {
         let outcome = child.wait(seconds: seconds + 30)
         let lines = outcome.output.split(separator: "\n")
         let failed = lines.filter {
-            // The suite leaves Rename out by itself.
+            // The suite itself leaves out Rename.
             $0.contains("--- FAIL") || ($0.contains("--- SKIP") && !$0.contains("/Rename "))
         }
         #expect(outcome.exitCode == 0, "\(outcome.output.suffix(8000))\n\(outcome.errors.suffix(4000))")

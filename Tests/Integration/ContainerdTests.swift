@@ -9,7 +9,7 @@ extension EndToEnd {
         "under containerd",
         Requirements.tools("containerd", "ctr:containerd", "runc", "ctr-remote:stargz-snapshotter"))
     struct UnderContainerd {
-        /// Runs a test with a containerd, and ends it before the sandbox goes.
+        /// Runs a test with a containerd, and ends it before the sandbox is removed.
         static func with(
             _ configuration: String = "", _ body: (LaminaContainerd, Sandbox) throws -> Void
         ) throws {
@@ -39,7 +39,7 @@ extension EndToEnd {
                     let outcome = try containerd.run(
                         reference, "python\(number)", ["/usr/bin/python3", "-c", ProgramImage.program])
                     #expect(outcome.exitCode == 0 && outcome.output == "fine\n", "\(outcome)")
-                    // The image is as it was.
+                    // The image is unchanged.
                     let again = try containerd.run(
                         reference, "sleep\(number)", ["/usr/bin/stat", "-c", "%a", "/usr/bin/sleep"])
                     #expect(again.output == "755\n", "\(again)")
@@ -60,7 +60,7 @@ extension EndToEnd {
                 try containerd.removeAll()
                 #expect(try sandbox.number("SELECT count(*) FROM snapshot") == 0)
 
-                // By a client that offers to have it lazy.
+                // By a client that offers the layer for lazy mounting.
                 try containerd.pullLazily(reference)
                 let refusals = try sandbox.sql(
                     "SELECT refusal FROM snapshot_status WHERE kind = 'committed' ORDER BY name")
@@ -132,7 +132,7 @@ extension EndToEnd {
             }
         }
 
-        /// Makes images of `files` files that all have and one of its own (`own`: its number), and pushes them.
+        /// Makes images of `files` files that all have and one of their own (`own`: its number), and pushes them.
         static func pushed(_ count: Int, files: Int, _ sandbox: Sandbox) throws -> [String] {
             let registry = try Shared.registry.get()
             let tree = try sandbox.mountPoint("tree")

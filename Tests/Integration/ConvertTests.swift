@@ -5,7 +5,7 @@ import Testing
 extension EndToEnd {
     @Suite("convert, pull, mount")
     struct Convert {
-        /// /usr/share, or the part of it that goes through in two minutes here.
+        /// /usr/share, or the part of it that can be converted in two minutes here.
         static func source() throws -> String {
             let text = try run(["du", "-sx", "--block-size=1M", "/usr/share"]).output
             let mebibytes = Int(text.prefix { $0.isNumber }) ?? .max

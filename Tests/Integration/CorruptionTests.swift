@@ -51,12 +51,12 @@ extension EndToEnd {
                 try sandbox.lamina("pull", "--lazy", reference)
                 let place = try #require(layer.offsets["bad"]?[2])
                 var faults = Faults()
-                // Behind gzip's head and the stored block's.
+                // After gzip's head and the stored block's.
                 faults.corruptions = [.init(digest: image.layers[0], offset: Int64(place + 15))]
                 proxy.faults = faults
                 let pull = try sandbox.attempt("pull", reference)
                 #expect(pull.exitCode == 1, "\(pull)")
-                // What gzip's own checksum notices has no digest: that of the chunk is expected, and nothing came that could
+                // What gzip's own checksum notices has no digest: the chunk's digest is expected, and nothing came that could
                 // have one.
                 for word in ["\(image.layers[0])", "\(place)"] {
                     #expect(pull.errors.contains(word), "says nothing of \(word): \(pull.errors)")
@@ -68,7 +68,7 @@ extension EndToEnd {
                 for name in ["good", "also-good"] {
                     try run(["cmp", "\(mount)/\(name)", "\(sandbox.directory)/\(name)"]).orThrow()
                 }
-                // And when the bytes are right again, so is the file.
+                // And when the bytes are right again, the file is right again.
                 proxy.faults = Faults()
                 try run(["cmp", "\(mount)/bad", "\(sandbox.directory)/bad"], seconds: 60).orThrow()
                 #expect(try (decoded(sandbox.lamina("pull", "--json", reference).output) as PullReport).complete)
@@ -130,7 +130,7 @@ extension EndToEnd {
                     #expect(compared.exitCode == 0, "\(compared)")
                 }
                 func expectHarmless(_ mount: String) throws {
-                    // What the liar brought, what it claims to be, or an error; never some of each.
+                    // What the liar brought, what it claims to be, or an error; never a mixture.
                     let copied = try run(["cp", "\(mount)/file", sandbox.directory + "/read"], seconds: 30)
                     guard copied.exitCode == 0 else {
                         #expect(copied.errors.contains("Input/output error"), "\(copied)")
@@ -152,7 +152,7 @@ extension EndToEnd {
                     try expectHarmless(evilMount)
                 }
                 try expectGood(goodMount)
-                // With the index as it is after all that, an honest pull has nothing to do.
+                // With the index after all that, an honest pull has nothing to do.
                 #expect(try (decoded(sandbox.lamina("pull", "--json", good.reference).output) as PullReport).complete)
             }
         }

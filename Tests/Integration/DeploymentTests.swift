@@ -12,7 +12,7 @@ extension EndToEnd {
             return parts.joined(separator: "/") + "/config"
         }()
 
-        // Of a version 3 that of Debian knows nothing.
+        // Debian's does not know a version 3.
         @Test("containerd takes the snippet for 1.6 as it is meant", Containerd.isInstalled)
         func containerd() throws {
             let path = Self.configuration + "/containerd/containerd-1.6.toml"
@@ -45,7 +45,7 @@ extension EndToEnd {
             print(json.dumps(kinds))
             """
 
-        /// What the manifests must have for the mounts to be seen on the node, and for the probes to ask the right thing.
+        /// What the manifests need so that the mounts are visible on the node, and the probes ask for the right thing.
         private static let facts = """
             import json, sys, tomllib
             kinds = json.load(sys.stdin)

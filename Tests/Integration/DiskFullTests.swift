@@ -7,7 +7,7 @@ import Testing
 extension EndToEnd {
     @Suite("a full disk", Requirements.tools("mkfs.ext4:e2fsprogs", "losetup:util-linux"))
     struct DiskFull {
-        /// A file system of its own for the store, and what fills it.
+        /// A file system for the store alone, and what fills it.
         private struct Disk {
             let sandbox: Sandbox
             private var filler: String { sandbox.root + "/filler" }
@@ -21,7 +21,7 @@ extension EndToEnd {
                 try run(["mount", "-o", "loop", image, sandbox.root]).orThrow()
             }
 
-            /// Leaves so many bytes free, or none, to the last block.
+            /// Leaves this many bytes free, or none, to the last block.
             func fill(leaving bytes: Int64) throws {
                 try run(["sync", "-f", sandbox.root]).orThrow()
                 var statistics = statvfs()
@@ -32,7 +32,7 @@ extension EndToEnd {
                     _ = posix_fallocate(file.descriptor, off_t(try file.size()), off_t(free - bytes))
                 }
                 guard bytes == 0 else { return }
-                // What a single call does not get.
+                // What a single call does not reach.
                 let file = try File(filler, O_RDWR | O_CREAT)
                 while posix_fallocate(file.descriptor, off_t(try file.size()), 4096) == 0 {}
             }
@@ -40,7 +40,7 @@ extension EndToEnd {
             func clear() { unlink(filler) }
         }
 
-        /// Expects that everything that the index has as merged is there, byte for byte.
+        /// Expects that everything that is merged in the index is there, byte for byte.
         private func expectTrue(_ sandbox: Sandbox, _ location: SourceLocation = #_sourceLocation) throws {
             #expect(try sandbox.sql("PRAGMA integrity_check") == ["ok"], sourceLocation: location)
             let merged = try sandbox.sql(
@@ -74,7 +74,7 @@ extension EndToEnd {
                     #expect(refused.errors.contains("No space left on device"), "\(refused)")
                     #expect(proxy.sentByteCount(of: image.layer) - before < 1 << 20)
                     disk.clear()
-                    // There is room, until somebody else takes it.
+                    // There is room, until another program takes it.
                     var faults = Faults()
                     faults.bytesPerSecond = 6 << 20
                     proxy.faults = faults
@@ -154,7 +154,7 @@ extension EndToEnd {
                 // Room without taking the filler away.
                 let text = try sandbox.lamina("rm", reference).output
                 #expect(text.contains("freed") && sandbox.backingFiles().isEmpty, "\(text)")
-                // Nothing of what was refused was left.
+                // Nothing that was refused was left.
                 #expect(try sandbox.number("SELECT count(*) FROM image") == 0)
                 #expect(try sandbox.number("SELECT count(*) FROM layer") == 0)
                 for other in fixtures { try sandbox.lamina("pull", other) }
@@ -170,7 +170,7 @@ extension EndToEnd {
                 let disk = try Disk(sandbox, mebibytes: 64)
                 let image = "oci:\(Fixtures.layout("estargz"))"
                 try sandbox.lamina("pull", image)
-                // Nor is there room for temporary files.
+                // There is no room for temporary files either.
                 let temporary = try sandbox.mountPoint("tmp")
                 try run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", temporary]).orThrow()
                 _ = try run(["dd", "if=/dev/zero", "of=\(temporary)/filler", "status=none"])

@@ -6,10 +6,11 @@ import Testing
 extension EndToEnd {
     @Suite("commands that meet a server which ends")
     struct EndingServers {
-        /// How many commands are tried; `LAMINA_ENDING_TRIES` has another number, as `make endings` does.
+        /// How many commands are tried; `LAMINA_ENDING_TRIES` sets another number, as `make endings` does.
         private static let tries = getenv("LAMINA_ENDING_TRIES").flatMap { Int(String(cString: $0)) } ?? 160
 
-        /// Whether another command has the store, as it may where no server runs: that is told, and no server's end.
+        /// Whether another command has the store, as may happen without a server: that is reported, and is not about a server's
+        /// end.
         private static func isTaken(_ errors: String) -> Bool {
             errors.contains("is in use by lamina ") && !errors.contains("is in use by lamina serve")
         }
@@ -26,7 +27,7 @@ extension EndToEnd {
                 while count < Self.tries {
                     try sandbox.lamina("mount", image, mounts[0])
                     try sandbox.lamina("umount", mounts[0])
-                    // The server looks once a second whether anything is mounted, and ends then: the commands come in the two
+                    // The server checks once a second whether anything is mounted, and then ends: the commands come in the two
                     // seconds around that, some at once.
                     let others = [
                         ["pull", image], ["status"], ["gc"], ["pin", image], ["check"], ["unpin", image], ["ls"],

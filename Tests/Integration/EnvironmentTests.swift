@@ -8,7 +8,8 @@ extension EndToEnd {
     struct StartEnvironment {
         private static let image = "oci:\(Fixtures.layout("estargz"))"
 
-        /// Mounts, reads and unmounts, each command under `prefix`: words of a shell before the program's name, and `suffix` behind all.
+        /// Mounts, reads and unmounts; each command has `prefix`, words of a shell before the program's name, and `suffix`
+        /// after everything.
         private func expectWorks(
             _ sandbox: Sandbox, prefix: String = "exec", suffix: String = "",
             location: SourceLocation = #_sourceLocation
@@ -22,7 +23,7 @@ extension EndToEnd {
             try attempt("mount '\(Self.image)' '\(mount)'")
             let tree = try run(["grep", "-rc", "", mount + "/etc"])
             #expect(tree.errors.isEmpty, "\(tree)", sourceLocation: location)
-            // Other users than root read it too.
+            // Users other than root read it too.
             let other = "cd '\(mount)' && exec setpriv --reuid=65534 --regid=65534 --clear-groups cat etc/hello"
             #expect(try run(["sh", "-c", other]).exitCode == 0, sourceLocation: location)
             try attempt("status")

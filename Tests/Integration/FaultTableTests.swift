@@ -4,7 +4,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// What a registry and the way to it can do wrong, and how a pull ends.
+    /// What a registry and the network can do wrong, and how a pull ends.
     @Suite("pulls through faults")
     struct FaultTable {
         private enum End {
@@ -17,7 +17,7 @@ extension EndToEnd {
         private struct Row {
             var name: String
             var end: End
-            /// How much of the layer may come more than once; a member and what is on its way with it.
+            /// How much of the layer may come more than once: a member, and what is on its way with it.
             var repeated: Int64 = 1 << 20
             var faults: (GeneratedImage, CountingProxy) -> Faults
         }
@@ -121,7 +121,7 @@ extension EndToEnd {
                         }
                         let report: PullReport = try decoded(outcome.output)
                         #expect(report.complete && report.landedBytes == report.bytes, "\(row.name)")
-                        // What landed is right: the store hashes nothing that it believes.
+                        // What landed is right: the store does not hash what it trusts.
                         proxy.faults = Faults()
                         let mount = try sandbox.mount(image.reference(proxy))
                         #expect(try run(["diff", "-r", image.tree, mount]).exitCode == 0, "\(row.name)")

@@ -4,7 +4,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// What containerd makes of the same image is the measure: Tests/Fixtures/tree.jsonl.
+    /// The reference is what containerd makes of the same image: Tests/Fixtures/tree.jsonl.
     @Suite("the fixture images, pulled and mounted")
     struct FixtureImages {
         static let names = [
@@ -16,7 +16,7 @@ extension EndToEnd {
             name.hasSuffix("skopeo-1.9") || name.hasSuffix("podman-5")
         }
 
-        /// Pushes a fixture and names it at the sandbox's proxy.
+        /// Pushes a fixture; returns its name at the sandbox's proxy.
         static func reference(_ name: String, _ sandbox: Sandbox) throws -> String {
             try Shared.registry.get().push(layout: Fixtures.layout(name), name: name, tag: "latest")
             return "\(try sandbox.proxy().host)/\(name):latest"
@@ -47,7 +47,7 @@ extension EndToEnd {
                 let mount = try sandbox.mount(reference)
                 try TreeOracle.expectFixture(
                     at: mount, in: sandbox, "not merged", keepsFractions: Self.keepsFractions(name))
-                // One open lands its neighbours in the blob as well, and a file that a higher layer replaces is never opened.
+                // One open also lands its neighbours in the blob, and a file that a higher layer replaces is never opened.
                 #expect(try sandbox.opens().waited > 0)
                 #expect(try sandbox.status().images.first?.landedBytes ?? 0 > report.bytes / 2)
             }

@@ -5,8 +5,8 @@ import Testing
 extension EndToEnd {
     @Suite("layers that the manifest says are elsewhere", Requirements.tools("python3", "docker-registry"))
     struct ForeignLayers {
-        /// `LAYOUT KIND URL…`: takes the layers out of a layout; the manifest names them as foreign, with the URLs, in which DIGEST is
-        /// the layer's.
+        /// `LAYOUT KIND URL…`: removes the layers from a layout; the manifest names them as foreign, with the URLs, in which
+        /// DIGEST is the layer's.
         private static let makeForeign = """
             import hashlib, json, os, sys
             layout, kind, urls = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -47,7 +47,7 @@ extension EndToEnd {
                     fixture, sandbox, "ftp://127.0.0.1/DIGEST", "http://\(registry.host)/nobody?it=DIGEST",
                     good + "#part",
                     kind: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
-                // Lazily: what is read later has to find its way, too, also for the next process.
+                // Lazily: what is read later must be found too, also by the next process.
                 let mount = try sandbox.mount(image)
                 try TreeOracle.expectFixture(
                     at: mount, in: sandbox, "lazily", keepsFractions: fixture == "plain-gzip")

@@ -10,7 +10,7 @@ extension EndToEnd {
     /// The layers of `Tests/Fixtures/hostile`, which `make.py` there makes; each is pulled and mounted by the real executable.
     @Suite("images that mean harm")
     struct Hostile {
-        /// What is to come of a layer: see make.py.
+        /// The expected result for a layer: see make.py.
         struct Case: Decodable {
             var name: String
             var outcome: String
@@ -20,7 +20,7 @@ extension EndToEnd {
         }
 
         static let directory = Fixtures.directory + "/hostile"
-        /// In seconds: what takes longer hangs.
+        /// In seconds: a run that takes longer hangs.
         static let patience = 10.0
 
         private static func cases(_ directory: String) throws -> [Case] {
@@ -36,7 +36,7 @@ extension EndToEnd {
                 #expect(cases.count > 90)
                 let limit = try MemoryLimit(bytes: 512 << 20)
                 for hostile in cases { try Self.run(hostile, Self.directory, limit, sandbox) }
-                // What was written is the store, the layouts and the mount point.
+                // Only the store, the layouts and the mount point were written.
                 #expect(Set(names(in: sandbox.directory)) == ["store", "layout", "mnt"])
                 #expect(access("/etc/evil", F_OK) != 0 && access("/evil", F_OK) != 0)
                 #expect(try sandbox.sql("PRAGMA integrity_check") == ["ok"])
@@ -77,7 +77,7 @@ extension EndToEnd {
                 #expect(try sandbox.number("SELECT count(*) FROM layer WHERE digest = x'\(image.layers[0].hex)'") == 0)
                 return pull
             }
-            // Its files stand in its own tree, and are what they are said to be, or an error.
+            // Its files are in its own tree, and are what the layer says, or an error.
             let paths = try sandbox.sql(
                 "SELECT path FROM file WHERE layer = '\(image.layers[0])' AND type <> 'directory' ORDER BY path")
             #expect(paths == hostile.paths.map { "/" + $0 }, "\(hostile.name)")
@@ -101,7 +101,7 @@ private func makeLarge(_ directory: String) throws {
     try run(["python3", EndToEnd.Hostile.directory + "/make.py", "--large", directory], seconds: 300).orThrow()
 }
 
-/// A control group whose processes may have so much memory; who wants more is killed.
+/// A control group whose processes may have this much memory; a process that needs more is killed.
 private final class MemoryLimit {
     private let directory: String
 

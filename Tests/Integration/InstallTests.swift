@@ -15,11 +15,11 @@ extension EndToEnd {
         @Test("after make build, make install needs no Swift in root's PATH; before it says what to do")
         func install() throws {
             try Sandbox.with { sandbox in
-                // A package that was built, as far as an installation can tell.
+                // A built package, as far as an installation can tell.
                 let package = sandbox.directory + "/package"
                 try createDirectories(package + "/.build/release")
                 try run(["cp", "-r", Self.package + "/Makefile", Self.package + "/config", package]).orThrow()
-                // sudo's PATH, where a swift is none.
+                // sudo's PATH, which has no swift.
                 let path = sandbox.directory + "/bin"
                 try createDirectories(path)
                 try write("#!/bin/sh\necho 'swift: command not found' >&2\nexit 127\n".utf8, to: path + "/swift")

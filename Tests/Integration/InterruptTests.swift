@@ -26,14 +26,14 @@ extension EndToEnd {
                 #expect(reader.isRunning && mapper.isRunning, "the readers do not wait")
                 let started = now()
                 reader.send(signal)
-                // Python makes an exception of SIGINT, and that is another matter.
+                // Python turns SIGINT into an exception, which is a different case.
                 mapper.send(SIGKILL)
                 #expect(reader.wait(seconds: 20).signal == signal)
                 #expect(mapper.wait(seconds: 20).signal == SIGKILL)
-                // At once, and not when the connection is given up on, which takes half a minute.
+                // At once, and not only when the connection is given up, which takes half a minute.
                 #expect(now() - started < 10)
 
-                // Nobody else was harmed. Once is enough: a connection on which nothing comes is given half a minute.
+                // Other readers were not affected. Once is enough: a silent connection gets half a minute.
                 guard name == "middle", signal == SIGKILL else { return }
                 proxy.faults = Faults()
                 let other = try run(["cmp", "\(mount)/\(name)", "\(image.tree)/\(name)"], seconds: 90)

@@ -16,8 +16,8 @@ extension EndToEnd {
                 let image = try Shared.medium.get()
                 let proxy = try sandbox.proxy()
                 let reference = image.reference(proxy)
-                // Three kills by time, while the table of contents is fetched and put into the index; the others by how much
-                // of the blob has been sent, so that all of it is met.
+                // Three kills by time, while the table of contents is fetched and put into the index; the others by how much of
+                // the blob has been sent, so that every part is hit.
                 var generator = SystemRandomNumberGenerator()
                 let delays = (0..<3).map { _ in UInt32.random(in: 5_000...150_000, using: &generator) }
                 let points = (0..<17).map { _ in
@@ -45,7 +45,7 @@ extension EndToEnd {
             }
         }
 
-        /// 1 when it was in the middle.
+        /// 1 if it was in the middle.
         private static func kill(_ child: Child) -> Int {
             child.send(SIGKILL)
             return child.wait(seconds: 10).signal == SIGKILL ? 1 : 0

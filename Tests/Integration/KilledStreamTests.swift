@@ -5,23 +5,22 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd.PlainLayers {
-    /// The distance of checkpoints in bytes of output (`StreamReader.spacing`), and as many bytes of the blob at most does a kill
-    /// cost.
+    /// The distance of checkpoints in bytes of output (`StreamReader.spacing`); a kill costs at most as many bytes of the blob.
     static let checkpoint: Int64 = 8 << 20
 
     /// What the pulls of one image have done, each ended by a kill.
     private struct Losses {
         /// Bytes that a pull fetched and the next one had to fetch again.
         var refetched: [Int64] = []
-        /// From a pull's start to the first byte that none before it had fetched, in seconds of a clock.
+        /// From a pull's start to the first byte that no earlier pull had fetched, in seconds of a clock.
         var seconds: [Double] = []
-        /// And in seconds of processors, which do not count what else the machine does.
+        /// And in seconds of processors, which do not count other work on the machine.
         var processorSeconds: [Double] = []
-        /// What a pull had read from files until then.
+        /// How much a pull had read from files until then.
         var readBytes: [Int64] = []
-        /// Bytes of the layer that the registry has sent in all.
+        /// How many bytes of the layer the registry has sent in all.
         var sent: Int64 = 0
-        /// What processors have worked until the kills, in all, in seconds.
+        /// How long processors have worked until the kills, in all, in seconds.
         var allProcessorSeconds = 0.0
     }
 
@@ -78,13 +77,13 @@ extension EndToEnd.PlainLayers {
         return try PlainImages.layout(of: tar, "gzip", in: sandbox)
     }
 
-    /// Starts pull after pull, and kills each when so many bytes have passed as chance wants.
+    /// Starts pull after pull, and kills each after a random number of bytes has passed.
     private func kill(
         pullsOf reference: String, _ layer: Digest, size: Int64, times: Int, _ proxy: CountingProxy, in sandbox: Sandbox
     ) throws -> Losses {
         var generator = SystemRandomNumberGenerator()
         let points = (0..<times).map { _ in Int64.random(in: size / 100...size * 95 / 100, using: &generator) }.sorted()
-        // Where the look at the end of the blob begins, before anything is known of the layer.
+        // Where the look at the end of the blob begins, before anything is known about the layer.
         let footer = size - (256 << 10)
         var losses = Losses()
         var reached: Int64 = 0
@@ -97,7 +96,7 @@ extension EndToEnd.PlainLayers {
             let started = now()
             let pull = try sandbox.start(["pull", reference])
             if Int.random(in: 0..<5, using: &generator) == 0 {
-                // While it is still finding out where it stands.
+                // While it is still finding out where it is.
                 usleep(UInt32.random(in: 0..<100_000, using: &generator))
             } else {
                 _ = eventually(seconds: 60) { end() > reached || !pull.isRunning }
@@ -112,7 +111,7 @@ extension EndToEnd.PlainLayers {
             pull.send(SIGKILL)
             #expect(pull.wait(seconds: 10).signal == SIGKILL, "a pull ended before it was killed")
             if reached > 0 { #expect(try sandbox.number("SELECT count(*) FROM layer") == 0) }
-            // What the proxy has in hand it may still count.
+            // The proxy may still count what it is sending.
             #expect(eventually { proxy.openConnectionCount == 0 })
             losses.sent += proxy.sentByteCount(of: layer)
             if reached > 0, let first = streamed().map(\.lowerBound).min() { losses.refetched.append(reached - first) }
@@ -126,17 +125,17 @@ extension EndToEnd.PlainLayers {
         "\(Int(1000 * (seconds.min() ?? 0))) to \(Int(1000 * (seconds.max() ?? 0)))"
     }
 
-    /// Expects that going on late in the layer takes no more than early.
+    /// Expects that going on late in the layer takes no longer than early.
     private func expectConstant(_ losses: Losses) {
         let seconds = losses.processorSeconds
         guard let early = seconds[..<(seconds.count / 2)].min(), let late = seconds[(seconds.count / 2)...].min() else {
             return
         }
-        // Each fetches and decompresses up to a checkpoint of what was fetched before: that one early had nothing of it to do
-        // and all late had it all is chance.
+        // Each fetches and decompresses up to a checkpoint's worth of what was fetched before. It is chance that the early one
+        // had none of it to do and the late one all of it.
         let checkpoint = losses.allProcessorSeconds / Double(max(losses.sent, 1)) * Double(Self.checkpoint)
         #expect(late <= 1.5 * early + checkpoint + 0.2, "\(seconds), \(checkpoint)")
-        // Nothing of what is done is read again; what is read is the program, and pages of the index.
+        // Nothing that is done is read again; only the program, and pages of the index.
         #expect(losses.readBytes.allSatisfy { $0 <= 16 << 20 }, "\(losses.readBytes)")
     }
 
@@ -156,16 +155,17 @@ extension EndToEnd.PlainLayers {
         #expect(!sandbox.backingFiles().isEmpty)
     }
 
-    /// What processors have worked for a process so far, by proc_pid_stat(5).
+    /// How long processors have worked for a process so far, by proc_pid_stat(5).
     private func processorSeconds(of pid: pid_t) -> Double {
         guard let text = try? readFile("/proc/\(pid)/stat") else { return 0 }
-        // The second field is a name in parentheses, with whatever is in it; these are the 14th and the 15th.
+        // The second field is a name in parentheses, which may contain anything; these are the 14th and the 15th.
         let fields = String(decoding: text, as: UTF8.self).split(separator: ")").last?.split(separator: " ") ?? []
         let ticks = fields.dropFirst(11).prefix(2).reduce(0) { $0 + (Double($1) ?? 0) }
         return ticks / Double(sysconf(Int32(_SC_CLK_TCK)))
     }
 
-    /// What a process has read with read(2) and its kin, by proc_pid_io(5); of sockets what it has received is not in it.
+    /// How much a process has read with read(2) and similar calls, by proc_pid_io(5); what it received from sockets is not
+    /// included.
     private func bytesRead(by pid: pid_t) -> Int64 {
         guard let text = try? readFile("/proc/\(pid)/io") else { return 0 }
         let line = String(decoding: text, as: UTF8.self).split(separator: "\n").first { $0.hasPrefix("rchar:") }

@@ -18,7 +18,7 @@ extension EndToEnd {
             let image = try Shared.large.get()
             let expected: Times = try decoded(
                 run(["python3", "-c", Scripts.firstAndLast, "\(image.tree)/large"]).orThrow().output)
-            // What else the machine does only adds to them: the shortest of five counts.
+            // Other work on the machine only adds to them: the shortest of five counts.
             let all = try (0..<5).map { _ in
                 try Sandbox.with { sandbox in
                     let reference = image.reference(try sandbox.proxy())
@@ -58,7 +58,7 @@ extension EndToEnd {
                     return try sandbox.number("SELECT count(*) FROM image_status WHERE state = 'complete'") == 1
                 }
                 #expect(isMerged, "opening it does not merge it")
-                // A moment more, over the change to merged.
+                // A little longer, until after the change to merged.
                 usleep(300_000)
                 try write([], to: stop)
                 var pages = 0
@@ -76,7 +76,7 @@ extension EndToEnd {
                 let reference = image.reference(proxy)
                 try sandbox.lamina("pull", "--lazy", reference)
                 let mount = try sandbox.mount(reference)
-                // What the table of contents took is not part of it.
+                // What the table of contents took is not included.
                 proxy.reset()
                 let readers = try sandbox.startProgram(
                     ["python3", "-c", Scripts.manyReaders, "\(mount)/large", "\(image.tree)/large", "200"])

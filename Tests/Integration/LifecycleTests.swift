@@ -67,7 +67,7 @@ extension EndToEnd {
                 _ = try sandbox.mount(Self.image)
                 try write([], to: broken)
                 kill(try #require(supervised.server), SIGKILL)
-                // The pauses are long enough then to do the rest within one.
+                // The pauses are then long enough to do the rest within one.
                 let isPaused = eventually(seconds: 20) {
                     supervised.child.errorsSoFar.split(separator: "\n").count { $0.contains("exit code 1") } >= 6
                 }

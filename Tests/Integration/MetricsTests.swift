@@ -37,14 +37,14 @@ extension EndToEnd {
                     "curl", "-sf", "--unix-socket", sandbox.root + "/control.sock", "http://lamina/metrics",
                 ]).orThrow()
                 #expect(local.output.contains("lamina_images 1\n"))
-                // After a kill the next server says how it came to the mounts.
+                // After a kill the next server reports how it took over the mounts.
                 try supervised.killServer()
                 #expect(try eventually(seconds: 20) { try supervised.isReady() })
                 address = try Self.address(supervised, count: 2)
                 let second = try Self.samples(address)
                 #expect(second["lamina_took_over"] == 1)
                 #expect(second["lamina_takeover_gap_seconds"].map { $0 > 0 && $0 < 20 } == true)
-                // What documentation and dashboard name is there, and what is there is documented.
+                // What documentation and dashboard name exists, and what exists is documented.
                 let page = try Self.text("docs/metrics.md")
                 let families = Set(second.keys.map(Self.family))
                 for name in families { #expect(page.contains("`\(name)`"), "\(name) is not in docs/metrics.md") }
@@ -75,7 +75,7 @@ extension EndToEnd {
                         return answer.hasSuffix("503") && answer.contains("/fs")
                     })
                 #expect(try ask("/healthz").output == "ok\n200")
-                // Whatever asked the mount is no zombie now.
+                // The process that asked the mount is not a zombie now.
                 let children = try String(
                     decoding: readFile("/proc/\(server.pid)/task/\(server.pid)/children"), as: UTF8.self)
                 #expect(children.split(separator: " ").count <= 1)
@@ -109,7 +109,7 @@ extension EndToEnd {
         private static func samples(_ address: String) throws -> [String: Double] {
             let outcome = try run(["/usr/bin/python3", "-c", Scripts.scrape, "http://\(address)/metrics"]).orThrow()
             return outcome.output.split(separator: "\n").reduce(into: [:]) { result, line in
-                // A label may have spaces in it.
+                // A label may contain spaces.
                 guard let space = line.lastIndex(of: " ") else { return }
                 result[String(line[..<space])] = Double(line[line.index(after: space)...])
             }

@@ -4,7 +4,7 @@ import Testing
 extension EndToEnd {
     @Suite("the store against a model")
     struct Model {
-        /// Runs Tests/Model/model.py, which says on its last line what it did and what was wrong.
+        /// Runs Tests/Model/model.py, whose last line says what it did and what was wrong.
         private func run(_ arguments: String..., seconds: Double) throws {
             try Sandbox.with { sandbox in
                 let script = Fixtures.directory + "/../Model/model.py"

@@ -20,7 +20,7 @@ extension EndToEnd {
                 symlink("store", sandbox.directory + "/link")
                 symlink("..", sandbox.directory + "/far")
                 try createDirectories(sandbox.directory + "/x")
-                // What `far/link` says leads out of the sandbox's directory and back.
+                // What `far/link` names leads out of the sandbox's directory and back.
                 let name = sandbox.directory.split(separator: "/").last.map(String.init) ?? ""
                 let root = sandbox.directory + "/" + path.replacing("far/", with: "far/\(name)/")
                 let mount = try sandbox.mountPoint()
@@ -79,7 +79,7 @@ extension EndToEnd {
                 let refused = try sandbox.attempt("umount", mount)
                 #expect(refused.exitCode == 1 && refused.errors.contains("lamina:\(second)"), "\(refused)")
                 #expect(try sandbox.status().mounts.count == 1)
-                // A server that ends, and one that starts: neither touches the other's.
+                // A server that ends, and one that starts: neither touches the other's mounts.
                 try sandbox.lamina("shutdown")
                 try run(["cat", mount + "/etc/hello"]).orThrow()
                 try lamina(second, "umount", mount).orThrow()
@@ -105,7 +105,7 @@ extension EndToEnd {
                 for word in ["process \(server)", "another mount namespace", "nsenter", "lamina shutdown"] {
                     #expect(unseen.errors.contains(word), "\(unseen)")
                 }
-                // A directory that is another one there is not mounted over here.
+                // If another directory is at that path, it is not mounted over.
                 let elsewhere = try run(alone + ["mount -t tmpfs tmpfs '\(mount)' && \(command)"])
                 #expect(elsewhere.exitCode == 1)
                 #expect(

@@ -6,7 +6,8 @@ import Testing
 extension EndToEnd {
     @Suite("what a mounted image looks like to find, tar and their kin", Requirements.tools("python3"))
     struct MountShapes {
-        /// `LAYOUT COUNT`: an OCI layout of COUNT layers, tagged latest; each has a directory and a file of its own and one that all have.
+        /// `LAYOUT COUNT`: an OCI layout of COUNT layers, tagged latest; each has a directory and a file of its own and one
+        /// that all have.
         private static let layers = """
             import gzip, hashlib, io, json, os, sys, tarfile
             layout, count = sys.argv[1], int(sys.argv[2])
@@ -77,7 +78,7 @@ extension EndToEnd {
                 let outcome = try run(["python3", "-c", Self.agreement, mount])
                 #expect(outcome.exitCode == 0, "\(outcome)")
                 #expect(outcome.output == "\(2 + 3 * layers + (writable ? 2 : 0))\n", "\(outcome)")
-                // What does not cross to another device passes nothing by.
+                // Programs that stay on one device leave nothing out.
                 let all = try run(["find", mount, "-type", "f"]).orThrow().output
                 #expect(try run(["find", mount, "-xdev", "-type", "f"]).orThrow().output == all)
                 try sandbox.lamina("umount", mount)
@@ -95,7 +96,7 @@ extension EndToEnd {
                     try sandbox.lamina("umount", mount)
                 }
                 #expect(seen[0] == seen[1])
-                // 32 bits are what a program without large files can take (EOVERFLOW).
+                // Programs without large-file support take only 32 bits (EOVERFLOW).
                 for line in seen[0].split(separator: "\n") {
                     guard let number = line.split(separator: " ").first.flatMap({ UInt64($0) }) else { continue }
                     #expect(number < 1 << 32)

@@ -8,13 +8,13 @@ extension EndToEnd {
     struct MountsElsewhere {
         private static let image = "oci:\(Fixtures.layout("estargz"))"
 
-        /// Mounts an image, by a server that ends when nothing is mounted: the mount point and the server.
+        /// Mounts an image, with a server that ends when nothing is mounted: the mount point and the server.
         private func mounted(_ sandbox: Sandbox, at name: String = "mnt") throws -> (mount: String, server: pid_t) {
             let mount = try sandbox.mount(Self.image, at: name)
             return (mount, try #require(try sandbox.status().server?.pid))
         }
 
-        /// Waits until the server has seen that the kernel needs it still, and has taken the store's own mount away.
+        /// Waits until the server has noticed that the kernel still needs it, and has removed the store's own mount.
         private func expectHeld(_ sandbox: Sandbox, _ server: pid_t, times: Int = 1) throws {
             let isHeld = try eventually(seconds: 60) {
                 let log = String(decoding: try readFile(sandbox.root + "/server.log"), as: UTF8.self)
@@ -127,7 +127,7 @@ extension EndToEnd {
                 let shared = try sandbox.mountPoint("shared")
                 try run(["mount", "--bind", shared, shared]).orThrow()
                 try run(["mount", "--make-shared", shared]).orThrow()
-                // The store's own mount is to propagate too: else the namespace would keep that.
+                // The store's own mount must propagate too: otherwise the namespace would keep it.
                 try createDirectories(sandbox.root)
                 try run(["mount", "--bind", sandbox.root, sandbox.root]).orThrow()
                 try run(["mount", "--make-shared", sandbox.root]).orThrow()

@@ -115,7 +115,7 @@ extension EndToEnd {
                 try run(["cmp", mount + "/f", tree + "/f"]).orThrow()
                 let tar = sandbox.directory + "/layer.tar"
                 try run(["tar", "-C", tree, "-cf", tar, "f"]).orThrow()
-                // One that compresses to less than a block of a tar.
+                // A file that compresses to less than a block of a tar.
                 let small = sandbox.directory + "/small.tar"
                 try write([UInt8](repeating: 7, count: 10), to: tree + "/f")
                 try run(["tar", "-C", tree, "-cf", small, "f"]).orThrow()
@@ -126,7 +126,7 @@ extension EndToEnd {
                 ] {
                     let name = tar == small ? "small" : "large"
                     let layout = "\(sandbox.directory)/\(name)-\(program.filter(\.isLetter))-\(words.utf8.count)"
-                    // The tool of the other tests, with this program in the place of zstd's.
+                    // The other tests' tool, with this program in place of zstd's.
                     let make = PlainImages.makeLayout.replacing(
                         "[\"zstd\", \"-1\"]", with: "[\"sh\", \"-c\", \"cat | \(program) -q -c\"]")
                     try run(["python3", "-c", make, tar, layout, "zstd"]).orThrow()

@@ -22,12 +22,12 @@ extension EndToEnd {
                     allocated[status.st_ino] = Int64(status.st_blocks) * 512
                 }
                 #expect(try sandbox.number("SELECT count(DISTINCT digest) FROM content") == Int64(allocated.count))
-                // What `du` counts: a page at most is lost at the end of each file.
+                // As `du` counts: at most a page is lost at the end of each file.
                 let distinct = try sandbox.number(
                     "SELECT sum((size + 4095) / 4096 * 4096) FROM (SELECT DISTINCT digest, size FROM content)")
                 #expect(allocated.values.reduce(0, +) <= distinct)
-                // Each file is in every image; two of them have one layer in common. In no tree is the entry of the tar that a
-                // later one of the same name replaces.
+                // Each file is in every image; two of them share a layer. No tree has an entry that a later entry of the same
+                // name replaces.
                 let shared = try sandbox.number("SELECT count(*) FROM duplicate_content WHERE layers >= 5")
                 #expect(shared >= Int64(allocated.count) - 1)
 

@@ -6,7 +6,7 @@ import Testing
 extension EndToEnd {
     @Suite("what the commands print")
     struct Printed {
-        /// Holds output against Python's reader of JSON.
+        /// Checks output with Python's JSON reader.
         private static func expectJSON(
             _ text: String, _ sandbox: Sandbox, _ location: SourceLocation = #_sourceLocation
         ) throws {
@@ -71,7 +71,7 @@ extension EndToEnd {
                 #expect(try sandbox.attempt("umount", directory).exitCode == 69)
                 #expect(try sandbox.attempt("pull", "oci:/nowhere").exitCode == 1)
                 #expect(try sandbox.attempt("ls", "oci:/nowhere").exitCode == 1)
-                // Nobody listens at port 1.
+                // No process listens at port 1.
                 #expect(try sandbox.attempt("pull", "127.0.0.1:1/a:b", seconds: 120).exitCode == 75)
                 try write("[fuse]\npassthrough = 3\n".utf8, to: sandbox.directory + "/bad.toml")
                 #expect(try sandbox.attempt("status", "--config", sandbox.directory + "/bad.toml").exitCode == 78)
@@ -151,7 +151,7 @@ extension EndToEnd {
         func noColor() throws {
             try Sandbox.with { sandbox in
                 func shown(_ environment: String) throws -> String {
-                    // script(1) is a terminal to what it runs. Where the tests run, NO_COLOR may be set.
+                    // script(1) is a terminal for what it runs. NO_COLOR may be set where the tests run.
                     let command =
                         "env -u NO_COLOR \(environment) TERM=xterm \(Requirements.lamina) doctor --root \(sandbox.root)"
                     return try run(["script", "-qec", command, "/dev/null"]).output

@@ -9,7 +9,7 @@ extension EndToEnd {
         @Test("while a merged file is open, no READ comes to the server: for read, mmap and exec")
         func noReads() throws {
             try Sandbox.with { sandbox in
-                // Real programs, dynamically linked, with their own bytes to check.
+                // Real, dynamically linked programs, with their own bytes to check.
                 let tree = try sandbox.mountPoint("tree")
                 try run(["cp", "/usr/bin/sha256sum", "/usr/bin/env", tree]).orThrow()
                 let image = "oci:\(sandbox.directory)/programs:latest"
@@ -64,7 +64,7 @@ extension EndToEnd {
                 #expect(large.waited == 1 && large.passthrough == 1 && large.cached == 1)
                 #expect(large.reads > 0 && large.readBytes >= 24 << 20)
 
-                // Merged meanwhile, and nothing has it open.
+                // Merged meanwhile, and not open.
                 #expect(
                     try eventually {
                         try sandbox.number("SELECT count(*) FROM file WHERE path = '/larger' AND state = 'merged'") == 1

@@ -73,7 +73,7 @@ extension EndToEnd {
                 let zstd = sandbox.directory + "/skopeo.oci"
                 try Skopeo.copy(
                     ["--dest-compress-format", "zstd", "oci:\(base.layout):latest", "oci:\(zstd):latest"], in: sandbox)
-                // umoci refuses Docker's manifests: the same tar in another image is the measure.
+                // umoci refuses Docker's manifests: the reference is the same tar in another image.
                 let uncompressed = try PlainImages.layout(of: tar, "tar", in: sandbox).layout
                 let layouts = [
                     (base.layout, base.layout), (zstd, base.layout), (docker.layout, uncompressed),

@@ -61,7 +61,7 @@ extension EndToEnd {
                     for platform in platforms { try sandbox.lamina("pull", "--platform", platform, image) }
                     #expect(try !expectMounted(Self.host, sandbox, image).errors.contains("image for"))
                 }
-                // Who asks for another one has it, and knows what it is.
+                // A user who asks for another platform gets it, with a warning.
                 #expect(try expectMounted(Self.foreign, sandbox, "--platform", Self.foreign, image).errors.isEmpty)
             }
         }
@@ -81,7 +81,7 @@ extension EndToEnd {
                     let outcome = try sandbox.start(["mount"] + arguments + [mount]).wait().orThrow()
                     #expect(!outcome.errors.contains("image for"), "\(outcome)")
                     #expect(try run(["cat", mount + "/platform"]).orThrow().output == Self.host)
-                    // Both at a time are two images.
+                    // Both together are two images.
                     let other = try sandbox.mountPoint("other")
                     try sandbox.lamina("mount", "--platform", Self.foreign, image, other)
                     #expect(try run(["cat", other + "/platform"]).orThrow().output == Self.foreign)
@@ -135,7 +135,7 @@ extension EndToEnd {
                         warned.errors.contains("is an image for \(Self.foreign), and this machine is \(Self.host)"),
                         "\(warned)")
                 }
-                // Of an index, whose other image cannot be had any more.
+                // From an index whose other image cannot be fetched any more.
                 let index = sandbox.directory + "/index"
                 try run(["python3", "-c", Self.make, index, Self.foreign, "linux/mips64le"]).orThrow()
                 let indexed = "oci:\(index):latest"

@@ -21,7 +21,8 @@ extension EndToEnd {
             try laboratory("faults.py", "--each", "2", "--seconds", "70")
         }
 
-        /// Runs a program of the laboratory with small images. Its last lines say what was wrong, and are a table of counts.
+        /// Runs a program of the power-cut tests with small images. Its last lines say what was wrong, and are a table of
+        /// counts.
         private func laboratory(_ program: String, _ words: String...) throws {
             try Sandbox.with { sandbox in
                 let script = Fixtures.directory + "/../PowerCut/" + program

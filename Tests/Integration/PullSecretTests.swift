@@ -6,7 +6,8 @@ import Testing
 extension EndToEnd {
     @Suite("the pull secrets of a cluster")
     struct PullSecrets {
-        /// `CERTIFICATE KEY AUTHORITY TOKEN`: an API server that wants a certificate or a token, and lists what is on its standard input.
+        /// `CERTIFICATE KEY AUTHORITY TOKEN`: an API server that requires a certificate or a token, and lists what is on its
+        /// standard input.
         private static let api = """
             import base64, http.server, json, ssl, sys
             certificate, key, authority, token = sys.argv[1:]

@@ -4,8 +4,8 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// What lamina writes, given to those who read images: Debian's tools of this machine always, those of Debian's other suites where
-    /// `scripts/readers.sh` has got them.
+    /// What lamina writes, read by other programs: always Debian's tools of this machine, and those of Debian's other suites if
+    /// `scripts/readers.sh` has fetched them.
     @Suite("readers of what lamina writes", Requirements.tools("skopeo", "zstd"))
     struct ReaderMatrix {
         static let formats = ["estargz", "zstd-chunked"]
@@ -17,8 +17,8 @@ extension EndToEnd {
             var directory: String
             var testDescription: String { suite }
 
-            /// podman 4.3 takes eStargz in parts and loses owners and times of them, also of what stargz-snapshotter writes: as a whole it
-            /// is read right.
+            /// podman 4.3 takes eStargz in parts and loses owners and times, also of what stargz-snapshotter writes: as a whole
+            /// it reads it right.
             func keepsParts(of format: String) -> Bool { suite != "bookworm" || format != "estargz" }
 
             func has(_ program: String) -> Bool { access("\(directory)/\(program)", X_OK) == 0 }
@@ -47,7 +47,8 @@ extension EndToEnd {
             return .enabled(if: isThere, "no other suite has them here (make readers)")
         }
 
-        /// A tree with what formats trip over: chunks, holes, links, attributes, long names; in the registry as `matrix/FORMAT:x`.
+        /// A tree with what formats have trouble with: chunks, holes, links, attributes, long names; in the registry as
+        /// `matrix/FORMAT:x`.
         struct Image: Sendable {
             var tree: String
             var references: [String: String] = [:]
@@ -90,8 +91,9 @@ extension EndToEnd {
                 "\(who), \(format):")
         }
 
-        /// As `expect`, of what a reader has unpacked for itself, with what is its own in it: the files that eStargz adds, which are files to
-        /// who does not know it, a root that nobody may write to, and the time of the pull for symbolic links.
+        /// As `expect`, for what a reader has unpacked itself, with the reader's own differences: the files that eStargz adds,
+        /// which are ordinary files to a reader that does not know it, a root that may not be written to, and the time of the
+        /// pull for symbolic links.
         private func expectCopy(
             _ tree: String, of unpacked: String, _ format: String, in sandbox: Sandbox, _ who: String,
             keepsFractions: Bool = true
@@ -172,7 +174,7 @@ extension EndToEnd {
             }
         }
 
-        /// podman or buildah with a store, a registry and helpers of its own.
+        /// podman or buildah with its own store, registry and helpers.
         /// - Parameter partial: whether it may take parts of layers.
         private func containers(
             _ program: String, of readers: Readers, in sandbox: Sandbox, for reference: String, partial: Bool
@@ -215,7 +217,7 @@ extension EndToEnd {
                 ]).orThrow()
                 let inParts = pulled.errors.contains("Retrieved partial blob")
                 print("\(readers.version("podman")): \(format), \(inParts ? "in parts" : "as a whole")")
-                // podman 5 takes zstd:chunked in parts, and no eStargz.
+                // podman 5 takes zstd:chunked in parts, but not eStargz.
                 #expect(inParts == (format == "zstd-chunked" && readers.suite != "bookworm"), "\(pulled)")
                 defer { _ = try? podman(["image", "umount", "--all"]) }
                 let mounted = try podman(["image", "mount", reference]).orThrow().output
@@ -255,7 +257,7 @@ extension EndToEnd {
                 try Sandbox.with { sandbox in
                     let (tree, reference) = try image(format)
                     let home = sandbox.directory
-                    // Its network is none of this: nothing of the machine is changed.
+                    // Its network is left out: nothing of the machine is changed.
                     let configuration = """
                         {"features": {"containerd-snapshotter": \(store == "containerd")}, "data-root": "\(home)/data",
                          "exec-root": "\(home)/exec", "pidfile": "\(home)/pid", "hosts": ["unix://\(home)/docker.sock"],
@@ -280,14 +282,14 @@ extension EndToEnd {
                     let container =
                         try run(client + ["create", reference, "/none"]).orThrow().output
                         .split(separator: "\n").last.map(String.init) ?? ""
-                    // With the places that it mounts something at in each container.
+                    // With the places where it mounts something in each container.
                     let out = try sandbox.mountPoint("out")
                     let export = """
                         out=$1 id=$2; shift 2; "$@" export "$id" | tar -x --xattrs --numeric-owner -C "$out"
                         rm -rf "$out"/dev "$out"/proc "$out"/sys "$out"/etc "$out"/.dockerenv
                         """
                     try run(["/bin/sh", "-e", "-c", export, "sh", out, container] + client).orThrow()
-                    // Its export is of whole seconds.
+                    // Its export has whole seconds.
                     try expectCopy(
                         tree, of: out, format, in: sandbox, "Docker with \(store)'s store", keepsFractions: false)
                     try run(client + ["rm", container]).orThrow()

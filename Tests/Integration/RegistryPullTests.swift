@@ -51,7 +51,7 @@ extension EndToEnd {
                     sandbox.lamina("pull", "--json", "\(proxy.host)/sharing/two:x").output)
                 print("90 % shared: \(proxy.sentByteCount()) of \(size) bytes sent")
                 #expect(report.complete)
-                // A tenth, the table of contents and what is read along with it.
+                // A tenth: the table of contents and what is read along with it.
                 #expect(proxy.sentByteCount() < size / 10 + 400_000)
             }
         }
@@ -132,7 +132,7 @@ extension EndToEnd {
             try Sandbox.with { sandbox in
                 _ = try Shared.small.get()
                 let proxy = try sandbox.proxy()
-                // No such machine: whoever reaches it went by way of the proxy.
+                // No such machine exists: a client that reaches it used the proxy.
                 let arguments = [
                     Requirements.lamina, "pull", "--lazy", "--plain-http", "registry.invalid:5000/small:latest",
                     "--root",

@@ -4,7 +4,7 @@ import LaminaSystem
 import LaminaTestSupport
 import Testing
 
-/// Sealed images: EROFS for the names, overlayfs for the bytes, nobody for the kernel to ask.
+/// Sealed images: EROFS for the names, overlayfs for the bytes, and no process that the kernel has to ask.
 extension EndToEnd {
     @Suite("sealed images", Requirements.tools("fsck.erofs:erofs-utils", "losetup:mount"))
     struct Sealed {
@@ -29,7 +29,7 @@ extension EndToEnd {
             let images = names(in: sandbox.root + "/sealed").filter { $0.hasSuffix(".erofs") }
             #expect(!images.isEmpty)
             for image in images {
-                // erofs-utils before 1.7 does not know what it is that saves a part of each name.
+                // erofs-utils before 1.7 does not know the feature that saves a part of each name.
                 let outcome = try run(["fsck.erofs", "\(sandbox.root)/sealed/\(image)"])
                 let text = outcome.output + outcome.errors
                 #expect(outcome.exitCode == 0 || text.contains("incompatible feature 40"), "\(text)")
@@ -52,11 +52,11 @@ extension EndToEnd {
                 try TreeOracle.expectFixture(
                     at: sealed, in: sandbox, "sealed", keepsFractions: FixtureImages.keepsFractions(name))
                 try TreeOracle.expectSame(fuse, at: sealed, in: sandbox, keepsFractions: true, "FUSE against sealed")
-                // One file system, for those who stay on one.
+                // One file system, for programs that stay on one.
                 let all = try run(["find", sealed]).orThrow().output
                 #expect(try run(["find", sealed, "-xdev"]).orThrow().output == all)
                 try checkImages(sandbox)
-                // What started by way of FUSE stays there.
+                // What started through FUSE stays there.
                 #expect(try way(fuse, sandbox) == "fuse")
                 for mount in [fuse, sealed] { try sandbox.lamina("umount", mount) }
                 #expect(try eventually { try sandbox.mounts().allSatisfy { $0.directory == sandbox.root + "/fs" } })
@@ -65,7 +65,7 @@ extension EndToEnd {
         }
 
         /// `DIRECTORY`: twelve tars in it, 0.tar to 11.tar: each has files of its own, hides some of the ones below, replaces a
-        /// directory wholly, and has files in directories that it does not list.
+        /// whole directory, and has files in directories that it does not list.
         private static let tars = """
             import io, sys, tarfile
             def add(out, name, data=None, **more):
@@ -114,7 +114,7 @@ extension EndToEnd {
                 let plain = try sandbox.mountPoint("plain")
                 for number in 0..<12 { try run(["mkdir", "\(plain)/\(number)"]).orThrow() }
                 let differences = try PlainImages.differences(fromUmoci: layout, at: sealed, in: sandbox)
-                // umoci leaves out nothing but makes unlisted directories anew in each layer, as the time of unpacking has it.
+                // umoci leaves out nothing, but makes unlisted directories again in each layer, with the time of unpacking.
                 let lines = (differences ?? "").split(separator: "\n").filter { !$0.contains("unlisted") }
                 #expect(lines.allSatisfy { !$0.contains("bytes") && !$0.contains("missing") }, "\(lines)")
                 try checkImages(sandbox)
@@ -146,7 +146,7 @@ extension EndToEnd {
                     "sh", write,
                 ])
                 .orThrow()
-                // Copied up whole, with nothing in it that only lamina's kernel mounts know.
+                // Copied up as a whole, without anything that only lamina's kernel mounts know.
                 #expect(try run(["stat", "-c", "%s", upper + "/moved"]).orThrow().output == "\(24 << 20)\n")
                 #expect(try run(["getfattr", "-m", "-", "-d", upper + "/moved"]).output.contains("metacopy") == false)
                 #expect(try run(["cmp", upper + "/moved", image.tree + "/larger"]).exitCode == 0)
@@ -163,7 +163,7 @@ extension EndToEnd {
                 try run(["cp", Requirements.lamina, program]).orThrow()
                 try sandbox.lamina("seal", reference)
                 let mount = try sandbox.mountPoint("mnt")
-                // Whatever serves for it ends by itself.
+                // Any server for it ends by itself.
                 let mounted = try Child(
                     [program, "mount", reference, mount, "--root", sandbox.root],
                     environment: ["LAMINA_SEAL_MODE": "auto"])
@@ -172,7 +172,7 @@ extension EndToEnd {
                 unlink(program)
                 #expect(try !sandbox.mounts().contains { $0.directory == sandbox.root + "/fs" })
                 try TreeOracle.expectSame(image.tree, at: mount, in: sandbox, ignoringDirectoryTimes: true)
-                // The next server leaves it as it is, and so does its end.
+                // The next server does not touch it, neither at its start nor at its end.
                 let server = try sandbox.serve()
                 #expect(try way(mount, sandbox) == "sealed")
                 server.send(SIGTERM)
@@ -200,7 +200,7 @@ extension EndToEnd {
                     sandbox.directory + "/stop",
                 ])
                 for _ in 0..<3 {
-                    // The supervisor first: it would start another.
+                    // The supervisor first: it would start another server.
                     let server = try #require(supervised.server)
                     supervised.child.send(SIGKILL)
                     supervised.child.wait(seconds: 20)

@@ -21,7 +21,7 @@ extension EndToEnd {
                     #expect(second.exitCode == 75, "\(second)")
                     #expect(second.errors.contains("in use by lamina pull, process \(first.pid)"), "\(second.errors)")
                 }
-                // Looking takes no lock.
+                // Reading takes no lock.
                 #expect(try sandbox.attempt("ls").exitCode == 0)
                 #expect(try sandbox.attempt("status").exitCode == 0)
                 proxy.faults = Faults()
@@ -44,7 +44,7 @@ extension EndToEnd {
                 #expect(failed.exitCode == 1, "\(failed)")
                 #expect(failed.errors.contains("nothing"))
                 server.send(SIGINT)
-                // 130 is for commands that were kept from their end; a server that is told to end has done its work.
+                // 130 is for commands that were interrupted; a server that is told to end has done its work.
                 let end = server.wait(seconds: 20)
                 #expect(end.exitCode == 0 || end.exitCode == 130, "\(end)")
                 #expect(try sandbox.mounts().isEmpty)
@@ -99,7 +99,7 @@ extension EndToEnd {
                 #expect(try sandbox.mounts().isEmpty)
                 #expect(try sandbox.status().mounts.isEmpty)
 
-                // And the next mount starts another.
+                // And the next mount starts another server.
                 _ = try sandbox.mount(image, at: "first")
                 #expect(try sandbox.status().server?.pid != pid)
             }

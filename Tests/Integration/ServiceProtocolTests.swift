@@ -4,7 +4,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// Message by message, with the other side in Python, as sd_notify(3) and sd_listen_fds(3) have it.
+    /// Message by message, with the other side in Python, as in sd_notify(3) and sd_listen_fds(3).
     @Suite("the protocol between a service and its manager")
     struct ServiceProtocol {
         @Test(
@@ -22,7 +22,7 @@ extension EndToEnd {
             }
         }
 
-        /// In namespaces of its own; where systemd or the rights for that are not there, the other tests have to do.
+        /// In its own namespaces; without systemd or the rights for that, the other tests must do.
         @Test(
             "lamina's own unit under a real systemd: killed, restarted, stopped by SIGSTOP, it goes on with its mounts",
             .enabled(if: access("/lib/systemd/systemd", X_OK) == 0, "systemd is not installed"))

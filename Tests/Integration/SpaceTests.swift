@@ -57,7 +57,7 @@ extension EndToEnd {
                     #expect(sandbox.backingFiles().isEmpty)
                     server?.send(SIGTERM)
                     server?.wait(seconds: 20)
-                    // The one that `mount` left ends after the last umount, not with it.
+                    // The server that `mount` left ends after the last umount, not with it.
                     #expect(
                         eventually(seconds: 20) {
                             (try? run(["flock", "--nonblock", sandbox.root + "/lock", "true"]))?.exitCode == 0
@@ -78,7 +78,7 @@ extension EndToEnd {
                 let mount = try sandbox.mount(reference)
                 let refused = try sandbox.attempt("rm", reference)
                 #expect(refused.exitCode == 1 && refused.errors.contains("lamina umount \(mount)"), "\(refused)")
-                // One that the kernel reads, one that comes through the server and is not merged yet.
+                // One that the kernel reads, and one that comes through the server and is not merged yet.
                 var faults = Faults()
                 faults.bytesPerSecond = 4 << 20
                 let proxy = try sandbox.proxy()
@@ -94,7 +94,7 @@ extension EndToEnd {
                     #expect(try file.read(size + 1, at: 0) == expected.read(size + 1, at: 0), "\(name)")
                 }
                 #expect(try sandbox.number("SELECT count(*) FROM layer") == 1)
-                // Mounted anew, it is another layer with other numbers.
+                // Mounted again, it is another layer with other numbers.
                 proxy.faults = Faults()
                 let again = try sandbox.mount(reference, at: "again")
                 try TreeOracle.expectSame(image.tree, at: again, in: sandbox)
@@ -130,20 +130,20 @@ extension EndToEnd {
                 _ = try sandbox.serve()
                 let pull = try sandbox.start(["pull", "--json", reference])
                 var collections = 0
-                // Not to its very end, when nothing holds what has no name any more.
+                // Not to its very end, when nothing holds files without a name any more.
                 while pull.isRunning, proxy.sentByteCount(of: image.layer) < image.layerSize * 8 / 10 {
                     let garbage = try gc(sandbox)
                     #expect(garbage.layers == 0 && garbage.contents == 0 && garbage.files == 0)
                     collections += 1
                     usleep(200_000)
-                    // Its name goes too, in the middle: the pull has its layers all the same.
+                    // Its name is deleted too, in the middle: the pull still has its layers.
                     if collections == 3 { _ = try sandbox.attempt("rm", reference) }
                 }
                 #expect(collections >= 3)
                 let outcome = try pull.wait(seconds: 60).orThrow()
                 let report: PullReport = try decoded(outcome.output)
                 #expect(report.landedBytes == report.bytes || report.bytes == 0, "\(outcome)")
-                // The end of the blob comes with the table of contents already.
+                // The end of the blob already comes with the table of contents.
                 #expect(proxy.repeatedByteCount(of: image.layer) < 1 << 20)
                 let again: PullReport = try decoded(sandbox.lamina("pull", "--json", reference).output)
                 #expect(again.complete)
@@ -162,7 +162,7 @@ extension EndToEnd {
                     try sandbox.lamina("pull", reference)
                     try sandbox.lamina("rm", "--no-gc", reference)
                     let collection = try sandbox.start(["gc"])
-                    // In the middle of the unlinking, where it can be met.
+                    // In the middle of the unlinking, if it can be hit.
                     let count = sandbox.backingFiles().count
                     _ = eventually(seconds: 10) {
                         if round == 0 { return true }
@@ -172,7 +172,7 @@ extension EndToEnd {
                     if collection.wait(seconds: 10).signal == SIGKILL { interrupted += 1 }
                     #expect(try sandbox.sql("PRAGMA integrity_check") == ["ok"])
                     if round % 2 == 0 { continue }
-                    // Any command that opens the store heals it.
+                    // Any command that opens the store repairs it.
                     _ = try gc(sandbox)
                     #expect(sandbox.backingFiles().isEmpty)
                     #expect(try sandbox.number("SELECT count(*) FROM garbage") == 0)
@@ -189,8 +189,8 @@ extension EndToEnd {
         )
         func limit() throws {
             let image = try Shared.medium.get()
-            /// Reads all of the image through a mount, in the order of names: the seconds that it took, and the most that
-            /// the store took on disk meanwhile.
+            /// Reads all of the image through a mount, in the order of names: returns how many seconds it took, and the most
+            /// that the store took on disk meanwhile.
             func readAll(limit: Int64?) throws -> (seconds: Double, most: Int64, fetched: Int64) {
                 try Sandbox.with { sandbox in
                     let proxy = try sandbox.proxy()
@@ -211,7 +211,7 @@ extension EndToEnd {
                     try reader.wait().orThrow()
                     let status = try sandbox.status()
                     #expect(status.server?.passthrough == true)
-                    // Again: what went comes back, and what is there is right.
+                    // Again: what was evicted comes back, and what is there is right.
                     if limit != nil {
                         try run(["python3", "-c", Self.compare, image.tree, mount], seconds: 240).orThrow()
                     }
@@ -220,7 +220,7 @@ extension EndToEnd {
             }
             let limit = image.byteCount / 2
             var (unlimited, limited) = (try readAll(limit: nil), try readAll(limit: limit))
-            // Once more where others had the machine in one of the two and not in the other.
+            // Once more if other programs used the machine during one of the two and not the other.
             for _ in 0..<2 where limited.seconds > 2 * unlimited.seconds + 1 {
                 let most = limited.most
                 (unlimited, limited) = (try readAll(limit: nil), try readAll(limit: limit))
@@ -236,7 +236,7 @@ extension EndToEnd {
             #expect(limited.seconds <= 2 * unlimited.seconds + 1)
         }
 
-        /// Compares every file of a tree with the same one of a mount, by reads, in the order of names.
+        /// Compares every file of a tree with the same file of a mount, by reads, in the order of names.
         private static let compare = """
             import os, sys
             expected, actual = sys.argv[1:]
@@ -288,7 +288,7 @@ extension EndToEnd {
                 #expect(outcome.exitCode == 1)
                 #expect(outcome.errors.contains("max_bytes") && outcome.errors.contains("--lazy"), "\(outcome)")
                 #expect(proxy.sentByteCount(of: image.layer) < 1 << 20)
-                // As the message says, it can be had lazily.
+                // As the message says, it can be mounted lazily.
                 let mount = try sandbox.mountPoint()
                 try sandbox.lamina("mount", reference, mount, "--config", config)
                 try run(["cmp", "\(mount)/files/000/00007", "\(image.tree)/files/000/00007"]).orThrow()
@@ -322,7 +322,7 @@ extension EndToEnd {
                     ORDER BY s.blob_offset, s.inner_offset LIMIT 3
                     """)
                 #expect(places == first.map { "/" + $0 })
-                // Gone from the store and pulled slowly: those come first.
+                // Removed from the store and pulled slowly: those come first.
                 try sandbox.lamina("rm", converted)
                 var faults = Faults()
                 faults.bytesPerSecond = 2 << 20

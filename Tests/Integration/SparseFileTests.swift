@@ -5,8 +5,8 @@ import Testing
 extension EndToEnd {
     @Suite("files with holes", Requirements.passthrough, Requirements.tools("du", "truncate"))
     struct SparseFiles {
-        /// A directory of files with large holes: at the front, between data, at the end, nothing else; 600 MB as `ls` says, of which some
-        /// 5 MB are data.
+        /// A directory of files with large holes: at the front, between data, at the end, or nothing else; 600 MB by `ls`, of
+        /// which some 5 MB are data.
         private static let make = """
             set -e; cd "$1"
             truncate -s 200M disk; dd if=/dev/urandom of=disk bs=1M count=1 seek=50 conv=notrunc status=none
@@ -17,10 +17,10 @@ extension EndToEnd {
             head -c 500000 /dev/urandom >data
             """
 
-        /// Bytes that the contents of a store take on disk.
+        /// How many bytes on disk the contents of a store take.
         private func allocated(_ sandbox: Sandbox) throws -> Int {
             let output = try run(["du", "-s", "-B1", sandbox.root + "/content"]).orThrow().output
-            // Directories and a file for each content beside the bytes: 256 of the former.
+            // Directories and a file for each content besides the bytes: 256 of the former.
             return (output.split(separator: "\t").first.flatMap { Int($0) } ?? .max) - (256 << 12)
         }
 
@@ -45,13 +45,13 @@ extension EndToEnd {
                 #expect(try sandbox.number("SELECT merged_contents = contents FROM image_status") == 1)
                 let mount = try sandbox.mount(image)
                 try expectSame(tree, mount)
-                // The kernel has the files themselves: their holes are on record.
+                // The kernel has the files themselves: their holes are recorded.
                 let opens = try sandbox.opens()
                 #expect(opens.passthrough == 5 && opens.cached == 0, "\(opens)")
                 #expect(
                     try run(["sh", "-c", "cat '\(sandbox.root)/server.log'"]).output.contains("has a hole") == false)
                 try sandbox.lamina("umount", mount)
-                // Another version of it shares chunks of zeros, which are copied as what they are.
+                // Another version of it shares chunks of zeros, which are copied as holes.
                 try run([
                     "sh", "-c", "printf more >>\"$1/disk\"; printf x | dd of=\"$1/front\" conv=notrunc status=none",
                     "sh", tree,

@@ -43,7 +43,7 @@ extension EndToEnd {
             }
         }
 
-        /// Restarts in a row: as many as `make chaos` wants, where LAMINA_RESTARTS says so.
+        /// How many restarts in a row: `make chaos` sets LAMINA_RESTARTS for more.
         private static let restarts = getenv("LAMINA_RESTARTS").flatMap { Int(String(cString: $0)) } ?? 20
 
         @Test(
@@ -60,7 +60,7 @@ extension EndToEnd {
                 let supervised = try sandbox.supervise("--config", settings)
                 let mount = try sandbox.mount(image)
                 let (told, stop) = (sandbox.directory + "/told", sandbox.directory + "/stop")
-                // Arithmetic, expansion, redirection and subshells, for pages of the program of all sorts.
+                // Arithmetic, expansion, redirection and subshells, to use all kinds of pages of the program.
                 let program = try sandbox.startProgram([
                     "\(mount)/bash", "-c",
                     """
@@ -78,15 +78,15 @@ extension EndToEnd {
                 #expect(eventually(seconds: 20) { turns() > 0 })
                 let opens = try sandbox.opens()
                 #expect(mode == "cached" ? opens.cached > 0 : opens.passthrough > 0 && opens.cached == 0)
-                // Its pages are taken from it all the time, and are read anew through the mapping.
-                // What is not on disk yet cannot be.
+                // Its pages are taken away all the time, and read again through the mapping. Pages that are not on disk yet
+                // cannot be.
                 try run(["sync", "-f", sandbox.root]).orThrow()
                 let taker = try sandbox.startProgram(["python3", "-c", Scripts.pageOut, "\(program.pid)", "bash"])
                 let faults = majorFaults(program.pid)
                 for turn in 0..<Self.restarts {
                     let before = turns()
                     try supervised.killServer()
-                    // A name that only the next server can know nothing of.
+                    // A name that the server before cannot have answered for.
                     let asked = try run(["stat", "\(sandbox.root)/fs/none-\(turn)"], seconds: 20)
                     #expect(asked.errors.contains("No such file"), "\(asked)")
                     #expect(eventually(seconds: 20) { turns() > before + 1 || !program.isRunning })

@@ -2,11 +2,12 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// Servers that speak TLS and were asked without, as they are met: those that answer in words are in `RegistryAnswerTests`.
+    /// Servers that speak TLS to a client that does not, as found in the field: those that answer in words are in
+    /// `RegistryAnswerTests`.
     @Suite("a server that speaks TLS, asked without", Requirements.tools("python3", "openssl"))
     struct TLSMistakes {
-        /// `DIRECTORY KIND`: a server of TLS that prints its port. `hangs up`: resets who speaks in clear; `alerts`: sends what TLS has for
-        /// that first; `plain`: speaks no TLS, and closes each connection without a word.
+        /// `DIRECTORY KIND`: a TLS server that prints its port. `hangs up`: resets clients without TLS; `alerts`: first sends
+        /// TLS's alert for that; `plain`: speaks no TLS, and closes each connection without an answer.
         private static let server = """
             import os, socket, ssl, sys, threading
             directory, kind = sys.argv[1:]

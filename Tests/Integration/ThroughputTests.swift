@@ -4,14 +4,14 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// How fast layers that need no decompression come from a registry on this machine, next to what does the least that can be
+    /// How fast layers that need no decompression come from a registry on this machine, compared with the least that can be
     /// done with a blob: fetch it, keep it, hash it.
     @Suite("throughput")
     struct Throughput {
         /// One way of getting the layer, measured several times.
         private struct Way {
             var name: String
-            /// The best of all rounds: what is slower was disturbed.
+            /// The best of all rounds: a slower one was disturbed.
             var seconds = Double.infinity
             var processorSeconds = Double.infinity
 
@@ -22,7 +22,7 @@ extension EndToEnd {
                 processorSeconds = min(processorSeconds, Self.childSeconds() - spent)
             }
 
-            /// Of the children that have ended, and theirs; the registry goes on and is not among them.
+            /// For the children that have ended, and their children; the registry goes on and is not among them.
             private static func childSeconds() -> Double {
                 var usage = rusage()
                 getrusage(RUSAGE_CHILDREN.rawValue, &usage)

@@ -37,7 +37,7 @@ extension EndToEnd {
                 #expect(supervised.takeovers == 1)
                 #expect(try open.size() > 0)
                 try run(["cat", "\(mount)/etc/hello"]).orThrow()
-                // And from then on it is the one that is started.
+                // And from then on that one is started.
                 try supervised.killServer()
                 #expect(try eventually(seconds: 20) { try supervised.isReady() })
                 #expect(try Self.program(of: #require(supervised.server)) == program)
@@ -56,7 +56,7 @@ extension EndToEnd {
                 #expect(eventually(seconds: 20) { supervised.child.errorsSoFar.contains("the upgrade is refused") })
                 #expect(supervised.server == old)
                 try run(["cat", "\(mount)/etc/hello"]).orThrow()
-                // Nor is it the one that is started after a crash.
+                // It is not started after a crash either.
                 try supervised.killServer()
                 #expect(try eventually(seconds: 20) { try supervised.isReady() })
             }
@@ -119,7 +119,7 @@ extension EndToEnd {
 }
 
 extension Sandbox {
-    /// Writes to the index behind lamina's back.
+    /// Writes to the index without lamina.
     func change(_ sql: String) throws {
         try run(["sqlite3", "-cmd", ".timeout 5000", root + "/index.db", sql]).orThrow()
     }

@@ -3,7 +3,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// Debian's sqlite3 on the index, whoever has it.
+    /// Debian's sqlite3 on the index, whichever process has the store.
     @Suite("the views of the index")
     struct Views {
         static let names = [
@@ -76,7 +76,7 @@ extension EndToEnd {
                 let size: Int64 = 3 << 20
                 let used = try sandbox.number("SELECT allocated_bytes FROM cache_usage")
                 let report: PullReport = try decoded(sandbox.lamina("pull", "--json", other).output)
-                // The table of contents alone.
+                // Only the table of contents.
                 #expect(report.complete && report.fetchedBytes < 1 << 20 || report.fetchedBytes < size / 2)
                 #expect(try sandbox.number("SELECT allocated_bytes FROM cache_usage") == used)
                 #expect(try sandbox.number("SELECT shared_bytes FROM cache_usage") == 2 * size)

@@ -7,7 +7,7 @@ import LaminaTestSupport
 import Testing
 
 extension Scratch {
-    /// Runs a script in the directory; fails the test with what it said when it fails.
+    /// Runs a script in the directory; if it fails, fails the test with what it printed.
     @discardableResult
     func sh(_ script: String) throws -> String {
         let process = Process()
@@ -50,14 +50,14 @@ extension Scratch {
             options: options, progress: progress, warning: warning, shouldStop: shouldStop)
     }
 
-    /// Everything in the layout, to see that a failure leaves it alone.
+    /// Everything in the layout, to check that a failure does not change it.
     func listing() throws -> String { try sh("find . -path './out*' | sort; cat out/index.json 2>/dev/null || true") }
 }
 
 let fixtures =
     URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().path + "/Fixtures"
 
-/// What a layer's tree has at a path, in words that can be compared, by reading every chunk out of the blob and verifying it.
+/// What a layer's tree has at a path, in words that can be compared; reads every chunk out of the blob and verifies it.
 func describe(_ blob: [UInt8]) throws -> [String: String] {
     try blob.withUnsafeBytes { bytes in
         let size = bytes.count

@@ -22,7 +22,7 @@ struct TreeConversionTests {
         find . -exec touch -h -d @1600000000.123456789 {} +; cd ..
         """
 
-    /// Compares a tree and its copy by Python's own eyes.
+    /// Compares a tree and its copy with Python.
     static let compare = """
         import os, sys, stat
         def walk(root):
@@ -158,7 +158,7 @@ struct TreeConversionTests {
             try scratch.convert(
                 "dir:\(scratch.path)/s",
                 progress: { progress in
-                    // In the midst of the second file, or before it for what replaces it.
+                    // In the middle of the second file, or before it for what replaces it.
                     if progress.bytesDone > (script.hasPrefix("rm") || script.hasPrefix("mv") ? 1_000_000 : 4_000_000),
                         !done
                     {

@@ -9,7 +9,7 @@ struct ActivityTests {
         let activity = Activity()
         #expect(activity.begin())
         #expect(!activity.close())
-        // Who comes while something runs is served.
+        // A client that comes while something runs is served.
         #expect(activity.begin())
         activity.end()
         activity.end()

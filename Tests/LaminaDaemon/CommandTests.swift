@@ -92,7 +92,7 @@ struct CommandTests {
                 }
             }
             #expect(ways == ["server", "local"] && status == server.root)
-            // Closed behind it; and what the command itself says is not taken for that.
+            // It is closed afterwards; and the command's own error is not taken for that.
             for _ in 0..<2 {
                 #expect(throws: DaemonError.self) {
                     try EngineAccess.use(context(root: server.root)) { _ in throw DaemonError(.noServer, "said") }

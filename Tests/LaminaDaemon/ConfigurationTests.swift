@@ -133,7 +133,7 @@ struct ConfigurationTests {
         #expect(file.configuration.resolver.hosts.mirrors["a"]?.map(\.url) == ["http://m:1"])
     }
 
-    /// Everything that stargz-snapshotter's structs have, with a value of the type that they have.
+    /// Everything in stargz-snapshotter's structs, with a value of the right type.
     private static let everyStargzKey = """
         http_cache_type = "memory"
         filesystem_cache_type = ""
@@ -209,7 +209,7 @@ struct ConfigurationTests {
         let settings = configuration.registries(log: Logger(label: "test")).settings
         #expect(settings.tryLimit == 6 && settings.backoff == .milliseconds(30))
         #expect(settings.progressLimit == .seconds(300) && settings.backoffLimit == .seconds(300))
-        // A negative limit is none there, and always one here.
+        // There a negative limit means none; here there is always a limit.
         #expect(configuration.resolver.requestTimeoutSeconds == 30)
         #expect(configuration.criKeychain.isEnabled)
         #expect(configuration.criKeychain.imageServicePath == "/run/containerd/containerd.sock")
@@ -318,7 +318,7 @@ struct ConfigurationTests {
         let lines = error?.message.split(separator: "\n").map(String.init) ?? []
         #expect(lines.count == 3)
         #expect(zip(lines, [2, 3, 5]).allSatisfy { $0.contains("line \($1): ") }, "\(lines)")
-        // A file of nothing but mistakes does not take for ever.
+        // A file full of mistakes does not take for ever.
         let many = (0..<50_000).map { "k\($0) = 1\n" }.joined()
         #expect(throws: DaemonError.self) { try parse(many) }
     }
@@ -370,14 +370,14 @@ struct ConfigurationTests {
         places.settings = ["fuse.merge_worker_count=6"]
         #expect(try count() == (6, "option --set"))
         let loaded = try LoadedConfiguration.load(places)
-        // What nobody said again stays.
+        // What was not set again stays.
         #expect(loaded.configuration.fuse.mergeBufferSize == 77 && loaded.configuration.root == "/a")
         #expect(
             loaded.files.map { $0.split(separator: "/").last } == [
                 "config.toml", "10-a.toml", "20-b.toml", "named.toml",
             ])
         #expect(loaded.notices.isEmpty)
-        // Naming what is read anyway does not put it before conf.d.
+        // Naming a file that is read anyway does not put it before conf.d.
         places.file = directory.path + "/config.toml"
         places.environment = [:]
         places.settings = []

@@ -119,7 +119,7 @@ struct ControlServerTests {
             usleep(1_500_000)
             #expect(try server.client.mounts() == [MountListing(target: "/m", reference: "a", writable: "/u")])
             #expect(try server.client.seal(SealRequest(reference: "a")) { _ in }.bytes == 100)
-            // One that needs no server keeps it from nothing.
+            // A mount that needs no server does not keep it from ending.
             _ = try server.client.mount(MountRequest(reference: "a", target: "/sealed", sealed: true))
             let unmounted = try server.client.unmount(UnmountRequest(target: "/m"))
             #expect(unmounted.reference == "a")
@@ -177,7 +177,7 @@ struct ControlServerTests {
 
 @Suite("the client's reading of answers")
 struct ControlConnectionTests {
-    /// What a client makes of these bytes, sent by something that listens at a control socket.
+    /// What a client makes of these bytes, sent by a process that listens at a control socket.
     private func ask(_ answer: [UInt8]) throws -> Result<ServerStatus, any Error> {
         let directory = Scratch()
         let listening = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)

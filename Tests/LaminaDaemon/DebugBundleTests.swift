@@ -59,7 +59,7 @@ struct DebugBundleTests {
             #expect(!text.contains("AWS_SECRET"))
             var status = stat()
             #expect(stat(output, &status) == 0 && status.st_mode & 0o777 == 0o600)
-            // A second one does not write over the first.
+            // A second one does not overwrite the first.
             #expect(throws: SystemError.self) {
                 try DebugBundleCommand(output: output).run(places, Output(plainWithJSON: true))
             }

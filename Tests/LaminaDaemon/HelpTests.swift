@@ -7,10 +7,10 @@ import Testing
 
 @Suite("what commands say of themselves")
 struct HelpTests {
-    /// The words of an example, as a shell splits them; a remark stands behind three spaces.
+    /// The words of an example, as a shell splits them; a remark follows three spaces.
     private func words(_ example: String) -> [String] {
         var words: [String] = []
-        // What goes to a file or another program is the shell's.
+        // What goes to a file or another program is handled by the shell.
         let line = ["   ", " > ", " | "].reduce(example) { $0.components(separatedBy: $1)[0] }
         for (index, part) in line.split(separator: "'", omittingEmptySubsequences: false).enumerated() {
             if index % 2 == 1 {

@@ -152,7 +152,7 @@ final class FakeEngine: ControlledEngine {
     func shutdown(unmount: Bool) { state.withLock(notify: true) { $0.shutdowns += 1 } }
 }
 
-/// A server of a fake engine on a thread of its own.
+/// A server of a fake engine on its own thread.
 final class TestServer: Sendable {
     let root: String
     private let directory: Scratch

@@ -3,7 +3,7 @@ import LaminaFUSE
 import LaminaSystem
 import Testing
 
-/// A mounted `MemoryFilesystem` in a directory of its own, gone when the body returns.
+/// A mounted `MemoryFilesystem` in its own directory, removed when the body returns.
 struct Fixture {
     let filesystem: MemoryFilesystem
     let session: FUSESession
@@ -64,7 +64,7 @@ func remove(_ path: String) throws {
     guard Glibc.remove(path) == 0 else { throw SystemError.last("remove", path) }
 }
 
-/// Bytes that look like none of their neighbours.
+/// Bytes that all differ from their neighbours.
 func pattern(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
     var state = seed &* 0x9E37_79B9_7F4A_7C15 | 1
     return (0..<count).map { _ in
@@ -82,7 +82,7 @@ func makeFile(_ path: String, _ bytes: [UInt8], mode: mode_t = 0o644) throws -> 
     return try File(path, O_RDONLY)
 }
 
-/// A process that reads, so that one that hangs does not hang the test.
+/// A separate process that reads, so that one that hangs does not hang the test.
 struct Child {
     let pid: pid_t
 
@@ -93,8 +93,8 @@ struct Child {
         for descriptor in [0, 1, 2] as [Int32] {
             posix_spawn_file_actions_addopen(&actions, descriptor, "/dev/null", O_RDWR, 0)
         }
-        // Children would inherit the threads' masks (Swift's block all signals), and SIGINT ignored by whoever started
-        // the tests in the background.
+        // Children would inherit the threads' masks (Swift's block all signals), and an ignored SIGINT if the tests run in the
+        // background.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
@@ -113,7 +113,7 @@ struct Child {
         self.pid = pid
     }
 
-    /// How it ended: the exit code, or 128 and the signal; nil after `seconds`. The process is killed then.
+    /// How it ended: the exit code, or 128 and the signal; nil after `seconds`, and then the process is killed.
     func wait(seconds: Double) -> Int32? {
         let end = now() + seconds
         var status: Int32 = 0

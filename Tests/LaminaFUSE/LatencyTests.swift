@@ -31,7 +31,7 @@ extension SessionTests {
                 lstat cold \(cold), warm \(warm)
                 """)
             #expect(fixture.session.requestCount(.lookup) >= 10_000)
-            // Ten times what an idle machine takes in a debug build: a hang or a sleep shows, a busy machine does not.
+            // Ten times what an idle machine takes in a debug build: this shows a hang or a sleep, but not a busy machine.
             #expect(passthrough < 1000 && cached < 1000 && cold < 1000 && warm < 100)
         }
     }

@@ -18,7 +18,7 @@ extension SessionTests {
             let parked: ParkedReply<OpenReply>? = fixture.filesystem.events.wait(seconds: 30) { $0.opens.first }
             let start = now()
             try fixture.session.stop()
-            // At once, and not when somebody has answered.
+            // At once, and not only when it was answered.
             #expect(now() - start < 20)
             #expect(try !Mount.all().contains { $0.directory == fixture.root })
             let ended = child.wait(seconds: 30)
@@ -161,7 +161,7 @@ extension SessionTests {
             tree.add("parked", .parkedOpen)
         } _: { fixture in
             let events = fixture.filesystem.events
-            // Parked requests hold no thread: many more than threads wait at once.
+            // Parked requests hold no thread: many more than there are threads wait at once.
             let children = try (0..<12).map { _ in try Child(["cat", fixture.path("parked")]) }
             let waiting: Int? = events.wait(seconds: 30) { $0.opens.count == 12 ? 12 : nil }
             #expect(waiting == 12)

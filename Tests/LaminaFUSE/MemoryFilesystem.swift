@@ -3,7 +3,7 @@ import LaminaFUSE
 import LaminaSystem
 import Synchronization
 
-/// A small tree in memory, and behaviours that a test can ask for by file.
+/// A small tree in memory, with behaviours that a test can choose by file.
 final class MemoryFilesystem: FUSEHandler {
     enum Content: Sendable {
         case directory
@@ -12,7 +12,7 @@ final class MemoryFilesystem: FUSEHandler {
         case bytes([UInt8])
         /// Served in cached mode from a file, spliced.
         case file(File)
-        /// Handed to the kernel.
+        /// Given to the kernel.
         case passthrough(File)
         case parkedOpen
         case parkedRead(size: Int)
@@ -42,7 +42,7 @@ final class MemoryFilesystem: FUSEHandler {
         var goesOn = false
     }
 
-    /// Index: node ID less one.
+    /// Index: node ID minus one.
     let nodes: [Node]
     let events = Monitor(Events())
     private let session = Mutex<FUSESession?>(nil)
@@ -119,7 +119,7 @@ final class MemoryFilesystem: FUSEHandler {
         return true
     }
 
-    /// Concurrent opens share one registration: a second ID for an inode that is open would be EIO.
+    /// Concurrent opens share one registration: a second ID for an open inode would be EIO.
     private func backing(_ node: UInt64, _ file: File) -> BackingID? {
         backings.withLock { backings in
             if let backing = backings[node] { return backing }

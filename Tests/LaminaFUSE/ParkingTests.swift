@@ -53,7 +53,7 @@ extension SessionTests {
             #expect(child.wait(seconds: 30) == 128 + signal)
             let bytes = pattern(4096)
             if let reply = parked?.take() { reply.bytes(bytes.span.bytes) }
-            // What was read ahead is in the cache all the same.
+            // What was read ahead is still in the cache.
             #expect(try File(fixture.path("parked"), O_RDONLY).read(4096, at: 0) == bytes)
             #expect(events.withLock { $0.reads.count } == 1)
         }

@@ -98,12 +98,12 @@ extension SessionTests {
                     "workdir=\(fixture.scratch)/work",
                 ].joined(separator: ","))
             defer { try? Mount.unmount(merged, detach: true) }
-            // Open all the while, in passthrough, beside the opens that copy up.
+            // Open all the time, in passthrough, beside the opens that copy up.
             let held = try File("\(merged)/append", O_RDONLY)
             let appended = try File("\(merged)/append", O_WRONLY | O_APPEND)
             try Array("tail".utf8).withUnsafeBytes { try appended.write($0, at: 0) }
             #expect(try File("\(merged)/append", O_RDONLY).read(300_000, at: 0) == bytes + Array("tail".utf8))
-            // Newer kernels turn an open lower file to its copy.
+            // Newer kernels turn an open lower file into its copy.
             #expect(try held.read(bytes.count, at: 0) == bytes)
             #expect(chmod("\(merged)/chmod", 0o600) == 0)
             #expect(try File("\(merged)/chmod", O_RDONLY).status().st_mode & 0o777 == 0o600)

@@ -1,7 +1,7 @@
 import Glibc
 import Testing
 
-/// What real mounts need. A test that cannot run says which thing is missing.
+/// What real mounts need. A test that cannot run says what is missing.
 enum Requirements {
     static let missing: String? = {
         if access("/dev/fuse", R_OK | W_OK) != 0 { return "/dev/fuse cannot be opened" }

@@ -4,7 +4,8 @@ import LaminaSystem
 import Testing
 
 extension SessionTests {
-    /// The process before: answers INIT by hand, then takes requests and answers none, until it is killed. Tells what it took.
+    /// The process before: answers INIT by hand, then takes requests and answers none, until it is killed. Reports what it
+    /// took.
     private static let predecessor = """
         import os, struct, sys
         device, told = int(sys.argv[1]), sys.argv[2]
@@ -23,15 +24,14 @@ extension SessionTests {
                 file.write(struct.pack("<I", struct.unpack_from("<II", request)[1]))
         """
 
-    /// A mount whose process was killed with requests in its hands.
+    /// A mount whose process was killed with unanswered requests.
     private struct Abandoned {
         var device: File
         var initRequest: [UInt8]
         var readers: [Child]
     }
 
-    /// Mounts at `root`, starts processes that read `paths`, and kills the one that serves once it has taken their
-    /// requests.
+    /// Mounts at `root`, starts processes that read `paths`, and kills the serving process once it has taken their requests.
     private static func abandon(_ root: String, _ scratch: String, readers paths: [[String]]) throws -> Abandoned {
         let device = try File("/dev/fuse", O_RDWR)
         try Mount.mount(

@@ -26,7 +26,7 @@ struct SessionRecordTests {
         #expect(next.findOpen(3, unique: 106) == nil)
         #expect(next.removeOpen(3, handle: first))
         #expect(!next.removeOpen(3, handle: first))
-        // A place that is used again is not released by the handle of the open before.
+        // A place that is used again is not released by the handle of the earlier open.
         let third = try #require(next.addOpen(3, unique: 110, node: 35, backing: nil))
         #expect(!next.removeOpen(3, handle: first))
         #expect(try adopted(next).opens(3).map(\.handle).sorted() == [second, third].sorted())
@@ -68,14 +68,14 @@ struct SessionRecordTests {
         for _ in 0..<400 { #expect(record.removeOpen(2, handle: counter)) }
         #expect(!record.countOpen(2, handle: single) && !record.countOpen(3, handle: counter))
         #expect(record.findOpen(2, unique: 102) == nil)
-        // Some may have been released that the kernel tells of again.
+        // The kernel may report some again that were released.
         let next = try adopted(record)
         let found = try #require(next.opens(2).last?.count)
         #expect((601...700).contains(found))
         for _ in 0..<found { #expect(next.removeOpen(2, handle: counter)) }
         #expect(!next.removeOpen(2, handle: counter) && !next.countOpen(2, handle: counter))
         #expect(next.opens(2) == [.init(handle: single, node: 18, backing: 7)])
-        // The place is used again, and not by the handle of before.
+        // The place is used again, but not by the earlier handle.
         let another = try #require(next.addOpen(2, unique: 200, node: 34, backing: nil))
         #expect(another != counter && !next.removeOpen(2, handle: counter) && next.removeOpen(2, handle: another))
     }

@@ -7,7 +7,7 @@ import Testing
 
 @testable import LaminaFilesystem
 
-/// getdents64(2): glibc's, which its module for Swift leaves out. readdir(3) has a buffer of its own size.
+/// getdents64(2): glibc has it, but its Swift module does not. readdir(3) has a buffer of its own size.
 @_silgen_name("getdents64")
 private func getdents64(_ directory: Int32, _ buffer: UnsafeMutableRawPointer, _ size: Int) -> Int
 
@@ -50,7 +50,7 @@ struct DirectoryAheadTests {
             var directories: [Int64] = []
             var number = 0
             while true {
-                // Every fourth READDIR has a smaller buffer than the one before it said.
+                // Every fourth READDIR has a smaller buffer than the one before.
                 let size = number % 4 == 3 ? 4096 : 32768
                 let part = read(position, size)
                 #expect(part.used <= size, "the kernel answers EIO to more than it asked for")
@@ -93,7 +93,7 @@ struct DirectoryAheadTests {
                 ahead.put(listing)
             }
         }
-        // All but what came first, and where two met.
+        // All except the first ones, and those for which two readers met.
         #expect(ahead.hits.load(ordering: .relaxed) > reads * 8 / 10)
     }
 }
@@ -211,7 +211,7 @@ extension FilesystemTests {
                     try list(size, rewindsAt: number == 3 ? 15_000 : nil, problems: problems)
                 }
                 print("CPU: alone \(alone) s, \(readers) readers \(together) s")
-                // Counting would be a hundred times as much; this is a debug build on a machine that others use.
+                // Counting would take a hundred times as much; this is a debug build on a shared machine.
                 #expect(together < 2 * Double(readers) * alone + 1)
             }
         }

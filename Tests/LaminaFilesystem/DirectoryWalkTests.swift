@@ -4,10 +4,11 @@ import Testing
 
 @Suite("where a walk goes on")
 struct DirectoryWalkTests {
-    /// Directories by number, with theirs: 1 has 2, 3, 4; 2 has 5, 6; 3 has none; 4 has 7, which has 8; 20 has 21 to 25.
+    /// Directories by number, with their children: 1 has 2, 3, 4; 2 has 5, 6; 3 has none; 4 has 7, which has 8; 20 has 21 to
+    /// 25.
     private static let tree: [Int64: [Int64]] = [1: [2, 3, 4], 2: [5, 6], 4: [7], 7: [8], 20: [21, 22, 23, 24, 25]]
 
-    /// Reads directories whole, one after the other; what was expected before each.
+    /// Reads directories whole, one after the other; returns what was expected before each.
     private static func read(_ order: [Int64], with walk: inout DirectoryWalk) -> [Int64?] {
         order.map { directory in
             let expected = walk.next
@@ -49,7 +50,7 @@ struct DirectoryWalkTests {
         #expect(walk.next?.directory == 6)
         #expect(Self.read([40, 50, 40], with: &walk) == [6, nil, nil])
         #expect(walk.next == nil)
-        // The same directory again and again, as who waits for a file does.
+        // The same directory again and again, as a program does that waits for a file.
         #expect(Self.read([1, 1, 1, 1], with: &walk) == [nil, nil, nil, nil])
     }
 

@@ -19,7 +19,7 @@ extension FilesystemTests {
         try Fixture.with(["a": [Self.layer]]) { fixture in
             for round in 1...3 {
                 #expect(try bytes(fixture.path("file")) == Self.file)
-                // The kernel tells of the end a moment later.
+                // The kernel reports the end a moment later.
                 let content = try fixture.content(300_000)
                 let isFree = eventually { fixture.filesystem.release([content.id]).isEmpty }
                 #expect(isFree && fixture.statistics.backingFiles == 0)
@@ -76,7 +76,7 @@ extension FilesystemTests {
                     }
                 }
                 var evictions = 0
-                // Without asking who has it open, which is worse than what the keeper does.
+                // Without asking what is open, which is worse than what the keeper does.
                 _ = try eventually(seconds: 30) {
                     if try fixture.engine.evict(fixture.content(300_000)) { evictions += 1 }
                     return evictions >= 60

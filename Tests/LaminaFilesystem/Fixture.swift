@@ -23,7 +23,7 @@ enum Requirements {
     }()
 }
 
-/// A store with images of forged layers, its engine, and its file system, mounted; gone when the body returns.
+/// A store with images of forged layers, its engine, and its file system, mounted; removed when the body returns.
 final class Fixture {
     let directory: String
     let store: Store
@@ -171,7 +171,7 @@ final class Problems: Sendable {
     func contain(_ text: String) -> Bool { all.contains { $0.contains(text) } }
 }
 
-/// Starts a thread whose error is a problem.
+/// Starts a thread; an error of it is reported as a problem.
 func thread(_ problems: Problems, _ body: @escaping @Sendable () throws -> Void) throws -> Thread {
     try Thread("test") {
         do { try body() } catch { problems.add("\(error)") }
@@ -197,7 +197,7 @@ struct Reader {
         pid = child
     }
 
-    /// Kills it; whether it ended within `seconds`.
+    /// Kills it; returns whether it ended within `seconds`.
     func kill(seconds: Double) -> Bool {
         Glibc.kill(pid, SIGKILL)
         return eventually(seconds: seconds) { waitpid(pid, nil, WNOHANG) == pid }

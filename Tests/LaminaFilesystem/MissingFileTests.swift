@@ -7,7 +7,7 @@ import Testing
 
 @testable import LaminaFilesystem
 
-// Files that went behind the store's back.
+// Files that were removed without the store.
 extension FilesystemTests {
     private static let file = noise(300_000, seed: 11)
     private static let layer = forge { $0.file("file", file, chunkSize: 16 << 10) }
@@ -23,7 +23,7 @@ extension FilesystemTests {
             let path = "\(fixture.store.root)/content/\(content.name.path)"
             if isGone { #expect(unlink(path) == 0) } else { try File(path, O_RDWR).truncate(to: 100_000) }
             #expect(try bytes(fixture.path("file")) == Self.file)
-            // And from then on it is as if nothing had been.
+            // And from then on everything works as before.
             #expect(
                 eventually {
                     (try? fixture.store.index.content(content.id)?.state) == .merged && access(path, F_OK) == 0

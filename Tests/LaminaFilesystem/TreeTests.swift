@@ -11,7 +11,7 @@ import Testing
 
 @testable import LaminaFilesystem
 
-// Everything but open and read, and the overlay above.
+// Everything except open and read, and the overlay above.
 extension FilesystemTests {
     private static func names(_ path: String) throws -> [String] {
         guard let directory = opendir(path) else { throw SystemError.last("open", path) }
@@ -40,7 +40,7 @@ extension FilesystemTests {
             let directory = try fixture.path("many")
             let expected = (0..<5000).map { "file-with-a-name-\($0)" } + [".", ".."]
             for _ in 0..<2 { #expect(try Self.names(directory).sorted() == expected.sorted()) }
-            // Some other way through it: to the middle and on from there.
+            // Another way through it: to the middle and on from there.
             let stream = try #require(opendir(directory))
             for _ in 0..<2500 { _ = readdir(stream) }
             let place = telldir(stream)

@@ -10,7 +10,7 @@ import Testing
 @testable import LaminaMerge
 @testable import LaminaStore
 
-// Nobody's open, look-up or listing waits for what it does not need.
+// No open, look-up or listing waits for what it does not need.
 extension FilesystemTests {
     private static let large = noise(3_000_000, seed: 31)
     private static let small = noise(700, seed: 32)
@@ -19,7 +19,7 @@ extension FilesystemTests {
     /// Many small files, some directories, and a large file in chunks.
     private static let layer = forge { layer in
         layer.file("large", large, chunkSize: 100_000)
-        // Of the same bytes, and another inode each.
+        // With the same bytes, but another inode each.
         for number in 0..<fileCount { layer.file("files/f\(number)", small) }
         for number in 0..<200 {
             layer.directory("directories/\(number)")
@@ -27,7 +27,7 @@ extension FilesystemTests {
         }
     }
 
-    /// Opens, looks up and lists what nobody did before, for as long as `isGoingOn`; the times in seconds, sorted.
+    /// Opens, looks up and lists what is new, while `isGoingOn` holds; returns the times in seconds, sorted.
     private static func times(
         _ fixture: Fixture, _ next: inout (file: Int, directory: Int), skippingShard: Int? = nil,
         while isGoingOn: () -> Bool
@@ -101,7 +101,7 @@ extension FilesystemTests {
             var next = (file: 0, directory: 0)
             var usual = 0.0
             for (name, lock) in locks {
-                // Every round begins with opens of what was not open before.
+                // Every round begins with opens of files that were not open before.
                 filesystem.opens.releaseIdle()
                 try Self.dropInodes()
                 let isHeld = Atomic<Bool>(true)
@@ -111,7 +111,7 @@ extension FilesystemTests {
                     isHeld.store(false, ordering: .relaxed)
                 }
                 usleep(20_000)
-                // Somebody who does need it, and waits.
+                // A reader that does need it, and waits.
                 let root = try fixture.path()
                 let needing = try (0..<3).map { number in
                     try thread(problems) {
@@ -134,7 +134,7 @@ extension FilesystemTests {
                 #expect(problems.all == [])
                 print("held: \(name): \(times.count) calls, p99 \(Self.p99(times) * 1000) ms")
                 if name == "none" { usual = Self.p99(times) }
-                // On a machine that others use, not more than a few times what it is with no lock held.
+                // On a shared machine, at most a few times as long as with no lock held.
                 #expect(times.count > 20, "\(name)")
                 #expect(Self.p99(times) <= max(0.005, 4 * usual), "\(name)")
             }
@@ -152,7 +152,7 @@ extension FilesystemTests {
             var openers: [Thread] = []
             var times: [Double] = []
             var next = (file: 0, directory: 0)
-            // What is damaged is taken back by the writer: as long as somebody else has it, the examination goes on.
+            // The writer takes back what is damaged: while another thread has the writer, the examination goes on.
             try fixture.store.writer.withLock { _ in
                 openers = try (0..<3).map { _ in
                     try thread(problems) {
@@ -169,7 +169,7 @@ extension FilesystemTests {
             print("while a file is examined: \(times.count) calls, p99 \(Self.p99(times) * 1000) ms")
             #expect(times.count > 100 && Self.p99(times) <= 0.05)
             #expect(fixture.messages.all.count { $0.contains("has a hole") } == 1, "it was examined more than once")
-            // Whole again, the kernel has it.
+            // Once whole again, the kernel has it.
             #expect(eventually { (try? fixture.content(Self.large.count).state) == .merged })
             let before = fixture.statistics.passthrough
             #expect(eventually { openError(path) == 0 && fixture.statistics.passthrough > before })
@@ -272,7 +272,7 @@ extension FilesystemTests {
                 #expect(problems.all == [])
             }
             #expect(fixture.statistics.backingFiles == 40)
-            // Counted behind the answer.
+            // Counted after the answer.
             #expect(eventually { fixture.statistics.passthrough == 160 } && fixture.statistics.cached == 0)
         }
     }

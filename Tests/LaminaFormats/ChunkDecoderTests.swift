@@ -105,7 +105,7 @@ struct ChunkDecoderTests {
                                     $0.inside += 1
                                     $0.peak = max($0.peak, $0.inside)
                                 }
-                                // All of those that may be inside at once.
+                                // As many as may be inside at once.
                                 _ = state.wait(seconds: peak == 1 ? 0.2 : 30) { $0.peak >= 3 ? () : nil }
                                 if bytes.count != payload.count { problems.withLock { $0 += 1 } }
                                 state.withLock { $0.inside -= 1 }

@@ -43,7 +43,7 @@ struct EStargzReaderTests {
         #expect(formatError { _ = try parse([UInt8](repeating: 0, count: count)) }?.code == .notEStargz)
     }
 
-    /// A tar of one file, of which the header says `size`.
+    /// A tar of one file, whose header says `size`.
     private func tar(_ name: String, _ payload: [UInt8], size: String? = nil) -> [UInt8] {
         var header = [UInt8](repeating: 0, count: 512)
         func put(_ text: String, _ offset: Int) {
@@ -71,7 +71,7 @@ struct EStargzReaderTests {
     func extracts(_ count: Int) throws {
         let json = noise(count)
         #expect(try extract(gzip(tar("stargz.index.json", json))) == json)
-        // Header and payload in members of their own.
+        // Header and payload in separate members.
         let whole = tar("stargz.index.json", json)
         #expect(try extract(gzip(Array(whole[..<512])) + gzip(Array(whole[512...]))) == json)
     }

@@ -43,7 +43,7 @@ struct EStargzWriterTests {
         return files
     }()
 
-    /// Reads a blob as the specification says, by Python's zlib and json alone: footer, TOC, and each chunk by itself.
+    /// Reads a blob as the specification says, only with Python's zlib and json: footer, TOC, and each chunk by itself.
     static let checker = """
         import sys, json, zlib, hashlib, tarfile, gzip, io
         blob = open(sys.argv[1], 'rb').read()
@@ -189,7 +189,7 @@ struct EStargzWriterTests {
 
 @Suite("eStargz writer: table of contents")
 struct EStargzWriterTOCTests {
-    /// The TOC's entries by name, chunks left out.
+    /// The TOC's entries by name, without chunks.
     static func toc(_ files: [TarFile], chunkSize: Int = 4096) throws -> [String: [String: Any]] {
         let blob = try EStargzWriterTests.write(files, chunkSize: chunkSize).blob
         let scratch = Scratch()

@@ -56,7 +56,7 @@ struct FixtureLayerTests {
         #expect(chunkCount > 1500)
         // Where the parts of the parallel writer meet.
         #expect(rangesOfTwoMembers == (name.hasPrefix("estargz") ? 1 : 0))
-        // Only the containers dialect says holes.
+        // Only the containers dialect has holes.
         #expect(holeCount == (name.hasSuffix("skopeo-1.9") || name.hasSuffix("podman-5") ? 1 : 0))
     }
 
@@ -136,11 +136,11 @@ extension DescribedPath {
     var octalMode: String { String(UInt32(mode, radix: 8) ?? .max, radix: 8) }
 }
 
-/// A path of several layers over each other, as overlayfs shows them.
+/// A path of several layers above each other, as overlayfs shows them.
 private struct MergedPath {
     var tree: LayerTree
     var node: Int32
-    /// Of the lowest layer that lists the directory, where this one does not.
+    /// Of the lowest layer that lists the directory, if this one does not.
     var attributes: LayerTree.Node
 
     var type: String {

@@ -2,11 +2,10 @@ import Testing
 
 @testable import LaminaFormats
 
-/// Seeded mutations of valid inputs: whatever comes, the answer is a tree that keeps its promises, or a
-/// ``FormatError``.
+/// Seeded mutations of valid inputs: the answer is always a tree that keeps its promises, or a ``FormatError``.
 @Suite("mutations")
 struct FormatsFuzzTests {
-    /// Changes, removes, doubles or inserts a few bytes; now and then one that means something to JSON.
+    /// Changes, removes, doubles or inserts a few bytes; now and then one with a meaning in JSON.
     private func mutate(_ bytes: [UInt8], _ numbers: inout Xorshift) -> [UInt8] {
         let telling = Array("\"\\{}[],:0-9.e/ntu\u{0}".utf8)
         var bytes = bytes
@@ -51,7 +50,7 @@ struct FormatsFuzzTests {
                 #expect(error is FormatError)
             }
         }
-        // Otherwise only the JSON reader would be tried.
+        // Otherwise only the JSON reader would be tested.
         #expect(trees > 100)
     }
 

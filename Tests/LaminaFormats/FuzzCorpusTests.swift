@@ -2,7 +2,7 @@ import Foundation
 import LaminaFuzzTargets
 import Testing
 
-/// What `make fuzz` runs for minutes, for a moment: the corpus, and seeded mutations of it. Always the same.
+/// Runs for a moment what `make fuzz` runs for minutes: the corpus, and seeded mutations of it. Always the same.
 @Suite("the corpus of the fuzzer, and mutations of it")
 struct FuzzCorpusTests {
     private static let rounds = 1500

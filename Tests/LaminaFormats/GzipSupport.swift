@@ -32,7 +32,7 @@ func zstd(_ payload: [UInt8]) -> [UInt8] {
     return Array(output.prefix(written))
 }
 
-/// One zstd frame whose writer did not know how long it would get, with a window of `1 << windowLog` bytes.
+/// One zstd frame whose writer did not know its length, with a window of `1 << windowLog` bytes.
 func zstdStream(_ payload: [UInt8], windowLog: Int32) -> [UInt8] {
     let context = ZSTD_createCCtx()
     defer { ZSTD_freeCCtx(context) }
@@ -42,7 +42,7 @@ func zstdStream(_ payload: [UInt8], windowLog: Int32) -> [UInt8] {
     let capacity = output.count
     return payload.withUnsafeBytes { payload in
         var target = ZSTD_outBuffer(dst: nil, size: capacity, pos: 0)
-        // Flushed after a part: given as a whole, its size would be in the header.
+        // Flushed after a part: if it were given as a whole, its size would be in the header.
         for (end, mode) in [(payload.count / 2, ZSTD_e_flush), (payload.count, ZSTD_e_end)] {
             var source = ZSTD_inBuffer(src: payload.baseAddress, size: end, pos: end == payload.count ? end / 2 : 0)
             precondition(

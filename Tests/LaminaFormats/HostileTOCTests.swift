@@ -32,7 +32,7 @@ struct HostileTOCTests {
                 + TOCText.file("a\\u00fc", 5) + ",\"xattrs\":{\"user.a\":\"AAEC\"}}]}").utf8)
         _ = try json.withUnsafeBytes { try LayerTree.parse(toc: $0, tocOffset: 1000, format: .estargz) }
         for count in 0..<json.count {
-            // A copy of that size, so that a read behind the end is found by a sanitizer.
+            // A copy of that size, so that a sanitizer finds a read behind the end.
             let part = Array(json.prefix(count))
             let error = formatError {
                 _ = try part.withUnsafeBytes { try LayerTree.parse(toc: $0, tocOffset: 1000, format: .estargz) }

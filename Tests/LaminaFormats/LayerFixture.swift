@@ -4,11 +4,11 @@ import Testing
 
 @testable import LaminaFormats
 
-/// A layer of Tests/Fixtures, taken apart with the reading half: footer, table of contents, tree.
+/// A layer of Tests/Fixtures, read with this room: footer, table of contents, tree.
 struct LayerFixture {
     var blob: [UInt8]
     var tocOffset: Int
-    /// As the manifest says it: of the JSON or, for zstd:chunked, of what it is compressed to.
+    /// As in the manifest: of the JSON or, for zstd:chunked, of its compressed bytes.
     var tocDigest: String
     /// What `tocDigest` should be.
     var vouchedFor: Digest
@@ -137,7 +137,7 @@ extension LayerTree {
         return try parse("{\"version\":1,\"entries\":[\(list)]}", tocOffset: tocOffset, limits: limits)
     }
 
-    /// What is wrong in every tree alike: `nil` if nothing is. Checks all that ``LayerTree`` promises.
+    /// What is wrong with a tree in general: `nil` if nothing is. Checks everything that ``LayerTree`` promises.
     func brokenPromise(tocOffset: Int64) -> String? {
         var names = [UInt32](repeating: 0, count: nodes.count)
         guard let root = nodes.first, root.mode & FileType.mask == FileType.directory else { return "no root" }
@@ -176,7 +176,7 @@ extension LayerTree {
             for chunk in chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)] {
                 if chunk.offset != end || chunk.size < 1 { return "chunks do not tile" }
                 if chunk.blobSize == 0 {
-                    // A hole: nothing of the blob is behind it.
+                    // A hole: no bytes of the blob are behind it.
                 } else if chunk.blobOffset < 0 || chunk.blobSize < 1 || chunk.blobOffset + chunk.blobSize > tocOffset {
                     return "a chunk is outside the blob"
                 }

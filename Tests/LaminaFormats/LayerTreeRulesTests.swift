@@ -3,7 +3,7 @@ import Testing
 
 @testable import LaminaFormats
 
-/// Entries of a table of contents, written short.
+/// Entries of a table of contents, in a short form.
 enum TOCText {
     static func digest(_ seed: Character) -> String { "sha256:" + String(repeating: seed, count: 64) }
 
@@ -74,7 +74,7 @@ struct LayerTreeRulesTests {
     func root(_ name: String) throws {
         let tree = try LayerTree.parse(entries: [TOCText.entry("dir", name, "\"mode\":448,\"uid\":5")])
         #expect(tree.nodes[0].mode == 0o40700 && tree.nodes[0].uid == 5 && !tree.nodes[0].isImplicit)
-        // What is no directory is passed over there: nothing can be made of it.
+        // What is not a directory is skipped there: nothing can be made of it.
         let none = try LayerTree.parse(entries: [TOCText.file(name, 5), TOCText.link(name, "x"), TOCText.file("f")])
         #expect(try names(none) == ["f"] && none.nodes[0].isImplicit && none.contents.isEmpty)
     }
@@ -122,14 +122,14 @@ struct LayerTreeRulesTests {
         ])
         #expect(try names(tree) == ["a", "b", "c", "e", "f"] && names(tree, "a") == ["gone"])
         #expect(mode(tree, "a/gone") == 0o20000)
-        // A whiteout hides what lower layers have, never its own layer's.
+        // A whiteout hides what lower layers have, never its own layer's entries.
         #expect(mode(tree, "b/real") == 0o100644 && mode(tree, "c/real") == 0o100644)
         let opaque = ["trusted.overlay.opaque": "y", "user.overlay.opaque": "y"]
         for path in ["e/dir", "f/dir", "f/file"] {
             #expect(tree.xattrs(of: try #require(tree.node(at: path))) == opaque)
         }
         #expect(tree.xattrs(of: try #require(tree.node(at: "b"))).isEmpty)
-        // By this overlayfs knows that a directory has whiteouts to hide, also where nothing lies below it.
+        // This tells overlayfs that a directory has whiteouts to hide, even if nothing is below it.
         let origin = ["trusted.overlay.origin": "", "user.overlay.origin": ""]
         #expect(tree.xattrs(of: try #require(tree.node(at: "a"))) == opaque.merging(origin) { $1 })
         let root = try LayerTree.parse(entries: [TOCText.file(".wh.gone"), TOCText.file("x")])

@@ -5,7 +5,7 @@ import Testing
 /// One archive, read as a layer's tree and placed for a new one.
 @Suite("names that lead through symbolic links of their own layer")
 struct LinkedPathTests {
-    /// The paths of a tree but for its directories, sorted.
+    /// The paths of a tree without its directories, sorted.
     private func paths(_ tree: LayerTree) -> [String] {
         func below(_ directory: Int32, _ prefix: String) -> [String] {
             tree.dirents(of: directory).flatMap { index -> [String] in
@@ -48,14 +48,14 @@ struct LinkedPathTests {
             ["lib -> /usr/lib/", "lib/a", "lib/d/", "lib/d/b"],
             ["lib", "usr/", "usr/lib/", "usr/lib/a", "usr/lib/d/", "usr/lib/d/b"]
         ),
-        // Through two, and one that climbs: never above the root.
+        // Through two links, and one that climbs: never above the root.
         (["a -> b", "b -> ../../c", "a/x"], ["a", "b", "c/", "c/x"]),
         (["d/", "d/l -> ../e", "d/l/x", "e/f -> /d", "d/l/f/y"], ["d/", "d/l", "d/y", "e/", "e/f", "e/x"]),
         (
             ["bin -> usr/bin", "usr/bin/sh", "bin/ls = bin/sh", "x = bin/sh"],
             ["bin", "usr/", "usr/bin/", "usr/bin/ls", "usr/bin/sh", "x"]
         ),
-        // A link to a link leads on as that does; what a link was replaced by counts from then on.
+        // A link to a link leads where that one leads; what replaced a link counts from then on.
         (["l -> d", "m = l", "m/x", "d/y"], ["d/", "d/x", "d/y", "l", "m"]),
         (["l -> d", "l/x", "l/", "l/y"], ["d/", "d/x", "l/", "l/y"]),
         (["l -> d", "l/x", "l -> e", "l/y"], ["d/", "d/x", "e/", "e/y", "l"]),
@@ -74,7 +74,7 @@ struct LinkedPathTests {
         var placed: [TarHeader] = []
         for var header in headers where try places.place(&header) { placed.append(header) }
         #expect(try paths(Self.lines(placed)) == expected)
-        // Whoever knows nothing of links reads the same now.
+        // A reader that does not know links now reads the same.
         #expect(placed.allSatisfy { !Tar.climbs($0.name) && !Tar.climbs($0.linkName) || $0.kind == .symbolicLink })
     }
 

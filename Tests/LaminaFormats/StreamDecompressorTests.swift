@@ -4,7 +4,7 @@ import Testing
 
 @Suite("decompressing a whole blob")
 struct StreamDecompressorTests {
-    /// Pushes `input` in pieces; gives what comes out.
+    /// Pushes `input` in pieces; returns what comes out.
     private func run(
         _ compression: StreamDecompressor.Compression, _ input: [UInt8], piece: Int, finish: Bool = true
     ) throws -> [UInt8] {
@@ -76,7 +76,7 @@ struct StreamDecompressorTests {
     @Test("damage is an error that says where", arguments: [StreamDecompressor.Compression.gzip, .zstd])
     func damaged(_ compression: StreamDecompressor.Compression) throws {
         let whole = compression == .gzip ? gzip(Self.payload) : zstd(Self.payload)
-        // zstd says what may stand behind a frame; of gzip only the members count, as gzip(1) and the pull of a plain layer have it.
+        // zstd defines what may follow a frame; for gzip only the members count, as for gzip(1) and the pull of a plain layer.
         let behind =
             compression == .gzip ? [0x1f, 0x8b, 9, 0] + [UInt8](repeating: 0, count: 20) : Array("garbage".utf8)
         let error = formatError { _ = try run(compression, whole + behind, piece: 4096) }

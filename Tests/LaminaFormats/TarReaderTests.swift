@@ -68,7 +68,7 @@ struct TarReaderTests {
                 }
             }
             try take(&reader, &first)
-            // Saved and read again, as a checkpoint is.
+            // Saved and read again, like a checkpoint.
             var copy = try JSONDecoder().decode(TarReader.self, from: JSONEncoder().encode(reader))
             #expect(copy.offset == 5000)
             var rest = UnsafeRawBufferPointer(rebasing: all[5000...])
@@ -250,7 +250,7 @@ struct TarReaderTests {
     }
 }
 
-/// Writes the checksum anew.
+/// Writes the checksum again.
 private func seal(_ bytes: inout [UInt8], signed: Bool = false, at start: Int = 0) {
     var sum = 8 * 32
     for index in 0..<512 where !(148..<156).contains(index) {

@@ -97,7 +97,7 @@ struct SeededNumbers: RandomNumberGenerator {
     }
 }
 
-/// Runs a program to its end; fails the test with what it said when it fails.
+/// Runs a program to its end; if it fails, fails the test with what it printed.
 @discardableResult
 func run(_ arguments: String...) throws -> String {
     let process = Process()

@@ -135,7 +135,8 @@ struct ZstdChunkedWriterTests {
             }
         }
         #expect(hash.digest() == result.diffID)
-        // podman 5 hashes the compressed tar-split against this before it decompresses it, and pulls nothing where they differ.
+        // podman 5 compares this with the hash of the compressed tar-split before it decompresses it, and pulls nothing if they
+        // differ.
         let (toc, _) = try self.place(blob)
         let json = try Array(blob[Int(toc.offset)..<Int(toc.range.upperBound)]).withUnsafeBytes {
             try ZstdChunked.extractTOC($0, place: toc)

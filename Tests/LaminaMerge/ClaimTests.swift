@@ -57,7 +57,7 @@ struct ClaimTests {
             try engine.merge(liar)
             let content = try #require(try engine.store.contents().first)
             #expect(content.state == .merged && content.proof == .claimed, "for its own layer the bytes are right")
-            // Now somebody wants to share it.
+            // Now another layer wants to share it.
             let image = try fixture.index(engine, "honest")
             try engine.merge(image)
             let contents = try engine.store.contents()
@@ -88,7 +88,7 @@ struct ClaimTests {
             let liar = try fixture.index(engine, "liar")
             let source = fixture.control(engine)
             try engine.merge(liar)
-            // It is given the file whose digest it claims, and its own bytes are nobody's.
+            // It gets the file whose digest it claims, and its own bytes belong to nothing.
             #expect(source.reads.isEmpty)
             let contents = try engine.store.contents()
             #expect(try contents.allSatisfy { try $0.proof == .proven && engine.store.bytes($0) == honest })

@@ -9,7 +9,7 @@ import Testing
 
 @Suite("A store with a limit")
 struct EvictionTests {
-    /// So many files, each in a member of its own, and in all several times what is fetched at once.
+    /// This many files, each in its own member, and together several times what is fetched at once.
     private static let count = 200
     private static let size = 120_000
     private static let files = (0..<count).map { noise(size, seed: UInt64($0)) }
@@ -24,7 +24,7 @@ struct EvictionTests {
     private func withEngine(_ fixture: Fixture, limit: Int64, _ body: (MergeEngine) throws -> Void) throws {
         var options = MergeEngine.Options()
         let store = try fixture.openStore()
-        // The index and the reserve are counted as well.
+        // The index and the reserve are counted too.
         options.maxBytes = try store.spaceUsed() + limit
         let engine = try MergeEngine(store: store, options: options)
         engine.setErrorReporter { error in fixture.reports.withLock { $0.append("\(error)") } }
@@ -49,7 +49,7 @@ struct EvictionTests {
             // The last ones are there.
             let last = try engine.content(SHA256.hash(Self.files[Self.count - 1]))
             #expect(last.state == .merged)
-            // And those that went come back.
+            // And the evicted ones come back.
             let gone = try #require(try engine.store.contents().first { $0.state == .absent })
             let answers = Answers()
             engine.whole(gone.id, answers.take())
@@ -70,7 +70,7 @@ struct EvictionTests {
             let held = Set(try engine.store.contents().prefix(80).map(\.id))
             engine.setHolders(.init { $0.intersection(held) })
             try engine.merge(image)
-            // The others go as soon as there are any.
+            // The others are evicted as soon as there are any.
             #expect(try eventually { try engine.store.contents().contains { $0.state == .absent } })
             #expect(try engine.store.contents().prefix(80).allSatisfy { $0.state == .merged })
             try engine.store.setPinned(true, image.reference)
@@ -83,7 +83,7 @@ struct EvictionTests {
                 try engine.store.contents().allSatisfy {
                     try $0.state == .absent || engine.store.bytes($0).count == $0.size
                 })
-            // Unpinned, there is room again.
+            // Once it is unpinned, there is room again.
             try engine.store.setPinned(false, image.reference)
             let gone = try #require(try engine.store.contents().first { $0.state == .absent })
             let isBack = eventually {
@@ -138,7 +138,7 @@ struct EvictionTests {
             try engine.merge(image)
             let totals = try engine.store.index.totals(of: image.id)
             #expect(totals.mergedContents == totals.contents)
-            // By the order in which the blob was read.
+            // In the order in which the blob was read.
             let places = try wanted.map { number in
                 let content = try #require(
                     try engine.store.index.merged(SHA256.hash(files[number]), size: Int64(Self.size)).first)

@@ -39,7 +39,7 @@ struct FaultTests {
         }
     }
 
-    /// Where bytes of a member are: behind its header and the stored block's, and in the header.
+    /// Where the bytes of a member are: after its header and the stored block's, and in the header.
     private static let payload: Int64 = 15 + 1234
     private static let magic: Int64 = 0
 
@@ -75,7 +75,7 @@ struct FaultTests {
         "names layer, file, offset, expected and actual digest of a chunk that is wrong twice, of which nothing lands")
     func wrongTwice() throws {
         try with { engine, source, record, image, _ in
-            // Another layer whose chunk is whole in itself: no checksum but the digest tells.
+            // Another layer, whose chunk is complete: only the digest shows the error, no checksum.
             var bytes = image.bytes
             bytes[31_234] ^= 0xFF
             var other = ForgedLayer()
@@ -97,7 +97,7 @@ struct FaultTests {
             #expect(landed == (0..<10).map { $0 != 3 })
             #expect(try engine.store.bytes(content)[30_000..<40_000].allSatisfy { $0 == 0 })
             #expect(try engine.content(SHA256.hash(image.other)).state == .merged, "the error cost another file")
-            // Nothing but the chunk is fetched when the source is right again.
+            // Only the chunk is fetched when the source is right again.
             #expect(source.repeatedByteCount == Int64(ForgedLayer.memberSize(10_000)), "once more, and no more")
             source.behaviour.substitute = nil
             source.reset()
@@ -110,7 +110,7 @@ struct FaultTests {
     @Test("costs one file, and not those that would be asked for after it")
     func oneFile() throws {
         let fixture = try Fixture()
-        // What is merged already parts the others, so that each is a request of its own.
+        // What is merged already separates the others, so that each is a separate request.
         let files = (0..<20).map { noise(20_000, seed: UInt64($0)) }
         let between = (0..<20).map { noise(15_000, seed: 100 + UInt64($0)) }
         var offsets: [Int64] = []
@@ -254,7 +254,7 @@ struct FaultTests {
         var layer = ForgedLayer()
         let bad = noise(20_000, seed: 1)
         layer.file("bad", bad, chunkSize: 10_000)
-        // Something between the chunks makes each a request of its own.
+        // Something between the chunks makes each a separate request.
         let chunks = (0..<12).map { noise(10_000, seed: 10 + UInt64($0)) }
         let whole = SHA256.hash(Array(chunks.joined()))
         var gaps: [(offset: Int64, bytes: [UInt8])] = []
@@ -360,7 +360,7 @@ struct FaultTests {
     func writeRefused() throws {
         try with { engine, _, record, image, fixture in
             let content = try engine.content(SHA256.hash(image.bytes))
-            // A directory stands where the file should.
+            // A directory is in the file's place.
             let path = "\(fixture.directory)/store/content/\(content.name.path)"
             try createDirectories(path)
             let error = try #require(#expect(throws: MergeError.self) { try engine.merge(record) })

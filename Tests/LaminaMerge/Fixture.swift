@@ -9,13 +9,13 @@ import Testing
 
 @testable import LaminaMerge
 
-/// A directory with a store and an OCI layout, and the engines that were started on it; gone with the last reference.
+/// A directory with a store and an OCI layout, and the engines that were started on it; removed with the last reference.
 final class Fixture: Sendable {
     let directory: String
     let reports = Mutex<[String]>([])
 
     init() throws {
-        // In memory where the machine has room for it: what is tested is not how long a disk takes.
+        // In memory if the machine has room: the speed of a disk is not tested.
         let base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
         var template = Array("\(base)/lamina-merge-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw SystemError.last("make directory", base) }
@@ -52,7 +52,7 @@ final class Fixture: Sendable {
         return try body(engine)
     }
 
-    /// Writes an image of forged layers, and answers their descriptors.
+    /// Writes an image of forged layers, and returns their descriptors.
     @discardableResult
     func write(_ layers: ForgedLayer..., tag: String = "a") throws -> [Descriptor] {
         try writeImage(layers.map { ImageLayer($0) }, tag: tag, layout: layout)
@@ -91,7 +91,7 @@ extension MergeEngine {
         context.board.with { plan in plan.slots(of: content).first.flatMap { plan.contents[$0] } }
     }
 
-    /// Whether nothing is left that somebody asked for; waits a little for what is on its way to the index.
+    /// Whether nothing is left of what was requested; waits a little for what is on its way to the index.
     var isIdle: Bool {
         for _ in 0..<500 {
             let isIdle = context.board.with { $0.isQuiet && $0.queuedCount == 0 }
@@ -121,7 +121,7 @@ extension Store {
         try contents().allSatisfy { try $0.state == .merged && SHA256.hash(bytes($0)) == $0.name.digest }
     }
 
-    /// How many uncompressed bytes the index has as landed.
+    /// How many uncompressed bytes have landed by the index.
     func landedByteCount() throws -> Int64 {
         try contents().reduce(0) { sum, content in
             try sum + index.chunks(of: content, preferring: nil).reduce(0) { $0 + ($1.hasLanded ? $1.size : 0) }
@@ -137,7 +137,7 @@ final class Answers: Sendable {
         { result in self.state.withLock(notify: true) { $0[number, default: []].append(result) } }
     }
 
-    /// Waits until so many requests have been answered.
+    /// Waits until this many requests have been answered.
     func wait(for count: Int = 1, seconds: Double = 10) -> Bool {
         state.wait(seconds: seconds) { $0.count >= count ? true : nil } ?? false
     }
@@ -172,7 +172,7 @@ final class Flag: Sendable {
 }
 
 extension ContentFiles {
-    /// Makes a backing file as somebody does who records it.
+    /// Makes a backing file and records it.
     @discardableResult
     func make(_ name: BackingName, size: Int64) throws -> File {
         var lease = lease(writing: name)

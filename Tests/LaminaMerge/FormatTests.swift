@@ -28,7 +28,7 @@ struct FormatTests {
             let size = try image.layers.reduce(0) { try $0 + (engine.store.index.blob(of: $1)?.size ?? 0) }
             #expect(engine.totalFetchedBytes <= UInt64(size))
         }
-        // Of skopeo 1.9's wrong diff IDs the operator is told.
+        // The operator is told of skopeo 1.9's wrong diff IDs.
         #expect(fixture.reports.withLock { $0 }.allSatisfy { $0.contains("its tar has the digest") })
     }
 
@@ -48,7 +48,7 @@ struct FormatTests {
         }
     }
 
-    /// What the layers of an image have in their ledgers, after a pull.
+    /// What the ledgers of an image's layers say after a pull.
     private func ledgers(_ layout: String, _ fixture: Fixture) throws -> [LayerLedger] {
         try fixture.withEngine { engine in
             let image = try index(engine, layout)
@@ -115,7 +115,7 @@ struct FormatTests {
         #expect(try image.layers.allSatisfy { try store.index.ledger(of: $0).diffIDState == .proven })
     }
 
-    /// Writes an image whose layer has its table of contents in another one, `a-esgztoc`.
+    /// Writes an image whose layer has its table of contents in another image, `a-esgztoc`.
     private func writeExternal(_ layer: ForgedLayer, annotated: Bool, to layout: String) throws -> Descriptor {
         let footer: [UInt8] =
             [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 21, 0] + Array("SG".utf8) + [17, 0] + Array("STARGZEXTERNALTOC".utf8)

@@ -78,7 +78,7 @@ struct IndexingTests {
         }
     }
 
-    /// Gives another blob's bytes to whoever asks for a part.
+    /// Gives another blob's bytes to a client that asks for a part.
     private struct TwoFaced: BlobSource {
         let honest: any BlobSource
         let forged: [UInt8]

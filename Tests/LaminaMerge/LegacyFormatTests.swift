@@ -12,8 +12,8 @@ import Testing
 
 @Suite("a layer in the old stargz format")
 struct LegacyStargzTests {
-    /// A layer whose table of contents has no digests of chunks, as CRFS wrote them: its members, their tar, and the footer of 47
-    /// bytes.
+    /// A layer whose table of contents has no digests of chunks, as CRFS wrote them: its members, their tar, and the footer of
+    /// 47 bytes.
     private func legacy() throws -> (blob: [UInt8], diffID: Digest, files: [String: [UInt8]]) {
         let layer = try PlainLayer([("small", noise(5000, seed: 1)), ("large", halfNoise(600_000, seed: 2))])
         let members = PlainLayer.gzip(layer.tar[..<(layer.tar.count - Tar.endSize)])
@@ -97,7 +97,7 @@ struct ZeroChunkTests {
                 holes += known
                 let file = try engine.store.files.open(content.name)
                 let zeros = try engine.store.index.chunks(of: content, preferring: nil).filter(\.source.isHole)
-                // Runs of zeros within other chunks are holes, too.
+                // Runs of zeros within other chunks are holes too.
                 #expect(zeros.reduce(0) { $0 + $1.size } <= known && zeros.allSatisfy(\.hasLanded))
                 #expect(try file.holeBytes() <= known)
                 for chunk in zeros {

@@ -11,7 +11,7 @@ import Testing
 struct PaceTests {
     private static let mebi = 1 << 20
 
-    /// What a line gives, in seconds and MiB a second, and how many MiB a background request has then.
+    /// The measurements of a line, in seconds and MiB a second, and how many MiB a background request then has.
     struct Line: Sendable {
         var latency: Double
         var rate: Double
@@ -57,7 +57,7 @@ struct PaceTests {
         for _ in 0..<8 { pace.note(bytes: Self.mebi, latency: 0.1, seconds: 10) }
         #expect(pace.rangeSize(besideReaders: false) == ConnectionPace.bounds.lowerBound)
         #expect(pace.readAheadSize(limit: 8 * Self.mebi) < 120_000)
-        // The line is well again: some ranges later they are long.
+        // The line is good again: some ranges later they are long.
         for _ in 0..<5 { pace.note(bytes: 8 * Self.mebi, latency: 0.1, seconds: 0.1) }
         #expect(pace.rangeSize(besideReaders: false) > 2 * Self.mebi)
         for _ in 0..<10 { pace.note(bytes: 8 * Self.mebi, latency: 0.1, seconds: 0.1) }
@@ -72,7 +72,7 @@ struct PaceTests {
         let proxy = try CountingProxy(upstream: registry.port)
         defer { proxy.stop() }
         var layer = ForgedLayer()
-        // One file: a range ends where a file begins that has to be looked up first.
+        // One file: a range ends where a file begins that must be looked up first.
         let bytes = (0..<56).flatMap { noise(Self.mebi, seed: UInt64($0)) }
         layer.file("f", bytes, chunkSize: 256 << 10)
         layer.finish()
@@ -84,9 +84,10 @@ struct PaceTests {
             let image = try ImagePull(engine, shouldStop: { false }, report: { _ in })
                 .index(try ImageReference(parsing: "\(proxy.host)/r:1"), platform: nil, plainHTTP: true)
             proxy.reset()
-            /// The sizes that were asked for, in order.
+            /// The sizes that were requested, in order.
             func sizes() -> [Int] { proxy.requests(of: digest).compactMap { $0.rangeByteCount } }
-            // So slow that a busy machine's latency, which lengthens ranges, has no say: they are to last a second at most.
+            // So slow that a busy machine's latency, which lengthens ranges, does not matter: they should last at most a
+            // second.
             proxy.faults.bytesPerSecond = Self.mebi
             let inFlight = Atomic<Int>(0)
             let isSlow = Atomic<Bool>(true)

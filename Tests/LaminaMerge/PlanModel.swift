@@ -20,7 +20,7 @@ struct PlanNumbers {
     mutating func chance(_ percent: Int) -> Bool { next(below: 100) < percent }
 }
 
-/// What a plan may be asked for: contents of a few layers, two servers, with all that the index would say of them.
+/// What a plan may be asked for: contents of a few layers, two servers, with everything that the index would say about them.
 struct PlanWorld {
     let records: [ContentRecord]
     let chunks: [[ChunkRecord]]
@@ -48,7 +48,7 @@ struct PlanWorld {
                             layer: Self.layers[layer], blobOffset: ends[layer], blobSize: isHole ? 0 : size,
                             innerOffset: 0)))
                 ends[layer] += size
-                // Something else stands between some of them.
+                // Something else is between some of them.
                 if numbers.chance(20) { ends[layer] += 1000 }
             }
             let digest = Self.digests[number]
@@ -65,7 +65,7 @@ struct PlanWorld {
     func layer(of content: Int) -> LayerID { chunks[content][0].source.layer }
 }
 
-/// A simple model of what a plan must do, which follows it step by step: sets of chunks, and who waits for them.
+/// A simple model of what a plan must do, which follows it step by step: sets of chunks, and their waiters.
 struct PlanModel {
     struct Chunk: Hashable {
         var content: Int
@@ -85,7 +85,7 @@ struct PlanModel {
     private var numbers: PlanNumbers
     private var tasks: [Task] = []
     private var landed: Set<Chunk> = []
-    /// What the index knows of it.
+    /// What the index knows about it.
     private var recorded: Set<Chunk> = []
     private var merged: Set<Int> = []
     private var unrecorded: [MergePlan.Landed] = []
@@ -96,7 +96,7 @@ struct PlanModel {
     private var cancelled: Set<PullID> = []
     private var reserved: [SlotKey] = []
     private var lastNumber: UInt64 = 0
-    /// Whether anything failed so far: then those who wait may hear of it.
+    /// Whether anything failed so far: then waiters may get an error.
     private var hasFailed = false
     private var hasStopped = false
     private(set) var problems: [String] = []
@@ -204,7 +204,7 @@ struct PlanModel {
 
     // MARK: Fetchers
 
-    /// What the index says that is not merged of a layer.
+    /// What is not merged of a layer by the index.
     private func rows(of layer: LayerID) -> [UnmergedContent] {
         world.records.indices.filter { world.layer(of: $0) == layer && !merged.contains($0) }.map { content in
             UnmergedContent(
@@ -212,7 +212,7 @@ struct PlanModel {
         }
     }
 
-    /// Takes the next work of the plan; false: there is none just now.
+    /// Takes the next work of the plan; false: there is none now.
     @discardableResult
     private mutating func take() -> Bool {
         // Each task has its fetcher.
@@ -270,7 +270,7 @@ struct PlanModel {
         members.flatMap(\.parts).map { Chunk(content: Int($0.target.record.id.row), index: $0.index) }
     }
 
-    /// Ends some task, well or badly.
+    /// Ends one task, successfully or not.
     private mutating func complete(mayFail: Bool) {
         guard !tasks.isEmpty else { return }
         switch tasks.remove(at: numbers.next(below: tasks.count)) {
@@ -420,7 +420,7 @@ struct PlanModel {
         if !pulls.isEmpty { problems.append("\(pulls.count) pulls are not told of the stop") }
     }
 
-    /// Lets everything that was asked for come, without a failure: nobody may be left.
+    /// Lets everything that was requested come, without a failure: no waiter may be left.
     private mutating func finish() {
         plan.release(reserved)
         reserved = []

@@ -112,7 +112,7 @@ struct PlanTests {
                 running[Int(job.layer.row), default: 0] += 1
             }
         }
-        // The first stalls with its half, the second takes what is left but one, and that one goes to the third.
+        // The first stalls with its half, the second takes what is left except one fetcher, and that one goes to the third.
         #expect(running == [1: 3, 2: 2, 3: 1])
     }
 

@@ -81,7 +81,7 @@ struct PullTests {
     @Test("asks for files of middle size that stand side by side as for one range")
     func neighbours() throws {
         let fixture = try Fixture()
-        // Each has to be looked up before it is fetched: it may be part of what the store has.
+        // Each must be looked up before it is fetched: it may be part of what the store has.
         let files = (0..<40).map { ("file\($0)", noise(70_000 + $0 * 1000, seed: UInt64($0))) }
         try writeImage([Self.layer(files, chunkSize: 1 << 20)], tag: "a", layout: fixture.layout)
         try fixture.withEngine { engine in
@@ -246,7 +246,7 @@ struct PullTests {
         var layer = ForgedLayer()
         let small = (0..<40).map { (name: "s\($0)", bytes: noise(100 + $0, seed: UInt64($0))) }
         layer.packed(small, gap: 13)
-        // A file whose chunks share members with each other and with a file of its own.
+        // A file whose chunks share members with each other, and with a separate file.
         let large = noise(9000, seed: 77)
         let parts = [Array(large[..<4000]), Array(large[4000..<7000]), Array(large[7000...])]
         let first = layer.member(parts[0] + parts[1])

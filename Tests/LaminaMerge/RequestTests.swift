@@ -81,7 +81,7 @@ struct RequestTests {
             #expect(answers.wait(for: 200))
             #expect(answers.allSucceededOnce)
             #expect(!isWrong.isSet, "an answer came before its bytes")
-            // The rest follows behind the readers' backs.
+            // The rest follows in the background.
             #expect(engine.isIdle)
             #expect(try engine.store.isWholeAndRight())
             #expect(proxy.repeatedByteCount(of: layer.digest) == 0)
@@ -116,7 +116,7 @@ struct RequestTests {
             engine.whole(content, answers.take())
             _ = answers.wait()
             #expect(answers.allSucceededOnce)
-            // By the bytes that went before it, as a busy machine takes its time for all of them.
+            // By the bytes that came before it, because a busy machine is slow for all of them.
             #expect(engine.totalFetchedBytes - before < 6_000_000)
             #expect(!isDone.isSet)
             shouldStop.set()
@@ -169,7 +169,7 @@ struct RequestTests {
             let ticket = engine.whole(content.id) { _ in Issue.record("a leaver was answered") }
             #expect(source.waits())
             #expect(engine.leave(ticket))
-            // The source still hangs: only a read that is given up leaves nothing behind.
+            // The source still hangs: only a read that was given up leaves nothing behind.
             #expect(engine.isIdle)
             #expect(source.sentByteCount == 0)
             source.behaviour.allowance = nil
@@ -214,14 +214,14 @@ struct RequestTests {
             let job = try #require(FetchJob.urgent(planned, Array(planned.chunks.indices)).first)
             let answers = Answers()
             engine.range(20_000..<20_001, of: content.id, answers.take())
-            // And nobody merges the rest behind the reader's back: all of it is on its way.
+            // And the rest is not merged in the background: all of it is on its way.
             #expect(
                 eventually {
                     engine.planned(content.id)?.waiters.count == 2
                         && engine.context.board.with { $0.producers.isEmpty }
                 })
             #expect(engine.leave(ticket))
-            // As the fetcher does when it has given up just before the second request.
+            // As the fetcher does if it has given up just before the second request.
             engine.context.board.with(notify: true) { $0.withdraw(job.members, of: job) }
             #expect(source.waits(for: 2))
             let isAbsent = try #require(engine.planned(content.id)).states.map { $0 == .absent }
@@ -304,7 +304,7 @@ struct RequestTests {
             engine.whole(contents[0], answers.take(0))
             #expect(answers.wait())
             #expect(eventually { source.reads.count == 1 && engine.isIdle })
-            // Nobody has opened what was taken along.
+            // What was taken along was not opened.
             usleep(50_000)
             #expect(source.reads.count == 1)
             // As the file system asks at an open.
@@ -339,7 +339,7 @@ struct RequestTests {
             let image = try fixture.index(engine, "b")
             let source = fixture.control(engine)
             let answers = Answers()
-            // Prepared from the first layer, but no chunk is asked for yet.
+            // Prepared from the first layer, but no chunk was requested yet.
             let content = try engine.content(SHA256.hash(bytes))
             let origin = engine.context.sources.origin(of: LayerID(1))
             let key = engine.context.board.with { plan in

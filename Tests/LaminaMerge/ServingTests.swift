@@ -33,7 +33,7 @@ struct ServingTests {
         #expect(source.repeatedByteCount == 0)
     }
 
-    /// What readers were given.
+    /// What readers got.
     private final class Taken: Sendable {
         let bytes = Monitor<[[UInt8]]>([])
         func take(_ bytes: UnsafeRawBufferPointer) { self.bytes.withLock(notify: true) { $0.append(Array(bytes)) } }
@@ -100,7 +100,7 @@ struct ServingTests {
             let (taken, answers) = (Taken(), Answers())
             engine.range(40_000..<40_010, of: content.id, take: taken.take, answers.take())
             #expect(source.waits())
-            // Nobody comes along, however long it takes.
+            // No other reader comes, however long it takes.
             #expect(!eventually(seconds: 0.3) { source.peakReadCount > 1 })
             source.behaviour.allowance = nil
             #expect(taken.wait())

@@ -77,7 +77,7 @@ struct EngineTests {
         }
     }
 
-    /// Gives half of what it is asked for, and the rest when it is told to, whether it should stop or not.
+    /// Gives half of what is requested, and the rest when it is told to, even if it should stop.
     private final class Stubborn: BlobSource {
         let upstream: any BlobSource
         let state = Monitor((isHalfway: false, goesOn: false))
@@ -258,7 +258,7 @@ struct BufferPoolTests {
         pool.refuse(MergeError(.index, "the disk is full"))
         let error = #expect(throws: MergeError.self) { try pool.reserve(10, urgent: true) }
         #expect(error?.description.contains("the disk is full") == true)
-        // What it takes after all is on record.
+        // What it still takes is recorded.
         pool.recorded(120)
         #expect(pool.takes(90, urgent: true))
     }
@@ -337,6 +337,6 @@ struct BufferPoolTests {
 }
 
 extension BufferPool {
-    /// Whether so many bytes may be in flight; waits for that.
+    /// Whether this many bytes may be in flight; waits for that.
     fileprivate func takes(_ bytes: Int, urgent: Bool) -> Bool { (try? reserve(bytes, urgent: urgent)) != nil }
 }

@@ -32,7 +32,7 @@ struct PlainLayer {
 
     /// Files of all sizes, 20 MiB in all, that compress a little.
     ///
-    /// - Parameter largeSize: of four of them, in bytes.
+    /// - Parameter largeSize: the size of four of them, in bytes.
     static func mixed(_ seed: UInt64 = 1, largeSize: Int = 2_800_000) throws -> PlainLayer {
         var files: [(String, [UInt8])] = []
         for number in 0..<60 { files.append(("small\(number)", noise(4000 * number, seed: seed + UInt64(number)))) }
@@ -45,7 +45,7 @@ struct PlainLayer {
         return try PlainLayer(files)
     }
 
-    /// The same with larger files, 36 MiB in all, made once: of several checkpoints.
+    /// The same with larger files, 36 MiB in all, made once: it has several checkpoints.
     static let long = Result { try mixed(7, largeSize: 7_000_000) }
 
     var diffID: Digest { SHA256.hash(tar) }
@@ -120,8 +120,8 @@ func halfNoise(_ count: Int, seed: UInt64) -> [UInt8] {
 }
 
 extension PlainLayer {
-    /// How many bytes of a gzip blob hold nothing but a file's entry and bytes: without what its first and its last 4 KiB
-    /// share with others.
+    /// How many bytes of a gzip blob hold only a file's entry and bytes: without what its first and its last 4 KiB share with
+    /// others.
     func compressedSize(of name: String, in blob: [UInt8]) throws -> Int {
         guard let start = offsets[name], let size = files[name]?.count else { return 0 }
         let decompressor = try LayerDecompressor(.gzip)
@@ -163,7 +163,7 @@ extension Fixture {
         return zip(places, places.dropFirst()).map { $1 - $0 }.max() ?? 0
     }
 
-    /// A layer's blob as a command makes it of the tar.
+    /// A layer's blob, made from the tar by a command.
     func compress(_ layer: PlainLayer, _ command: String) throws -> [UInt8] {
         let (tar, blob) = (directory + "/layer.tar", directory + "/layer.blob")
         let file = try File(tar, O_WRONLY | O_CREAT | O_TRUNC)
@@ -172,7 +172,7 @@ extension Fixture {
         return try readFile(blob, limit: 256 << 20)
     }
 
-    /// Writes an image of one plain layer; its descriptor.
+    /// Writes an image of one plain layer; returns its descriptor.
     func write(_ layer: PlainLayer, _ writer: PlainLayer.Writer, tag: String = "a", diffID: Digest? = nil) throws
         -> Descriptor
     {
@@ -194,7 +194,7 @@ extension Fixture {
 }
 
 extension Store {
-    /// What the index says of a layer's files: path, size, digest and state, in order.
+    /// What the index says about a layer's files: path, size, digest and state, in order.
     func fileLines(_ image: ImageRecord) throws -> [String] {
         try index.files(of: image).map { "\($0.path) \($0.mode) \($0.bytes) \($0.digest ?? "-") \($0.state ?? "-")" }
     }

@@ -72,7 +72,7 @@ struct StreamTests {
             losses += 1
         }
         #expect(losses > 1 && losses < 100)
-        // One frame of zstd is decompressed from its start each time: nothing in it can be gone on from.
+        // One frame of zstd is decompressed from its start each time: there is no place in it to go on from.
         if writer != .zstd {
             #expect(
                 sent <= Int(descriptor.size) + losses * (Int(StreamReader.window) + (256 << 10)),
@@ -100,9 +100,9 @@ struct StreamTests {
             let checkpoints = try fixture.checkpoints(engine, id).map(\.blobOffset)
             #expect(checkpoints.count > 3)
             for read in source.reads {
-                // At the time of a request no checkpoint was on record behind its beginning.
+                // At the time of a request no checkpoint beyond its beginning was recorded.
                 let recorded = checkpoints.last { $0 <= read.range.lowerBound } ?? 0
-                // Where a block ends a little behind the window, it is fetched to its end.
+                // If a block ends a little behind the window, it is fetched to its end.
                 #expect(read.range.upperBound <= recorded + StreamReader.window + (256 << 10))
             }
             #expect(source.reads.map(\.range.lowerBound) == [0] + source.reads.dropLast().map(\.range.upperBound))
@@ -132,7 +132,7 @@ struct StreamTests {
                 engine.whole(content.id, answers.take())
                 #expect(answers.wait() && answers.allSucceededOnce, "\(name)")
                 #expect(try engine.store.bytes(content) == bytes, "\(name)")
-                // Who had it open has it still.
+                // A process that had it open still has it.
                 #expect(try open.read(bytes.count, at: 0) == bytes)
                 let own =
                     writer.format == .plainGzip ? try layer.compressedSize(of: name, in: blob) : bytes.count
@@ -211,7 +211,7 @@ struct StreamTests {
             #expect(try engine.store.layer(descriptor.digest) == nil)
             #expect(try engine.store.index.images().isEmpty)
             let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
-            // Behind the last member, where no CRC tells.
+            // After the last member, where no CRC shows it.
             var other = layer.blob(.gzip)
             other[4] ^= 1
             source.behaviour.substitute = other
@@ -220,7 +220,7 @@ struct StreamTests {
             } throws: { error in
                 "\(error)".contains("expected \(descriptor.digest), got \(SHA256.hash(other))")
             }
-            // The next try begins anew, and is right.
+            // The next try begins again, and is right.
             _ = try fixture.stream(engine, descriptor, layer.diffID)
             #expect(try engine.store.isWholeAndRight())
         }

@@ -33,7 +33,7 @@ enum Access {
     }
 }
 
-/// What is told of retries and of servers that are given up.
+/// The reports of retries and of servers that were given up.
 final class Tale: Sendable {
     private let lines = Mutex<[String]>([])
     var text: String { lines.withLock { $0.joined(separator: "\n") } }

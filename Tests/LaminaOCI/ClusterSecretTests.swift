@@ -70,7 +70,7 @@ struct ClusterSecretTests {
         #expect(
             cluster.api.requests[0]
                 == "GET /api/v1/secrets?limit=100&fieldSelector=type%3Dkubernetes.io%2Fdockerconfigjson HTTP/1.1")
-        // Of a name with another number of parts, and of none.
+        // With a name of another number of parts, and with none.
         for host in ["a.b.example", "reg.example:5001", "example"] { #expect(try cluster.find(host, "app") == nil) }
         #expect(cluster.told.isEmpty)
     }
@@ -173,7 +173,7 @@ struct ClusterSecretTests {
         let other = try Cluster()
         defer { other.api.stop() }
         other.api.set(["a": config("wrong"), "b": config("0ld")])
-        // Again: what was refused is tried again by the next.
+        // Again: the next request tries again what was refused.
         for _ in 0..<2 {
             let error = #expect(throws: OCIError.self) { try read(other) }
             #expect(error?.code == .unauthorized, "\(String(describing: error))")

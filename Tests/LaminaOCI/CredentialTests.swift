@@ -117,7 +117,7 @@ struct CredentialTests {
         for _ in 0..<2000 {
             let letters = Array("Bearer realm=\"\\,= \u{7F}")
             let text = (0..<Int(random.next() % 60)).map { _ in letters[Int(random.next() % UInt64(letters.count))] }
-            // It ends, and makes no more of it than there is.
+            // It ends, and does not produce more than there is.
             #expect(AuthChallenge.parse(String(text)).count <= text.count)
         }
     }

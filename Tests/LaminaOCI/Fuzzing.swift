@@ -13,7 +13,7 @@ struct SeededGenerator: RandomNumberGenerator {
     }
 }
 
-/// A copy with up to four changes: bytes replaced, removed, doubled, cut off, or swapped for what parsers stumble over.
+/// A copy with up to four changes: bytes replaced, removed, doubled, cut off, or swapped for what parsers have trouble with.
 func mutated(_ bytes: [UInt8], _ random: inout SeededGenerator) -> [UInt8] {
     let tokens = [
         "\"", "{", "}", "[", "]", "-1", "9223372036854775807", "9223372036854775808", "null", "\\u0000", ":", "/", "@",

@@ -78,7 +78,7 @@ struct KeptCredentialTests {
             let kept = silent(path)
             let image = try image("reg.example/a:1")
             func known() -> Credentials? { kept.credentials(for: "reg.example", repository: "a") }
-            // Two pulls with what is wrong.
+            // Two pulls with the wrong credentials.
             let first = try #require(kept.begin(basic("wrong"), of: image))
             let second = try #require(kept.begin(basic("wrong"), of: image))
             kept.end(first, succeeded: false)
@@ -98,7 +98,7 @@ struct KeptCredentialTests {
             kept.end(worse, succeeded: false)
             #expect(known() == basic("right"))
             #expect(silent(path).credentials(for: "reg.example", repository: "a") == basic("right"))
-            // New ones that work take the place of the old.
+            // New ones that work replace the old ones.
             kept.end(try #require(kept.begin(basic("newer"), of: image)), succeeded: true)
             #expect(silent(path).credentials(for: "reg.example", repository: "a") == basic("newer"))
         }

@@ -82,7 +82,7 @@ struct OCILayoutTests {
                 == .digestMismatch)
     }
 
-    /// An image of one layer; the config's architecture tells them apart.
+    /// An image of one layer; the config's architecture distinguishes them.
     private func addImage(_ writer: OCILayoutWriter, _ architecture: String) throws -> Descriptor {
         let layer = try writer.addBlob(Array(architecture.utf8), mediaType: MediaType.ociLayer)
         let text =
@@ -190,7 +190,7 @@ struct OCILayoutTests {
         let v3 = try named("amd64", "linux/amd64/v3")
         let inner = ImageIndex(manifests: [try addImage(writer, "riscv64")])
         let nested = try writer.addBlob(inner.serialized(), mediaType: MediaType.ociIndex)
-        // Somebody else's, under a platform's name: passed over, as the specification wants it.
+        // Another kind of document, with a platform's name: skipped, as the specification requires.
         var foreign = try writer.addBlob(Array("{}".utf8), mediaType: "application/vnd.example.thing.v1+json")
         foreign.platform = try Platform(parsing: "linux/arm64")
         let index = ImageIndex(manifests: [
@@ -214,7 +214,7 @@ struct OCILayoutTests {
         #expect(
             error?.message.contains("linux/amd64/v3, linux/arm64, linux/riscv64, linux/s390x") == true,
             "\(error?.message ?? "")")
-        // An image that is no index is taken as it is, unless a platform was asked for.
+        // An image that is not an index is taken unchanged, unless a platform was asked for.
         let alone = reference.with(digest: try addImage(writer, "s390x").digest)
         #expect(try ImageResolver.resolve(alone, source: source).platform.architecture == "s390x")
         #expect(throws: OCIError.self) { try ImageResolver.resolve(alone, platform: .host, source: source) }

@@ -4,7 +4,7 @@ import Testing
 
 @testable import LaminaOCI
 
-/// The registry of these tests behind two proxies, of which `hosts` says that one is a mirror of the other.
+/// The registry of these tests behind two proxies; `hosts` says that one is a mirror of the other.
 private struct Mirrored {
     let mirror: CountingProxy
     let registry: CountingProxy
@@ -56,10 +56,10 @@ extension RegistryAccessTests {
         if kind != 0 {
             #expect(mirror.requests.first?.path.hasSuffix("?ns=127.0.0.1%3A\(registry.port)") == true)
             #expect(registry.requests.allSatisfy { !$0.path.contains("ns=") })
-            // After a failure it is asked last; that it lacks a blob is none.
+            // After a failure it is asked last; a missing blob is not a failure.
             if kind != 3 { #expect(mirror.requests.count <= 2) }
         }
-        // With nobody left, the error tells of both.
+        // If no server is left, the error names both.
         registry.stop()
         mirror.stop()
         let error = #expect(throws: OCIError.self) { try read(source, digest) }
@@ -74,7 +74,7 @@ extension RegistryAccessTests {
         let mirrored = try Mirrored()
         defer { mirrored.stop() }
         let (mirror, registry) = (mirrored.mirror, mirrored.registry)
-        // A piece of 4 KiB is the least that the proxy sends at once.
+        // The proxy sends at least a piece of 4 KiB at once.
         mirror.faults.bytesPerSecond = 12 << 10
         let tale = Tale()
         func anew() throws -> RegistrySource {
@@ -96,7 +96,7 @@ extension RegistryAccessTests {
         mirror.faults.bytesPerSecond = 300_000
         #expect(try read(anew(), digest, 0..<600_000))
         #expect(registry.requests.count == 2)
-        // Slow is better than nothing: for one who knows it already, and for one who has to find out.
+        // Slow is better than nothing: for a client that knows it already, and for one that has to find out.
         registry.stop()
         mirror.faults.bytesPerSecond = 12 << 10
         for source in [source, try anew()] {
@@ -120,11 +120,11 @@ extension RegistryAccessTests {
         #expect(mirror.requests.count == 1 && registry.requests.count == 1)
         #expect(try read(source, digest, 0..<1000))
         #expect(mirror.requests.count == 1)
-        // Both lie: told, not tried for ever.
+        // Both lie: that is reported, and not tried for ever.
         registry.faults.corruptions = mirror.faults.corruptions
         let error = #expect(throws: OCIError.self) { try source.blob(descriptor, limit: 1 << 24) }
         #expect(error?.code == .digestMismatch)
-        // A manifest of another digest: the next server has it.
+        // A manifest with another digest: the next server has the right one.
         let layout = try Access.registry.get().push(layout: Fixtures.layout("estargz"), name: "test/access", tag: "m")
         mirror.faults = Faults()
         mirror.faults.scope = .manifests

@@ -28,7 +28,7 @@ struct RegistryAccessTests {
         return bytes == Array(Access.content[Int(range.lowerBound)..<Int(range.upperBound)])
     }
 
-    /// A registry that wants tokens, and who gives them.
+    /// A registry that requires tokens, and the service that gives them.
     private struct Gate {
         let proxy: CountingProxy
         let tokens: TokenServer
@@ -77,7 +77,7 @@ struct RegistryAccessTests {
             into: RangeReceiver(range: 0..<10, size: Int64(Access.content.count), subject: "it") { _ in }
         ) { false }
         #expect(version.withLock { $0 } == "2")
-        // Docker's files beside each other do as well.
+        // Docker's files beside each other work too.
         #expect(
             try read(
                 self.source(
@@ -145,10 +145,10 @@ struct RegistryAccessTests {
         let refused = try failure(registry.host, "none")
         #expect(refused.code == .network && refused.message.contains(registry.host), "\(refused)")
         #expect(refused.message.contains("client") && refused.message.contains("hosts.toml"), "\(refused)")
-        // A reset may overtake the alert that would say so for certain.
+        // A reset may overtake the alert that would make it certain.
         let hungUp = try failure(rude.host, "none")
         #expect(hungUp.code == .network && hungUp.message.contains("'client' in hosts.toml"), "\(hungUp)")
-        // What the redirecting registry would be shown is not for the place that it sends us to.
+        // What the redirecting registry would be shown is not meant for the place that it redirects to.
         let sent = try failure(proxy.host, "sent")
         #expect(sent.message.contains("https://\(registry.host)") && sent.code == .network, "\(sent)")
         #expect(proxy.requests.map(\.status).contains(307))
@@ -170,7 +170,7 @@ struct RegistryAccessTests {
         for part in 0..<10 as Range<Int64> { #expect(try read(source, digest, part * 1000..<part * 1000 + 1000)) }
         #expect(tokens.issued == 1)
         #expect(proxy.requests.map(\.status) == [401] + [Int](repeating: 206, count: 10))
-        // Refused while it seems to be good: renewed, and the range is asked for again.
+        // Refused while it seems to be good: renewed, and the range is requested again.
         tokens.revoke()
         #expect(try read(source, digest, 0..<500))
         #expect(tokens.issued == 2)
@@ -181,7 +181,7 @@ struct RegistryAccessTests {
         #expect(try read(source, digest))
         #expect(tokens.issued > 3)
         #expect(proxy.repeatedByteCount(of: digest) == 0)
-        // Renewed before it expires: nobody was refused.
+        // Renewed before it expires: no request was refused.
         #expect(!proxy.requests.map(\.status).contains(401))
         #expect(
             tokens.requests.allSatisfy {
@@ -256,7 +256,7 @@ struct RegistryAccessTests {
         #expect(proxy.requests.allSatisfy { $0.fields["x-key"] == "hunter2" })
         #expect(store.requests.map(\.status) == [Int](repeating: 206, count: 5))
         #expect(store.requests.allSatisfy { $0.authorization == nil && $0.fields["x-key"] == nil })
-        // The URL expires in the middle: asked for again, without a wait and without a byte twice.
+        // The URL expires in the middle: a new one is requested, without a wait and without a byte twice.
         store.reset()
         store.faults.cutAfter = 1_000_000
         store.faults.cutCount = 1
@@ -285,7 +285,7 @@ struct RegistryAccessTests {
         #expect(proxy.requests.last?.fields["accept-encoding"] == "gzip")
         proxy.faults.body = plain.bytes
         #expect(throws: OCIError.self) { try source.manifest(.tag("v1")) { false } }
-        // Blobs are asked for as they are: a range counts the bytes that are sent.
+        // Blobs are requested uncompressed by HTTP: a range counts the bytes that are sent.
         let digest = try push()
         #expect(try read(source, digest, 0..<10))
         #expect(proxy.requests.last?.fields["accept-encoding"] == nil)

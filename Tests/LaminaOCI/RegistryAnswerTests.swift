@@ -8,14 +8,14 @@ import Testing
 
 private typealias Answer = ScriptedServer.Answer
 
-/// A registry with one manifest, that asks for tokens which its own service gives; what it says can be changed.
+/// A registry with one manifest that requires tokens from its own service; its answers can be changed.
 private final class OddRegistry: Sendable {
     struct Script {
-        /// What it says to a token that it does not know; 401 with a challenge where nil.
+        /// Its answer to a token that it does not know; nil: 401 with a challenge.
         var refusal: Answer?
-        /// What it says instead of the manifest to who shows a good token.
+        /// Its answer instead of the manifest to a client with a good token.
         var manifest: Answer?
-        /// What the token service says; `TOKEN` is a good one.
+        /// The token service's answer; `TOKEN` is a good one.
         var token: Answer?
         var wantsToken = true
         /// Tokens up to this number are not known any more.
@@ -100,7 +100,7 @@ struct RegistryAnswerTests {
         #expect(try source.manifest(.tag("x")) { false }.bytes == Array(OddRegistry.manifest.utf8))
         #expect(try source.manifest(.tag("x")) { false }.bytes == Array(OddRegistry.manifest.utf8))
         #expect(registry.issued == 2)
-        // Refused whatever it is: one more token, then that is the answer.
+        // Refused with any token: one more token is fetched, then that is the answer.
         registry.set { $0.forgotten = .max }
         let before = registry.server.requests.count
         let error = #expect(throws: OCIError.self) { try source.manifest(.tag("x")) { false } }
@@ -108,7 +108,7 @@ struct RegistryAnswerTests {
         #expect(error?.message.contains(registry.server.host) == true && error?.isTransient == false)
     }
 
-    /// What comes instead of a manifest, whether that is a refusal for good, and what is said of it.
+    /// What comes instead of a manifest, whether that is a final refusal, and what the error says.
     static let manifests: [(answer: ScriptedServer.Answer, code: OCIError.Code, words: String)] = [
         (Answer(200, html, page), .http, "'text/html'"), (Answer(200, [:], page), .http, "without a Content-Type"),
         (Answer(200, ["Content-Type": "application/json"], page), .http, "'application/json'"),
@@ -154,7 +154,7 @@ struct RegistryAnswerTests {
         defer { removeTree(root) }
         let source = try registry.source(hosts: root + "/certs")
         #expect(try source.manifest(.tag("x")) { false }.bytes == Array(OddRegistry.manifest.utf8))
-        // And who looks for the reason is shown it.
+        // And `doctor` shows the reason.
         let image = try ImageReference(parsing: "\(registry.server.host)/test/odd:x")
         let registries = Registries(
             hosts: HostsConfiguration(directories: [root + "/certs"]), credentials: .none, settings: Tale().settings())

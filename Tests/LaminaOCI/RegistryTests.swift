@@ -119,7 +119,7 @@ struct RegistryTests {
         #expect(try setting.read() == setting.content)
         #expect(setting.proxy.requests.count == 15)
         #expect(setting.proxy.repeatedByteCount(of: setting.digest) == 0)
-        // Also where the registry knows no ranges: then bytes come again, but not to the sink.
+        // Also if the registry does not support ranges: then bytes come again, but not to the sink.
         setting.proxy.faults.ignoresRange = true
         setting.proxy.faults.cutAfter = 2_900_000
         setting.proxy.faults.cutCount = 1
@@ -188,7 +188,7 @@ struct RegistryTests {
         #expect(setting.code { try read(size: setting.size + 1, 0..<10) } == .sizeMismatch)
         let clock = ContinuousClock()
         let time = clock.measure { #expect(setting.code { try read(size: 1 << 40, 1 << 39..<1 << 40) } == .http) }
-        // It is not waited for as a stall, which takes half a minute.
+        // It does not wait for it as for a stall, which takes half a minute.
         #expect(time < .seconds(25))
         setting.proxy.faults.fields = ["Content-Range": "bytes 50-60/\(setting.size)"]
         #expect(setting.code { _ = try setting.read(10..<61) } == .http)
@@ -252,7 +252,7 @@ struct RegistryTests {
         default: setting.proxy.faults.cutAfter = 0
         }
         let clock = ContinuousClock()
-        // One of three: a busy machine may leave any of them waiting.
+        // One of three: a busy machine may delay any of them.
         let isHeard = (0..<3).contains { _ in
             let deadline = clock.now + .milliseconds(400)
             let time = clock.measure {

@@ -143,7 +143,7 @@ struct StatementMisuseTests {
             seen.append(row.integer(0))
             let inner = try database.cached(sql).map { $0.integer(0) }
             #expect(inner == [1, 2, 3])
-            // As it is where the loop stands.
+            // The state at the loop's current row.
             #expect(row.integer(0) == seen.last)
             guard seen.count < 10 else { throw SQLiteError(code: 1, message: "endless", subject: sql) }
         }

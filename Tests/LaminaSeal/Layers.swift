@@ -10,7 +10,7 @@ struct Entry {
         case directory
         case opaqueDirectory
         case file([UInt8])
-        /// So many bytes that are not there.
+        /// This many bytes, which are not there.
         case hole(Int64)
         case symlink([UInt8])
         case device(UInt32, UInt32, UInt32)
@@ -66,14 +66,14 @@ extension Entry.Kind {
     }
 }
 
-/// A directory of a test with a chain in two shapes: rows and contents for an image, and directories for overlayfs.
+/// A directory of a test with a chain in two forms: rows and contents for an image, and directories for overlayfs.
 final class Chain {
     let directory: String
     private(set) var rows = ChainRows()
     private(set) var roots: [Int64] = []
     private(set) var layerCount = 0
 
-    /// On the disk and not in memory: tmpfs has no xattrs of users on every kernel.
+    /// On the disk and not in memory: tmpfs does not have user xattrs on every kernel.
     init(_ layers: [[Entry]]) throws {
         directory = "/tmp/lamina-seal-\(UUID().uuidString)"
         for name in ["content", "names", "sealed", "plain", "work"] { try createDirectories("\(directory)/\(name)") }
@@ -151,7 +151,7 @@ final class Chain {
                 for (name, value) in entry.attributes { attributes.append((next, Array(name.utf8), value)) }
                 next += 1
             }
-            // The next layer's numbers do not follow on this one's.
+            // The next layer's numbers do not directly follow this one's.
             next += 5
         }
         names.sort { left, right in
@@ -181,7 +181,7 @@ final class Chain {
             let path = Array(root.utf8) + (entry.path.isEmpty ? [] : [UInt8(ascii: "/")] + entry.path)
             try make(entry, at: path.map { CChar(bitPattern: $0) } + [0], root)
         }
-        // The times last: what is put into a directory changes them.
+        // The times last: putting something into a directory changes them.
         for entry in layer.reversed() {
             if case .link = entry.kind { continue }
             let path = Array(root.utf8) + (entry.path.isEmpty ? [] : [UInt8(ascii: "/")] + entry.path)
@@ -274,7 +274,7 @@ final class Chain {
     }
 }
 
-/// Everything that lstat(2), readlink(2), listxattr(2) and read(2) say of a tree, a line a path.
+/// Everything that lstat(2), readlink(2), listxattr(2) and read(2) say about a tree, a line for each path.
 func walk(_ root: String) throws -> [String] {
     var lines: [String] = []
     var inodes: [UInt64: Int] = [:]
@@ -284,7 +284,7 @@ func walk(_ root: String) throws -> [String] {
         let terminated = whole.map { CChar(bitPattern: $0) } + [0]
         var status = stat()
         guard lstat(terminated, &status) == 0 else {
-            // overlayfs lists the whiteouts of a directory that only one layer has, and finds nothing by their names.
+            // overlayfs lists the whiteouts of a directory that only one layer has, but finds nothing by their names.
             if errno == ENOENT { continue }
             throw SystemError.last("look at", "\(path)")
         }
@@ -293,7 +293,7 @@ func walk(_ root: String) throws -> [String] {
         line += " mode \(String(status.st_mode, radix: 8)) \(status.st_uid):\(status.st_gid)"
         line += " time \(status.st_mtim.tv_sec).\(status.st_mtim.tv_nsec)"
         if type != S_IFDIR {
-            // Names of one inode are told by the first of them.
+            // Names of one inode are shown with the first of them.
             let first = inodes[UInt64(status.st_ino)] ?? lines.count
             inodes[UInt64(status.st_ino)] = first
             line += " size \(status.st_size) links \(status.st_nlink) rdev \(status.st_rdev) first \(first)"
@@ -338,7 +338,7 @@ func names(in path: [CChar]) throws -> [[UInt8]] {
     return names.sorted { $0.lexicographicallyPrecedes($1) }
 }
 
-/// Runs a program, and gives what it says and its status.
+/// Runs a program; returns what it prints and its status.
 func run(_ program: String, _ arguments: [String]) throws -> (text: String, status: Int32) {
     let process = Process()
     let pipe = Pipe()

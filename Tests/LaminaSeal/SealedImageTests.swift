@@ -22,7 +22,7 @@ struct SealedImageTests {
     private func checkSame(_ chain: Chain) throws {
         try chain.mountPlain()
         let expected = try walk("\(chain.directory)/plain")
-        // What fsck.erofs of before 1.7 reads, too; then as lamina writes it.
+        // A form that fsck.erofs before 1.7 reads too; then lamina's usual form.
         try chain.write(sharesNamePrefix: false)
         let check = try run("fsck.erofs", ["\(chain.directory)/image"])
         #expect(check.status == 0 && !check.text.contains("<E>"), "\(check.text)")
@@ -189,7 +189,7 @@ struct SealedImageTests {
         try chain.write()
         let device = try chain.mountSealed()
         #expect(try !Mount.all().contains { $0.directory == "\(chain.directory)/names" })
-        // A container's overlay keeps it, also when the chain's own mount is gone.
+        // A container's overlay keeps it, even if the chain's own mount is gone.
         try Mount.mount(
             type: "overlay", source: "lamina-test", at: "\(chain.directory)/plain", flags: .readOnly,
             data: "lowerdir=sealed:work", relativeTo: chain.directory)

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("containerd's snapshots against lamina's")
 struct ComparisonTests {
-    /// What lamina has: two lazy layers that two namespaces share, an unpacked one, and a container's upon each.
+    /// What lamina has: two lazy layers that two namespaces share, an unpacked one, and a container's above each.
     private static let records = [
         record(1, "lamina-layer/sha256:a", layer: true),
         record(2, lazy("sha256:b", on: "lamina-layer/sha256:a"), on: "lamina-layer/sha256:a", layer: true),
@@ -18,7 +18,7 @@ struct ComparisonTests {
         var view = ContainerdView()
         view.namespaces = ["default", "k8s.io"]
         view.snapshots = [
-            // Not in the order in which one is made upon the other.
+            // Not in the order of parents.
             snapshot("k8s.io", "web one/1", on: "sha256:b", .active), snapshot("k8s.io", "sha256:b", on: "sha256:a"),
             snapshot("k8s.io", "sha256:a"), snapshot("k8s.io", "sha256:plain"), snapshot("default", "sha256:a"),
             snapshot("default", "sha256:b", on: "sha256:a"),

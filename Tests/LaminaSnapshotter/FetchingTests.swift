@@ -18,7 +18,7 @@ struct FetchingTests {
         #expect(fetching(["prefetch": "False"]) == LayerFetching(first: false, whole: true))
         #expect(fetching(["background_merge": "1", "prefetch": "TRUE"], nothing) == LayerFetching())
         #expect(fetching(["background_merge": "0", "prefetch": "0"]) == nothing)
-        // What means nothing says nothing.
+        // A value without a meaning has no effect.
         #expect(fetching(["background_merge": "no thanks", "prefetch": ""], nothing) == nothing)
         #expect(LayerFetching(labels: ["background_merge": "false"], standard: LayerFetching()) == LayerFetching())
     }

@@ -1,5 +1,5 @@
-/// What containerd says to a filter and a snapshot of this name (whose parent is `par ent`, whose kind is active, and which has the
-/// labels `a` = `x` and `b.c` = its name): made by its own `filters` package 1.6.20 of random pieces of filters.
+/// containerd's verdict for a filter and a snapshot of this name (whose parent is `par ent`, whose kind is active, and which
+/// has the labels `a` = `x` and `b.c` = its name): made with its own `filters` package 1.6.20 from random pieces of filters.
 enum Verdict { case yes, no, refused }
 
 let verdicts: [(filter: String, name: String, verdict: Verdict)] = [

@@ -17,7 +17,7 @@ struct DamageTests {
         }
     }
 
-    /// Asks everything that can be asked of an index; every failure must be a `StoreError`.
+    /// Makes every query that an index supports; every failure must be a `StoreError`.
     private func readAll(_ root: String) throws -> Bool {
         do {
             let index = try Index(root: root)
@@ -64,7 +64,7 @@ struct DamageTests {
         for _ in 0..<250 {
             var bytes = whole
             for _ in 0..<Int.random(in: 1...8, using: &random) {
-                // Most of a page is free; what stands at its front and its end is what matters.
+                // Most of a page is free; its front and its end matter.
                 let page = Int.random(in: 0..<(bytes.count / 4096), using: &random) * 4096
                 let place =
                     Bool.random(using: &random)

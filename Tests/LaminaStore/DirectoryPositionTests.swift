@@ -10,7 +10,7 @@ import Testing
 struct DirectoryPositionTests {
     let scratch = Scratch.inMemory()
 
-    /// A directory of so many entries, and its store.
+    /// A directory of this many entries, and its store.
     private func directory(of count: Int) throws -> (store: Store, directory: Int64) {
         let store = try scratch.open()
         let layer = try store.importLayer("a", (0..<count).map { Entry(Self.name($0), .fifo) })
@@ -67,7 +67,7 @@ struct DirectoryPositionTests {
             return Self.threadTime() - start
         }
         let alone = try list(1) { _ in readers[0] }
-        // Each page by another connection than the one before it.
+        // Each page by another connection than the one before.
         let together = try list(4) { readers[$0 * 7919 / 4 % 4] }
         print("CPU of a listing of \(count) entries: alone \(alone) s, each of four \(together / 4) s")
         #expect(together < 4 * alone * 2)
@@ -78,7 +78,7 @@ struct DirectoryPositionTests {
         let count = 30_000
         let (store, directory) = try directory(of: count)
         let (first, second) = (try IndexReader(store.index), try IndexReader(store.index))
-        // A place that nobody has been to is counted to, and then known.
+        // A place that was not reached before is counted to, and then known.
         #expect(try Self.page(first, directory, from: 29_990, 20).count == 10)
         let alone = try {
             let start = Self.threadTime()
@@ -116,7 +116,7 @@ struct DirectoryPositionTests {
             #expect(found == .start || found == place(found.position / distance))
             #expect(number * distance + 5 - found.position <= 8 * distance + 5)
         }
-        // As many directories as are too many: the oldest go, and the newest is there.
+        // More directories than are kept: the oldest are dropped, and the newest is there.
         for directory in 3...200 as ClosedRange<Int64> {
             positions.keep((1...1000).map(place), stop: Place(position: 7, name: [1]), in: directory)
         }

@@ -1,6 +1,6 @@
 import Foundation
 
-// The queries that people are told to ask, taken from the pages themselves: what is tested cannot be another query.
+// The queries of the documentation, taken from the pages themselves, so that exactly these are tested.
 
 /// What schema/README.md says of a view.
 struct DocumentedView {

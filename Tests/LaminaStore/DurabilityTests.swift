@@ -129,7 +129,7 @@ struct DurabilityTests {
         }
         try land(contents[0])
         let thread = try Thread("sync") { _ = try? store.makeDurable() }
-        // What it will not mark is counted anew from where the wait begins.
+        // If it does not mark it, it counts again from where the wait begins.
         let first = store.writer.withLock { $0.nextSync }
         while store.writer.withLock({ $0.nextSync == first }) { usleep(100) }
         try land(contents[1])
@@ -153,7 +153,7 @@ struct DurabilityTests {
             try scratch.write(files[2].chunks[2], to: contents[2], at: 8192, in: store)
             var landing = Landing()
             landing.merged = [(contents[0].id, .proven), (contents[1].id, .proven), (contents[2].id, .proven)]
-            // Said to have landed, but its file is not even there.
+            // The index says that it has landed, but its file does not even exist.
             landing.chunks = [(contents[3].id, 4096)]
             try store.record(landing)
         }

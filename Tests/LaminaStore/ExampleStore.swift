@@ -25,7 +25,7 @@ struct ExampleStore {
         Entry("srv/data", .file(data), uid: 33, gid: 33),
     ]
 
-    /// Fills an empty store, and sets the times that would be those of now.
+    /// Fills an empty store, and sets the times that would otherwise be the current ones.
     static func make(in scratch: Scratch) throws -> Store {
         let store = try scratch.open()
         let base = try store.importLayer("base", Self.base)

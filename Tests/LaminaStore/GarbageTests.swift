@@ -57,7 +57,7 @@ struct GarbageTests {
     @Test("an image takes with it what no other holds; a dry run says the same and does nothing")
     func removed() throws {
         let store = try filled()
-        // Its mount is recorded, and not there any more.
+        // Its mount is recorded, but does not exist any more.
         try store.removeImage("localhost:5000/app:1") { _ in false }
         #expect(try store.index.mounts().isEmpty)
         let dry = try store.markGarbage(open: [], dryRun: true)
@@ -78,7 +78,7 @@ struct GarbageTests {
             }
         }
         #expect(try scratch.sqlite3("PRAGMA foreign_key_check; PRAGMA integrity_check") == "ok\n")
-        // The view of the other image is still in the root, those that went are not.
+        // The view of the other image is still in the root, the deleted ones are not.
         let names = try scratch.sqlite3("SELECT CAST(name AS TEXT) FROM dirent WHERE parent = 1")
         #expect(!marked.views.isEmpty && marked.views.allSatisfy { !names.split(separator: "\n").contains("\($0)") })
     }
@@ -97,7 +97,7 @@ struct GarbageTests {
         let layer = try store.importLayer("base", ExampleStore.base)
         #expect(layer.row > layers)
         #expect(try scratch.integers("SELECT id FROM content").allSatisfy { $0 > contents })
-        // What the merge then records says nothing of anybody else, and is no error.
+        // What the merge then records does not affect other contents, and is no error.
         var landing = Landing()
         landing.merged = [(ContentID(contents), .proven)]
         landing.tarParts = [(LayerID(layers), 0, 10, [1, 2, 3])]
@@ -115,11 +115,12 @@ struct GarbageTests {
         store = nil
         let next = try scratch.open()
         #expect(try next.hasMarkedFiles() && files() == 3)
-        // One image comes back before the files are gone: its rows say that nothing has landed, and a merge makes it so again.
+        // One image comes back before the files are removed: its rows say that nothing has landed, and a merge fetches it
+        // again.
         try next.importLayer("base", ExampleStore.base)
         try merge(ExampleStore.release, next)
         let swept = try next.sweep()
-        // Of the other file of that image nothing has landed: what stands there is known to nobody.
+        // Nothing has landed of the other file of that image: what is there is not known to the index.
         #expect(swept.files == 2)
         #expect(try !next.hasMarkedFiles() && files() == 1)
         let content = try next.index.content(ExampleStore.release, in: scratch)
@@ -178,7 +179,7 @@ struct GarbageTests {
         let marked = try store.markGarbage(open: [], dryRun: false)
         #expect(marked.report.streams == 1 && marked.report.contents == 1)
         #expect(try store.sweep().files == 1)
-        // The spool of the one that was given up; what the other one writes is there before it is known.
+        // The spool of the one that was given up; what the other one writes exists before it is known.
         #expect(try store.removeUnknownFiles(dryRun: false).files == 1)
         withExtendedLifetime(hold) {}
         hold = nil
@@ -205,7 +206,7 @@ struct GarbageTests {
             #expect(removed.files == 3 && removed.bytes == dry.bytes)
             #expect(try files() == 4)
         }
-        // Who wrote it has let go of it without a record.
+        // Its writer has ended its lease without a record.
         try store.settleGivenUp()
         #expect(try files() == 3)
     }

@@ -29,7 +29,7 @@ struct HealthTests {
         var low = limit
         let free = open("/", O_RDONLY | O_DIRECTORY)
         close(free)
-        // Descriptors are given by the lowest number that is free.
+        // The lowest free descriptor number is always used.
         low.rlim_cur = rlim_t(free)
         setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &low)
         defer { setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) }
@@ -106,7 +106,7 @@ struct LeaseTests {
             #expect(coversIt)
             lease.recorded()
         }
-        // The second one had no record: nobody has one.
+        // The second writer had no record, so there is none.
         try store.settleGivenUp()
         #expect(!isThere(store) && store.files.leases.count == 0)
     }

@@ -226,7 +226,7 @@ struct IndexReaderTests {
         let stale = try IndexReader(store.index)
         let current = try IndexReader(store.index)
         #expect(try stale.inode(1) != nil)
-        // Read before the commits, so that SQLite may not begin the log anew by itself.
+        // Read before the commits, so that SQLite may not restart the log by itself.
         let value = String(repeating: "x", count: 60_000)
         for number in 0..<10 {
             try store.importLayer(

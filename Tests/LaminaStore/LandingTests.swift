@@ -119,8 +119,8 @@ struct LandingTests {
             #expect(try file.read(count + 1, at: 0) == bytes)
             #expect(try file.firstHole() == Int64(count))
         }
-        // Somebody shares the file by now. Its bytes have the digest that it is named by, which whoever shares it has too: they
-        // are put right for all. Where a name claims other chunks, it gets a file of its own.
+        // Another content shares the file by now. Its bytes have the digest of its name, which the other content has too: they
+        // are repaired for all. If a name claims other chunks, it gets its own file.
         let claimed = BackingName(digest: digest("single"), claim: digest("chunks"))
         let other = BackingName(digest: digest("other"), claim: nil)
         let directory = store.files.directoryFile.descriptor
@@ -145,7 +145,7 @@ struct AdoptTests {
         FileBytes(chunks: [Array(bytes[..<4096]), pattern(9000 - 4096, seed: 7)], claimed: whole.digest)
     }
 
-    /// A store where `whole` is proven and `other` is not there yet.
+    /// A store in which `whole` is proven and `other` is not there yet.
     private func contents(_ other: FileBytes) throws -> (store: Store, proven: ContentRecord, other: ContentRecord) {
         let store = try scratch.open()
         try store.importLayer("a", [Entry("x", .file(whole))])

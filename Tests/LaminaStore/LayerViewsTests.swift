@@ -9,13 +9,13 @@ struct LayerViewsTests {
     let scratch = Scratch.inMemory()
     let file = FileBytes(pattern(100))
 
-    /// Imports the layers, bottom first, and answers their views.
+    /// Imports the layers, bottom first, and returns their views.
     private func views(_ store: Store, _ layers: [[Entry]], prefix: String = "") throws -> [ViewID] {
         let ids = try layers.enumerated().map { try store.importLayer("\(prefix)\($0.offset)", $0.element) }
         return try store.views(of: ids)
     }
 
-    /// A directory as the image below has it, with everything that can be inherited.
+    /// A directory in the image below, with everything that can be inherited.
     private static func below(_ path: String) -> Entry {
         Entry(
             path, .directory, permissions: 0o1770, uid: 7, gid: 8, mtime: 1_234_567_890,
@@ -212,7 +212,7 @@ struct LayerViewsTests {
             GROUP BY d.inode HAVING count(*) > 1
             """)
         #expect(doubled == [])
-        // What a layer's view needs is numbered within the range that the view says.
+        // What a layer's view needs is numbered within the view's range.
         let ranges = try scratch.integers(
             "SELECT count(*) FROM layer_view v JOIN inode i ON i.id BETWEEN v.first_inode AND v.last_inode")
         #expect(ranges == [8], "two views of four directories")

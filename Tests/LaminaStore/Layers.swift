@@ -6,7 +6,7 @@ import LaminaTestSupport
 /// The bytes of a file in a test layer, in the chunks of its TOC.
 struct FileBytes {
     var chunks: [[UInt8]]
-    /// The digest that the TOC claims, where it is not the true one.
+    /// The digest that the TOC claims, if it is not the true one.
     var claimed: Digest?
 
     init(_ bytes: [UInt8], claimed: Digest? = nil) { self.init(chunks: [bytes], claimed: claimed) }
@@ -77,7 +77,7 @@ struct Entry {
 }
 
 extension Store {
-    /// Imports a layer of these paths; its blob is as if each chunk were a member of its own, half as long as the chunk.
+    /// Imports a layer of these paths; in its blob each chunk is a separate member, half as long as the chunk.
     @discardableResult
     func importLayer(
         _ name: String, _ given: [Entry], location: String = "oci:/images", prioritizedEnd: Int64? = nil
@@ -166,7 +166,7 @@ extension LayerImporter {
 }
 
 extension Index {
-    /// The content with these bytes; the first in the index where there are several.
+    /// The content with these bytes; the first in the index if there are several.
     func content(_ bytes: FileBytes, in store: Scratch) throws -> ContentRecord {
         let sql = "SELECT id FROM content WHERE digest = x'\(bytes.digest.hex)' ORDER BY id"
         guard let row = try store.integer(sql), let content = try content(ContentID(row)) else {

@@ -13,7 +13,7 @@ struct MigrationTests {
         Migrator(applicationID: Schema.applicationID, migrations: Array(Schema.migrations.prefix(count)))
     }
 
-    /// Tables, indexes and triggers, with the blanks of their text taken out.
+    /// Tables, indexes and triggers, without the blanks of their text.
     private func schema(_ path: String) throws -> [String] {
         try Connection(path: path, access: .readOnly).prepare(
             "SELECT name, sql FROM sqlite_schema WHERE type <> 'view' AND name NOT LIKE 'sqlite_%' ORDER BY name"
@@ -40,7 +40,7 @@ struct MigrationTests {
         store = nil
         withExtendedLifetime(store) {}
         do {
-            // The rows of today as far as that version had their columns.
+            // Today's rows, as far as that version had their columns.
             let database = try Connection(path: scratch.index, access: .readWrite)
             try migrator(version).migrate(database)
             try database.execute("ATTACH '\(today.index)' AS today")
@@ -59,7 +59,7 @@ struct MigrationTests {
                 try database.execute(
                     "INSERT OR REPLACE INTO main.\(table) (\(common)) SELECT \(common) FROM today.\(table)")
             }
-            // Of the versions that marked each content.
+            // From the versions that marked each content.
             let marks = try database.prepare("SELECT count(*) FROM pragma_table_info('content') WHERE name = 'durable'")
                 .first { $0.integer(0) }
             if marks == 1 { try database.execute("UPDATE content SET durable = 1") }

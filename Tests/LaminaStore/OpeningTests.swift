@@ -176,7 +176,7 @@ struct OpeningTests {
         try database.execute("PRAGMA foreign_keys = ON")
         try Migrator(applicationID: Schema.applicationID, migrations: Array(Schema.migrations.prefix(9)))
             .migrate(database)
-        // Views of then and now speak of the same tables; ALTER TABLE looks through them.
+        // Old and new views use the same tables; ALTER TABLE checks them.
         try database.execute(Schema.views)
         try database.execute(
             """
@@ -200,7 +200,7 @@ struct OpeningTests {
         #expect(mounts.map(\.target) == ["/m"] && mounts.first?.image.row == 7 && mounts.first?.upper == "/u")
         #expect(mounts.first?.views == images[1].views)
         #expect(try store.index.problems().isEmpty)
-        // What is added now has a number that nobody had, and goes with its image.
+        // What is added now has a number that was never used, and is deleted with its image.
         try store.addMount(target: "/new", image: images[0].id, upper: nil)
         #expect(try scratch.integer("SELECT id FROM mount WHERE target = '/new'") == 10)
         try store.removeImage("r/a:1") { _ in false }
@@ -222,7 +222,7 @@ struct OpeningTests {
         #expect(throws: SQLiteError.self) { try add(31, state: 0) }
         _ = try scratch.open()
         let text = try scratch.sqlite3("SELECT sql FROM sqlite_schema WHERE name = 'content'")
-        // A function in it has SQLite copy every page that a statement of many rows changes.
+        // A function in it makes SQLite copy every page that a statement of many rows changes.
         #expect(!text.contains("length(") && text.contains("state BETWEEN 0 AND 2"), "\(text)")
         try add(31, state: 2)
         #expect(throws: SQLiteError.self) { try add(32, state: 3) }

@@ -10,8 +10,8 @@ import Testing
 
 /// What SQLite does for a statement: which tables it goes through from one end to the other.
 ///
-/// Taken from the program that it makes (EXPLAIN), as EXPLAIN QUERY PLAN names tables by the aliases of the query and says
-/// nothing of the table that an automatic index is made of.
+/// Taken from the program that SQLite makes (EXPLAIN), because EXPLAIN QUERY PLAN names tables by the aliases of the query and
+/// does not say from which table an automatic index is made.
 private struct QueryPlan {
     /// Tables of which every row, or every entry of one of their indexes, is looked at.
     var scanned: Set<String> = []
@@ -24,7 +24,7 @@ private struct QueryPlan {
         var before = ""
         try database.prepare("EXPLAIN " + sql).forEach { step in
             let (address, operation, cursor) = (step.integer(0), step.text(1), step.integer(2))
-            // What a trigger or a foreign key does is a program of its own, with its own cursors.
+            // What a trigger or a foreign key does is a separate program, with its own cursors.
             if address == 0 { cursors = [:] }
             switch operation {
             case "OpenRead", "OpenWrite":
@@ -42,7 +42,7 @@ private struct QueryPlan {
         }
     }
 
-    /// Those of them that grow with the files of the store; what else there is grows with images, layers and snapshots.
+    /// Those of them that grow with the files of the store; others grow with images, layers and snapshots.
     var large: Set<String> {
         scanned.intersection([
             "inode", "dirent", "xattr", "content", "chunk", "chunk_source", "directory", "implicit_directory",
@@ -50,21 +50,21 @@ private struct QueryPlan {
     }
 }
 
-/// Each question finds what it wants; none goes through a table that grows with the store, unless that is what was asked.
+/// Each query finds what it wants; none goes through a table that grows with the store, unless the query asks for all of it.
 @Suite("What is asked grows with its answer")
 struct QueryPlanTests {
     let scratch = Scratch.inMemory()
 
     private func connection() throws -> Connection { try Connection(path: scratch.index, access: .readOnly) }
 
-    /// Questions about the store as a whole: they look at each content, file or name once.
+    /// Queries about the store as a whole: they look at each content, file or name once.
     private static let meant: [String: Set<String>] = [
-        // Of every content the largest, or all that are so and so.
+        // The largest of all contents, or all with some property.
         "content_status": ["content"], "content_use": ["content"], "content_landed": ["content"],
         "duplicate_content": ["content"],
         "What would `lamina gc` delete?": ["content"],
         "What is in the store as somebody claimed it, and not yet proven?": ["content"],
-        // Of every content the most, then their files.
+        // The most frequent of all contents, then their files.
         "Which files are there several times?": ["content", "inode"],
         "Which files are the hottest?": ["content", "inode"],
         "content_file": ["inode"],
@@ -113,7 +113,7 @@ struct QueryPlanTests {
         let store = try ExampleStore.make(in: scratch)
         let index = store.index
         let image = try #require(try index.images(named: "localhost:5000/app:1").first)
-        // Each asks by statements that its connection keeps.
+        // Each uses statements that its connection keeps.
         _ = try (
             index.imageStatus(), index.layerStatus(), index.cacheUsage(), index.mergeProgress(), index.mountStatus()
         )
@@ -139,7 +139,7 @@ struct QueryPlanTests {
     )
     func garbage() throws {
         let store = try ExampleStore.make(in: scratch)
-        // Images above a layer whose directories are not listed, so that there are views to be made.
+        // Images above a layer whose directories are not listed, so that views have to be made.
         let layers = try [
             store.importLayer("lower", [Entry("a", .directory, permissions: 0o700), Entry("a/b", .fifo)]),
             store.importLayer("upper", [Entry("a", .implicit), Entry("a/c", .fifo)]),
@@ -148,7 +148,7 @@ struct QueryPlanTests {
         _ = try store.markGarbage(open: [], dryRun: false)
         let statements = try store.writer.withLock { writer in
             try writer.connection.cachedStatements.filter { sql in
-                // Of the writer's own connection, as it has the temporary tables.
+                // For the writer's own connection, because it has the temporary tables.
                 try !QueryPlan(sql, writer.connection).large.isEmpty
             }
         }

@@ -6,7 +6,7 @@ import LaminaSystem
 import LaminaTestSupport
 
 extension Scratch {
-    /// In memory where the machine has room for it: what is tested is not how long a disk takes for fsync.
+    /// In memory if the machine has room: the speed of a disk's fsync is not tested.
     static func inMemory() -> Scratch { Scratch(in: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : nil) }
 
     /// A store's root.
@@ -14,8 +14,8 @@ extension Scratch {
 
     var index: String { root + "/index.db" }
 
-    /// Opens the store. A process that another test starts holds every lock of this one between its fork and its exec, so
-    /// a store that was let go of may be locked for a moment more.
+    /// Opens the store. A process that another test starts holds every lock of this one between its fork and its exec, so a
+    /// closed store may be locked a moment longer.
     func open() throws -> Store {
         for _ in 0..<100 {
             do {
@@ -43,7 +43,7 @@ extension Scratch {
         try Connection(path: index, access: .readOnly).prepare(sql).map { $0.integer(0) }
     }
 
-    /// What a shell command prints, its errors too.
+    /// What a shell command prints, including its errors.
     func shell(_ command: String) throws -> String {
         guard let pipe = popen("{ \(command)\n} 2>&1", "r") else { throw SystemError.last("start", command) }
         var output: [UInt8] = []
@@ -57,7 +57,7 @@ extension Scratch {
         return String(decoding: output, as: UTF8.self)
     }
 
-    /// What the sqlite3 command line prints, run as the documentation says.
+    /// What the sqlite3 command line prints, run as in the documentation.
     func sqlite3(_ sql: String, options: String = "") throws -> String {
         let script = "\(root)/query-\(UInt32.random(in: 0 ... .max)).sql"
         let file = try File(script, O_RDWR | O_CREAT)
@@ -81,7 +81,7 @@ func pattern(_ count: Int, seed: Int = 0) -> [UInt8] {
 }
 
 extension ContentFiles {
-    /// Makes a backing file as somebody does who records it.
+    /// Makes a backing file and records it.
     @discardableResult
     func make(_ name: BackingName, size: Int64) throws -> File {
         var lease = lease(writing: name)
@@ -89,7 +89,7 @@ extension ContentFiles {
         return try lease.create(name, size: size)
     }
 
-    /// Writes a content of one chunk, as somebody does who records it.
+    /// Writes a content of one chunk and records it.
     func write(_ bytes: UnsafeRawBufferPointer, as name: BackingName, keepsCached: Bool) throws {
         var lease = lease(writing: name)
         defer { lease.recorded() }

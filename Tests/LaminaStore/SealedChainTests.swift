@@ -41,7 +41,7 @@ struct SealedChainTests {
         unlink(path)
         try store.rewriteImage(of: chain)
         #expect(try readFile(path) == bytes)
-        // What a killed process left goes; what is known stays.
+        // What a killed process left is removed; what is known stays.
         for name in ["new-0-1", "77.erofs"] { _ = try File("\(scratch.root)/sealed/\(name)", O_CREAT | O_WRONLY) }
         try store.removeUnknownImages()
         #expect(try File.names(inDirectory: scratch.root + "/sealed") == ["\(chain.id).erofs"])
@@ -79,14 +79,14 @@ struct SealedChainTests {
         let row = try #require(try store.beginSealedMount(chain.id))
         #expect(try store.index.sealed(chain.id)?.isUsed == true)
         #expect(try store.index.evictable(limit: 9).contents.isEmpty)
-        // Also where it was chosen before it was sealed.
+        // Even if it was chosen before it was sealed.
         #expect(try store.evict([tool]).contents == 0)
         #expect(try store.index.content(tool.id)?.state == .merged && store.files.exists(tool.name))
         #expect(try store.index.sealedBytes() > 0)
         #expect(try !store.forget(chain.id))
         try store.settleSealedMount(row, device: "erofs-1")
         #expect(try store.index.sealedMounts().map(\.device) == ["erofs-1"])
-        // Who reads by the kernel alone is seen at the end.
+        // Reads by the kernel alone are noticed at the end.
         try scratch.sqlite("UPDATE content SET used_at = 1")
         try store.noteUse(of: chain.id)
         #expect(try scratch.integer("SELECT count(*) FROM content WHERE used_at = 1") == 0)
@@ -94,7 +94,7 @@ struct SealedChainTests {
         #expect(try store.index.sealed(chain.id)?.isUsed == false && store.index.sealedBytes() == 0)
         #expect(try store.evict([tool]).contents == 1)
         #expect(try store.index.sealedChains().isEmpty)
-        // And it is not to be mounted any more by whoever has its number still.
+        // And code that still has its number must not mount it any more.
         #expect(try store.beginSealedMount(chain.id) == nil)
     }
 
@@ -157,7 +157,7 @@ extension SealedChainTests {
         let chain = try #require(try store.seal(try complete(store).views))
         let tool = try store.index.content(ExampleStore.tool, in: scratch)
         let path = "\(scratch.root)/content/\(tool.name.path)"
-        // Where nothing uses the chain it is as ever: in place.
+        // If nothing uses the chain, it is done as usual: in place.
         unlink(path)
         #expect(try store.takeBackDamage(of: tool) == .absent)
         try scratch.write(ExampleStore.tool.chunks[1], to: tool, at: 6000, in: store)
@@ -170,7 +170,7 @@ extension SealedChainTests {
         var landing = Landing()
         landing.chunks = [(tool.id, 6000)]
         try store.record(landing)
-        // Nothing by the name, but lamina finds what has landed.
+        // Nothing under the name, but lamina finds what has landed.
         #expect(access(path, F_OK) != 0)
         #expect(store.files.isThere(tool.name, size: tool.size))
         #expect(try store.files.open(tool.name).read(6000, at: 6000) == ExampleStore.tool.chunks[1])
@@ -178,7 +178,7 @@ extension SealedChainTests {
         #expect(store.files.isThere(tool.name, size: tool.size))
         try merge(ExampleStore.tool, store)
         #expect(try readFile(path) == ExampleStore.tool.bytes)
-        // Of one that is too short the rest comes likewise.
+        // For one that is too short, the rest comes in the same way.
         truncate(path, 7000)
         let short = try store.index.content(ExampleStore.tool, in: scratch)
         #expect(try store.takeBackDamage(of: short) == .short(size: 7000))

@@ -95,7 +95,7 @@ struct SnapshotTests {
         #expect(otherView != view, "one layer has a view for each chain")
         #expect(try reader.walk(otherView, "srv")?.uid == 0)
 
-        // Above what was unpacked nothing is lazy.
+        // Above an unpacked layer nothing is lazy.
         try store.commitSnapshot(
             SnapshotKey("container"), as: SnapshotKey("unpacked"), labels: [:],
             usage: SnapshotUsage(bytes: 0, inodes: 0))

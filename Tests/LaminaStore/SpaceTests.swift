@@ -70,7 +70,7 @@ struct SpaceTests {
         try store.recordUses()
         let wanted = ["usr/bin/tool", "srv/data", "etc/app-release", "etc/os-release"].map { Array($0.utf8) }
         #expect(try store.index.opened(of: app) == wanted)
-        // It is not mounted: the opens were of the one that is.
+        // It is not mounted: the opens count for the one that is.
         #expect(try store.index.opened(of: base).isEmpty)
         // The next version, and one of another repository.
         func image(_ reference: String, _ layers: [LayerID]) throws -> ImageRecord {
@@ -109,7 +109,7 @@ struct SpaceTests {
                 labels: [snapshotChainLabel: layer], image: image(name))
             #expect(found != nil)
         }
-        // The lowest layer was asked for as part of the one image, and the other one has it too.
+        // The lowest layer was requested with the one image, and the other one has it too.
         try commit("base", nil, "a")
         try commit("a", "base", "a")
         try commit("b", "base", "b")
@@ -154,7 +154,7 @@ struct SpaceTests {
         let image = try #require(try store.index.images(named: "r/walked:1").first)
         let opened = try store.index.opened(of: image)
         #expect(opened.count == 4096 && opened.first == Array("file-0".utf8) && Set(opened).count == 4096)
-        // A look through the list for each path is 40 million rows: over 4 s.
+        // A look through the list for each path would be 40 million rows: over 4 s.
         #expect(after.tv_sec - before.tv_sec < 2)
     }
 

@@ -173,7 +173,7 @@ struct StatusTests {
         try store.setPinned(true, reference, image: pinned)
         #expect(
             try scratch.integers("SELECT pinned FROM image WHERE reference = '\(reference)' ORDER BY id") == [0, 1])
-        // One that was removed meanwhile, and one of another reference, are nobody's business.
+        // One that was removed meanwhile, and one of another reference, do not matter.
         let stranger = try #require(try store.index.images(named: "docker.io/library/debian:12").first).id
         let new = try add("linux/386", replacing: [mounted.id, pinned, stranger])
         let left = try store.index.images(named: reference)

@@ -5,7 +5,7 @@ import Testing
 
 @testable import LaminaStore
 
-/// What the store says it has, and what is counted.
+/// The store's totals, compared with counts.
 @Suite("Totals")
 struct TotalsTests {
     let scratch = Scratch.inMemory()

@@ -101,7 +101,7 @@ struct TOMLTests {
             let clock = ContinuousClock()
             let start = clock.now
             _ = try TOMLTable.parse(Array(file.utf8))
-            // Half a second in a debug build on a slow machine; a quadratic way takes minutes.
+            // Half a second in a debug build on a slow machine; a quadratic algorithm takes minutes.
             #expect(clock.now - start < .seconds(20), "\(file.prefix(20))")
         }
     }

@@ -112,7 +112,7 @@ static size_t descriptor_target(char *into, size_t room, pid_t pid, int descript
     return link_target(into, room, pid, what);
 }
 
-// Reads up to the end of a page, then of the next one: behind a path there may be nothing.
+// Reads up to the end of a page, then of the next one: after a path there may be no memory.
 static void read_text(pid_t pid, uint64_t address, char *into, size_t room) {
     size_t done = 0;
     memset(into, 0, room);
@@ -155,7 +155,7 @@ static int counts(const char *name, const char *call_kind) {
 static long seen[CALLS];
 static char failed[4400] = "none";
 
-// One line a kind, then the call that failed. Written each time: nobody knows when the last one comes.
+// A line for each kind, then the call that failed. Written each time, because the last one cannot be known.
 static void write_report(void) {
     char text[8192];
     int length = 0;
@@ -199,7 +199,7 @@ static void answer(int listener) {
         struct seccomp_notif_resp reply = {
             .id = asked.id, .error = is_failing ? -error : 0, .flags = is_failing ? 0 : SECCOMP_USER_NOTIF_FLAG_CONTINUE,
         };
-        // ENOENT: who asked was killed meanwhile.
+        // ENOENT: the caller was killed meanwhile.
         ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &reply);
     }
 }
@@ -265,7 +265,7 @@ static int take_over(int socket) {
     return descriptor;
 }
 
-// A process of its own, nobody's child: the program must not see one that it did not start.
+// A separate process, not a child: the program must not see one that it did not start.
 static void start_answering(const int sockets[2]) {
     pid_t child = fork();
     if (child < 0) give_up("fork");
@@ -276,7 +276,7 @@ static void start_answering(const int sockets[2]) {
     if (fork()) _exit(0);
     setsid();
     close(sockets[1]);
-    // Who reads the program's output waits for its end.
+    // A reader of the program's output waits for its end.
     int null = open("/dev/null", O_RDWR);
     for (int i = 0; i < 3; i++) dup2(null, i);
     answer(take_over(sockets[0]));

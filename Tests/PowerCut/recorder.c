@@ -50,7 +50,7 @@ static int open_or_give_up(const char *directory, const char *name, int flags) {
 static void write_all(int file, const char *from, size_t count, off_t offset) {
     while (count > 0) {
         ssize_t written = pwrite(file, from, count, offset);
-        // A recording with a gap would lie about every cut after it.
+        // A recording with a gap would be wrong about every cut after it.
         if (written <= 0) give_up("recorder: pwrite");
         from += written, offset += written, count -= (size_t)written;
     }

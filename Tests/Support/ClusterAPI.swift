@@ -10,7 +10,7 @@ public final class ClusterAPI: Sendable {
     }
 
     public let port: UInt16
-    /// What Authorization must be; nil: whatever it is.
+    /// What Authorization must be; nil: anything.
     private let authorization: String?
     /// Secrets in an answer, at most.
     private let pageSize: Int
@@ -35,12 +35,12 @@ public final class ClusterAPI: Sendable {
     /// The first lines of the requests.
     public var requests: [String] { state.withLock { $0.requests } }
 
-    /// Has these secrets from now on; each with a `config.json` of docker's.
+    /// Has these secrets from now on; each with a `config.json` in docker's form.
     public func set(_ secrets: KeyValuePairs<String, String>) {
         state.withLock { $0.secrets = secrets.map { ($0.key, $0.value) } }
     }
 
-    /// Answers with this from now on; a nil body: as it should be.
+    /// Answers with this from now on; a nil body: the right one.
     public func answer(_ status: Int, _ body: String? = nil) {
         state.withLock { ($0.status, $0.body) = (status, body) }
     }

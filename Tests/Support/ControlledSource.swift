@@ -2,23 +2,23 @@ public import LaminaDigest
 public import LaminaOCI
 import LaminaSystem
 
-/// A source of blobs in place of another one, that writes down what is asked and misbehaves as told.
+/// A source of blobs in place of another one, that records requests and misbehaves as told.
 public final class ControlledSource: BlobSource {
-    /// What it does. May be changed while reads are under way.
+    /// What it does. May be changed while reads are running.
     public struct Behaviour: Sendable {
-        /// How many bytes may still go out; reads wait for more. nil: all.
+        /// How many more bytes may go out; reads wait for more. nil: all.
         public var allowance: Int?
-        /// Reads that touch these bytes of a blob wait while they are held.
+        /// Reads of these bytes of a blob wait while they are held.
         public var held: Range<Int64>?
         /// Reads fail at once.
         public var isDown = false
-        /// Bytes that arrive inverted: offset in the blob, and how many reads of it still do.
+        /// Bytes that arrive inverted: offset in the blob, and how many more reads of it get them.
         public var corruptions: [Int64: Int] = [:]
         /// The bytes of another blob of the same size, which go out instead.
         public var substitute: [UInt8]?
         /// How long each piece takes, in seconds.
         public var pace = 0.0
-        /// What a piece has at most.
+        /// The most bytes of a piece.
         public var pieceSize = 16 << 10
 
         public init() {}
@@ -60,7 +60,7 @@ public final class ControlledSource: BlobSource {
     /// Forgets the reads so far.
     public func reset() { state.withLock { $0.reads = [] } }
 
-    /// The most reads that were ever under way at the same time.
+    /// The most reads that ever ran at the same time.
     public var peakReadCount: Int { state.withLock { $0.peak } }
 
     /// How many bytes went out.
@@ -80,7 +80,7 @@ public final class ControlledSource: BlobSource {
         }
     }
 
-    /// Waits until `count` reads wait for an allowance or for held bytes; whether they came to it in time.
+    /// Waits until `count` reads wait for an allowance or for held bytes; returns whether that happened in time.
     public func waits(for count: Int = 1) -> Bool {
         state.wait(seconds: 30) { $0.waiting >= count ? true : nil } ?? false
     }
@@ -115,11 +115,11 @@ public final class ControlledSource: BlobSource {
         }
     }
 
-    /// Waits until the next piece may go out: its size, and which of its bytes are to be wrong.
+    /// Waits until the next piece may go out: returns its size, and which of its bytes should be wrong.
     private func next(
         _ range: Range<Int64>, _ position: Int64, _ number: Int, _ shouldStop: () -> Bool
     ) throws -> (count: Int, pace: Double, corrupted: [Int64]) {
-        // A test whose reader waits for ever would hold up all the others.
+        // If one test's reader waited for ever, it would hold up all other tests.
         let deadline = ContinuousClock.now + .seconds(60)
         var isWaiting = false
         defer { if isWaiting { state.withLock { $0.waiting -= 1 } } }

@@ -42,7 +42,7 @@ extension CountingProxy {
         }
     }
 
-    /// Passes a handshake of TLS 1.3 on (RFC 8446 §2): one message of the client, the server's, and the client says the last word.
+    /// Passes a handshake of TLS 1.3 on (RFC 8446 §2): one message of the client, the server's, and the client's last one.
     private func passHandshake(of client: LoopbackSocket) {
         let hello = client.receive(atMost: 1 << 14)
         guard let server = try? LoopbackSocket.connected(to: upstream), hello.withUnsafeBytes({ server.send($0) })
@@ -88,7 +88,7 @@ extension CountingProxy {
         }
     }
 
-    /// Answers in the registry's place if the faults say so; whether it did.
+    /// Answers in the registry's place if the faults say so; returns whether it did.
     private func refuse(_ client: LoopbackSocket, _ faults: Faults, target: String, place: Int) -> Bool {
         if let base = faults.redirect {
             update(place) { $0.status = 307 }
@@ -102,7 +102,7 @@ extension CountingProxy {
         return client.send("HTTP/1.1 \(status) Told To\r\n\(retry)Content-Length: \(body.utf8.count)\r\n\r\n\(body)")
     }
 
-    /// Passes a request on and the response back; whether the connection can be used again.
+    /// Passes a request on and the response back; returns whether the connection can be used again.
     private func pass(
         _ request: MessageHead, method: String, blob: Digest?, faults: Faults, to client: LoopbackSocket, place: Int
     ) -> Bool {
@@ -152,7 +152,7 @@ extension CountingProxy {
             guard send(piece, of: &body, faults, to: client) else { return false }
         }
         if isChunked, !client.send("0\r\n\r\n") { return false }
-        // What was announced and did not come can only be told by closing.
+        // Only closing can show that announced bytes did not come.
         return length == body.count
     }
 
@@ -165,7 +165,7 @@ extension CountingProxy {
         var count: Int64 = 0
     }
 
-    /// Sends a piece of a body; false when the connection is to end.
+    /// Sends a piece of a body; false if the connection should end.
     private func send(_ bytes: [UInt8], of body: inout Body, _ faults: Faults, to client: LoopbackSocket) -> Bool {
         var bytes = bytes
         corrupt(&bytes, of: body)
@@ -179,7 +179,7 @@ extension CountingProxy {
             end = max(0, limit - Int(body.count))
             stalls = true
         }
-        // Before they go out, so that whoever has them finds them counted.
+        // Before they go out, so that a client that has them finds them counted.
         count(Int64(end), of: &body)
         let isSent = bytes.withUnsafeBytes { bytes in
             let piece = UnsafeRawBufferPointer(rebasing: bytes[..<end])

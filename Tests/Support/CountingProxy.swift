@@ -2,23 +2,23 @@ import Glibc
 public import LaminaDigest
 import LaminaSystem
 
-/// A reverse proxy on this machine that stands before a registry, writes down what passes, and misbehaves as told.
+/// A reverse proxy on this machine in front of a registry, which records what passes, and misbehaves as told.
 ///
-/// One thread a connection; connections to clients stay open between requests as a registry's do.
+/// It has one thread for each connection; connections to clients stay open between requests, like a registry's.
 public final class CountingProxy: Sendable {
     /// A request that has passed.
     public struct Request: Sendable, Hashable {
         public var method: String
         public var path: String
-        /// The Range field as it came.
+        /// The Range field as received.
         public var range: String?
         /// How many bytes the Range field asks for.
         public var rangeByteCount: Int? { range.flatMap(CountingProxy.range).map { $0.count } }
-        /// The Authorization field as it came.
+        /// The Authorization field as received.
         public var authorization: String?
-        /// All fields as they came, names in lower case.
+        /// All fields as received, names in lower case.
         public var fields: [String: String] = [:]
-        /// Of a request for a blob: which.
+        /// For a request for a blob: which blob.
         public var blob: Digest?
         public var status = 0
         /// Which bytes of the blob have been sent.
@@ -30,9 +30,9 @@ public final class CountingProxy: Sendable {
     struct State {
         var faults = Faults()
         var requests: [Request] = []
-        /// Since the proxy began: names connections for good.
+        /// Since the proxy began: gives connections permanent names.
         var connectionCount = 0
-        /// As it was at the last reset.
+        /// The value at the last reset.
         var forgottenCount = 0
         var open: [Int: LoopbackSocket] = [:]
         var threads: [Thread] = []
@@ -45,10 +45,10 @@ public final class CountingProxy: Sendable {
     let state = Monitor(State())
     private let listener: LoopbackSocket
 
-    /// What references begin with: `127.0.0.1:PORT`.
+    /// The beginning of references: `127.0.0.1:PORT`.
     public var host: String { "127.0.0.1:\(port)" }
 
-    /// Starts a proxy before the server on `upstream`.
+    /// Starts a proxy in front of the server on `upstream`.
     public init(upstream: UInt16) throws {
         self.upstream = upstream
         (listener, port) = try LoopbackSocket.listening()
@@ -100,7 +100,7 @@ public final class CountingProxy: Sendable {
         set { state.withLock(notify: true) { $0.faults = newValue } }
     }
 
-    /// Lets only those pass who show a token of this server; nil lets everybody.
+    /// Only requests with a token of this server pass; nil: all pass.
     public var tokens: TokenServer? {
         get { state.withLock { $0.tokens } }
         set { state.withLock { $0.tokens = newValue } }

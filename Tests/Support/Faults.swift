@@ -1,6 +1,6 @@
 public import LaminaDigest
 
-/// What a ``CountingProxy`` does to the responses that pass it. May be changed while transfers are under way.
+/// What a ``CountingProxy`` does to the responses that pass it. May be changed while transfers are running.
 public struct Faults: Sendable {
     /// Which requests the faults are for.
     public enum Scope: Sendable {
@@ -23,15 +23,15 @@ public struct Faults: Sendable {
     }
 
     public var scope = Scope.blobs
-    /// How long each answer takes to come, in seconds.
+    /// How long each answer is delayed, in seconds.
     public var delay: Double?
     /// How fast each response's body goes out.
     public var bytesPerSecond: Int?
-    /// The connection is cut when that many bytes of a body have gone out; for the next `cutCount` responses that get that far.
+    /// The connection is cut after this many bytes of a body; for the next `cutCount` responses that get that far.
     public var cutAfter: Int?
     public var cutCount = Int.max
-    /// Nothing more goes out after that many bytes of a body, and the connection stays; for the next `stallCount` responses that
-    /// get that far.
+    /// Nothing more goes out after this many bytes of a body, and the connection stays; for the next `stallCount` responses
+    /// that get that far.
     public var stallAfter: Int?
     public var stallCount = Int.max
     /// The next `statusCount` requests are answered with this status and a small JSON body.
@@ -41,20 +41,20 @@ public struct Faults: Sendable {
     public var retryAfter: Int?
     /// `Range` does not reach the registry, which sends the whole with 200.
     public var ignoresRange = false
-    /// The registry is asked for a range that many bytes further on, and its answer says so.
+    /// The registry is asked for a range this many bytes further on, and its answer says so.
     public var shiftsRange: Int64?
-    /// Of a range that is at least twice as long, the registry is asked for so many bytes less, and its answer says so.
+    /// For a range that is at least twice as long, the registry is asked for this many bytes less, and its answer says so.
     public var shortensRange: Int64?
-    /// Goes out in place of each body.
+    /// Goes out instead of each body.
     public var body: [UInt8]?
     public var corruptions: [Corruption] = []
-    /// Answers 307 to this base URL (of another proxy) instead of passing on: `http://127.0.0.1:PORT`.
+    /// Answers 307 to this base URL (of another proxy) instead of passing the request on: `http://127.0.0.1:PORT`.
     public var redirect: String?
     /// Bodies go out as `Transfer-Encoding: chunked`, without a Content-Length.
     public var isChunked = false
-    /// TLS passes to the server behind as it is, and the connection ends when both have shaken hands.
+    /// TLS passes unchanged to the server behind, and the connection ends after the handshake.
     public var endsBehindHandshake = false
-    /// Fields put in place of the registry's own.
+    /// Fields that replace the registry's own.
     public var fields: [String: String] = [:]
 
     public init() {}

@@ -1,13 +1,13 @@
 public import LaminaDigest
 public import LaminaOCI
 
-/// An eStargz layer that was put together by hand: so that tests know where each chunk is, and can say what is not true.
+/// An eStargz layer put together by hand, so that tests know where each chunk is, and can say something untrue.
 ///
-/// Members hold their payload uncompressed (stored blocks), so sizes can be foretold. There are no tar headers in them but
-/// the table of contents' own; lamina reads none.
+/// Members hold their payload uncompressed (stored blocks), so sizes are known beforehand. They have no tar headers except the
+/// table of contents' own; lamina reads none.
 public struct ForgedLayer: Sendable {
     public var blob: [UInt8] = []
-    /// Of the table of contents, as it stands in the blob.
+    /// Of the table of contents, as in the blob.
     public private(set) var tocOffset: Int64 = 0
     public private(set) var tocDigest = SHA256.hash([UInt8]())
     private var entries: [String] = []
@@ -35,7 +35,7 @@ public struct ForgedLayer: Sendable {
         entry(#""name":"\#(name)/","type":"dir","mode":\#(mode)\#(rest)"#)
     }
 
-    /// Adds a file, each chunk a member of its own.
+    /// Adds a file, each chunk in its own member.
     ///
     /// - Parameters:
     ///   - chunkSize: in bytes.
@@ -63,7 +63,7 @@ public struct ForgedLayer: Sendable {
         return offsets
     }
 
-    /// Adds several small files whose bytes are in one member, behind each other, with `gap` bytes before each.
+    /// Adds several small files whose bytes are in one member, one after the other, with `gap` bytes before each.
     @discardableResult
     public mutating func packed(_ files: [(name: String, bytes: [UInt8])], gap: Int = 0) -> Int64 {
         var payload: [UInt8] = []
@@ -150,12 +150,12 @@ public struct ForgedLayer: Sendable {
     }
 }
 
-/// A layer for ``writeImage(_:tag:layout:)``: its blob, and what the manifest says of its table of contents.
+/// A layer for ``writeImage(_:tag:layout:)``: its blob, and what the manifest says about its table of contents.
 public struct ImageLayer: Sendable {
     public var blob: [UInt8]
     /// nil: the manifest does not say.
     public var tocDigest: Digest?
-    /// nil: made up, as nobody unpacks the layer.
+    /// nil: made up, because the layer is not unpacked.
     public var diffID: Digest?
 
     public init(blob: [UInt8], tocDigest: Digest?, diffID: Digest? = nil) {

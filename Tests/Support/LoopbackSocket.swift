@@ -1,9 +1,9 @@
 import Glibc
 import LaminaSystem
 
-/// A TCP socket on 127.0.0.1, blocking; closed when the last reference goes.
+/// A TCP socket on 127.0.0.1, blocking; closed with the last reference.
 final class LoopbackSocket: @unchecked Sendable {
-    // @unchecked: the descriptor never changes; `pending` is used by the one thread that reads.
+    // @unchecked: the descriptor never changes; only the one thread that reads uses `pending`.
     let descriptor: Int32
     private var pending: [UInt8] = []
 
@@ -48,12 +48,12 @@ final class LoopbackSocket: @unchecked Sendable {
         return client
     }
 
-    /// The next connection; `nil` when the listener was shut down.
+    /// The next connection; `nil` if the listener was shut down.
     func accepted() -> LoopbackSocket? {
         while true {
             let descriptor = accept(descriptor, nil, nil)
             if descriptor >= 0 {
-                // A child started in between keeps the connection, which `hangUp` ends all the same.
+                // If a child process starts in between, it keeps the connection, which `hangUp` still ends.
                 _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
                 var one: Int32 = 1
                 setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one, socklen_t(MemoryLayout<Int32>.size))
@@ -63,7 +63,7 @@ final class LoopbackSocket: @unchecked Sendable {
         }
     }
 
-    /// Hands every connection to `serve`, one after the other on a thread of its own, until this listener hangs up.
+    /// Passes every connection to `serve`, one after the other on a separate thread, until this listener hangs up.
     func serve(_ name: String, _ serve: @escaping @Sendable (LoopbackSocket) -> Void) throws {
         _ = try Thread(name) {
             while let client = self.accepted() {
@@ -73,7 +73,7 @@ final class LoopbackSocket: @unchecked Sendable {
         }
     }
 
-    /// Answers a request with JSON, as the last of this connection.
+    /// Answers a request with JSON, as the last request of this connection.
     func answer(_ status: String, json: String) {
         _ = send(
             "HTTP/1.1 \(status)\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -83,7 +83,7 @@ final class LoopbackSocket: @unchecked Sendable {
     /// Ends every call that waits on the socket, from any thread.
     func hangUp() { shutdown(descriptor, Int32(SHUT_RDWR)) }
 
-    /// Sends everything; false when the other side has gone.
+    /// Sends everything; false if the other side has gone.
     func send(_ bytes: UnsafeRawBufferPointer) -> Bool {
         var done = 0
         while done < bytes.count {
@@ -118,7 +118,7 @@ final class LoopbackSocket: @unchecked Sendable {
         }
     }
 
-    /// The head of a request or response, up to its empty line; `nil` when the other side has gone or says nonsense.
+    /// The head of a request or response, up to its empty line; `nil` if the other side has gone or sends nonsense.
     func receiveHead() -> MessageHead? {
         var bytes: [UInt8] = []
         while bytes.count < 1 << 16 {

@@ -6,7 +6,7 @@ extension RegistryFixture {
     /// Pushes an image of an OCI layout directory, with everything below its manifest or index.
     ///
     /// - Parameters:
-    ///   - source: the tag in the layout; the only manifest without it.
+    ///   - source: the tag in the layout; by default its only manifest.
     ///   - name: the repository.
     /// - Returns: the digest of the manifest or index.
     @discardableResult
@@ -69,7 +69,7 @@ extension RegistryFixture {
         guard done.status == 201 else { throw Unavailable(description: "the registry refuses \(digest): \(problem)") }
     }
 
-    /// One request on a connection of its own.
+    /// One request on its own connection.
     private func request(
         _ method: String, _ target: String, _ fields: [String: String] = [:], size: Int64 = 0,
         body: ((UnsafeRawBufferPointer) -> Bool) throws -> Void = { _ in }

@@ -1,11 +1,11 @@
 import Glibc
 import LaminaSystem
 
-/// Debian's docker-registry on a free port of this machine, with a directory of its own.
+/// Debian's docker-registry on a free port of this machine, with its own directory.
 ///
-/// It ends with ``stop()``, with this object, and with this process, however that ends.
+/// It ends with ``stop()``, with this object, and with this process, however the process ends.
 public final class RegistryFixture: @unchecked Sendable {
-    // @unchecked: everything is constant but `isStopped`, which is behind its monitor.
+    // @unchecked: everything is constant except `isStopped`, which is in its monitor.
     public let port: UInt16
     /// The registry's files.
     public let directory: String
@@ -13,7 +13,7 @@ public final class RegistryFixture: @unchecked Sendable {
     private let lifeline: File
     private let isStopped = Monitor(false)
 
-    /// What references begin with: `127.0.0.1:PORT`.
+    /// The beginning of references: `127.0.0.1:PORT`.
     public var host: String { "127.0.0.1:\(port)" }
 
     /// How a registry answers, beyond anonymous HTTP.
@@ -22,7 +22,7 @@ public final class RegistryFixture: @unchecked Sendable {
         public var certificate: TestAuthority.Certificate?
         /// A line of htpasswd(1) with bcrypt, as docker-registry takes it.
         public var htpasswd: String?
-        /// A file with the authority of the certificates that clients have to show.
+        /// A file with the authority of the certificates that clients must show.
         public var clientAuthority: String?
 
         public init(
@@ -34,7 +34,7 @@ public final class RegistryFixture: @unchecked Sendable {
         }
     }
 
-    /// What a test says when it cannot run.
+    /// What a test reports if it cannot run.
     public struct Unavailable: Error, CustomStringConvertible {
         public var description: String
     }
@@ -71,7 +71,7 @@ public final class RegistryFixture: @unchecked Sendable {
 
             """
         try File(directory + "/config.yml", O_WRONLY | O_CREAT).write(Array(configuration.utf8))
-        // The shell waits for the end of its input, which comes when this process lets go of the socket or dies.
+        // The shell waits for the end of its input, which comes when this process closes the socket or dies.
         let script = """
             docker-registry serve "$1/config.yml" </dev/null >"$1/log" 2>&1 &
             read -r line; kill $!; wait $!; rm -rf "$1"
@@ -87,7 +87,7 @@ public final class RegistryFixture: @unchecked Sendable {
 
     deinit { stop() }
 
-    /// Ends the registry and waits for its end; its files go with it.
+    /// Ends the registry and waits for its end; its files are removed with it.
     public func stop() {
         let wasStopped = isStopped.withLock { stopped in
             defer { stopped = true }
@@ -100,7 +100,7 @@ public final class RegistryFixture: @unchecked Sendable {
         while waitpid(supervisor, &status, 0) < 0, errno == EINTR {}
     }
 
-    /// Starts a program whose standard input is one end of a socket pair; answers its PID and the other end.
+    /// Starts a program whose standard input is one end of a socket pair; returns its PID and the other end.
     private static func spawn(_ arguments: [String]) throws -> (pid_t, File) {
         var ends: [Int32] = [-1, -1]
         guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else {
@@ -112,7 +112,7 @@ public final class RegistryFixture: @unchecked Sendable {
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
         posix_spawn_file_actions_adddup2(&actions, input.descriptor, 0)
-        // A test runner waits until nobody holds its output any more.
+        // A test runner waits until no process holds its output any more.
         posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, 1, 2)
         // Closing what is not open is no error here.

@@ -1,11 +1,11 @@
 import Glibc
 import LaminaSystem
 
-/// A directory of its own for one test, gone with the last reference.
+/// A separate directory for one test, removed with the last reference.
 public final class Scratch: Sendable {
     public let path: String
 
-    /// - Parameter base: where it is made; `/dev/shm` where what is tested is not how long a disk takes for fsync.
+    /// - Parameter base: where it is made; `/dev/shm` if the speed of a disk's fsync is not tested.
     public init(in base: String? = nil) {
         do {
             path = try temporaryDirectory("test", in: base)

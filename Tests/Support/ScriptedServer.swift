@@ -1,8 +1,8 @@
 import LaminaSystem
 
-/// An HTTP server on this machine that answers as it is told: what registries and what stands before them have been seen to say.
+/// An HTTP server on this machine that answers as told: what registries and proxies have been seen to answer.
 public final class ScriptedServer: Sendable {
-    /// What is asked for.
+    /// What is requested.
     public struct Request: Sendable {
         public var method: String
         /// With its query.
@@ -12,12 +12,12 @@ public final class ScriptedServer: Sendable {
         public var host: String?
     }
 
-    /// What it says.
+    /// What it answers.
     public struct Answer: Sendable {
         public var status: Int
         public var fields: [String: String]
         public var body: String
-        /// Whether the body's length is said.
+        /// Whether it gives the body's length.
         public var hasLength: Bool
 
         public init(_ status: Int, _ fields: [String: String] = [:], _ body: String = "", hasLength: Bool = true) {
@@ -29,7 +29,7 @@ public final class ScriptedServer: Sendable {
     }
 
     public let port: UInt16
-    /// What references begin with.
+    /// The beginning of references.
     public var host: String { "127.0.0.1:\(port)" }
     private let listener: LoopbackSocket
     private let log = Monitor<[Request]>([])

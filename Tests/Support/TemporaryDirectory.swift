@@ -1,7 +1,7 @@
 import Glibc
 import LaminaSystem
 
-/// Makes a directory of its own under another, without one under the system's temporary directory.
+/// Makes a new directory under another, by default under the system's temporary directory.
 public func temporaryDirectory(_ name: String, in base: String? = nil) throws -> String {
     let base = base ?? getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
     var template = Array("\(base)/lamina-\(name)-XXXXXX".utf8CString)
@@ -9,7 +9,7 @@ public func temporaryDirectory(_ name: String, in base: String? = nil) throws ->
     return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
-/// Removes a file or a directory with all that is in it; what cannot be removed stays.
+/// Removes a file or a directory with everything in it; what cannot be removed stays.
 public func removeTree(_ path: String) {
     var status = stat()
     guard lstat(path, &status) == 0 else { return }

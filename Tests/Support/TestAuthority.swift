@@ -1,14 +1,14 @@
 import Glibc
 import LaminaSystem
 
-/// A certificate authority of the tests' own, made by openssl(1), with certificates for 127.0.0.1.
+/// The tests' own certificate authority, made by openssl(1), with certificates for 127.0.0.1.
 public struct TestAuthority: Sendable {
     public struct Certificate: Sendable {
         public var path: String
         public var key: String
     }
 
-    /// Where the files are; whoever makes it removes it.
+    /// Where the files are; the code that makes it removes it.
     public let directory: String
     /// The authority's own certificate.
     public var certificate: String { directory + "/ca.crt" }

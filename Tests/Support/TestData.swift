@@ -14,7 +14,7 @@ public func noise(_ count: Int, seed: UInt64) -> [UInt8] {
     }
 }
 
-/// Waits until something is true; whether it came to it.
+/// Waits until something is true; returns whether it became true.
 public func eventually(seconds: Double = 30, _ condition: () throws -> Bool) rethrows -> Bool {
     for _ in 0..<Int(seconds * 200) {
         if try condition() { return true }

@@ -2,14 +2,14 @@ import LaminaSystem
 
 /// A token service on this machine: https://distribution.github.io/distribution/spec/auth/token/
 ///
-/// Gives tokens to whoever shows the password (if it wants one), by GET, or the refresh token, by POST.
+/// Gives tokens to clients that show the password (if it requires one), by GET, or the refresh token, by POST.
 public final class TokenServer: Sendable {
     /// What it gives tokens for.
     public enum Wants: Sendable, Equatable {
         case nothing
         /// `user:password` in base64.
         case basic(String)
-        /// The same; and who shows nothing gets a token that is of no use, as Docker's registry has it.
+        /// The same; and a client that shows nothing gets a useless token, as from Docker's registry.
         case basicOrUseless(String)
         case refreshToken(String)
     }
@@ -44,7 +44,7 @@ public final class TokenServer: Sendable {
     /// The first lines and bodies of the requests.
     public var requests: [String] { state.withLock { $0.requests } }
 
-    /// Makes every token that was given worthless.
+    /// Makes every token that was given invalid.
     public func revoke() { state.withLock { $0.tokens = [:] } }
 
     /// What a registry answers to an Authorization field; nil lets it pass.

@@ -1,9 +1,9 @@
-/// `docs/benchmarks.md`: written anew by each run, but for what stands between the marks.
+/// `docs/benchmarks.md`: each run writes it again, except what is between the marks.
 public struct BenchmarkPage: Sendable {
     public static let notesBegin = "<!-- By hand: from here to the end mark `make bench` changes nothing. -->"
     public static let notesEnd = "<!-- The end mark. -->"
 
-    /// What was measured on: a name and its value.
+    /// The machine of the measurement: a name and its value.
     public var machine: [(String, String)]
     public var table: ReportTable
     /// What was not available, and why.
@@ -15,7 +15,7 @@ public struct BenchmarkPage: Sendable {
         self.absences = absences
     }
 
-    /// - Parameter old: the page as it was; its part between the marks is kept.
+    /// - Parameter old: the page before; its part between the marks is kept.
     public func markdown(keeping old: String?) -> String {
         var text = """
             # Benchmarks
@@ -52,7 +52,7 @@ public struct BenchmarkPage: Sendable {
         return text
     }
 
-    /// What stands between the marks of a page, with its last line ended.
+    /// What is between the marks of a page, with its last line ended.
     public static func notes(of page: String?) -> String {
         guard let page, let begin = page.firstRange(of: notesBegin),
             let end = page[begin.upperBound...].firstRange(of: notesEnd)

@@ -16,7 +16,7 @@ public struct Figure: Sendable {
         case missed = "NOT met"
     }
 
-    /// Which of the samples stands for all.
+    /// Which of the samples represents all.
     public enum Summary: Sendable {
         case median, maximum
     }
@@ -64,7 +64,7 @@ public struct Figure: Sendable {
 }
 
 extension Figure.Unit {
-    /// A number with as many digits as it deserves.
+    /// A number with a sensible number of digits.
     public func text(_ value: Double) -> String {
         switch self {
         case .ratio: Self.number(value, value < 10 ? 3 : 1) + " ×"

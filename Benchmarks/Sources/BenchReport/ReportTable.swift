@@ -1,7 +1,7 @@
-/// What was found: samples by figure, and words where there are none.
+/// The results: samples by figure, and words if there are none.
 public struct Findings: Sendable {
     public private(set) var samples: [String: Samples] = [:]
-    /// Why a figure has no value, or what has to be known to read it.
+    /// Why a figure has no value, or what a reader has to know about it.
     public private(set) var notes: [String: String] = [:]
 
     public init() {}

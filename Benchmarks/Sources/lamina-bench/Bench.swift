@@ -1,7 +1,7 @@
 import BenchReport
 import Foundation
 
-/// What every part has at hand.
+/// What every part uses.
 final class Bench {
     let options: Options
     let space: Workspace
@@ -17,7 +17,7 @@ final class Bench {
         inputs = Inputs(space: space)
     }
 
-    /// How often something is measured: five times at least for the table, fewer for everyday use.
+    /// How many times something is measured: at least five for the table, fewer for everyday use.
     func rounds(_ full: Int, quick: Int) -> Int { options.quick ? quick : full }
 
     func add(_ id: String, _ value: Double) { findings.add(id, value) }
@@ -29,7 +29,7 @@ final class Bench {
         add(id + ".reference", reference)
     }
 
-    /// Runs the parts that were asked for. One that fails is reported; the others go on.
+    /// Runs the requested parts. A part that fails is reported; the others go on.
     func measure() -> Bool {
         var ok = true
         for (name, part) in Self.parts where isWanted(name) {
@@ -46,7 +46,7 @@ final class Bench {
         return ok
     }
 
-    /// Everyday use goes without what has no promise to keep.
+    /// Everyday use leaves out figures without a bound.
     private func isWanted(_ part: String) -> Bool {
         options.parts.isEmpty ? !(options.quick && part == "formats") : options.parts.contains(part)
     }
@@ -58,7 +58,7 @@ final class Bench {
         ("sealed", sealedPart),
     ]
 
-    /// A pull of a whole image into a store of its own.
+    /// A pull of a whole image into a new store.
     func pull(_ registry: Registry, _ image: Image, into store: String, lazy: Bool = false) throws -> PullOutcome {
         let (usage, output) = try run(
             [space.lamina, "pull", "--json", "--root", store] + (lazy ? ["--lazy"] : []) + [registry.reference(image)])
@@ -68,7 +68,7 @@ final class Bench {
             fetched: (result["fetchedBytes"] as? NSNumber)?.doubleValue ?? 0)
     }
 
-    /// Runs one closure for each side, beginning with another one each round, so that none has the better moments.
+    /// Runs one closure for each side, beginning with another one each round, so that no side has the better moments.
     func interleaved(_ rounds: Int, _ sides: [Side], _ body: (Side) throws -> Double) throws -> [[String: Double]] {
         try (0..<rounds).map { round in
             var result: [String: Double] = [:]
@@ -88,9 +88,9 @@ struct PullOutcome {
     var fetched: Double
 }
 
-/// The same files somewhere: on the disk, in lamina, in an image of another file system.
+/// The same files at different places: on the disk, in lamina, in an image of another file system.
 struct Side {
-    /// The name of the one that is lamina's own file in the store.
+    /// The name of the side that is lamina's own file in the store.
     static let backing = "backing"
 
     var name: String

@@ -1,7 +1,7 @@
 import CBench
 import Foundation
 
-/// What a process used, its children that it waited for included.
+/// How much a process used, including the children that it waited for.
 struct Usage {
     var wall = 0.0
     /// User and system time, seconds.
@@ -20,7 +20,7 @@ final class Child {
     private var isReaped = false
 
     /// - Parameters:
-    ///   - output: the file that takes standard output and error; nothing is kept without it.
+    ///   - output: the file that takes standard output and error; without it nothing is kept.
     init(_ arguments: [String], output: String = "/dev/null") throws {
         Cleanup.stopWhenEnding()
         name = arguments.joined(separator: " ")
@@ -38,7 +38,7 @@ final class Child {
         var signals = sigset_t()
         sigemptyset(&signals)
         posix_spawnattr_setsigmask(&attributes, &signals)
-        // A group of its own: Ctrl-C on the terminal comes to us, and we end it in order.
+        // Its own group: Ctrl-C on the terminal comes to the benchmark, which ends it in order.
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP))
         var words = arguments.map { strdup($0) } + [nil]
         defer { words.forEach { free($0) } }
@@ -55,10 +55,10 @@ final class Child {
     var peak: Double { Double(field("status", "VmHWM:") ?? 0) / 1024 }
     /// Bytes that it made dirty in the page cache, or wrote past it.
     var written: Double { Double(field("io", "write_bytes:") ?? 0) }
-    /// Bytes that it handed to write calls: what a registry sent.
+    /// Bytes that it passed to write calls: how much a registry sent.
     var sent: Double { Double(field("io", "wchar:") ?? 0) }
 
-    /// Waits for the end. The peak is asked for every 20 ms, as the end takes it away.
+    /// Waits for the end. The peak is read every 20 ms, because it is gone after the end.
     func wait() throws -> (status: Int32, usage: Usage) {
         let ended = bench_pidfd_open(pid)
         guard ended >= 0 else { throw Failure.system("pidfd_open") }
@@ -120,7 +120,7 @@ func shell(_ script: String, _ arguments: String...) throws -> Usage {
 }
 
 /// - Returns: what it used, and what it wrote to standard output.
-/// - Throws: ``Failure`` with what it said on standard error, when it ends with another status than 0.
+/// - Throws: ``Failure`` with what it printed on standard error, if it ends with a status other than 0.
 @discardableResult
 func run(_ arguments: [String]) throws -> (usage: Usage, output: String) {
     let output = NSTemporaryDirectory() + "/lamina-bench-\(getpid()).out"

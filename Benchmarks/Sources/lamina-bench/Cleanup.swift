@@ -24,7 +24,7 @@ enum Cleanup {
         }
     }
 
-    /// Stops this thread for good where the benchmark is being ended by another one.
+    /// Stops this thread for good if another one is ending the benchmark.
     static func stopWhenEnding() {
         if held.withLock({ $0.isEnding }) { stayHere() }
     }
@@ -38,8 +38,8 @@ enum Cleanup {
     static func release(mount: String) { held.withLock { $0.mounts.removeAll { $0 == mount } } }
     static func hold(directory: String) { held.withLock { _ = $0.directories.insert(directory) } }
 
-    /// Ctrl-C and SIGTERM end everything at once. Before the first thread: threads take the mask of their maker, and children
-    /// are started with an empty one.
+    /// Ctrl-C and SIGTERM end everything at once. Call it before the first thread: threads take the mask of their maker, and
+    /// children are started with an empty one.
     static func installSignals() {
         var signals = sigset_t()
         sigemptyset(&signals)
@@ -55,7 +55,7 @@ enum Cleanup {
         }
     }
 
-    /// Unmounts first, so that no process is left waiting for a file system without a server.
+    /// Unmounts first, so that no process keeps waiting for a file system without a server.
     static func all() {
         let last = held.withLock { held in
             defer { held = Held(isEnding: true) }
@@ -74,7 +74,7 @@ enum Cleanup {
         }
     }
 
-    /// Ends what a run that was killed has left: processes that were told a path below `directory`, then mounts.
+    /// Ends what a killed run has left: processes with a path below `directory` among their arguments, then mounts.
     static func sweep(_ directory: String) {
         for entry in (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? [] {
             guard let process = pid_t(entry), process != getpid() else { continue }

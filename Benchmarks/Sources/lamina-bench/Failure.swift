@@ -6,13 +6,13 @@ struct Failure: Error, CustomStringConvertible {
 
     init(_ description: String) { self.description = description }
 
-    /// With what errno says.
+    /// With errno's message.
     static func system(_ what: String) -> Failure {
         Failure("\(what): \(String(cString: strerror(errno)))")
     }
 }
 
-/// Says on standard error what is done now: the table alone goes to standard output.
+/// Says on standard error what is being done: only the table goes to standard output.
 func say(_ text: String) {
     FileHandle.standardError.write(Data("bench: \(text)\n".utf8))
 }

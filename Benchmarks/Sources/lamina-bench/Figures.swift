@@ -1,6 +1,6 @@
 import BenchReport
 
-/// Every figure of the report, in its order. What has a bound is a promise; the others say what it is made of.
+/// Every figure of the report, in its order. A figure with a bound is a promise; the others show what it is made of.
 let figures: [Figure] = promises + comparisons
 
 private let promises: [Figure] = [
@@ -242,7 +242,7 @@ private let comparisons: [Figure] =
             how: "the same commands"),
     ]
 
-/// The same against the very pages that lamina has the kernel read, and what these give without lamina.
+/// The same compared with the same pages that lamina has the kernel read, and how fast these are without lamina.
 private func reads(_ id: String, _ title: String, _ unit: Figure.Unit) -> [Figure] {
     [
         Figure(
@@ -254,7 +254,7 @@ private func reads(_ id: String, _ title: String, _ unit: Figure.Unit) -> [Figur
     ] + everywhere(id, title, unit, "reads")
 }
 
-/// One measurement on every file system, and with an overlay on both sides, as an image is mounted.
+/// One measurement on every file system, with an overlay on both sides, as an image is mounted.
 private func everywhere(_ id: String, _ title: String, _ unit: Figure.Unit, _ part: String) -> [Figure] {
     [
         Figure(

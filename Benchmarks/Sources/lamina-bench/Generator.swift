@@ -1,6 +1,6 @@
 import Foundation
 
-/// Bytes from a seed, of a chosen compressibility: the same on every machine.
+/// Bytes from a seed, with a chosen compressibility: the same on every machine.
 struct Generator {
     private var state: UInt64
 
@@ -16,8 +16,7 @@ struct Generator {
 
     mutating func next(below bound: Int) -> Int { Int((next() >> 33) % UInt64(bound)) }
 
-    /// Like a program: runs of bytes that nothing predicts, and copies of what came up to 32 KiB before. gzip -6 makes about
-    /// 1.4:1 of it.
+    /// Like a program: unpredictable runs of bytes, and copies from the last 32 KiB. gzip -6 makes about 1.4:1 of it.
     mutating func fillBinary(_ bytes: UnsafeMutableRawBufferPointer) {
         var at = 0
         while at < bytes.count {
@@ -42,8 +41,7 @@ struct Generator {
         }
     }
 
-    /// Like text: words of a vocabulary, the frequent ones short, and phrases that were there before. gzip -6 makes about 4:1
-    /// of it.
+    /// Like text: words of a vocabulary, the frequent ones short, and repeated phrases. gzip -6 makes about 4:1 of it.
     mutating func fillText(_ bytes: UnsafeMutableRawBufferPointer, _ words: [[UInt8]]) {
         var at = 0
         while at < bytes.count {
@@ -69,7 +67,7 @@ struct Generator {
         }
     }
 
-    /// 20,000 words, the first ones short, each with the space or the line end behind it.
+    /// 20,000 words, the first ones short, each followed by a space or a line end.
     mutating func vocabulary() -> [[UInt8]] {
         (0..<20_000).map { rank in
             let length = 2 + min(rank / 400, 6) + next(below: 4)

@@ -1,8 +1,8 @@
 import Foundation
 
-/// What is measured on: made once, from seeds, and kept.
+/// What is measured: made once, from seeds, and kept.
 struct Inputs {
-    /// A new number makes everything anew.
+    /// With a new number everything is made again.
     private static let generation = 1
     static let smallFiles = 20_000
     static let big = 1 << 30
@@ -10,12 +10,12 @@ struct Inputs {
 
     let space: Workspace
 
-    /// Files on the machine's disk, to be compared with.
+    /// Files on the machine's disk, for comparison.
     var mix: String { space.inputs + "/mix" }
     var tree: String { space.inputs + "/tree" }
     var usr: String { space.inputs + "/usr" }
 
-    /// Runs `body` unless its result is there from an earlier run.
+    /// Runs `body` unless its result exists from an earlier run.
     private func once(_ name: String, _ body: () throws -> Void) throws {
         let stamp = "\(space.inputs)/\(name).made"
         let wanted = "\(Self.generation)"
@@ -53,7 +53,7 @@ struct Inputs {
             for number in 0..<Self.smallFiles {
                 let directory = "\(path)/small/\(number / 100)"
                 if number % 100 == 0 { try makeDirectory(directory) }
-                // As many of 64 to 128 bytes as of 32 to 64 KiB, nearly.
+                // Almost as many of 64 to 128 bytes as of 32 to 64 KiB.
                 let place = pow(Double(number) / Double(Self.smallFiles), 0.96)
                 try writeFile("\(directory)/\(number % 100)", size: Int(64 * pow(1024, place))) {
                     generator.fillBinary($0)
@@ -68,19 +68,19 @@ struct Inputs {
         return try image("mix", of: "dir:" + mix)
     }
 
-    /// The mix's largest file alone, as gzip has it.
+    /// The mix's largest file alone, as gzip.
     func bigGzip() throws -> String {
         _ = try mixImage()
         return try archive("big.gz") { try shell("gzip -6 -c \"$1/large/big\" > \"$2\"", mix, $0) }
     }
 
-    /// The mix's small files alone, as an ordinary layer has them.
+    /// The mix's small files alone, as in an ordinary layer.
     func smallTar() throws -> String {
         _ = try mixImage()
         return try archive("small.tar.gz") { try shell("tar -C \"$1\" -c small | gzip -6 > \"$2\"", mix, $0) }
     }
 
-    /// As many plain inserts as the tree has entries: names below directories, a digest each, found by both.
+    /// As many plain inserts as the tree has entries: names below directories, with a digest each, and indexes on both.
     func inserts() throws -> String {
         try archive("inserts.sql") { path in
             var generator = Generator(seed: 9)
@@ -95,7 +95,7 @@ struct Inputs {
             var digest = [UInt8](repeating: 0, count: 32)
             for number in 1...100_000 {
                 digest.withUnsafeMutableBytes { generator.fillBinary($0) }
-                // What compresses may repeat; a digest does not.
+                // Bytes that compress may repeat; a digest does not.
                 withUnsafeBytes(of: UInt64(number).littleEndian) { digest.replaceSubrange(0..<8, with: $0) }
                 let hex = digest.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
                 text +=
@@ -127,7 +127,7 @@ struct Inputs {
         return try image("text", of: "dir:" + path)
     }
 
-    /// This machine's `/usr`; of a large one the smallest directories, up to 1,000 MB of them.
+    /// This machine's `/usr`; if it is large, its smallest directories, up to 1,000 MB.
     func usrImage() throws -> Image {
         try once("usr") {
             let path = try emptied("usr")
@@ -155,7 +155,7 @@ struct Inputs {
             for directory in 0..<5000 {
                 let place = "\(path)/\(directory / 50)/\(directory)"
                 try makeDirectory(place)
-                // The 100 directories between count as well.
+                // The 100 directories between count too.
                 let files = directory < 100 ? 16 : 17
                 for number in 0..<files {
                     try writeFile("\(place)/file-\(number)", size: 32 + number * 8) { generator.fillBinary($0) }
@@ -201,12 +201,13 @@ struct Inputs {
     /// The path of one of the numbered directories.
     static func directory(_ number: Int) -> String { "\(number / 100)/\(number)" }
 
-    /// A path of the million that nothing has looked up before.
+    /// A path of the million that was not looked up before.
     static func millionPath(_ number: Int) -> String {
         "\(directory((number * 7919 + 13) % millionDirectories))/file-\(number % filesInDirectory)"
     }
 
-    /// One of ten images of 100,000 files (10,000 for everyday use), in directories of 100; a tenth of the files is the same in all.
+    /// One of ten images of 100,000 files (10,000 for everyday use), in directories of 100; a tenth of the files is the same in
+    /// all.
     func scaleImage(_ number: Int, files: Int) throws -> Image {
         let name = "scale-\(files)-\(number)"
         let path = "\(space.inputs)/\(name).tar"
@@ -233,8 +234,7 @@ struct Inputs {
     /// Where a file of them is.
     static func scalePath(_ directory: Int) -> String { "/\(directory / 100)/package-\(directory)/file-42" }
 
-    /// An image of plain layers that name files and none of the directories that they are in: which layer below has those has to be
-    /// looked for.
+    /// An image of plain layers that name files and none of their directories: which layer below has those must be looked up.
     ///
     /// - Returns: the directory of its layout.
     func unlistedImage(layers: Int, directories: Int) throws -> String {
@@ -272,7 +272,7 @@ struct Inputs {
         return image
     }
 
-    /// The mix as an ordinary tar.gz, of which lamina knows no table of contents.
+    /// The mix as an ordinary tar.gz, without a table of contents.
     func plainImage() throws -> Image {
         let layout = space.inputs + "/plain.oci"
         try once("plain") {
@@ -285,7 +285,7 @@ struct Inputs {
 
     /// The same files as an image of another file system.
     ///
-    /// - Returns: nil where the tool is not installed.
+    /// - Returns: nil if the tool is not installed.
     func filesystem(_ kind: Filesystem, of name: String) throws -> String? {
         guard isInstalled(kind.tool) else { return nil }
         let path = "\(space.inputs)/\(name).\(kind.rawValue)"

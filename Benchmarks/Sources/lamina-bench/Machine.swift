@@ -1,6 +1,6 @@
 import Foundation
 
-/// What was measured on.
+/// The machine of the measurement.
 enum Machine {
     static func facts(_ options: Options, seconds: Double) -> [(String, String)] {
         func first(_ arguments: String...) -> String {

@@ -33,7 +33,7 @@ extension Bench {
         }
     }
 
-    /// So many threads at once; the first error of one of them is thrown.
+    /// This many threads at once; the first error of one of them is thrown.
     private func readers(_ count: Int, _ body: @escaping (Int, ReadLoops) throws -> Void) throws {
         let failure = Mutex<(any Error)?>(nil)
         let work = Work(body: body)
@@ -54,7 +54,7 @@ extension Bench {
         let body: (Int, ReadLoops) throws -> Void
     }
 
-    /// Layers of other kinds, beside gzip alone.
+    /// Layers of other kinds, compared with gzip alone.
     func formatsPart() throws {
         let images = [
             ("text", try inputs.textImage()), ("usr", try inputs.usrImage()), ("plain", try inputs.plainImage()),
@@ -84,7 +84,7 @@ extension Bench {
         }
     }
 
-    /// Real files into an image, beside the tools that everybody has.
+    /// Real files into an image, compared with common tools.
     func convertPart() throws {
         _ = try inputs.usrImage()
         try shell("tar -C \"$1\" -c . > /dev/null; find \"$1\" -type f -exec cat {} + > /dev/null", inputs.usr)

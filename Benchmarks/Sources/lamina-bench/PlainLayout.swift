@@ -1,6 +1,6 @@
 import Foundation
 
-/// An OCI layout of ordinary layers, as every other tool makes it.
+/// An OCI layout of ordinary layers, as other tools make it.
 struct PlainLayout {
     let directory: String
 
@@ -44,7 +44,7 @@ struct PlainLayout {
         try document(["imageLayoutVersion": "1.0.0"], at: directory + "/oci-layout")
     }
 
-    /// Stores a document as a blob; answers its descriptor.
+    /// Stores a document as a blob; returns its descriptor.
     private func add(_ object: [String: Any], type: String) throws -> [String: Any] {
         let path = directory + "/document"
         try document(object, at: path)

@@ -1,12 +1,12 @@
 import Foundation
 
 extension Bench {
-    /// The whole mix, registry to store, beside what gzip alone takes for it.
+    /// The whole mix, from registry to store, compared with what gzip alone takes for it.
     func pullPart() throws {
         let image = try inputs.mixImage()
         let registry = try Registry(space, [image])
         defer { registry.process.end() }
-        // Nobody is to wait for the disk to read the layer.
+        // No measurement should wait for the disk to read the layer.
         try shell("cat \"$1\" > /dev/null", image.layer)
         for round in 0..<rounds(5, quick: 2) {
             var gzip = Usage()
@@ -36,13 +36,13 @@ extension Bench {
         }
     }
 
-    /// Runs something when nothing of what ran before is left to be written.
+    /// Runs something when everything that ran before has been written.
     func settled<Result>(_ body: () throws -> Result) rethrows -> Result {
         sync()
         return try body()
     }
 
-    /// A server on a store of its own, with the image mounted and nothing of it fetched.
+    /// A server with its own store, with the image mounted and nothing of it fetched.
     func withServer(
         _ registry: Registry, _ image: Image, store name: String = "store", _ body: (Server) throws -> Void
     ) throws {
@@ -56,7 +56,7 @@ extension Bench {
         try space.putAside(store)
     }
 
-    /// One large file, from its first page to its last, of a store that has nothing of it.
+    /// One large file, from its first page to its last, in a store that has nothing of it.
     func largePart() throws {
         let image = try inputs.mixImage()
         let registry = try Registry(space, [image])
@@ -82,7 +82,7 @@ extension Bench {
         }
     }
 
-    /// Twenty thousand files that nobody has, one after the other; then again, when all of them are there.
+    /// Twenty thousand files that the store does not have, one after the other; then again, when all of them are there.
     func smallPart() throws {
         let image = try inputs.mixImage()
         let registry = try Registry(space, [image])

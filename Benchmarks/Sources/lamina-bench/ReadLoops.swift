@@ -1,9 +1,9 @@
 import CBench
 import Foundation
 
-// The loops that are timed: the same ones on every file system, on plain system calls.
+// The loops that are timed: the same ones on every file system, with plain system calls.
 
-/// Paths as the kernel wants them, made before the clock runs.
+/// Paths in the kernel's form, made before the clock runs.
 final class Paths {
     let pointers: [UnsafeMutablePointer<CChar>]
 
@@ -70,7 +70,7 @@ final class ReadLoops {
         for path in paths.pointers {
             let file = open(path, O_RDONLY | O_CLOEXEC)
             guard file >= 0 else { throw Failure.system(String(cString: path)) }
-            // The last read, of nothing, is what cat and cp do as well.
+            // cat and cp also do the last read, of nothing.
             while true {
                 let count = Glibc.read(file, buffer, Self.size)
                 guard count >= 0 else { throw Failure.system(String(cString: path)) }
@@ -94,7 +94,7 @@ final class ReadLoops {
         for path in paths.pointers where lstat(path, &status) != 0 { throw Failure.system(String(cString: path)) }
     }
 
-    /// What open and close take together, in seconds, for each file.
+    /// How long open and close take together, in seconds, for each file.
     func openClose(_ paths: Paths) throws -> [Double] {
         try paths.pointers.map { path in
             let begin = now()

@@ -15,18 +15,18 @@ extension Bench {
         defer { sides.end() }
         let file = "/large/big"
         try run("cmp", inputs.mix + file, server.mount + file)
-        // Where in memory a copy's pages happen to lie makes a tenth of difference, until they are dropped: several times,
-        // and beside the copy the very file that lamina has the kernel read.
+        // Where in memory a copy's pages happen to lie makes a difference of a tenth, until they are dropped: so it is done
+        // several times, and with the copy also the same file that lamina has the kernel read.
         try sides.addBacking(of: file, store: store, size: Inputs.big)
         let fills = rounds(5, quick: 1)
         for fill in 0..<fills { try reads(file, sides.all, turn: fill, rounds(15, quick: 7) / fills) }
     }
 
-    /// Reads of one file with its pages where they came to lie.
+    /// Reads of one file with its pages where they happen to be.
     ///
     /// - Parameter turn: whose pages come first.
     private func reads(_ file: String, _ sides: [Side], turn: Int, _ count: Int) throws {
-        // Pages come by reading on all sides: what was written just now sits in larger folios, which is faster to map.
+        // Pages come by reading on all sides: what was just written is in larger folios, which are faster to map.
         try dropCaches(3)
         for place in sides.indices { try loops.sequential(sides[(place + turn) % sides.count].path + file) }
         for pass in try interleaved(count, sides, { side in try timed { try loops.sequential(side.path + file) } }) {
@@ -39,7 +39,7 @@ extension Bench {
                 try timed { try loops.random(side.path + file, count: places) }
             })
         { add("reads.random", pass, isRate: true) { Double(places) / $0 } }
-        // One takes some 7 ms, in which an interrupt shows.
+        // One takes some 7 ms, in which an interrupt is noticeable.
         let touches = 4
         for pass in try interleaved(
             count, sides,
@@ -87,7 +87,7 @@ extension Bench {
         }
     }
 
-    /// What the index takes, with what is still in its log.
+    /// How much the index takes, with what is still in its log.
     private func indexSize(_ store: String) -> Double {
         Double(fileSize(store + "/index.db") + fileSize(store + "/index.db-wal"))
     }

@@ -56,7 +56,7 @@ final class Registry {
         (try? withSocket(port) { connect($0, $1, $2) == 0 }) ?? false
     }
 
-    /// A port that nobody has at this moment.
+    /// A port that is free at this moment.
     private static func freePort() throws -> UInt16 {
         try withSocket(0) { descriptor, address, size in
             guard bind(descriptor, address, size) == 0 else { throw Failure.system("bind") }

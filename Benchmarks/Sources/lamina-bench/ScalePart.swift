@@ -1,7 +1,7 @@
 import Foundation
 
 extension Bench {
-    /// A store of a million files in ten images: what is asked of it, by people, commands and containerd.
+    /// A store of a million files in ten images: queries by people, commands and containerd.
     func scalePart() throws {
         let files = options.quick ? 10_000 : 100_000
         let images = try (0..<10).map { try inputs.scaleImage($0, files: files) }
@@ -58,7 +58,7 @@ extension Bench {
         return (now() - begin) * 1000
     }
 
-    /// Each block of SQL of the two pages, about one of the images of this store.
+    /// Each block of SQL of the two pages, for one of the images of this store.
     private func queries(_ store: String, _ reference: String) throws {
         let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
             .deletingLastPathComponent().deletingLastPathComponent()
@@ -104,7 +104,7 @@ extension Bench {
             _ = try call("Prepare", [(1, "lamina"), (2, key)], socket)
             _ = try call("Remove", [(1, "lamina"), (2, key)], socket)
             let seconds = try call("Cleanup", [(1, "lamina")], socket)
-            // The first one of a process also has what a killed one left looked for, in the background.
+            // The first call in a process also looks, in the background, for what a killed one left.
             if round == 0 { sleep(options.quick ? 1 : 10) } else { add("scale.cleanup", seconds * 1000) }
         }
     }

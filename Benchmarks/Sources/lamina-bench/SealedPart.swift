@@ -1,7 +1,8 @@
 import Foundation
 
 extension Bench {
-    /// A sealed image under an overlay with an upper directory, as a container has it, against the same files of the disk under the same.
+    /// A sealed image under an overlay with an upper directory, as a container has it, compared with the same files of the disk
+    /// under such an overlay.
     func sealedPart() throws {
         let image = try inputs.mixImage()
         let registry = try Registry(space, [image])

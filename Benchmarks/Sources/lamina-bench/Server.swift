@@ -51,10 +51,10 @@ final class Server {
         return table.contains(" \(path) ")
     }
 
-    /// What the server used since some moment.
+    /// How much the server used since a moment.
     func used(since cpu: Double) -> Double { process.cpu - cpu }
 
-    /// Waits until it has nothing to do: what a read set going behind it counts as well.
+    /// Waits until it has nothing to do: background work that a read started counts too.
     func settle() {
         var last = process.cpu
         for _ in 0..<100 {

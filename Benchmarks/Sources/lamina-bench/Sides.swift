@@ -64,12 +64,12 @@ extension Bench {
         if !absences.contains(what) { absences.append(what) }
     }
 
-    /// Adds what a pass of all sides took: each side's own value, and lamina's against the disk's, and against the same
-    /// pages where they are a side.
+    /// Adds how long a pass of all sides took: each side's own value, and lamina's compared with the disk's, and with the same
+    /// pages if they are a side.
     ///
     /// - Parameters:
     ///   - seconds: by side.
-    ///   - value: makes of seconds what the figure shows.
+    ///   - value: turns seconds into what the figure shows.
     ///   - isRate: whether the ratio is one of speeds (more is better) or of times.
     func add(_ id: String, _ seconds: [String: Double], isRate: Bool, value: (Double) -> Double) {
         for (side, time) in seconds { add("\(id).\(side)", value(time)) }

@@ -1,6 +1,6 @@
 import Foundation
 
-/// Where everything of the benchmark is: inputs, which stay, and what a run makes, which does not.
+/// Where everything of the benchmark is: inputs, which stay, and what a run makes, which does not stay.
 struct Workspace {
     let root: String
     let lamina: String
@@ -25,8 +25,8 @@ struct Workspace {
         Cleanup.hold(directory: run)
     }
 
-    /// A new directory of this run. What stood there is put aside until the end: for minutes after files are deleted, ext4 passes
-    /// over their inodes one by one when it needs new ones, and whoever is measured then pays for it.
+    /// A new directory of this run. What was there is put aside until the end: for minutes after files are deleted, ext4 passes
+    /// over their inodes one by one when it needs new ones, and a measurement would pay for that.
     func fresh(_ name: String) throws -> String {
         let path = run + "/" + name
         try putAside(path)
@@ -34,7 +34,7 @@ struct Workspace {
         return path
     }
 
-    /// Takes a tree out of the way as `fresh` does; the space of its large files is given back.
+    /// Moves a tree away as `fresh` does; the space of its large files is given back.
     func putAside(_ path: String) throws {
         guard access(path, F_OK) == 0 else { return }
         try makeDirectory(run + "/aside")

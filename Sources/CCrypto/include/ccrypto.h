@@ -1,5 +1,5 @@
-// SHA-256 of libcrypto, by its low-level interface: the context is plain memory, so that a half-done hash (its
-// midstate) can be copied and saved. OpenSSL 3 marks that interface deprecated and keeps it; EVP hides the state.
+// SHA-256 of libcrypto, by its low-level interface: the context is plain memory, so that an unfinished hash (its midstate) can
+// be copied and saved. OpenSSL 3 marks that interface deprecated and keeps it; EVP hides the state.
 #ifndef LAMINA_CCRYPTO_H
 #define LAMINA_CCRYPTO_H
 

@@ -1,5 +1,5 @@
-// libcurl for Swift: its option and information calls take a variable argument list, which Swift cannot call, so each is
-// here once for each type of argument. No policy. https://curl.se/libcurl/c/
+// libcurl for Swift: its option and information calls take a variable argument list, which Swift cannot call, so each is here
+// once for each type of argument. No policy. https://curl.se/libcurl/c/
 #ifndef LAMINA_CCURL_H
 #define LAMINA_CCURL_H
 
@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// CURLOPT_WRITEFUNCTION and CURLOPT_HEADERFUNCTION: bytes, 1, count, the DATA pointer. Answers the count taken.
+/// CURLOPT_WRITEFUNCTION and CURLOPT_HEADERFUNCTION: bytes, 1, count, the DATA pointer. Returns the count taken.
 typedef size_t (*lamina_curl_receive)(char *bytes, size_t one, size_t count, void *context);
 
 CURLcode lamina_curl_set_long(CURL *handle, CURLoption option, long value);
@@ -26,7 +26,7 @@ CURLcode lamina_curl_get_string(CURL *handle, CURLINFO info, const char **value)
 
 CURLMcode lamina_curl_multi_set_long(CURLM *multi, CURLMoption option, long value);
 
-/// Takes the next finished transfer of `multi` (the result is in a union): 1 and its result, or 0 when none is left.
+/// Takes the next finished transfer of `multi` (the result is in a union): 1 and its result, or 0 if none is left.
 int lamina_curl_multi_finished(CURLM *multi, CURLcode *result);
 
 #endif

@@ -1,7 +1,7 @@
-// A narrow face of libfuse's low-level API, with passthrough, in types of our own.
+// A narrow interface to libfuse's low-level API, with passthrough, in our own types.
 //
-// Swift sees neither libfuse's nor the kernel's headers: they want _FILE_OFFSET_BITS, and the installed ones may be
-// older than the kernel. What is here is what a read-only file system needs and nothing more; policy is in LaminaFUSE.
+// Swift sees neither libfuse's nor the kernel's headers: they want _FILE_OFFSET_BITS, and the installed ones may be older than
+// the kernel. It has only what a read-only file system needs; policy is in LaminaFUSE.
 #ifndef LAMINA_CFUSE_H
 #define LAMINA_CFUSE_H
 
@@ -44,7 +44,7 @@ struct lamina_fuse_settings {
     bool wants_passthrough;
     /// While requests come in quick succession: the processors are kept awake, and the next request is looked out for.
     bool busy_wait;
-    /// Requests that nobody waits for (read-ahead) that may be in flight at once.
+    /// How many requests without a waiting caller (read-ahead) may be in flight at once.
     uint16_t max_background;
     uint32_t max_readahead;
 };
@@ -57,7 +57,7 @@ struct lamina_fuse_callbacks {
     void (*getattr)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node);
     void (*readlink)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node);
     void (*open)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node, int32_t flags);
-    /// Asked before open: answers with lamina_fuse_answer_reopen and true, or says false.
+    /// Asked before open: answers with lamina_fuse_answer_reopen and returns true, or returns false.
     bool (*reopen)(void *context, uint64_t unique, uint64_t node);
     /// Asked before getxattr: whether the answer is that there is no such attribute.
     bool (*lacks_xattr)(void *context, uint64_t node, const char *name, size_t name_length);
@@ -75,7 +75,7 @@ struct lamina_fuse_callbacks {
     void (*listxattr)(
         void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node, size_t size);
     void (*statfs)(void *context, struct lamina_fuse_request *request, uint64_t unique, uint64_t node);
-    /// With busy_wait, as long as no request is there: may do what later ones will ask for. False: there is nothing.
+    /// With busy_wait, while no request is there: may do work that later requests will need. False: there is nothing to do.
     bool (*idle)(void *context);
 };
 
@@ -106,14 +106,14 @@ void lamina_fuse_worker_free(struct lamina_fuse_worker *worker);
 /// Waits for one request and processes it. 1: go on; 0: the connection has ended; below: -errno.
 int lamina_fuse_step(struct lamina_fuse_worker *worker);
 
-/// Takes up a connection whose INIT another process has answered: processes the bytes of that request and swallows the
-/// reply. Before any step, and alone: libfuse answers EIO to what another thread reads first. 0 or -errno.
+/// Takes over a connection whose INIT another process has answered: processes the bytes of that request and swallows the reply.
+/// Before any step, and alone: if another thread read a request first, libfuse would answer it with EIO. 0 or -errno.
 int lamina_fuse_replay(struct lamina_fuse_worker *worker, const void *init_request, size_t size);
-/// Has the kernel send again what was read and not answered, by whomever (FUSE_NOTIFY_RESEND, Linux 6.9). 0 or -errno.
+/// Has the kernel send again what any process has read and not answered (FUSE_NOTIFY_RESEND, Linux 6.9). 0 or -errno.
 int lamina_fuse_resend(const struct lamina_fuse *fuse);
 
-/// Lets another thread take requests while this one answers; a callback calls it before it does what may take long. On a
-/// thread that does not step it does nothing.
+/// Lets another thread take requests while this one answers; a callback calls it before it does what may take long. On a thread
+/// that does not step it has no effect.
 void lamina_fuse_share(void);
 
 /// Whether INIT has been answered.
@@ -127,11 +127,11 @@ uint32_t lamina_fuse_protocol(const struct lamina_fuse *fuse);
 
 // Counters.
 uint64_t lamina_fuse_request_count(const struct lamina_fuse *fuse, uint32_t opcode);
-/// Requests that a thread has done with: answered, parked or refused.
+/// Requests that a thread has finished: answered, parked or refused.
 uint64_t lamina_fuse_progress(const struct lamina_fuse *fuse);
 uint64_t lamina_fuse_open_count(const struct lamina_fuse *fuse, enum lamina_fuse_open_kind kind);
 
-// Replies. All give 0, or -errno of handing the reply to the kernel: -ENOENT says that nobody waits for it any more.
+// Replies. All return 0, or -errno from giving the reply to the kernel: -ENOENT says that no caller waits for it any more.
 int lamina_fuse_reply_error(struct lamina_fuse_request *request, int32_t code);
 /// `attributes` NULL: there is no such name, and the kernel may remember that for `entry_time`.
 int lamina_fuse_reply_entry(
@@ -152,29 +152,28 @@ int lamina_fuse_reply_size(struct lamina_fuse_request *request, size_t count);
 int lamina_fuse_reply_statistics(
     struct lamina_fuse_request *request, const struct lamina_fuse_statistics *statistics);
 
-/// Appends a directory entry to `buffer` (8-byte aligned, `used` of `capacity` bytes filled) and answers how many are
-/// filled then; 0 when it does not fit. Without `plus` only the node and the type of `attributes` are sent.
+/// Appends a directory entry to `buffer` (8-byte aligned, `used` of `capacity` bytes filled) and returns how many are filled
+/// then; 0 if it does not fit. Without `plus` only the node and the type of `attributes` are sent.
 size_t lamina_fuse_add_entry(
     void *buffer, size_t capacity, size_t used, bool plus, const void *name, size_t name_length,
     const struct lamina_fuse_attributes *attributes, int64_t next_offset, struct lamina_fuse_time entry_time,
     struct lamina_fuse_time attribute_time);
 
-/// How many bytes of a buffer's first entries fit into `capacity`, and the offset that the last of them has (0: none fits).
+/// How many bytes of a buffer's first entries fit into `capacity`, and the offset of the last of them (0: none fits).
 size_t lamina_fuse_fit_entries(const void *buffer, size_t used, size_t capacity, bool plus, int64_t *next_offset);
 
 // Interrupts.
-/// From now on, `token` is reported when the request's caller is interrupted: by lamina_fuse_take_interrupted, after
-/// the step of the thread that learns of it. True: it was interrupted before, and the caller must deal with it, as this
-/// is no thread that steps.
+/// From now on, lamina_fuse_take_interrupted reports `token` when the request's caller is interrupted, after the step of the
+/// thread that learns of it. True: it was interrupted before, and the caller must handle it, because this thread does not step.
 bool lamina_fuse_watch_interrupt(struct lamina_fuse_request *request, uint64_t token);
-/// A token reported to this thread; 0 when there is none. Never called in a callback.
+/// A token reported to this thread; 0 if there is none. Never called in a callback.
 uint64_t lamina_fuse_take_interrupted(void);
 
 // Backing files of passthrough. The ID, or -errno.
 int32_t lamina_fuse_backing_open(const struct lamina_fuse *fuse, int file);
 int lamina_fuse_backing_close(const struct lamina_fuse *fuse, int32_t backing);
 
-// Notifications: 0 or -errno; -ENOENT when the kernel had nothing cached.
+// Notifications: 0 or -errno; -ENOENT if the kernel had nothing cached.
 int lamina_fuse_invalidate_entry(struct lamina_fuse *fuse, uint64_t parent, const void *name, size_t name_length);
 int lamina_fuse_notify_delete(
     struct lamina_fuse *fuse, uint64_t parent, uint64_t child, const void *name, size_t name_length);

@@ -1,4 +1,4 @@
-// What starting a server in the background takes and Swift's Glibc module lacks, as it sees no _GNU_SOURCE.
+// What is needed to start a server in the background and Swift's Glibc module lacks, because it is built without _GNU_SOURCE.
 #ifndef LAMINA_PROCESS_H
 #define LAMINA_PROCESS_H
 
@@ -12,16 +12,16 @@ extern const int32_t lamina_o_direct;
 /// pipe2(2) with O_CLOEXEC: 0, or -1 with errno.
 int lamina_pipe(int32_t ends[2]);
 
-/// Starts `program` in a session of its own, in `/`, with standard input from /dev/null, standard output and error to `output`, and
-/// `ready` as descriptor `ready_as`; signals that this process ignores or catches are at their defaults there. 0 and the
+/// Starts `program` in its own session, in `/`, with standard input from /dev/null, standard output and error to `output`, and
+/// `ready` as descriptor `ready_as`; signals that this process ignores or catches are reset to their defaults. 0 and the
 /// process, or an errno value.
 int lamina_spawn_session(
     const char *program, char *const arguments[], int32_t output, int32_t ready, int32_t ready_as, int32_t *process);
 
-/// A file without a name, in memory, that no program started later inherits (memfd_create(2)). -1 with errno.
+/// An unnamed file in memory that no program started later inherits (memfd_create(2)). -1 with errno.
 int lamina_memory_file(const char *name);
 
-// What the protocol of sd_notify(3) and sd_listen_fds(3) takes.
+// What the protocol of sd_notify(3) and sd_listen_fds(3) needs.
 
 /// Sends a datagram to the unix socket `name` (a path, or abstract with a leading @) with up to 16 descriptors. 0, or -1
 /// with errno.
@@ -34,41 +34,41 @@ int lamina_notify_socket(const char *path, size_t path_length);
 /// Whether somebody receives at the datagram socket `path`: 1; 0: nobody any more, or there is none. -1 with errno.
 int lamina_notify_answers(const char *path, size_t path_length);
 
-/// Takes a message: its size, -1 with errno (EAGAIN: there is none). `count` is the room in `descriptors`, then how many
-/// came; they are not inherited. `process` is the sender's, 0 where the kernel did not say.
+/// Takes a message: its size, -1 with errno (EAGAIN: there is none). `count` is the room in `descriptors`, then how many came;
+/// they are not inherited. `process` is the sender's, 0 if the kernel did not say.
 int64_t lamina_notify_receive(
     int socket, char *text, size_t size, int32_t *descriptors, int32_t *count, int32_t *process);
 
-/// Starts a program as systemd starts services: `descriptors` become 3 and up, and LISTEN_PID is its process ID. All
-/// others are closed, but for 0 to 2 and `kept` (-1: none). `environment` needs an entry "LISTEN_PID=" with room for ten
-/// digits where there are descriptors. For a process of one thread. The process ID, or -1 with errno.
+/// Starts a program as systemd starts services: `descriptors` become 3 and up, and LISTEN_PID is its process ID. All others are
+/// closed, except 0 to 2 and `kept` (-1: none). If there are descriptors, `environment` needs an entry "LISTEN_PID=" with room
+/// for ten digits. For a process of one thread. The process ID, or -1 with errno.
 int32_t lamina_start_listening(
     const char *program, char *const arguments[], char *const environment[], const int32_t *descriptors, int32_t count,
     int32_t kept);
 
 /// Blocks the signals and gives a descriptor that reports them (signalfd(2)), or -1.
 int lamina_signal_descriptor(const int32_t *signals, int32_t count);
-/// The next signal that it reports; 0 when there is none, -1 with errno.
+/// The next signal that it reports; 0 if there is none, -1 with errno.
 int32_t lamina_next_signal(int descriptor);
 
-/// mount(2) by a process of its own, with the working directory `base`. 0, or -1 with errno. Should this process be killed
-/// meanwhile, nothing stays mounted.
+/// mount(2) by a separate process, with the working directory `base`. 0, or -1 with errno. If this process is killed meanwhile,
+/// nothing stays mounted.
 int lamina_mount_apart(
     const char *base, const char *source, const char *target, const char *type, unsigned long flags, const char *data);
 
-/// Starts a process that looks `path` up (lstat) each time it reads a byte from `commands`, and writes one to `answers`:
-/// 0, or the errno value. It ends when `commands` does. It shares nothing with this process but a copy of its memory.
-/// The process ID, or -1 with errno.
+/// Starts a process that looks `path` up (lstat) each time it reads a byte from `commands`, and writes one to `answers`: 0, or
+/// the errno value. It ends when `commands` does. It shares nothing with this process except a copy of its memory. The process
+/// ID, or -1 with errno.
 int32_t lamina_start_prober(const char *path, int32_t commands, int32_t answers);
 
 // What a process finds when it is started.
 
-/// Opens /dev/null as each of descriptors 0 to 2 that is closed: the next file that is opened would have its place, and be
-/// written to by whoever means the terminal. 0, or -1 with errno.
+/// Opens /dev/null as each of descriptors 0 to 2 that is closed: otherwise the next opened file would take its place, and code
+/// that means the terminal would write to it. 0, or -1 with errno.
 int lamina_occupy_standard_descriptors(void);
 
-/// Raises the soft limit of a resource to the hard one, and that to `wanted` where it is lower and this process may. 0, or -1
-/// with errno.
+/// Raises the soft limit of a resource to the hard one, and the hard one to `wanted` if it is lower and this process may. 0, or
+/// -1 with errno.
 int lamina_raise_limit(int32_t resource, uint64_t wanted);
 extern const int32_t lamina_rlimit_files;
 extern const int32_t lamina_rlimit_file_size;

@@ -4,7 +4,7 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 
-/// `lamina check`: holds the store against itself, and puts right what is damaged.
+/// `lamina check`: checks the store against its own records, and repairs what is damaged.
 public struct CheckCommand: Sendable {
     var options: CheckOptions
 
@@ -13,7 +13,7 @@ public struct CheckCommand: Sendable {
         options = CheckOptions(image: image, readPercent: readPercent, repairs: repairs, seconds: seconds)
     }
 
-    /// - Returns: `damaged` when something was, whether or not it was repaired.
+    /// - Returns: `damaged` if something was, whether or not it was repaired.
     public func run(_ context: CommandContext) throws -> ExitStatus {
         var options = options
         options.image = try options.image.map { try ImageReference(parsing: $0).description }
@@ -21,7 +21,7 @@ public struct CheckCommand: Sendable {
         let display = ProgressDisplay(output: context.output)
         let report = try stoppable("check") {
             defer { display.end() }
-            // A server that is just ending has not begun with it; who finds none, or a new one, takes the other way.
+            // A server that is ending has not begun with it: if there is none, or a new one, the command takes the other way.
             let deadline = monotonicSeconds() + EngineAccess.patience
             while true {
                 do {
@@ -36,7 +36,7 @@ public struct CheckCommand: Sendable {
         return report.damage.isEmpty ? .success : .damaged
     }
 
-    /// Without a server: the index is looked at before anything is opened, as a damaged one cannot be.
+    /// Without a server: the index is examined before anything is opened, because a damaged one cannot be opened.
     private func checkLocally(
         _ options: CheckOptions, _ context: CommandContext, _ progress: @escaping @Sendable (PullProgress) -> Void
     ) throws -> CheckReport {
@@ -59,12 +59,12 @@ public struct CheckCommand: Sendable {
                 reason: reason + Self.outcome(try Store.rescueIndex(root: context.root)))
         }
         guard case .local(let engine) = try EngineAccess.open(context) else {
-            // What was done to the index is not to be done, nor told, again.
+            // What was done to the index must be neither done nor reported again.
             throw DaemonError(
                 finding == nil ? .noServer : .busy, "a server has just started on \(context.root); try again")
         }
         defer { engine.shutdown(unmount: false) }
-        // Of an image that was in the index nothing is known now.
+        // Nothing is known now of an image that was in the index.
         var options = options
         if finding != nil { options.image = nil }
         var report = try engine.check(options, progress: progress, shouldStop: { Interrupts.requested })

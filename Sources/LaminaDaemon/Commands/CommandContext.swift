@@ -3,12 +3,12 @@ import LaminaStore
 import LaminaSystem
 public import Logging
 
-/// What every command knows: the store, the configuration, and how to speak.
+/// What every command knows: the store, the configuration, and how to print.
 public struct CommandContext: Sendable {
-    /// The directory of the store, absolute and without symbolic links: as the kernel's mount table shows it.
+    /// The directory of the store, absolute and without symbolic links: as in the kernel's mount table.
     public var root: String
     public var configuration: Configuration
-    /// The options that say what the configuration is, for a server that is to be started with the same.
+    /// The options that choose the configuration, for a server that is started with the same.
     public var configurationOptions: [String]
     public var log: Logger
     public var output: Output
@@ -55,14 +55,14 @@ public struct CommandContext: Sendable {
 
     /// Refuses early, in words, what the kernel would refuse later with a number.
     ///
-    /// - Parameter action: as in "mounting needs root".
+    /// - Parameter action: such as "mounting", for "mounting needs root".
     func requireRoot(for action: String) throws(DaemonError) {
         guard geteuid() == 0 else {
             throw DaemonError(.permission, "\(action) needs root (CAP_SYS_ADMIN): try the same command with sudo")
         }
     }
 
-    /// A client that ends its calls at Ctrl-C.
+    /// A client whose calls end at Ctrl-C.
     var client: ControlClient { ControlClient(root: root) { Interrupts.requested } }
 }
 
@@ -74,7 +74,7 @@ public struct Output: Sendable {
     public var showsProgressLine: Bool
     /// Whether standard output is one.
     public var isTerminal: Bool
-    /// Whether colours and weights are welcome (https://no-color.org).
+    /// Whether colours and weights are wanted (https://no-color.org).
     public var usesColor: Bool
 
     public init(json: Bool) {
@@ -96,19 +96,19 @@ public struct Output: Sendable {
         let text = json ? try JSONText.document(value) : body()
         guard !text.isEmpty else { return }
         print(text)
-        // At once: where lines are written as they come, what failed is known only until the next call that fails.
+        // At once: if lines are written as they come, a failure is known only at the next call that fails.
         try StandardOutput.flush()
     }
 }
 
 extension Output {
-    /// Writes to standard error, as it is.
+    /// Writes to standard error, unchanged.
     func writeError(_ text: String) {
         let bytes = Array(text.utf8)
         _ = Glibc.write(STDERR_FILENO, bytes, bytes.count)
     }
 
-    /// Writes bytes to standard output, as they are.
+    /// Writes bytes to standard output, unchanged.
     func write(_ bytes: [UInt8]) throws {
         try StandardOutput.flush()
         var rest = bytes[...]
@@ -120,6 +120,6 @@ extension Output {
         }
     }
 
-    /// A sentence that does not stop the work.
+    /// A sentence about something that does not stop the work.
     func warn(_ sentence: String) { writeError("lamina: \(sentence)\n") }
 }

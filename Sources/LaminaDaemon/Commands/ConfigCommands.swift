@@ -1,8 +1,8 @@
 import LaminaOCI
 
-/// `lamina config show`: the configuration as it is taken, every key of it.
+/// `lamina config show`: the effective configuration, with every key.
 public struct ConfigShowCommand: Sendable {
-    /// Whether it says of each value where it is from.
+    /// Whether it says where each value is from.
     public var origin: Bool
 
     public init(origin: Bool) { self.origin = origin }
@@ -28,7 +28,8 @@ public struct ConfigShowCommand: Sendable {
     }
 }
 
-/// `lamina config check`: what is wrong with the configuration, and what of it is taken otherwise than it was written.
+/// `lamina config check`: what is wrong with the configuration, and which values are understood differently from what is
+/// written.
 public struct ConfigCheckCommand: Sendable {
     public init() {}
 
@@ -45,7 +46,7 @@ public struct ConfigCheckCommand: Sendable {
         var unused: [Unused]
     }
 
-    /// - Throws: `configuration` was thrown before, where anything is wrong.
+    /// - Throws: nothing itself; if anything is wrong, `configuration` was thrown before.
     public func run(_ loaded: LoadedConfiguration, _ output: Output) throws {
         let report = Report(
             files: loaded.files, notices: loaded.notices,

@@ -21,7 +21,7 @@ public struct ConvertCommand: Sendable {
     public var platform: String?
     public var plainHTTP: Bool
     public var credentialsFile: String?
-    /// nil for one a core.
+    /// nil: one for each processor.
     public var threads: Int?
 
     public init(
@@ -115,10 +115,10 @@ public struct ConvertCommand: Sendable {
         return options
     }
 
-    /// A hundred thousand long paths.
+    /// Enough for a hundred thousand long paths.
     private static let listLimit = 16 << 20
 
-    /// A path on each line, in any encoding; empty lines, and those that begin with `#`, are passed over.
+    /// A path on each line, in any encoding; empty lines, and lines that begin with `#`, are skipped.
     static func paths(of list: [UInt8]) -> [[UInt8]] {
         list.split(separator: UInt8(ascii: "\n")).map { line in
             line.last == UInt8(ascii: "\r") ? Array(line.dropLast()) : Array(line)
@@ -133,7 +133,7 @@ public struct ConvertCommand: Sendable {
     }
 }
 
-/// Shows how far a conversion has come: on a terminal one rewritten line, elsewhere nothing.
+/// Shows how far a conversion has come: on a terminal as one rewritten line, elsewhere not at all.
 private final class ConversionDisplay {
     private let output: Output
     private var drawnAt = 0.0

@@ -3,9 +3,9 @@ import Glibc
 import LaminaStore
 import LaminaSystem
 
-/// `lamina debug bundle`: what somebody who helps would ask for, in one file of JSON, without secrets.
+/// `lamina debug bundle`: what a helper would ask for, in one file of JSON, without secrets.
 public struct DebugBundleCommand: Sendable {
-    /// Where to write; `-` for standard output, nil for a name with the time in the working directory.
+    /// Where to write; `-` is standard output; nil is a file in the working directory whose name has the time.
     public var output: String?
 
     public init(output: String? = nil) { self.output = output }
@@ -19,13 +19,13 @@ public struct DebugBundleCommand: Sendable {
         }
 
         struct Setup: Encodable {
-            /// Why it is not to be read.
+            /// Why it cannot be read.
             var error: String?
             var files: [String]
             var keys: [ConfigShowCommand.Row]
             var notices: [String]
             var unused: [String]
-            /// The names alone: what they are set to is nobody's business, but for keys of the configuration, which are above.
+            /// Only the names: their values may be private. Keys of the configuration are above with their values.
             var environment: [String]
         }
 
@@ -35,23 +35,23 @@ public struct DebugBundleCommand: Sendable {
         var configuration: Setup
         var doctor: Doctor.Report
         var server: ServerStatus?
-        /// Why there is nothing of the server, or of the index.
+        /// Why there is nothing about the server, or the index.
         var problems: [String]
         var views: [String: [[String: ViewValue]]]
         /// The end of `server.log`.
         var log: [String]
     }
 
-    /// Rows of a view that are taken.
+    /// How many rows of a view it takes.
     static let rowLimit = 200
-    /// Bytes of the log that are taken.
+    /// How many bytes of the log it takes.
     static let logLimit = 64 << 10
 
     struct Report: Encodable {
         var file: String
     }
 
-    /// - Parameter places: where the configuration is; one that is wrong is told in the bundle, and the defaults hold.
+    /// - Parameter places: where the configuration is; if it is wrong, the bundle says so, and the defaults are used.
     public func run(_ places: LoadedConfiguration.Places, _ shown: Output) throws {
         let text = try JSONText.document(Self.gather(places)) + "\n"
         if output == "-" {
@@ -59,7 +59,7 @@ public struct DebugBundleCommand: Sendable {
             return try StandardOutput.flush()
         }
         let path = absolutePath(output ?? Self.name(at: Date()))
-        // Nobody else's to read, and no other file's place to take.
+        // Only its owner may read it, and it does not replace another file.
         let file = try File(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o600)
         try Array(text.utf8).withUnsafeBytes { try file.write($0, at: 0) }
         try shown.show(Report(file: path)) { "\(path): written; look through it before you give it away" }

@@ -7,13 +7,13 @@ enum EngineAccess {
     case server(ControlClient)
     case local(Engine)
 
-    /// How long to wait for a server that is just starting or ending, in seconds: between its lock and its socket there
-    /// is a time in which it cannot be asked. One that ends gives its last clients 5 s, and has mounts and merges to end.
+    /// How long to wait for a server that is starting or ending, in seconds: between its lock and its socket there is a time in
+    /// which it cannot be asked. A server that ends gives its last clients 5 s, and has to end mounts and merges.
     static let patience = 20.0
 
-    /// Asks for a server first; opens the store where none listens.
+    /// Asks for a server first; opens the store if none listens.
     ///
-    /// - Throws: `busy` when something holds the store that cannot be asked.
+    /// - Throws: `busy` if a process that cannot be asked holds the store.
     static func open(_ context: CommandContext) throws -> EngineAccess {
         let deadline = monotonicSeconds() + patience
         while true {
@@ -30,10 +30,11 @@ enum EngineAccess {
         }
     }
 
-    /// Runs `body` with the way to the store, and closes that behind it.
+    /// Runs `body` with the access to the store, and closes the access afterwards.
     ///
-    /// A server that a command has left behind ends after its last mount, perhaps between two questions to it. Who finds nobody then has
-    /// not been heard, and takes the other way: `body` is run again when it throws `noServer` of a server.
+    /// A server that a command has left behind ends after its last mount, perhaps between two requests. A request that then
+    /// finds no server has not been handled, so the other way is taken: if `body` throws `noServer` with a server, it runs
+    /// again.
     static func use<Result>(_ context: CommandContext, _ body: (EngineAccess) throws -> Result) throws -> Result {
         let deadline = monotonicSeconds() + patience
         while true {

@@ -1,13 +1,13 @@
 import LaminaOCI
 import LaminaStore
 
-/// `lamina inspect`: one thing of the store, with all that the index says of it. Reads the index, whoever has the store.
+/// `lamina inspect`: one thing of the store, with all that the index says about it. It always reads the index itself.
 public struct InspectCommand: Sendable {
     /// An image, or `sha256:` with the beginning of a layer's or a content's digest.
     public var thing: String
     /// A path in the image.
     public var path: String?
-    /// Of the image; this machine's without it.
+    /// Of the image; by default this machine's.
     public var platform: String?
 
     public init(thing: String, path: String? = nil, platform: String? = nil) {
@@ -16,10 +16,10 @@ public struct InspectCommand: Sendable {
         self.platform = platform
     }
 
-    /// A digest that is given by fewer digits than these could be anybody's.
+    /// With fewer digits than these, too many digests would match.
     static let shortestPrefix = 6
 
-    /// What is shown of a digest: the layers and contents that have it.
+    /// What is shown for a digest: the layers and contents that have it.
     struct Found: Encodable {
         var layers: [LayerInspection]
         var contents: [ContentInspection]
@@ -61,7 +61,7 @@ public struct InspectCommand: Sendable {
         let found = Found(
             layers: try index.inspect(layersWithPrefix: prefix),
             contents: try index.inspect(contentsWithPrefix: prefix, limit: 2))
-        // The contents of one digest are one thing, also where layers disagree about their chunks.
+        // The contents of one digest are shown as one, even if layers disagree about their chunks.
         let digests = Set(found.layers.map(\.digest) + found.contents.map(\.digest))
         if digests.isEmpty {
             throw DaemonError(.notFound, "the store \(root) has neither a layer nor a content \(thing)")

@@ -97,7 +97,7 @@ enum InspectionText {
     }
 }
 
-/// Names are bytes of anybody's: control characters must not reach a terminal.
+/// Names are bytes from outside: control characters must not reach a terminal.
 func printable(_ text: String) -> String {
     guard text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7f }) else { return text }
     return String(

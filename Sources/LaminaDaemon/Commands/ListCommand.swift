@@ -2,10 +2,10 @@ import Glibc
 import LaminaOCI
 import LaminaStore
 
-/// `lamina ls`: the images of the store, or the files of one. Reads the index, whoever has the store.
+/// `lamina ls`: the images of the store, or the files of one. It always reads the index itself.
 public struct ListCommand: Sendable {
     public var image: String?
-    /// Of the image whose files are listed; this machine's without it.
+    /// Of the image whose files are listed; by default this machine's.
     public var platform: String?
     public var long: Bool
 
@@ -69,7 +69,7 @@ public struct ListCommand: Sendable {
         ).text
     }
 
-    /// Layer by layer from the bottom, as the index has them: a name may stand in several, and the last one counts.
+    /// Layer by layer from the bottom, as in the index: a name may be in several, and the last one counts.
     static func text(_ files: [FileStatus], long: Bool) -> String {
         var blocks: [String] = []
         var rest = files[...]
@@ -96,7 +96,7 @@ public struct ListCommand: Sendable {
         ).text
     }
 
-    /// As `ls -l` writes them.
+    /// In the form of `ls -l`.
     private static func typeLetter(_ type: String) -> String {
         switch type {
         case "directory": "d"

@@ -11,7 +11,7 @@ public struct MountCommand: Sendable {
     public var platform: String?
     public var plainHTTP: Bool
     public var credentialsFile: String?
-    /// Whether it must be a mount that needs no server.
+    /// Whether the mount must need no server.
     public var sealed: Bool
     /// Whether set-user-ID programs of the image gain rights, and its device files open devices.
     public var suid: Bool
@@ -39,7 +39,7 @@ public struct MountCommand: Sendable {
         let result = try stoppable("mount") {
             defer { display.end() }
             return try mount(request, context) { progress in
-                // What takes no time needs no telling.
+                // What takes no time is not reported.
                 if sealed || progress.stage == .streaming { display.show(progress) }
             }
         }
@@ -56,7 +56,7 @@ public struct MountCommand: Sendable {
         }
     }
 
-    /// Checks what the user typed before anybody is asked; relative paths become absolute.
+    /// Checks the user's input before any request; relative paths become absolute.
     func makeRequest(_ context: CommandContext) throws -> MountRequest {
         var request = MountRequest(
             reference: try ImageReference(parsing: reference).description, target: try Self.directory(target, "DIR"),
@@ -90,7 +90,7 @@ public struct MountCommand: Sendable {
                 do {
                     try ServerLauncher(context: context).launch()
                 } catch let error as DaemonError where error.code == .remote(exitCode: ExitStatus.tryAgain.rawValue) {
-                    // Somebody has the store: a server that another command has just started, perhaps, or that is ending.
+                    // A process has the store: perhaps a server that another command has just started, or one that is ending.
                     let served = try context.client.isServed()
                     guard served || error.message.contains("lamina serve"), monotonicSeconds() < deadline else {
                         throw error
@@ -110,7 +110,7 @@ public struct UnmountCommand: Sendable {
 
     public func run(_ context: CommandContext) throws {
         try context.requireRoot(for: "unmounting")
-        // By its links alone: a mount whose server is gone cannot be looked at.
+        // Only by its links: a mount whose server is gone cannot be looked at.
         let request = UnmountRequest(target: resolvedPath(absolutePath(target)))
         let result: MountListing
         do {
@@ -130,15 +130,15 @@ public struct UnmountCommand: Sendable {
         try context.output.show(result) { "\(result.target): unmounted" }
     }
 
-    /// Ends a mount that needs no server, where none runs.
+    /// Ends a mount that needs no server, if none runs.
     ///
-    /// - Returns: nil where the store has no such mount there.
+    /// - Returns: nil if the store has no such mount there.
     private func endSealed(_ target: String, _ context: CommandContext) throws -> MountListing? {
         let known: MountRecord?
         do {
             known = try Index(root: context.root).mounts().first { $0.target == target && $0.sealed != nil }
         } catch let error as StoreError where error.code == .missing {
-            // No store, no mounts.
+            // Without a store there are no mounts.
             return nil
         }
         guard let known else { return nil }

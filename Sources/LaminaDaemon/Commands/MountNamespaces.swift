@@ -2,18 +2,18 @@ import Glibc
 import LaminaFilesystem
 import LaminaSystem
 
-// A command and the server that it asks may be in different mount namespaces (systemd's PrivateMounts=, a step of a CI, a container
-// with the store in it) or below different roots. Where mounts propagate from the one to the other all is well, so what came of it is
-// looked at, and not the namespaces' names.
+// A command and its server may be in different mount namespaces (systemd's PrivateMounts=, a step of a CI, a container with the
+// store in it) or below different roots. If mounts propagate from one to the other all is well. So the code looks at the
+// result, not at the names of the namespaces.
 
 enum MountNamespaces {
-    /// Device and inode number of what a path leads to; nil where it leads nowhere.
+    /// Device and inode number of what a path leads to; nil if it leads nowhere.
     static func identity(of path: String) -> String? {
         var status = stat()
         return stat(path, &status) == 0 ? "\(status.st_dev):\(status.st_ino)" : nil
     }
 
-    /// Refuses, at the server, directories that are others than the client means.
+    /// At the server, refuses directories that differ from those that the client means.
     static func requireSamePlaces(_ request: MountRequest) throws(DaemonError) {
         let places = [(request.target, request.targetIdentity), (request.upper, request.upperIdentity)]
         for case (let path?, let expected?) in places where identity(of: path) != expected {
@@ -29,7 +29,7 @@ enum MountNamespaces {
         (try? Mount.all())?.contains { $0.directory == target && ImageMount.isOwn($0, root: root) } ?? true
     }
 
-    /// What to say of an image that was mounted where this process does not see it.
+    /// The message for an image that was mounted where this process does not see it.
     static func unseen(_ target: String, server: Int32?) -> DaemonError {
         DaemonError(
             .serverFailed,
@@ -44,7 +44,7 @@ enum MountNamespaces {
             + "--root takes another store"
     }
 
-    /// Takes away what is left of a mount that the server has ended, in the namespace of this process alone: a copy of the time when the
+    /// Removes what is left, in this process's namespace, of a mount that the server has ended: a copy from the time when the
     /// namespace was made.
     static func endCopy(at target: String, root: String) throws {
         let mounts = try Mount.all()

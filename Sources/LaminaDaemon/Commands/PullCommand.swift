@@ -6,7 +6,7 @@ public struct PullCommand: Sendable {
     public var platform: String?
     public var plainHTTP: Bool
     public var lazy: Bool
-    /// Whether its files are to stay, however full the store is; false leaves it as it is.
+    /// Whether its files should stay, however full the store is; false changes nothing.
     public var pin: Bool
     public var credentialsFile: String?
 
@@ -43,7 +43,7 @@ public struct PullCommand: Sendable {
         try context.output.show(result) { Self.text(result) }
     }
 
-    /// Checks what the user typed before anybody is asked; relative paths become absolute.
+    /// Checks the user's input before any request; relative paths become absolute.
     func makeRequest(_ context: CommandContext) throws -> PullRequest {
         PullRequest(
             reference: try ImageReference(parsing: reference).description,
@@ -63,7 +63,7 @@ public struct PullCommand: Sendable {
     }
 }
 
-/// Runs work that Ctrl-C stops; whatever it throws then means that it was stopped.
+/// Runs work that Ctrl-C stops; any error after that means that it was stopped.
 func stoppable<Result>(_ command: String, _ body: () throws -> Result) throws -> Result {
     do {
         return try body()

@@ -4,7 +4,7 @@ import LaminaSystem
 
 /// `lamina sql`: SQLite's own client on the index, read-only, with headers on.
 public struct SQLCommand: Sendable {
-    /// What to ask; a prompt where there is nothing.
+    /// The query; without one there is a prompt.
     public var queries: [String]
 
     public init(queries: [String]) { self.queries = queries }
@@ -34,7 +34,7 @@ public struct SQLCommand: Sendable {
         return Set(queries.flatMap { $0.lowercased().matches(of: #/[a-z_]+/#).map { String($0.output) } })
     }
 
-    /// Becomes the client; returns only where that fails.
+    /// Replaces this process by the client; returns only if that fails.
     public func run(_ context: CommandContext) throws {
         let words: [String]
         // Says in words what the client would not know: that there is no store, or one of a newer lamina.

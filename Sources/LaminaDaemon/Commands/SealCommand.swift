@@ -1,6 +1,6 @@
 import LaminaOCI
 
-/// `lamina seal`: an image comes into the store whole, and gets what the kernel needs to show it by itself.
+/// `lamina seal`: an image comes into the store as a whole, and gets what the kernel needs to show it without lamina.
 public struct SealCommand: Sendable {
     public var reference: String
     public var platform: String?

@@ -3,13 +3,13 @@ import LaminaSystem
 /// `lamina serve`: the server of a store, in the foreground.
 public struct ServeCommand: Sendable {
     public var exitWhenIdle: Bool
-    /// The writing end of a pipe that somebody reads to learn when the server is ready.
+    /// The writing end of a pipe; its reader learns from it when the server is ready.
     public var readyDescriptor: Int32?
 
-    /// Whether the mounts end with it at SIGTERM, though somebody holds them.
+    /// Whether SIGTERM also ends the mounts, even if they are held for the next server.
     public var unmountOnExit: Bool
 
-    /// The socket where containerd is answered; without it `[snapshotter] address`.
+    /// The socket where containerd is answered; by default `[snapshotter] address`.
     public var address: String?
 
     public init(
@@ -62,7 +62,7 @@ public struct SuperviseCommand: Sendable {
         self.program = program
     }
 
-    /// - Parameter words: the command line, of which all but what makes it a supervisor is for the server.
+    /// - Parameter words: the command line; everything except the supervisor's own options is for the server.
     /// - Returns: the code to exit with.
     public func run(_ words: [String], _ context: CommandContext) throws -> Int32 {
         do {
@@ -85,7 +85,7 @@ public struct SuperviseCommand: Sendable {
         return try supervisor.run()
     }
 
-    /// The options that are the supervisor's own, and whether a value follows.
+    /// The supervisor's own options, and whether a value follows.
     private static let own = ["--supervise": false, "--ready-fd": true, "--watchdog-seconds": true, "--program": true]
 
     static func serverWords(_ words: [String]) -> [String] {

@@ -3,12 +3,12 @@ import LaminaStore
 import LaminaSystem
 import Logging
 
-/// Leaves a server behind: `lamina serve --supervise --exit-when-idle` as a process of its own session, whose output goes to
+/// Leaves a server behind: `lamina serve --supervise --exit-when-idle` as a process in its own session, whose output goes to
 /// `<root>/server.log`.
 struct ServerLauncher {
     let context: CommandContext
 
-    /// Above this the log is begun anew.
+    /// Above this size the log is started again.
     private static let logLimit: Int64 = 1 << 20
     /// The descriptor at which the server finds the pipe.
     private static let readyDescriptor: Int32 = 3
@@ -18,7 +18,7 @@ struct ServerLauncher {
 
     /// Starts a server and waits until it is ready.
     ///
-    /// - Throws: what the server says, or that it said nothing.
+    /// - Throws: the server's error, or that it gave none.
     func launch() throws {
         let logPath = context.root + "/server.log"
         let directory = try StoreDirectory.prepare(context.root)
@@ -50,7 +50,7 @@ struct ServerLauncher {
         }
     }
 
-    /// The reading end of the pipe; the writing end is the server's alone when this returns.
+    /// The reading end of the pipe; only the server has the writing end when this returns.
     private func start(log: File) throws(SystemError) -> File {
         var words = [
             "lamina", "serve", "--supervise", "--exit-when-idle", "--ready-fd", "\(Self.readyDescriptor)", "--root",

@@ -20,7 +20,7 @@ public struct ShutdownCommand: Sendable {
         do {
             try context.client.shutdown()
         } catch let error as DaemonError where error.code == .noServer {
-            // It ended by itself just now.
+            // It has ended by itself in this moment.
         }
         let deadline = monotonicSeconds() + Self.patience
         while kill(status.pid, 0) == 0 || errno == EPERM {

@@ -5,9 +5,9 @@ import LaminaSystem
     import LaminaContainerd
 #endif
 
-/// `lamina check --containerd`: holds containerd's snapshots against the index, the directories and the mounts.
+/// `lamina check --containerd`: compares containerd's snapshots with the index, the directories and the mounts.
 public struct SnapshotCheckCommand: Sendable {
-    /// Where containerd listens unless it is told otherwise.
+    /// Where containerd listens by default.
     public static let defaultSocket = "/run/containerd/containerd.sock"
     public static let defaultSnapshotter = "lamina"
 
@@ -22,7 +22,7 @@ public struct SnapshotCheckCommand: Sendable {
         self.snapshotter = snapshotter
     }
 
-    /// - Returns: `damaged` when something differs.
+    /// - Returns: `damaged` if something differs.
     public func run(_ context: CommandContext) throws -> ExitStatus {
         try context.requireRoot(for: "asking containerd")
         let report = try SnapshotCheck.run(
@@ -34,7 +34,7 @@ public struct SnapshotCheckCommand: Sendable {
 
     private func askContainerd() throws -> ContainerdView {
         #if Containerd
-            // Waits on this thread, which is none of Swift's pool.
+            // Waits on this thread, which does not belong to Swift's pool.
             let answer = Monitor<Result<ContainerdView, any Error>?>(nil)
             Task { [client = ContainerdClient(socket: socket, snapshotter: snapshotter)] in
                 let result: Result<ContainerdView, any Error>

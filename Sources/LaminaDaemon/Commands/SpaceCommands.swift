@@ -4,7 +4,7 @@ import LaminaStore
 /// `lamina rm`: an image leaves the store.
 public struct RemoveCommand: Sendable {
     public var references: [String]
-    /// Whether what nothing holds any more goes at once.
+    /// Whether what nothing holds any more is deleted at once.
     public var collects: Bool
 
     public init(references: [String], collects: Bool) {
@@ -34,7 +34,7 @@ public struct RemoveCommand: Sendable {
     }
 }
 
-/// `lamina gc`: what nothing holds leaves the store.
+/// `lamina gc`: deletes what nothing holds.
 public struct GarbageCommand: Sendable {
     public var dryRun: Bool
 
@@ -91,7 +91,7 @@ public struct OpenedCommand: Sendable {
         let index = try Index(root: context.root)
         let reference = try ImageReference(parsing: reference).description
         let image = try index.requireImage(reference, platform: platform, root: context.root)
-        // What the server has not recorded yet is not in here; JSON has no bytes that are no UTF-8.
+        // What the server has not recorded yet is missing here; JSON cannot express bytes that are not UTF-8.
         let paths = try index.opened(of: image)
         if context.output.json {
             return try context.output.show(paths.map { String(decoding: $0, as: UTF8.self) }) { "" }

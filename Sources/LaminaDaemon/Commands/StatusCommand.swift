@@ -7,7 +7,7 @@ import Logging
 /// Everything that `lamina status` shows.
 public struct StatusReport: Sendable, Codable, Equatable {
     public var root: String
-    /// nil when no server runs.
+    /// nil if no server runs.
     public var server: ServerStatus?
     public var usage: CacheUsage
     public var images: [ImageStatus]
@@ -16,9 +16,9 @@ public struct StatusReport: Sendable, Codable, Equatable {
     public var mounts: [MountStatus]
     /// What containerd has here.
     public var containerd: SnapshotSummary
-    /// What stays of the store's files because sealed images that are mounted show them.
+    /// The part of the store's files that stays because mounted sealed images show it.
     public var sealedBytes: Int64
-    /// `[store] max_bytes`, where it cannot be kept for what is sealed and mounted.
+    /// `[store] max_bytes`, if it cannot be kept because of sealed mounts.
     public var limitExceeded: Int64?
     /// The layers that nothing is served of, and why.
     public var quarantine: [QuarantineReport]
@@ -65,13 +65,13 @@ public struct StatusCommand: Sendable {
             if context.output.json {
                 print(String(decoding: try JSONText.line(report), as: UTF8.self))
             } else if context.output.isTerminal {
-                // Home, the text with each line's rest cleared, and what is left below: no flicker.
+                // Home, the text with the rest of each line cleared, then what is below cleared: this does not flicker.
                 let text = Self.text(report).replacing("\n", with: "\u{1B}[K\n")
                 print("\u{1B}[H\(text)\u{1B}[K\n\u{1B}[J", terminator: "")
             } else {
                 print(Self.text(report) + "\n")
             }
-            // Nobody reads it any more, or there is no room for it: then there is nothing to watch for.
+            // The output is not read any more, or there is no room for it: then watching ends.
             try StandardOutput.flush()
             for _ in 0..<10 where !Interrupts.requested { usleep(100_000) }
         }
@@ -87,7 +87,7 @@ public struct StatusCommand: Sendable {
         do {
             server = try ControlClient(root: context.root).status()
         } catch let error as DaemonError where error.code == .noServer || error.code == .permission {
-            // The index tells the rest without it.
+            // The index has the rest without it.
             context.log.debug("no answer from a server", metadata: ["error": "\(error)"])
         }
         return try StatusReport(

@@ -3,7 +3,7 @@ import Glibc
 /// lamina's own version.
 public let laminaVersion = Engine.version
 
-/// `lamina version`: what is at work here, as the libraries that are really loaded say it.
+/// `lamina version`: what works here, as the loaded libraries report it.
 public struct VersionCommand: Sendable {
     public struct Report: Sendable, Codable, Equatable {
         public var lamina: String
@@ -34,7 +34,7 @@ public struct VersionCommand: Sendable {
             sqlite: loadedVersion("sqlite3_libversion"), kernel: KernelVersion.current?.description ?? "unknown")
     }
 
-    /// The compiler's; the language has no other way to say it.
+    /// The compiler's; the language has no other way to get it.
     private static var swiftVersion: String {
         #if compiler(>=6.5)
             "6.5 or newer"
@@ -47,7 +47,7 @@ public struct VersionCommand: Sendable {
         #endif
     }
 
-    /// Calls a function without arguments that gives a constant string, such as both libraries have for their version.
+    /// Calls a function without arguments that returns a constant string; both libraries have one for their version.
     static func loadedVersion(_ symbol: String) -> String {
         guard let address = dlsym(nil, symbol) else { return "unknown" }
         typealias Version = @convention(c) () -> UnsafePointer<CChar>?

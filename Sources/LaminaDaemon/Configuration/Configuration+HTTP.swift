@@ -6,7 +6,7 @@ import Logging
 #endif
 
 extension Configuration {
-    /// How to reach registries, as the file and the environment say.
+    /// How to reach registries, from the file and the environment.
     ///
     /// - Parameters:
     ///   - spoolDirectory: where the blobs of registries that know no ranges are kept while they are read.
@@ -43,7 +43,7 @@ extension Configuration {
             settings: settings)
     }
 
-    /// The pull secrets of a cluster; nil where it is not to be asked.
+    /// The pull secrets of a cluster; nil if the cluster should not be asked.
     private func clusterSecrets(log: Logger) -> ClusterSecrets? {
         guard kubeconfigKeychain.isEnabled else { return nil }
         #if Containerd
@@ -59,9 +59,9 @@ extension Configuration {
         #endif
     }
 
-    /// What came along with the pulls of others; nil where nothing of it is to be kept.
+    /// What came along with pulls by kubelet; nil if nothing of it should be kept.
     ///
-    /// - Parameter root: the directory of the store, where a file has it.
+    /// - Parameter root: the directory of the store, which has the file.
     func keptCredentials(root: String, log: Logger) -> KeptCredentials? {
         guard criKeychain.isEnabled else { return nil }
         return KeptCredentials(path: root + "/credentials.json") { log.warning("\($0)") }

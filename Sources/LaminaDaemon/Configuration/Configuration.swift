@@ -1,15 +1,15 @@
 public import LaminaOCI
 public import Logging
 
-/// What an operator can set, with the defaults that hold where no file says otherwise.
+/// What an operator can set, with the defaults that apply if no file says otherwise.
 ///
-/// `config/config.toml` is the annotated sample of it, docs/configuration.md the reference.
+/// `config/config.toml` is an annotated sample, docs/configuration.md the reference.
 public struct Configuration: Sendable, Equatable {
     /// `[fuse]`: how files are served and merged.
     public struct FUSE: Sendable, Equatable {
-        /// Whether the kernel reads merged files itself, where it can.
+        /// Whether the kernel itself reads merged files, if it can.
         public var passthrough = true
-        /// The most bytes in flight between the network and the store, of the whole process.
+        /// The most bytes in flight between the network and the store, for the whole process.
         public var mergeBufferSize = 419_430_400
         /// The most chunk jobs (ranges of blobs that are being fetched) at the same time.
         public var mergeWorkerCount = 10
@@ -25,15 +25,15 @@ public struct Configuration: Sendable, Equatable {
 
     /// `[directory_cache]`
     public struct DirectoryCache: Sendable, Equatable {
-        /// Whether bytes go straight to the files of the store. Always true under passthrough.
+        /// Whether bytes go straight to the files of the store. Always true with passthrough.
         public var direct = true
     }
 
     /// `[store]`
     public struct StoreSection: Sendable, Equatable {
-        /// The directory of the store, where neither `--root` nor `LAMINA_ROOT` names one.
+        /// The directory of the store, if neither `--root` nor `LAMINA_ROOT` names one.
         public var root: String?
-        /// What the store may take on disk, in bytes; 0: as much as there is.
+        /// What the store may take on disk, in bytes; 0: no limit.
         public var maxBytes: Int64 = 0
         /// The bytes of a layer's table of contents, uncompressed; a layer with a larger one is refused.
         public var maxTOCBytes = 256 << 20
@@ -43,7 +43,7 @@ public struct Configuration: Sendable, Equatable {
         public var maxImageEntries = 1_500_000
         /// What must be proven of an image's layers before it is mounted.
         public var require = Level.chunks
-        /// Whether layers are taken whose table of contents has no digests of chunks.
+        /// Whether layers are accepted if their table of contents has no digests of chunks.
         public var verification = Verification.normal
         /// The group whose members may ask the server what `ls`, `status` and `sql` say; nil: none.
         public var group: String?
@@ -64,7 +64,7 @@ public struct Configuration: Sendable, Equatable {
 
         /// How much must be proven.
         public enum Level: String, Sendable, Equatable, CaseIterable {
-            /// Every byte that is served: each chunk is verified when it lands. Always so.
+            /// Every byte that is served: each chunk is verified when it lands. This is always so.
             case chunks
             /// That the layer's tar is the one that the image's configuration names, before anything is mounted.
             case diffID = "diffid"
@@ -99,11 +99,11 @@ public struct Configuration: Sendable, Equatable {
         public var mode = Mode.asked
 
         public enum Mode: String, Sendable, Equatable, CaseIterable {
-            /// Where this machine can, images of which everything has landed are sealed, and mounted so from then on.
+            /// If this machine can, images are sealed when all of them has landed, and later mounts of them are sealed.
             case auto
             /// Only what `lamina seal` and `lamina mount --sealed` ask for.
             case asked
-            /// All mounts go by way of FUSE.
+            /// All mounts go through FUSE.
             case off
         }
     }
@@ -115,7 +115,7 @@ public struct Configuration: Sendable, Equatable {
 
     /// `[metrics]`
     public struct Metrics: Sendable, Equatable {
-        /// Where metrics are served; nil: at the control socket only.
+        /// Where metrics are served; nil: only at the control socket.
         public var address: ListenAddress?
     }
 
@@ -129,7 +129,7 @@ public struct Configuration: Sendable, Equatable {
     public struct Resolver: Sendable, Equatable {
         /// `config_path` and `[[resolver.host."H".mirrors]]`.
         public var hosts = HostsConfiguration()
-        /// `creds_file`: credentials in docker's format, looked through before docker's own file.
+        /// `creds_file`: credentials in docker's format, read before docker's own file.
         public var credentialsFile: String?
         /// `request_timeout_sec`: how long a registry may send nothing before it is asked again.
         public var requestTimeoutSeconds = 30
@@ -137,7 +137,7 @@ public struct Configuration: Sendable, Equatable {
 
     /// `[blob]`: how patient the fetches from registries are.
     public struct Blob: Sendable, Equatable {
-        /// How often in a row a request that brought nothing is made again.
+        /// How many times in a row a request that brought nothing is repeated.
         public var maxRetries = 4
         /// The wait before the first retry, in milliseconds; it doubles with each one.
         public var minWaitMilliseconds = 200
@@ -147,11 +147,11 @@ public struct Configuration: Sendable, Equatable {
         public var fetchingTimeoutSeconds = 600
     }
 
-    /// `[snapshotter]`: what concerns containerd only.
+    /// `[snapshotter]`: settings for containerd only.
     public struct Snapshotter: Sendable, Equatable {
         /// The socket where containerd is answered; absolute.
         public var address: String?
-        /// Whether layers are fetched whole behind the containers that run from them.
+        /// Whether layers are fetched whole, behind the containers that run from them.
         public var mergesInBackground = true
         /// Whether what is wanted first of a layer is fetched before it is opened.
         public var prefetches = true
@@ -161,9 +161,9 @@ public struct Configuration: Sendable, Equatable {
 
     /// `[cri_keychain]`: credentials that kubelet sends along with pulls.
     public struct CRIKeychain: Sendable, Equatable {
-        /// Whether CRI's image service is offered at the socket for containerd, and what comes by it is kept.
+        /// Whether CRI's image service is offered at the socket for containerd, and its credentials are kept.
         public var isEnabled = false
-        /// containerd's own socket, where calls of the image service go on to.
+        /// containerd's own socket, to which calls of the image service are passed on.
         public var imageServicePath = defaultImageServicePath
 
         public static let defaultImageServicePath = "/run/containerd/containerd.sock"
@@ -173,7 +173,7 @@ public struct Configuration: Sendable, Equatable {
     public struct KubeconfigKeychain: Sendable, Equatable {
         /// Whether the cluster is asked for them.
         public var isEnabled = false
-        /// How its API is reached; without it what kubectl would take, else the account of the pod that lamina runs in.
+        /// How to reach its API; by default what kubectl would use, else the account of the pod that lamina runs in.
         public var path: String?
     }
 
@@ -195,7 +195,7 @@ public struct Configuration: Sendable, Equatable {
 
     /// The default directory of the store.
     public static let defaultRoot = "/var/lib/lamina"
-    /// Where `config.toml` and `conf.d` are looked for.
+    /// Where `config.toml` and `conf.d` are.
     public static let defaultDirectory = "/etc/lamina"
 
     /// The directory of the store, absolute.

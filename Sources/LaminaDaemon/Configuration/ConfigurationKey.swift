@@ -1,4 +1,4 @@
-/// A key that a configuration may have: what it takes, and what it does.
+/// A key that a configuration may have: its type, and its effect.
 struct ConfigurationKey: Sendable {
     /// With its table: `fuse.passthrough`.
     var name: String
@@ -9,14 +9,14 @@ struct ConfigurationKey: Sendable {
         case setting(Setting)
         /// Another way to set another key; nil: this value sets nothing.
         case translated(to: String, @Sendable (ConfigurationValue) -> ConfigurationValue?)
-        /// It is taken, and does nothing, for this reason.
+        /// It is accepted, and has no effect, for this reason.
         case nothing(reason: String)
     }
 
     struct Setting: Sendable {
         var get: @Sendable (Configuration) -> ConfigurationValue
         var set: @Sendable (inout Configuration, ConfigurationValue) -> Void
-        /// Why this value does nothing; nil where it does something.
+        /// Why this value has no effect; nil if it has one.
         var remark: @Sendable (ConfigurationValue) -> String? = { _ in nil }
     }
 
@@ -37,7 +37,7 @@ extension ConfigurationKey {
         }
     }
 
-    /// - Parameter zero: what a 0 in the file stands for.
+    /// - Parameter zero: what a 0 in the file means.
     static func integer<Value: FixedWidthInteger & Sendable>(
         _ name: String, _ path: Path<Value>, minimum: Int64, zero: Value = 0
     ) -> ConfigurationKey {

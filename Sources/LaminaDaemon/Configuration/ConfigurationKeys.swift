@@ -2,7 +2,7 @@ import LaminaOCI
 
 /// Every key that lamina knows: its own, and those of stargz-snapshotter's `config.toml`, so that the same file serves both.
 enum ConfigurationKeys {
-    /// Those that do something, in the order of the sample.
+    /// Those that have an effect, in the order of the sample.
     static let own: [ConfigurationKey] = [
         .boolean("fuse.passthrough", \.fuse.passthrough),
         .integer("fuse.merge_buffer_size", \.fuse.mergeBufferSize, minimum: 1),
@@ -84,11 +84,11 @@ enum ConfigurationKeys {
     /// By name.
     static let byName = Dictionary(uniqueKeysWithValues: all.map { ($0.name, $0) })
 
-    /// The tables that keys are in; `resolver.host` has registries for keys.
+    /// The tables of keys; in `resolver.host` the keys are registries.
     static let tables = Set(all.compactMap { key in key.name.lastIndex(of: ".").map { String(key.name[..<$0]) } })
         .union([mirrors])
 
-    /// The table whose keys are registries, `[[resolver.host."H".mirrors]]`.
+    /// The table with registries as keys, `[[resolver.host."H".mirrors]]`.
     static let mirrors = "resolver.host"
 
     private static let logLevel = ConfigurationKey.key("log.level", .word(LogLevel.names)) {
@@ -97,7 +97,7 @@ enum ConfigurationKeys {
         if case .string(let word) = $1, let level = LogLevel.parse(word) { $0.log.level = level }
     }
 
-    /// 0 is the default there, and a negative number no limit, which lamina does not have.
+    /// 0 is the default there, and a negative number means no limit, which lamina does not have.
     private static let requestTimeout: ConfigurationKey = {
         var setting = ConfigurationKey.Setting {
             .integer(Int64($0.resolver.requestTimeoutSeconds))

@@ -1,20 +1,20 @@
 import LaminaOCI
 import LaminaTOML
 
-/// Puts settings on top of each other, one place after the other, and collects what is wrong with them.
+/// Applies settings over each other, one place after the other, and collects what is wrong with them.
 struct ConfigurationReader {
     private(set) var loaded = LoadedConfiguration()
-    /// What is wrong so far, a sentence each.
+    /// What is wrong so far, in sentences.
     var problems: [String] = []
 
-    /// More mistakes than this are not looked for: that is another kind of file.
+    /// If there are more mistakes than this, the rest is not searched: it is another kind of file.
     private static let problemLimit = 20
 
-    /// The variable that names the file that `--config` would.
+    /// The variable that names the same file as `--config`.
     static let fileVariable = "LAMINA_CONFIG"
-    /// The variable that `store.root` had before all keys had one.
+    /// The variable for `store.root` from before all keys had one.
     private static let rootVariable = "LAMINA_ROOT"
-    /// Variables of lamina that are no settings.
+    /// Variables of lamina that are not settings.
     private static let otherVariables: Set<String> = [fileVariable, rootVariable]
 
     // MARK: Places
@@ -29,7 +29,7 @@ struct ConfigurationReader {
         do throws(TOMLError) {
             var found: [Found] = []
             collect(try TOMLTable.parse(bytes), in: "", path, &found)
-            // What says a thing in other words goes behind what says it outright.
+            // A key that sets another key indirectly comes after the direct one.
             for item in found { if case .translated = item.key.effect { apply(item) } }
             for item in found { if case .translated = item.key.effect {} else { apply(item) } }
         } catch {
@@ -37,7 +37,7 @@ struct ConfigurationReader {
         }
     }
 
-    /// Reads the variables that begin with `LAMINA_`; an empty one is none.
+    /// Reads the variables that begin with `LAMINA_`; an empty one does not count.
     mutating func read(environment: [String: String]) {
         let variables = Dictionary(
             uniqueKeysWithValues: ConfigurationKeys.own.map { ($0.variable, $0.name) })
@@ -48,7 +48,7 @@ struct ConfigurationReader {
             } else if !Self.otherVariables.contains(name),
                 let near = TOMLSuggestion.nearest(to: name, among: variables.keys), near.distance <= 2
             {
-                // Others may have variables of this prefix: no more than a word to who has mistyped one.
+                // Other programs may have variables with this prefix, so a mistyped one gets only a warning.
                 loaded.notices.append("\(name) in the environment means nothing to lamina; did you mean \(near.key)?")
             }
         }
@@ -76,7 +76,7 @@ struct ConfigurationReader {
         set(name, text: String(setting[setting.index(after: sign)...]), .option("--set"))
     }
 
-    /// Sets a key to what a text says.
+    /// Sets a key to the value in a text.
     mutating func set(_ name: String, text: String, _ origin: LoadedConfiguration.Origin) {
         guard let key = ConfigurationKeys.byName[name] else { return }
         do throws(TOMLError) {
@@ -86,12 +86,12 @@ struct ConfigurationReader {
         }
     }
 
-    /// What all of it comes to.
+    /// The result of all settings.
     ///
     /// - Throws: `configuration`, with everything that is wrong.
     consuming func finish() throws(DaemonError) -> LoadedConfiguration {
         guard problems.isEmpty else { throw DaemonError(.configuration, problems.joined(separator: "\n")) }
-        // The kernel reads the backing file itself: there is no cache that bytes could go through.
+        // The kernel itself reads the backing file: there is no cache that bytes could go through.
         if loaded.configuration.fuse.passthrough, !loaded.configuration.directoryCache.direct {
             loaded.configuration.directoryCache.direct = true
             let origin = loaded.origin(of: "directory_cache.direct")
@@ -137,7 +137,7 @@ struct ConfigurationReader {
         }
     }
 
-    /// What to say of a key that nobody knows: the same name in another table, else the nearest of all.
+    /// What to say about an unknown key: the same name in another table, else the most similar key.
     private static func unknown(_ full: String, _ value: TOMLValue) -> String {
         let what = "is no key that lamina knows"
         let leaf = full.split(separator: ".").last

@@ -1,12 +1,12 @@
 import LaminaOCI
 
-/// A configuration as TOML again.
+/// A configuration written as TOML.
 struct ConfigurationText {
     let loaded: LoadedConfiguration
     /// Whether each value is followed by a comment that says where it is from.
     var showsOrigins = false
 
-    /// What a header of a mirror is shown as: it may be a password.
+    /// What is shown instead of a mirror's header: it may be a password.
     static let hidden = "hidden"
 
     var text: String {

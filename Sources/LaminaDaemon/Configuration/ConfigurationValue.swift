@@ -7,7 +7,7 @@ public enum ConfigurationValue: Sendable, Equatable {
     case string(String)
     case strings([String])
 
-    /// As TOML writes it.
+    /// As written in TOML.
     public var text: String {
         switch self {
         case .boolean(let value): "\(value)"
@@ -47,7 +47,7 @@ extension ConfigurationValue: Encodable {
     }
 }
 
-/// What a key takes.
+/// The values that a key accepts.
 enum ConfigurationKind: Sendable, Equatable {
     case boolean
     case integer(minimum: Int64)
@@ -82,8 +82,8 @@ enum ConfigurationKind: Sendable, Equatable {
         }
     }
 
-    /// Reads a value of the environment or the command line: without quotes, elements of a list separated by commas. A
-    /// relative path is one from the working directory.
+    /// Reads a value of the environment or the command line: without quotes, elements of a list separated by commas. A relative
+    /// path starts at the working directory.
     ///
     /// - Throws: what is wrong, as the end of a sentence.
     func read(text: String) throws(TOMLError) -> ConfigurationValue {

@@ -10,7 +10,7 @@ public struct ListenAddress: Sendable, Equatable {
         self.port = port
     }
 
-    /// nil where the text is none. `:PORT` is every address of the machine.
+    /// nil if the text is not one. `:PORT` means every address of the machine.
     public init?(_ text: String) {
         guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
             return nil

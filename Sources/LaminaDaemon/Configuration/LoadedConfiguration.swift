@@ -1,12 +1,12 @@
 import Glibc
 import LaminaSystem
 
-/// A configuration as files, environment and command line gave it, with what should be said about them.
+/// A configuration from files, environment and command line, with remarks about them.
 public struct LoadedConfiguration: Sendable, Equatable {
     /// Where the value of a key is from.
     public enum Origin: Sendable, Equatable, CustomStringConvertible {
         case standard
-        /// A line of a file; `key` where another key than the one that was set stands there.
+        /// A line of a file; `key` if that line has another key than the one that was set.
         case file(path: String, line: Int?, key: String? = nil)
         /// A variable of the environment.
         case environment(String)
@@ -24,7 +24,7 @@ public struct LoadedConfiguration: Sendable, Equatable {
         }
     }
 
-    /// A key that is taken and does nothing.
+    /// A key that is accepted and has no effect.
     public struct Unused: Sendable, Equatable, CustomStringConvertible {
         public var key: String
         /// Why, as the end of a sentence.
@@ -35,16 +35,16 @@ public struct LoadedConfiguration: Sendable, Equatable {
     }
 
     public var configuration = Configuration()
-    /// By key, of those that something set.
+    /// By key, for those that something set.
     public var origins: [String: Origin] = [:]
-    /// The files that were read, in the order in which they were.
+    /// The files that were read, in their order.
     public var files: [String] = []
-    /// What is taken otherwise than it was written; sentences that an operator should see once.
+    /// Values that are understood differently from what is written; sentences that an operator should see once.
     public var notices: [String] = []
-    /// What is taken and does nothing, once a key and place.
+    /// What is accepted and has no effect, once for each key and place.
     public var unused: [Unused] = []
 
-    /// Nothing but the defaults.
+    /// Only the defaults.
     public init() {}
 
     /// Where the value of a key is from.
@@ -55,11 +55,11 @@ public struct LoadedConfiguration: Sendable, Equatable {
 }
 
 extension LoadedConfiguration {
-    /// Where to look for settings, beginning with what goes last.
+    /// Where to look for settings, the weakest place first.
     public struct Places: Sendable {
         /// With `config.toml` and `conf.d/*.toml`, which may be missing.
         public var directory = Configuration.defaultDirectory
-        /// `--config`; must be there.
+        /// `--config`; must exist.
         public var file: String?
         public var environment: [String: String] = [:]
         /// `--set KEY=VALUE`.
@@ -69,7 +69,7 @@ extension LoadedConfiguration {
 
         public init() {}
 
-        /// The places of a process: its environment, and the options that it was given.
+        /// The places of a process: its environment, and its options.
         public static func ofProcess(file: String?, settings: [String], root: String?) -> Places {
             var places = Places()
             var entry = environ
@@ -99,7 +99,7 @@ extension LoadedConfiguration {
                     throw DaemonError(.configuration, "cannot read the directory \(parts)", cause: error)
                 }
             }
-            // One that was read already has had its turn: naming it again changes nothing.
+            // A file that was read already: naming it again changes nothing.
             if let named = file.map(absolutePath), !files.contains(named) { files.append(named) }
             return files
         }
@@ -107,7 +107,7 @@ extension LoadedConfiguration {
         private func exists(_ path: String) -> Bool { access(path, F_OK) == 0 || errno != ENOENT }
     }
 
-    /// Reads all of it; what is read later goes before what was read sooner.
+    /// Reads all of it; later settings override earlier ones.
     ///
     /// - Throws: `configuration`, with a line for everything that is wrong, naming file, line and key.
     public static func load(_ places: Places) throws(DaemonError) -> LoadedConfiguration {

@@ -1,10 +1,10 @@
-/// The keys of stargz-snapshotter's `config.toml` that lamina has no setting of its own for, with the types that they have there:
+/// The keys of stargz-snapshotter's `config.toml` for which lamina has no setting of its own, with their types there:
 /// https://github.com/containerd/stargz-snapshotter, `fs/config/config.go`, `service/config.go` and
 /// `cmd/containerd-stargz-grpc/main.go`.
 enum StargzKeys {
     static let all: [ConfigurationKey] = translated + unused
 
-    /// Those that say in other words what lamina's own keys say.
+    /// Those that have the same meaning as keys of lamina.
     private static let translated = [
         ConfigurationKey(
             name: "debug", kind: .boolean,
@@ -23,7 +23,7 @@ enum StargzKeys {
         if case .boolean(let value) = $0 { .boolean(!value) } else { nil }
     }
 
-    /// A number of any sign: what it means is no business of lamina's.
+    /// A number of any sign: lamina does not use it.
     private static let integer = ConfigurationKind.integer(minimum: .min)
 
     private static let cache =
@@ -78,6 +78,6 @@ enum StargzKeys {
         .unused("fuse_manager.metrics_address", .string, holder),
     ]
 
-    /// Of `[[resolver.host."H".mirrors]]`.
+    /// In `[[resolver.host."H".mirrors]]`.
     static let mirrorTimeout = "resolver.request_timeout_sec holds for all servers"
 }

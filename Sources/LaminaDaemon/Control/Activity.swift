@@ -1,6 +1,6 @@
 import Synchronization
 
-/// Counts the operations that the server works on for its clients, so that it does not end under them.
+/// Counts the operations that the server runs for its clients, so that it does not end during one.
 final class Activity: Sendable {
     private struct State {
         var running = 0
@@ -17,7 +17,7 @@ final class Activity: Sendable {
 
     /// Begins work for a client.
     ///
-    /// - Returns: false where the server is about to end: the client has to turn to another one.
+    /// - Returns: false if the server is about to end: the client must go to another one.
     func begin() -> Bool {
         state.withLock { state in
             guard !state.isClosed else { return false }
@@ -27,9 +27,9 @@ final class Activity: Sendable {
         }
     }
 
-    /// Lets nothing begin any more.
+    /// Lets no more work begin.
     ///
-    /// - Returns: false where something runs, which goes on, as does whatever comes.
+    /// - Returns: false if something runs; then it goes on, and new work may begin.
     func close() -> Bool {
         state.withLock { state in
             guard state.running == 0 else { return false }

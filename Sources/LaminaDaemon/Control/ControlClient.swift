@@ -3,14 +3,15 @@ public import LaminaMerge
 public import LaminaStore
 import LaminaSystem
 
-/// Asks the server of a store, as a blocking call of the thread that asks.
+/// Makes requests to the server of a store, blocking the calling thread.
 public struct ControlClient: Sendable {
     private let socket: ControlSocket
     private let shouldStop: @Sendable () -> Bool
 
     /// - Parameters:
     ///   - root: the directory of the store.
-    ///   - shouldStop: asked several times a second; a call that stops ends its connection, and with it what the server does for it.
+    ///   - shouldStop: asked several times a second; a call that stops closes its connection, and that ends what the server
+    ///     does for it.
     public init(root: String, shouldStop: @escaping @Sendable () -> Bool = { false }) {
         socket = ControlSocket(root: root)
         self.shouldStop = shouldStop
@@ -38,7 +39,7 @@ public struct ControlClient: Sendable {
 
     /// Whether a server listens.
     ///
-    /// - Throws: `permission` where one does, but not for this user.
+    /// - Throws: `permission` if one does, but not for this user.
     public func isServed() throws -> Bool {
         do {
             _ = try status()
@@ -99,9 +100,9 @@ public struct ControlClient: Sendable {
         }
     }
 
-    /// Sends a request, and to the next server where one ended without having answered.
+    /// Sends a request; if a server ended without an answer, sends it to the next one.
     ///
-    /// - Throws: `noServer` where nobody listens any more.
+    /// - Throws: `noServer` if none listens any more.
     private func begin(_ method: String, _ target: String, body: [UInt8]) throws -> BegunExchange {
         let deadline = monotonicSeconds() + Self.patience
         while true {
@@ -161,7 +162,7 @@ public struct ControlClient: Sendable {
                 if pending.isEmpty { continue }
                 let line = try decode(ControlLine<Answer>.self, pending)
                 if let error = line.error {
-                    // One that ends has not begun with it.
+                    // A server that ends has not begun with it.
                     throw Self.failure(error)
                 }
                 if let result = line.result { return result }
@@ -178,7 +179,7 @@ public struct ControlClient: Sendable {
     /// The report of a check names each damaged file, with a few hundred bytes.
     private static var lineLimit: Int { 256 << 20 }
 
-    /// One that is just ending has done nothing: the next one is asked, as where nobody listens.
+    /// A server that is ending has done nothing: the next one is asked, as if none listened.
     private static func failure(_ error: ControlFailure) -> DaemonError {
         let isEnding = error.exitCode == ExitStatus.noServer.rawValue
         return DaemonError(isEnding ? .noServer : .remote(exitCode: error.exitCode), error.message)

@@ -1,9 +1,9 @@
 import Glibc
 import LaminaSystem
 
-/// One HTTP/1.1 exchange with a control server over its unix socket; blocking, and bounded in all that it takes in.
+/// One HTTP/1.1 exchange with a control server over its unix socket; blocking, with a bound on everything that it reads.
 ///
-/// It speaks to lamina's own server only, so of RFC 9112 it knows what that one sends: a length or chunks.
+/// It speaks only to lamina's own server, so it knows only the parts of RFC 9112 that this server uses: a length or chunks.
 struct ControlConnection: ~Copyable {
     private let descriptor: Int32
     private let path: String
@@ -12,7 +12,7 @@ struct ControlConnection: ~Copyable {
     private var buffer: [UInt8] = []
     private var start = 0
     private var framing = Framing.ended
-    /// Whether anything of an answer has come.
+    /// Whether any part of an answer has come.
     private var isAnswered = false
 
     private enum Framing: Equatable {
@@ -21,17 +21,17 @@ struct ControlConnection: ~Copyable {
         case ended
     }
 
-    /// A head of ours has some 200 bytes, a line of a streamed answer some 600 and a long path.
+    /// lamina's heads have some 200 bytes; a line of a streamed answer has some 600 and a long path.
     private static let headLimit = 16 << 10
     /// A document: the mounts of a machine, at some 300 bytes each.
     static let bodyLimit = 16 << 20
-    /// The server says something at least every second; after so long a silence it is stuck.
+    /// The server sends something at least every second; after a silence of this length it is stuck.
     private static let silenceLimit = 30.0
     private static let pollMilliseconds: Int32 = 200
 
     /// Connects.
     ///
-    /// - Throws: `noServer` where nobody listens.
+    /// - Throws: `noServer` if none listens.
     init(_ socket: ControlSocket, shouldStop: @escaping @Sendable () -> Bool) throws {
         guard let descriptor = try socket.connect() else {
             throw DaemonError(.noServer, "no lamina server listens at \(socket.path)")
@@ -159,7 +159,7 @@ struct ControlConnection: ~Copyable {
         return String(decoding: line, as: UTF8.self)
     }
 
-    /// Waits for bytes. Nothing is left in the buffer when this is called.
+    /// Waits for bytes. The buffer must be empty.
     private mutating func fill() throws {
         var silence = 0.0
         while true {
@@ -192,8 +192,8 @@ struct ControlConnection: ~Copyable {
         return isAnswered ? error : Unanswered(error: error)
     }
 
-    /// The connection ended before anything of an answer came. A server begins its answer before it begins what it was asked for, so
-    /// nothing of that was done, and the next server can be asked.
+    /// The connection ended before any part of an answer came. A server begins its answer before it begins the work, so nothing
+    /// was done, and the next server can be asked.
     struct Unanswered: Error {
         var error: DaemonError
     }

@@ -9,9 +9,9 @@ public struct PullRequest: Sendable, Codable, Equatable {
     public var platform: String?
     public var plainHTTP: Bool
     public var lazy: Bool
-    /// Whether its files stay, however full the store is; nil leaves it as it is.
+    /// Whether its files stay, however full the store is; nil changes nothing.
     public var pin: Bool?
-    /// A file of credentials, absolute; the server reads it, the request holds no secret.
+    /// A file of credentials, absolute; the server reads it, so the request has no secret.
     public var credentialsFile: String?
 
     public init(
@@ -27,7 +27,7 @@ public struct PullRequest: Sendable, Codable, Equatable {
     }
 }
 
-/// Body of `POST /v1/mounts`. Paths are absolute: the server works in another directory.
+/// Body of `POST /v1/mounts`. Paths are absolute, because the server works in another directory.
 public struct MountRequest: Sendable, Codable, Equatable {
     public var reference: String
     public var target: String
@@ -36,7 +36,7 @@ public struct MountRequest: Sendable, Codable, Equatable {
     public var platform: String?
     public var plainHTTP: Bool
     public var credentialsFile: String?
-    /// Whether it must be a mount that needs no server.
+    /// Whether the mount must need no server.
     public var sealed: Bool?
     /// What it allows; nil: nothing.
     public var rights: MountRights?
@@ -86,7 +86,7 @@ public struct UnmountRequest: Sendable, Codable, Equatable {
 /// Body of `DELETE /v1/images`.
 public struct RemoveRequest: Sendable, Codable, Equatable {
     public var reference: String
-    /// False leaves the layers for a collection of garbage.
+    /// False leaves the layers for a garbage collection.
     public var collects: Bool
 
     public init(reference: String, collects: Bool) {
@@ -117,7 +117,7 @@ public struct MountListing: Sendable, Codable, Equatable {
     public var target: String
     public var reference: String?
     public var writable: String?
-    /// true of a mount that needs no server.
+    /// true for a mount that needs no server.
     public var sealed: Bool?
 
     public init(target: String, reference: String?, writable: String? = nil, sealed: Bool? = nil) {
@@ -128,22 +128,22 @@ public struct MountListing: Sendable, Codable, Equatable {
     }
 }
 
-/// What went wrong at the server: the sentence to print and the code to exit with.
+/// What went wrong at the server: the sentence to print and the exit code.
 public struct ControlFailure: Sendable, Codable, Equatable {
     public var message: String
     public var exitCode: Int32
 }
 
-/// A line of an answer that is streamed: exactly one of the three. An empty line says that the server is alive.
+/// A line of a streamed answer: exactly one of the three. An empty line says that the server is alive.
 struct ControlLine<Result: Codable & Sendable>: Codable, Sendable {
     var progress: PullProgress?
     var result: Result?
     var error: ControlFailure?
 }
 
-/// JSON of documents that are small.
+/// JSON of small documents.
 public enum JSONText {
-    /// Without line breaks in it, keys sorted.
+    /// Without line breaks, keys sorted.
     public static func line(_ value: some Encodable) throws -> [UInt8] {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]

@@ -8,9 +8,11 @@ import ServiceLifecycle
 
 /// The control API: HTTP/1.1 and JSON, so that curl can speak it.
 ///
-/// `GET /healthz`, `/readyz` and `/metrics`, `GET /v1/status`, `POST /v1/pull`, `POST /v1/check`, `GET|POST|DELETE /v1/mounts`, `DELETE /v1/images`,
-/// `POST /v1/gc`, `POST /v1/pins`, `POST /v1/shutdown`. What may take long (all but the questions and the shutdown) answers with lines of JSON: `{"progress":…}`, then `{"result":…}` or `{"error":{"message":…,"exitCode":…}}`, and empty
-/// ones in between; the others answer with one document. Whoever closes the connection stops what it asked for.
+/// `GET /healthz`, `/readyz` and `/metrics`, `GET /v1/status`, `POST /v1/pull`, `POST /v1/check`, `GET|POST|DELETE /v1/mounts`,
+/// `DELETE /v1/images`, `POST /v1/gc`, `POST /v1/pins`, `POST /v1/shutdown`. Requests that may take long (all except `GET` and
+/// the shutdown) are answered with lines of JSON: `{"progress":…}`, then `{"result":…}` or
+/// `{"error":{"message":…,"exitCode":…}}`, with empty lines in between; the others are answered with one document. A client
+/// that closes the connection stops what it asked for.
 struct ControlRoutes: Sendable {
     let engine: any ControlledEngine
     let configuration: Configuration
@@ -124,7 +126,7 @@ struct ControlRoutes: Sendable {
         }
     }
 
-    /// Runs work for a client and streams what comes of it; the log says how it ended.
+    /// Runs work for a client and streams its result; the log says how it ended.
     private func stream<Result: Codable & Sendable>(
         _ name: String, _ fields: Logger.Metadata,
         _ work: @escaping @Sendable (StreamedOperation<Result>) throws -> Result
@@ -134,12 +136,12 @@ struct ControlRoutes: Sendable {
             status: .ok, headers: [.contentType: "application/x-ndjson"],
             body: ResponseBody { writer in
                 let operation = StreamedOperation<Result>()
-                // A server that ends waits for its clients, so what they wait for must end.
+                // A server that ends waits for its clients, so their work must end too.
                 try await withTaskCancellationOrGracefulShutdownHandler {
                     try await operation.run(name, activity: activity, to: &writer) { operation in
                         do {
                             let result = try work(operation)
-                            // Of a mount the engine tells itself.
+                            // The engine itself logs a mount.
                             log.log(level: name == "mount" ? .debug : .info, "\(name) done", metadata: fields)
                             return result
                         } catch {
@@ -182,7 +184,7 @@ struct ControlRoutes: Sendable {
             body: ResponseBody(byteBuffer: ByteBuffer(bytes: bytes)))
     }
 
-    /// The answer to a body that is not what its route takes.
+    /// The answer to a body that does not fit its route.
     private struct BadRequest: Error, ResponseGenerator, HTTPResponseError {
         var status: HTTPResponse.Status { .badRequest }
 

@@ -9,8 +9,8 @@ import ServiceLifecycle
 
 /// The control server as a service: listens, says that it is ready, and answers until it is asked to end.
 ///
-/// The listening socket may come from the process before this one, which Hummingbird's own server has no way to take; so
-/// its connections are accepted here, and answered by Hummingbird's channel and router.
+/// The listening socket may come from the previous process, and Hummingbird's own server cannot take it. So this code accepts
+/// the connections, and Hummingbird's channel and router answer them.
 struct ControlServer: Service {
     let socket: ControlSocket
     let routes: ControlRoutes
@@ -26,13 +26,13 @@ struct ControlServer: Service {
         if Self.useOneThread { log.debug("the control server runs on one thread") }
         let listening = try socket.listen(inherited)
         defer { if ending.unmounts { socket.withdraw() } }
-        // Held outside, it is there while no server is: clients wait instead of being refused.
+        // If it is held outside, it exists while no server runs: clients wait instead of being refused.
         if listening !== inherited, notifier.holds, !notifier.hold(listening, as: .control) {
             log.warning("the service manager does not keep the control socket")
         }
         let http = channel()
         let log = http.log
-        // NIO closes the descriptor that it is given.
+        // NIO closes the descriptor that it gets.
         let accepted = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .childChannelOption(.allowRemoteHalfClosure, value: true)
             .bind(fcntl(listening.descriptor, F_DUPFD_CLOEXEC, 3)) { child in
@@ -50,7 +50,7 @@ struct ControlServer: Service {
                         }
                     }
                 } onGracefulShutdown: {
-                    // Who comes from now on finds no server, and looks for the next one.
+                    // A client that comes from now on finds no server, and looks for the next one.
                     if ending.unmounts { socket.withdraw() }
                     closeOnceEmpty(accepted.channel, listening)
                 }
@@ -59,22 +59,22 @@ struct ControlServer: Service {
                 try? await gracefulShutdown()
                 try? await Task.sleep(for: Self.patience)
             }
-            // Whichever is first: the last client has its answer, or has had time enough.
+            // Whichever comes first: the last client has its answer, or its time is over.
             try await group.next()
             group.cancelAll()
         }
         withExtendedLifetime(listening) {}
     }
 
-    /// Stops listening. Whoever has connected already is accepted first where no other server will: closing the socket would tell them that
-    /// the connection was reset.
+    /// Stops listening. If no other server will accept the clients that have connected already, they are accepted first:
+    /// closing the socket would reset their connections.
     private func closeOnceEmpty(_ channel: any Channel, _ listening: File) {
         var entry = pollfd(fd: listening.descriptor, events: Int16(POLLIN), revents: 0)
         guard ending.unmounts, poll(&entry, 1, 0) > 0, channel.isActive else { return channel.close(promise: nil) }
         channel.eventLoop.scheduleTask(in: .milliseconds(1)) { closeOnceEmpty(channel, listening) }
     }
 
-    /// How long clients have to take their last answer when the server ends. One that says nothing would keep it for ever.
+    /// How long clients have to take their last answer when the server ends. Otherwise a silent client would keep it for ever.
     private static let patience = Duration.seconds(5)
 
     /// What answers one connection.
@@ -98,7 +98,7 @@ struct ControlServer: Service {
         return (channel, logger)
     }
 
-    /// One thread is plenty for sockets that a handful of commands and containerd talk to; by default there is one a core.
+    /// One thread is enough for sockets that a handful of commands and containerd use; the default is one for each core.
     ///
     /// Set before the process's first event loop starts, and never twice.
     static let useOneThread: Bool = {

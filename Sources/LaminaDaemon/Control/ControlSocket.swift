@@ -1,10 +1,11 @@
 import Glibc
 import LaminaSystem
 
-/// Where a server listens: the control server of a store at `<root>/control.sock`, containerd's where its operator says.
+/// Where a server listens: the control server of a store at `<root>/control.sock`, the server for containerd where its operator
+/// says.
 ///
-/// The socket is made under a name of its own and renamed when it listens, so that nobody ever finds one that does not answer
-/// yet, and one that a dead server left is replaced in the same step. Only the holder of the store's lock may do that.
+/// The socket is made under another name and renamed when it listens. So a client never finds a socket that does not answer
+/// yet, and the rename replaces one that a dead server left. Only the holder of the store's lock may do that.
 public struct ControlSocket: Sendable {
     public let path: String
     private let directory: String
@@ -25,8 +26,8 @@ public struct ControlSocket: Sendable {
 
     /// Calls `body` with a path to `name` in the directory that fits in a socket address.
     ///
-    /// One that is too long is reached through the descriptor of its directory: `/proc/self/fd/<n>/<name>` leads to
-    /// the same place (proc(5)), for bind and connect alike.
+    /// A path that is too long is reached through the descriptor of its directory: `/proc/self/fd/<n>/<name>` leads to the same
+    /// place (proc(5)), both for bind and for connect.
     private func withShortPath<Result>(to name: String, _ body: (String) throws -> Result) throws -> Result {
         let path = directory + "/" + name
         guard path.utf8.count > Self.pathLimit else { return try body(path) }
@@ -34,9 +35,9 @@ public struct ControlSocket: Sendable {
         return try withExtendedLifetime(opened) { try body("/proc/self/fd/\(opened.descriptor)/\(name)") }
     }
 
-    /// A descriptor that is connected to the server; nil where nobody listens.
+    /// A descriptor that is connected to the server; nil if none listens.
     ///
-    /// - Throws: `SystemError`, as for a socket that this user may not open.
+    /// - Throws: `SystemError`, for example for a socket that this user may not open.
     func connect() throws -> Int32? {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw SystemError.last("make a socket for", path) }
@@ -47,7 +48,8 @@ public struct ControlSocket: Sendable {
             if result == 0 { return descriptor }
             let error = SystemError.last("connect to", path)
             close(descriptor)
-            // ENOENT: no server. ECONNREFUSED: a socket that a dead one left. EAGAIN cannot be, as the socket blocks.
+            // ENOENT: no server. ECONNREFUSED: a socket that a dead server left. EAGAIN is impossible, because the socket
+            // blocks.
             guard error.code == ENOENT || error.code == ECONNREFUSED || error.code == ENOTDIR else { throw error }
             return nil
         } catch let error as SystemError where error.operation == "open" {
@@ -75,13 +77,13 @@ public struct ControlSocket: Sendable {
         return file
     }
 
-    /// Clients that may wait while a server starts.
+    /// How many clients may wait while a server starts.
     private static let backlog: Int32 = 64
 
     /// The name that the server binds to before it is ready; in the same directory.
     private var provisionalName: String { ".\(getpid())-\(name)" }
 
-    /// What to bind to. The descriptor, where there is one, must live until the socket is bound.
+    /// The path to bind to. The descriptor, if there is one, must live until the socket is bound.
     func provisionalPath() throws -> (path: String, directory: File?) {
         let path = directory + "/" + provisionalName
         if path.utf8.count <= Self.pathLimit { return (path, nil) }
@@ -102,7 +104,7 @@ public struct ControlSocket: Sendable {
         guard rename(provisional, path) == 0 else { throw SystemError.last("rename \(provisional) to", path) }
     }
 
-    /// Takes the name away, so that who comes now finds no server.
+    /// Removes the name, so that new clients find no server.
     func withdraw() {
         unlink(path)
         unlink(directory + "/" + provisionalName)

@@ -1,7 +1,7 @@
 public import LaminaMerge
 public import LaminaStore
 
-/// What the control server asks of the engine: the seam at which tests put an engine without store and kernel.
+/// What the control server asks of the engine: tests use another engine here, without store and kernel.
 ///
 /// All calls block.
 public protocol ControlledEngine: Sendable {
@@ -28,14 +28,14 @@ public protocol ControlledEngine: Sendable {
     func removeImage(_ reference: String, collects: Bool) throws -> RemoveResult
     func collectGarbage(dryRun: Bool) throws -> GarbageReport
     func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult
-    /// Whether the kernel has ended the file system, now that no image is mounted: nobody needs it elsewhere.
+    /// Whether the kernel has ended the file system, now that no image is mounted: it is not needed elsewhere.
     func release() throws -> Bool
     func status() -> ServerStatus
     /// In the text format of Prometheus.
     func metrics() throws -> String
-    /// Why clients and mounts are not answered; nil when they are.
+    /// Why clients and mounts are not answered; nil if they are.
     func whyNotReady() -> String?
-    /// How many requests of the file system were done with: as long as it grows, it answers.
+    /// How many requests of the file system were finished: as long as the number grows, it answers.
     var requestProgress: UInt64 { get }
     func shutdown(unmount: Bool)
 }

@@ -2,8 +2,8 @@ import Hummingbird
 import LaminaSystem
 import Synchronization
 
-/// Long work for one client: runs on a thread of its own, while its progress and at last its result are written to the client as lines
-/// of JSON. When the client closes its connection, or the server ends, the work is asked to stop.
+/// Long work for one client: it runs on its own thread, while its progress and finally its result are written to the client as
+/// lines of JSON. When the client closes its connection, or the server ends, the work is asked to stop.
 final class StreamedOperation<Result: Codable & Sendable>: Sendable {
     private struct State {
         var progress: PullProgress?
@@ -15,10 +15,10 @@ final class StreamedOperation<Result: Codable & Sendable>: Sendable {
     private let wakeUps: AsyncStream<Void>
     private let wakeUp: AsyncStream<Void>.Continuation
 
-    /// How often progress is looked at, in milliseconds.
+    /// How often progress is checked, in milliseconds.
     private static var interval: Int { 100 }
-    /// After so many looks without news an empty line is written: it tells the client that the server lives, and the
-    /// server whether the client does.
+    /// After this many checks without news an empty line is written: it tells the client that the server lives, and tells the
+    /// server whether the client lives.
     private static var heartbeat: Int { 5 }
 
     init() {
@@ -30,10 +30,10 @@ final class StreamedOperation<Result: Codable & Sendable>: Sendable {
 
     func stop() { stopped.store(true, ordering: .relaxed) }
 
-    /// What the client is to see next; called by the work, on any thread.
+    /// What the client should see next; called by the work, on any thread.
     func report(_ progress: PullProgress) { state.withLock { $0.progress = progress } }
 
-    /// Runs `work` and writes what comes of it.
+    /// Runs `work` and writes its result.
     func run(
         _ name: String, activity: Activity, to writer: inout any ResponseBodyWriter,
         _ work: @escaping @Sendable (StreamedOperation) throws -> Result
@@ -54,7 +54,7 @@ final class StreamedOperation<Result: Codable & Sendable>: Sendable {
             state.withLock { $0.outcome = Self.line { throw error } }
             wakeUp.yield()
         }
-        // Whatever ends this function early ends the work too.
+        // Whatever ends this function early also ends the work.
         defer { stop() }
         let ticker = Task { [wakeUp] in
             while (try? await Task.sleep(for: .milliseconds(Self.interval))) != nil { wakeUp.yield() }
@@ -97,9 +97,9 @@ extension ControlFailure {
         self.init(message: describe(error), exitCode: ExitStatus.code(of: error))
     }
 
-    /// As a line of an answer that is streamed.
+    /// As a line of a streamed answer.
     var line: [UInt8] {
-        // Strings and a number: there is nothing in it that JSON has no form for.
+        // Only strings and a number: JSON can express all of it.
         (try? JSONText.line(ControlLine<String>(error: self)))
             ?? Array(#"{"error":{"exitCode":1,"message":"unknown"}}"#.utf8)
     }

@@ -2,13 +2,13 @@ import Glibc
 import LaminaSeal
 import LaminaSystem
 
-/// `lamina doctor`: looks at every condition that lamina depends on, and says the way out where one is not met.
+/// `lamina doctor`: examines every condition that lamina depends on, and gives the way out if one is not met.
 public struct Doctor: Sendable {
     public struct Report: Sendable, Codable, Equatable {
         public var root: String
         /// Whether lamina can work at all.
         public var works: Bool
-        /// Whether merged files are read by the kernel itself.
+        /// Whether the kernel itself reads merged files.
         public var passthrough: Bool
         public var findings: [Finding]
     }
@@ -17,7 +17,7 @@ public struct Doctor: Sendable {
 
     public init(root: String) { self.root = root }
 
-    /// Looks at all; some milliseconds, of which the scratch mount takes most.
+    /// Examines everything; takes some milliseconds, most of them for the scratch mount.
     public func examine() -> Report {
         let kernel = KernelVersion.current
         let capability = Capability.hasSystemAdministration
@@ -134,7 +134,7 @@ public struct Doctor: Sendable {
         return Self.freeSpace(facts)
     }
 
-    /// Below this an ordinary image does not fit.
+    /// Below this size an ordinary image does not fit.
     private static let littleSpace: Int64 = 1 << 30
     private static let fewInodes: Int64 = 50_000
 
@@ -150,7 +150,7 @@ public struct Doctor: Sendable {
         guard let parsed = KernelVersion(parsing: version) else {
             return Finding("libfuse", .unknown, "it does not say its version")
         }
-        // Before 3.17 libfuse knows nothing of passthrough; lamina then agrees on it with the kernel itself.
+        // Before 3.17 libfuse does not know passthrough; lamina then negotiates it with the kernel itself.
         return parsed.isAtLeast(3, 14)
             ? Finding("libfuse", .ok, version)
             : Finding("libfuse", .warn, version, advice: "lamina is tested with 3.14 and newer")
@@ -174,7 +174,7 @@ public struct Doctor: Sendable {
                 advice: "raise the limit: 'ulimit -Hn 65536', or LimitNOFILE=65536 in the unit")
     }
 
-    /// What a server that is killed leaves unanswered is answered by the next one, if the kernel sends it again.
+    /// The next server answers what a killed server leaves unanswered, if the kernel sends it again.
     static func resend(_ canResend: Bool?) -> Finding {
         let name = "restarts"
         return switch canResend {
@@ -188,7 +188,7 @@ public struct Doctor: Sendable {
         }
     }
 
-    /// Whether images of which everything has landed can be mounted by the kernel alone.
+    /// Whether the kernel alone can mount images that have landed completely.
     static func sealing(_ outcome: SealTrial.Outcome?) -> Finding {
         let name = "sealed images"
         return switch outcome {

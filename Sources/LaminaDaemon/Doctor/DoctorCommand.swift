@@ -2,7 +2,7 @@ import LaminaOCI
 
 /// `lamina doctor`: prints the findings.
 public struct DoctorCommand: Sendable {
-    /// The image whose way is to be walked; without one the machine is looked at.
+    /// The image whose way is examined; without one the machine is examined.
     public var reference: String?
     public var platform: String?
     public var plainHTTP = false

@@ -13,9 +13,9 @@ public struct Finding: Sendable, Codable, Equatable {
     /// A word or two that stay the same from version to version.
     public var condition: String
     public var state: State
-    /// What is there.
+    /// What was found.
     public var found: String
-    /// The way out, where something is amiss.
+    /// The way out, if something is wrong.
     public var advice: String?
 
     public init(_ condition: String, _ state: State, _ found: String, advice: String? = nil) {

@@ -1,7 +1,7 @@
 import LaminaFormats
 import LaminaOCI
 
-/// `lamina doctor IMAGE`: the way from the reference to the layers, step by step. Nothing is kept in the store.
+/// `lamina doctor IMAGE`: goes the way from the reference to the layers, step by step. Nothing is kept in the store.
 struct ImageExamination {
     let reference: ImageReference
     let platform: Platform?
@@ -24,7 +24,7 @@ struct ImageExamination {
         return findings + contents()
     }
 
-    /// - Parameter others: whether some server gave the manifest.
+    /// - Parameter others: whether another server gave the manifest.
     static func findings(of visit: RegistryProbe.Visit, others: Bool) -> [Finding] {
         let bad: Finding.State = others ? .warn : .fail
         let name = visit.isMirror ? "mirror" : "registry"
@@ -55,7 +55,7 @@ struct ImageExamination {
         return findings
     }
 
-    /// The image itself: what there is for this platform, and each layer's format.
+    /// The image itself: what it has for this platform, and each layer's format.
     private func contents() -> [Finding] {
         do {
             let source = try reference.openSource(plainHTTP: plainHTTP, registries: registries)

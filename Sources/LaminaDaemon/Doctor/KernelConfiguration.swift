@@ -6,7 +6,7 @@ enum KernelConfiguration {
     /// How an option is set.
     enum Setting: Equatable { case builtIn, module, off }
 
-    /// Kernels' configurations have some 300 KiB.
+    /// Kernel configurations have some 300 KiB.
     static let sizeLimit = 16 << 20
 
     /// The running kernel's options as text, and where they were found: in the kernel itself, or beside it on disk.
@@ -14,7 +14,7 @@ enum KernelConfiguration {
         if let packed = try? readFile("/proc/config.gz", limit: sizeLimit), let text = try? unpack(packed) {
             return (text, "/proc/config.gz")
         }
-        // The release is the kernel's own word, but it names a file here.
+        // The kernel itself gives the release, but it is used in a file's path here.
         guard !release.contains("/") else { return nil }
         let path = "/boot/config-\(release)"
         return (try? readFile(path, limit: sizeLimit)).map { ($0, path) }
@@ -35,7 +35,7 @@ enum KernelConfiguration {
         return text
     }
 
-    /// How `option` is set: `CONFIG_X=y`, `CONFIG_X=m`; `# CONFIG_X is not set` and no word at all are off.
+    /// How `option` is set: `CONFIG_X=y`, `CONFIG_X=m`; `# CONFIG_X is not set` and a missing line both mean off.
     static func setting(of option: String, in text: [UInt8]) -> Setting {
         let prefix = Array("\(option)=".utf8)
         for line in text.split(separator: UInt8(ascii: "\n")) where line.starts(with: prefix) {

@@ -6,7 +6,7 @@ struct KernelVersion: Sendable, Equatable, CustomStringConvertible {
     var minor: Int
     var description: String
 
-    /// nil for what does not begin with two numbers.
+    /// nil if it does not begin with two numbers.
     init?(parsing release: String) {
         let numbers = release.split(separator: ".", maxSplits: 2, omittingEmptySubsequences: false)
         guard numbers.count >= 2, let major = Int(numbers[0]) else { return nil }

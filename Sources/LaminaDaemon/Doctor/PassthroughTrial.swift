@@ -2,27 +2,27 @@ import Glibc
 import LaminaFUSE
 import LaminaSystem
 
-/// Tries passthrough for real: mounts a file system of one file, opens that in passthrough mode, reads it, and sees whether the kernel read it
-/// itself. Leaves nothing behind.
+/// Really tries passthrough: mounts a file system of one file, opens the file in passthrough mode, reads it, and checks whether
+/// the kernel read it itself. Leaves nothing behind.
 struct PassthroughTrial {
     enum Outcome: Equatable {
         case works
-        /// FUSE works, passthrough does not; why.
+        /// FUSE works, passthrough does not; the reason.
         case withoutPassthrough(String)
-        /// Not even FUSE works; why.
+        /// Not even FUSE works; the reason.
         case fails(String)
     }
 
-    /// The directory for the scratch mount and its backing file: that of the store, as passthrough depends on its file system.
+    /// The directory for the scratch mount and its backing file: the store's, because passthrough depends on its file system.
     let directory: String
     private let resend = Monitor<Bool?>(nil)
 
     init(directory: String) { self.directory = directory }
 
-    /// Whether the kernel sends requests again that a dead server had read; nil where no mount could be made.
+    /// Whether the kernel sends requests again that a dead server had read; nil if no mount could be made.
     var canResend: Bool? { resend.withLock { $0 } }
 
-    /// What is read must be this and nothing else.
+    /// Exactly this must be read.
     private static let text = Array("lamina\n".utf8)
 
     /// Blocks; some milliseconds.
@@ -129,7 +129,7 @@ private final class OneFile: FUSEHandler {
     func read(
         node: UInt64, handle: UInt64, offset: Int64, size: Int, thread: FUSEThread, reply: consuming ReadReply
     ) {
-        // The session counts it, which is all that it is for.
+        // The session counts it; it has no other purpose.
         reply.error(EIO)
     }
 

@@ -7,8 +7,8 @@ extension Engine {
     /// Checks the store, beside mounts and merges.
     ///
     /// - Parameters:
-    ///   - progress: told of each file whose bytes are read.
-    ///   - shouldStop: asked often; true ends the check with `MergeError.interrupted`. What was repaired stays so.
+    ///   - progress: called for each file whose bytes are read.
+    ///   - shouldStop: asked often; true ends the check with `MergeError.interrupted`. What was repaired stays repaired.
     public func check(
         _ options: CheckOptions, progress: @escaping @Sendable (PullProgress) -> Void,
         shouldStop: @escaping @Sendable () -> Bool

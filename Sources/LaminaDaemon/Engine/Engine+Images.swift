@@ -6,11 +6,11 @@ import Logging
 // Which image of a reference is meant.
 
 extension Engine {
-    /// The image that a mount is to be of: the one that the store has, else what the registry has now, indexed.
+    /// The image to mount: the one that the store has, else what the registry has now, indexed.
     ///
-    /// Of the images that the store has of a reference it is the one that fits best. Where none is for the platform that is asked
-    /// for, or runs on this machine without `platform`, the registry is asked as if the store had none. Should it have nothing that
-    /// fits, or not be there, the store's is taken: one that runs on `platform`, or any where nobody asked for a platform.
+    /// If the store has several images of a reference, it is the one that fits best. If none is for `platform` (or, without
+    /// `platform`, runs on this machine), the registry is asked as if the store had none. If the registry has nothing that
+    /// fits, or does not answer, the store's image is taken: one that runs on `platform`, or any if no platform was asked for.
     func image(
         named reference: String, platform: String?, plainHTTP: Bool,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
@@ -34,7 +34,7 @@ extension Engine {
         }
     }
 
-    /// What is to be said of an image whose programs do not run on this machine.
+    /// The warning for an image whose programs do not run on this machine.
     func foreignness(of image: ImageRecord) -> String? {
         guard image.rank(on: .host) == nil else { return nil }
         return
@@ -44,7 +44,8 @@ extension Engine {
 }
 
 extension ImageRecord {
-    /// How well the image fits a platform: 0 is best, nil not at all. One that does not say what it is for may be anything.
+    /// How well the image fits a platform: 0 is best, nil means that it does not fit. An image without a platform may be for
+    /// any.
     func rank(on platform: Platform) -> Int? {
         guard let own = try? Platform(parsing: self.platform) else { return .max }
         return platform.rank(of: own)
@@ -52,9 +53,9 @@ extension ImageRecord {
 }
 
 extension Index {
-    /// Of the images that a reference names, the one that fits a platform best; nil where none does.
+    /// Of the images that a reference names, the one that fits a platform best; nil if none does.
     ///
-    /// - Parameter platform: nil is this machine's, and where none runs here, the one that came last.
+    /// - Parameter platform: nil is this machine's; if none runs here, the one that came last.
     func image(_ reference: String, for platform: Platform?) throws -> ImageRecord? {
         let images = try images(named: reference)
         let ranked = images.compactMap { image in image.rank(on: platform ?? .host).map { (rank: $0, image: image) } }
@@ -65,7 +66,7 @@ extension Index {
     ///
     /// - Parameters:
     ///   - root: the store's directory, for the message.
-    ///   - platform: as the user typed it.
+    ///   - platform: as typed by the user.
     /// - Throws: `DaemonError.notFound`, `OCIError.badReference`.
     func requireImage(_ reference: String, platform: String?, root: String) throws -> ImageRecord {
         let platform = try platform.map(Platform.init(parsing:))

@@ -8,9 +8,9 @@ import LaminaSystem
 import Logging
 
 extension Engine {
-    /// Mounts an image; one that the store does not know is pulled lazily first.
+    /// Mounts an image; if the store does not have it, it is pulled lazily first.
     ///
-    /// An image that the store knows is mounted without a question to its registry.
+    /// An image that the store has is mounted without asking its registry.
     ///
     /// - Parameters:
     ///   - target: an existing directory, absolute.
@@ -70,7 +70,7 @@ extension Engine {
         }
     }
 
-    /// Refuses an image of which less is proven than `[store] require` wants.
+    /// Refuses an image of which less is proven than `[store] require` demands.
     func requireProofs(of image: ImageRecord) throws {
         if let found = try store.index.quarantine(of: image.views).first {
             throw MergeError(
@@ -97,12 +97,12 @@ extension Engine {
         }
     }
 
-    /// The images that are mounted now. Forgets those that somebody unmounted with umount(8).
+    /// The images that are mounted now. Forgets those that were unmounted with umount(8).
     public func activeMounts() throws -> [MountRecord] {
         try mounting.withLock { _ in
             let known = try store.index.mounts()
             var active = try activeTargets()
-            // Forgetting a mount cannot be undone: two looks at the table have to agree.
+            // Forgetting a mount cannot be undone, so two looks at the table must agree.
             if known.contains(where: { !active.contains($0.target) }) { active.formUnion(try activeTargets()) }
             return try known.filter { mount in
                 if active.contains(mount.target) { return true }
@@ -112,13 +112,13 @@ extension Engine {
         }
     }
 
-    /// Mounts the recorded images again, for a server that starts. What cannot be mounted is reported and forgotten.
+    /// Mounts the recorded images again, for a server that starts. An image that cannot be mounted is reported and forgotten.
     func restoreMounts() throws {
         let active = try activeTargets()
         for mount in try store.index.mounts() {
             do {
                 if let sealed = mount.sealed {
-                    // What reads on is left as it is.
+                    // A mount that is still readable is not touched.
                     if try active.contains(mount.target) || restoreSealed(mount, sealed) { continue }
                     try store.setWay(of: mount.target, nil)
                 }
@@ -138,18 +138,18 @@ extension Engine {
         }
     }
 
-    /// Takes away what an ended server left at a place: its mounts have nobody behind them.
+    /// Removes what an ended server left at a place: mounts that no server answers for.
     func clearStaleMount(at target: String) throws {
         while let mount = try Mount.all().last(where: { $0.directory == target }),
             mount.type == "fuse.lamina" || ImageMount.isOwn(mount, root: root)
         {
             log.warning("a mount that an earlier server left is taken away", metadata: ["target": "\(target)"])
-            // Forced: where somebody still holds its connection, what waits for an answer must not wait for ever.
+            // Forced: if its connection is still held, calls that wait for an answer must not wait for ever.
             try Mount.unmount(target, detach: true, force: mount.type == "fuse.lamina")
         }
     }
 
-    /// The recorded targets that have an image of this store on them, be it on top or below something else.
+    /// The recorded targets that have an image of this store on them, on top or below something else.
     func activeTargets() throws -> Set<String> {
         let recorded = Set(try store.index.mounts().map(\.target))
         return Set(
@@ -157,7 +157,7 @@ extension Engine {
                 .map(\.directory))
     }
 
-    /// The path as the kernel's mount table shows it, without links.
+    /// The path as in the kernel's mount table, without links.
     func realPath(_ path: String) throws -> String {
         guard let resolved = realpath(path, nil) else {
             let error = SystemError.last("find", path)

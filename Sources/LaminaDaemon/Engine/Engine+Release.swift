@@ -6,19 +6,19 @@ import LaminaSystem
 import Logging
 import Synchronization
 
-// When nothing is mounted any more. The table of mounts tells of this mount namespace only: what was mounted may live on in another one,
-// by a bind mount, below a root that was pivoted. The kernel knows, and there is one way to ask it: without the mount at
-// <root>/fs it keeps the connection for as long as anything else needs it, and not a moment longer.
+// What happens when nothing is mounted any more. The table of mounts shows only this mount namespace: an image may still be
+// mounted in another one, by a bind mount, or below a root that was pivoted. The kernel knows, and there is one way to ask it:
+// without the mount at <root>/fs it keeps the connection exactly as long as anything else needs it.
 
 extension Engine {
-    /// Takes the file system out of the tree of directories, where it is there for those who mount.
+    /// Takes the file system out of the tree of directories, where it is needed only to mount images.
     ///
-    /// - Returns: whether the kernel has ended it, as nobody needs it any more. Otherwise it goes on, and is mounted again for the next
-    ///   one who mounts an image.
+    /// - Returns: whether the kernel has ended it because nothing needs it any more. Otherwise it goes on, and is mounted again
+    ///   for the next mount of an image.
     public func release() throws -> Bool {
         try mounting.withLock { _ in
             guard let filesystem = servingFilesystem, filesystem.isRunning else { return true }
-            // Taken out already, it goes on until the kernel says otherwise.
+            // It was taken out already, and goes on until the kernel says otherwise.
             guard let connection = filesystem.connection, try isMounted(connection) else { return false }
             do throws(SystemError) {
                 try Mount.unmount(directory)
@@ -32,12 +32,12 @@ extension Engine {
         }
     }
 
-    /// How long the threads may take to see the end of their connection, in seconds.
+    /// How long the threads may take to notice the end of their connection, in seconds.
     private static let releasePatience = 0.5
 
-    /// Mounts the file system again where it was taken out of the tree, or somebody did so by hand. Under `mounting`.
+    /// Mounts the file system again if it was taken out of the tree, by lamina or by hand. Call it under `mounting`.
     ///
-    /// - Throws: `DaemonError.noServer` when the kernel has ended it meanwhile: the next server takes over.
+    /// - Throws: `DaemonError.noServer` if the kernel has ended it meanwhile: the next server takes over.
     func attachFilesystem() throws {
         guard let filesystem = servingFilesystem, filesystem.isRunning, let connection = filesystem.connection,
             let device = filesystem.device
@@ -54,7 +54,7 @@ extension Engine {
         holdersTold.withLock { $0 = false }
     }
 
-    /// Mounts a connection that is in use already, which Linux can since 5.15; false where it could not.
+    /// Mounts a connection that is already in use once more, which Linux can since 5.15; false if it could not.
     func attach(_ device: File, _ connection: UInt32) throws -> Bool {
         do {
             try FUSESession.mountAgain(device, at: directory, filesystemConfiguration)
@@ -63,14 +63,14 @@ extension Engine {
             return false
         }
         if try isMounted(connection) { return true }
-        // The device was of another connection than the index says.
+        // The device belongs to another connection than the index says.
         try Mount.unmount(directory, detach: true)
         return false
     }
 
     private var filesystemConfiguration: FUSEConfiguration { FUSEConfiguration() }
 
-    /// Says once why the server does not end, though nothing is mounted here.
+    /// Logs once why the server does not end, although nothing is mounted here.
     private func tellHolders(busy: Bool, _ connection: UInt32) {
         guard
             holdersTold.withLock({ told in

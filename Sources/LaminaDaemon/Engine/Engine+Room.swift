@@ -3,14 +3,14 @@ import LaminaMerge
 import LaminaStore
 import LaminaSystem
 
-// Whether there is room for a pull: asked before it begins, rather than found out when half of it has come.
+// Whether there is room for a pull: checked before it begins, not found out when half of it has come.
 
 extension Engine {
-    /// What a pull of an image asks.
+    /// The check for a pull of an image.
     func roomCheck(_ reference: String) -> ImagePull.RoomCheck {
         ImagePull.RoomCheck(
             ofLayer: { [self] bytes in
-                // It has no table of contents: there is no lazy way.
+                // It has no table of contents, so it cannot be fetched lazily.
                 let what = "a layer of \(reference), compressed,"
                 try requireOnDisk(bytes, what, "")
                 if let limit, bytes > limit { throw limitError(what, bytes, limit, "", "") }

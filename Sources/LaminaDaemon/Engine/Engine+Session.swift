@@ -6,15 +6,15 @@ import LaminaSystem
 import Logging
 import Synchronization
 
-// How the mount goes from one process to the next: its connection and the record of its opens are held outside, what the
-// kernel said first is in the index.
+// How the mount goes from one process to the next: its connection and the record of its opens are held outside, and the
+// kernel's first message is in the index.
 
 extension Engine {
     var directory: String { root + "/fs" }
 
-    /// Goes on with the mount of a dead process; nil where there is none to go on with.
+    /// Goes on with the mount of a dead process; nil if there is none.
     ///
-    /// - Throws: what is to be refused, with everything as it was.
+    /// - Throws: the reason for a refusal; nothing was changed then.
     func takeOver(_ held: HeldDescriptors) throws -> LayerFilesystem? {
         guard let device = held[.connection] else { return nil }
         guard FUSESession.isConnected(device), let row = try store.session(), let file = held[.record],
@@ -54,7 +54,7 @@ extension Engine {
         ]
         if found.orphans > 0 { fields["orphans"] = "\(found.orphans)" }
         var times = TakeoverTimes(seconds: seconds)
-        // The supervisor tells when the process before this one was seen to be dead.
+        // The supervisor tells when it noticed the death of the previous process.
         if let text = getenv("LAMINA_PREDECESSOR_ENDED"), let ended = Double(String(cString: text)) {
             let gap = monotonicSeconds() - ended
             times.secondsSinceEnd = gap
@@ -73,7 +73,7 @@ extension Engine {
         return "\(tenths / 10).\(tenths % 10)"
     }
 
-    /// Mounts the file system anew, and has the service manager keep what the next process needs.
+    /// Mounts the file system, and has the service manager keep what the next process needs.
     func mountAfresh(_ notifier: Notifier, _ held: HeldDescriptors) throws -> LayerFilesystem {
         try clearStaleMount(at: directory)
         let filesystem = try makeFilesystem(nil)
@@ -82,7 +82,7 @@ extension Engine {
             guard let mount = try Mount.all().last(where: { $0.directory == directory }) else {
                 throw StoreError(.conflict, "the mount at \(directory) is gone again")
             }
-            // Before anything is mounted above it, and so before anybody can come to harm.
+            // Before anything is mounted above it, so that no program can be affected.
             try store.setSession(
                 SessionRow(
                     connection: mount.minor, initRequest: session.initRequest, hasPassthrough: session.hasPassthrough))
@@ -110,7 +110,7 @@ extension Engine {
         for name in HeldDescriptors.Name.allCases { notifier.release(name) }
     }
 
-    /// The images that are mounted above a file system that goes on. One that somebody unmounted meanwhile is forgotten.
+    /// The images that are mounted above a file system that goes on. An image that was unmounted meanwhile is forgotten.
     func adoptMounts() throws {
         let mounts = try activeMounts()
         log.info("images stay mounted", metadata: ["count": "\(mounts.count)"])

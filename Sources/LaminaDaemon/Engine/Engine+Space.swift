@@ -7,13 +7,13 @@ public import LaminaStore
 import LaminaSystem
 import Logging
 
-// What leaves the store.
+// How things leave the store.
 
 /// What `lamina rm` did.
 public struct RemoveResult: Sendable, Codable, Equatable {
     /// The image's name in full.
     public var reference: String
-    /// What went with it; nil where it was left for `lamina gc`.
+    /// What was deleted with it; nil if that was left for `lamina gc`.
     public var garbage: GarbageReport?
 
     public init(reference: String, garbage: GarbageReport?) {
@@ -34,13 +34,13 @@ public struct PinResult: Sendable, Codable, Equatable {
 }
 
 extension Engine {
-    /// Takes an image out of the store, and with it what nothing else holds.
+    /// Removes an image from the store, and with it what nothing else holds.
     ///
     /// - Parameter collects: false leaves its layers for `collectGarbage`.
-    /// - Throws: `StoreError.notFound`; `.conflict` when it is mounted.
+    /// - Throws: `StoreError.notFound`; `.conflict` if it is mounted.
     public func removeImage(_ reference: String, collects: Bool) throws -> RemoveResult {
         let name = try ImageReference(parsing: reference).description
-        // One that somebody unmounted with umount(8) is no reason to refuse.
+        // A mount that was ended with umount(8) is no reason to refuse.
         if isServing { _ = try activeMounts() }
         try mounting.withLock { _ in
             let active = try activeTargets()
@@ -51,9 +51,9 @@ extension Engine {
     }
 
     /// Deletes what nothing holds, for a caller that asks often, as containerd does at each container's end. Unlike
-    /// `collectGarbage` it does not ask the index for each file. Files that the index does not know are left by a process that is
-    /// killed, so one search in the life of this process finds them; it runs in the background. Takes less than a
-    /// millisecond where there is nothing to delete.
+    /// `collectGarbage` it does not look up each file in the index. Only a killed process leaves files that the index does not
+    /// know, so one search in the life of this process finds them; it runs in the background. If there is nothing to delete, it
+    /// takes less than a millisecond.
     func collectGarbageOften() throws {
         try store.settleGivenUp()
         if try store.mayHaveGarbage() { _ = try collectGarbage(dryRun: false, looksForUnknown: false) }
@@ -80,10 +80,10 @@ extension Engine {
 
     /// Deletes what nothing holds: layers of no image and no mount, contents of no layer, files of no content.
     ///
-    /// - Parameter looksForUnknown: whether all files are listed, and each asked for in the index: some 5 µs a file.
+    /// - Parameter looksForUnknown: whether all files are listed and each is looked up in the index: some 5 µs a file.
     public func collectGarbage(dryRun: Bool, looksForUnknown: Bool) throws -> GarbageReport {
         if isServing { _ = try activeMounts() }
-        // Mounts that are not used any more hold layers until somebody looks.
+        // Mounts that are not in use any more hold layers until they are looked at.
         if !dryRun { try seals.tidy() }
         let filesystem = servingFilesystem
         let hold = store.hold(try layersMountedAnywhere())
@@ -115,8 +115,8 @@ extension Engine {
         try collectGarbage(dryRun: dryRun, looksForUnknown: true)
     }
 
-    /// The layers of images that are mounted in any namespace. The index knows of those that are where they were mounted; one may live on
-    /// elsewhere after its umount, and is read there.
+    /// The layers of images that are mounted in any namespace. The index knows those that are still mounted where lamina
+    /// mounted them; an image may be mounted elsewhere after its umount, and be read there.
     private func layersMountedAnywhere() throws -> [Digest] {
         var views: Set<ViewID> = []
         for (_, mount) in Mount.inAnyNamespace(where: { ImageMount.isOwn($0, root: root) }) {
@@ -125,7 +125,7 @@ extension Engine {
         return try store.index.layers(of: views)
     }
 
-    /// Says whether an image's files stay, however full the store is.
+    /// Sets whether an image's files stay, however full the store is.
     ///
     /// - Throws: `StoreError.notFound`.
     public func pin(_ reference: String, _ isPinned: Bool) throws -> PinResult {
@@ -134,7 +134,7 @@ extension Engine {
         return PinResult(reference: name, pinned: isPinned)
     }
 
-    /// Unlinks what a process that was killed had marked.
+    /// Unlinks what a killed process had marked.
     func healSweep() throws {
         guard try store.hasMarkedFiles() else { return }
         let thread = try Thread("sweep") { [self] in

@@ -4,13 +4,13 @@ import LaminaStore
 import LaminaSystem
 import Logging
 
-// How the mounts of images end. What is taken down is this store's own and nothing else: the mount table says whose it is.
+// How the mounts of images end. Only mounts of this store are taken down: the mount table says which store a mount belongs to.
 
 extension Engine {
     /// Unmounts an image.
     ///
-    /// - Throws: `StoreError.notFound` when no image of this store is mounted there, `.conflict` when it is in use, or something else is
-    ///   mounted over it.
+    /// - Throws: `StoreError.notFound` if no image of this store is mounted there, `.conflict` if it is in use, or something
+    ///   else is mounted over it.
     public func unmount(_ target: String) throws {
         let target = (try? realPath(target)) ?? target
         try mounting.withLock { _ in
@@ -39,15 +39,15 @@ extension Engine {
         seals.poke()
     }
 
-    /// The mount of an image of this store at a place; of several the last.
+    /// The mount of an image of this store at a place; if there are several, the last.
     private func ownMount(at target: String, among mounts: [Mount]) -> Mount? {
         mounts.last { $0.directory == target && ImageMount.isOwn($0, root: root) }
     }
 
-    /// What hides a mount from whoever goes by its path: umount2 would take that one. nil where nothing does.
+    /// What hides a mount from its path: umount2 would take that instead. nil if nothing does.
     private func cover(of own: Mount, among mounts: [Mount]) -> Mount? {
         if let reached = Mount.reached(by: own.directory, among: mounts) { return reached.id == own.id ? nil : reached }
-        // Its path is none any more: something further up is in the way.
+        // The path does not lead to it any more: something further up is in the way.
         var around: Set<Int32> = []
         var place: Mount? = own
         while let mount = place, around.insert(mount.id).inserted {
@@ -56,12 +56,12 @@ extension Engine {
         return mounts.last { !around.contains($0.id) && own.directory.hasPrefix($0.directory + "/") }
     }
 
-    /// A mount as a user knows it: `tmpfs`, or its type and where it is from.
+    /// A mount as a user knows it: `tmpfs`, or its type and its source.
     private static func name(_ mount: Mount) -> String {
         mount.source.isEmpty || mount.source == mount.type ? mount.type : "\(mount.type) (\(mount.source))"
     }
 
-    /// Who is named of those that keep a mount busy.
+    /// How many of the processes that keep a mount busy are named.
     private static let nameLimit = 5
 
     /// Why a mount is busy: what is mounted in it, or the processes that use it.
@@ -87,8 +87,7 @@ extension Engine {
     func unmountAll() {
         mounting.withLock { _ in
             do {
-                // The last first: one may be mounted in another.
-                // Those that need no server read on.
+                // The last first, because one may be mounted in another. Those that need no server stay.
                 let sealed = try sealedTargets()
                 for mount in try Mount.all().reversed()
                 where try !sealed.contains(mount.directory) && activeTargets().contains(mount.directory) {

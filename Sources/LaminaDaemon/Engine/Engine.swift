@@ -13,15 +13,15 @@ import Synchronization
 
 /// The store, the merge and the file system of one root, in one process.
 ///
-/// All calls block: they belong on threads of their own, never on Swift's cooperative pool.
+/// All calls block: make them on separate threads, never on Swift's cooperative pool.
 public final class Engine: Sendable {
     /// The version of this lamina.
     public static let version = "0.1.0"
 
-    /// How long after a merge its layers are proven, in seconds: when whoever waited for bytes has them.
+    /// How long after a merge its layers are proven, in seconds: when waiting readers have their bytes.
     private static let provingDelay = 5.0
 
-    /// How often what was opened is recorded, in seconds: a crash costs so much of it.
+    /// How often opens are recorded, in seconds: a crash loses this much of them.
     private static let useInterval = 15
 
     /// The store's directory, absolute.
@@ -32,16 +32,16 @@ public final class Engine: Sendable {
     let configuration: Configuration
     let startedAt = Date()
     let pullCounters = PullCounters()
-    /// Sealed images, which the kernel shows by itself.
+    /// Sealed images, which the kernel shows without lamina.
     let seals: SealKeeper
     let usage = StoreUsage<CacheUsage>()
     let sealedBytes = StoreUsage<Int64>()
-    /// How often a request to a registry was made again.
+    /// How often a request to a registry was repeated.
     let retries = EventCounter()
     let takeover = Mutex<TakeoverTimes?>(nil)
-    /// Asks the mount when somebody wants to know whether it answers.
+    /// Asks the mount, to find out whether it answers.
     let prober = Monitor<Prober?>(nil)
-    /// What came along with the pulls of others by CRI; nil where nothing of it is to be kept.
+    /// What came along with pulls by CRI; nil if nothing of it should be kept.
     let keptCredentials: KeptCredentials?
     private let registries: Registries
     private let spoolRoom = SpoolRoom()
@@ -49,18 +49,18 @@ public final class Engine: Sendable {
     private let snapshotter = Mutex<Snapshotter?>(nil)
     private let hasEnded = Atomic<Bool>(false)
     private let notifier = Mutex(Notifier(path: nil))
-    /// Mounting and unmounting, one at a time.
+    /// Held for mounting and unmounting, one at a time.
     let mounting = Monitor(())
-    /// Whether it was said who keeps the server from ending.
+    /// Whether the log has said what keeps the server from ending.
     let holdersTold = Mutex(false)
     /// Deletes what an earlier process had begun to delete.
     let sweeping = Monitor<[Thread]>([])
-    /// Whether files that the index does not know were looked for in this process.
+    /// Whether this process has looked for files that the index does not know.
     let hasLookedForUnknown = Atomic<Bool>(false)
 
     /// Opens the store for writing and starts the merge's threads.
     ///
-    /// - Throws: `StoreError.locked` when another process has the store.
+    /// - Throws: `StoreError.locked` if another process has the store.
     public init(root: String, configuration: Configuration, log: Logger) throws {
         self.root = root
         self.configuration = configuration
@@ -111,8 +111,8 @@ public final class Engine: Sendable {
     ///
     /// - Parameters:
     ///   - lazy: stops when the image can be mounted; its files come when they are opened.
-    ///   - pin: whether its files stay, however full the store is; nil leaves it as it is.
-    ///   - progress: told of each step and a few times a second while merging, on the calling thread.
+    ///   - pin: whether its files stay, however full the store is; nil changes nothing.
+    ///   - progress: called for each step and a few times a second while merging, on the calling thread.
     ///   - shouldStop: asked often; true ends the pull with `MergeError.interrupted`. What landed stays.
     public func pull(
         _ reference: String, platform: String?, plainHTTP: Bool, lazy: Bool, pin: Bool? = nil,
@@ -138,15 +138,15 @@ public final class Engine: Sendable {
             fetchedBytes: pull.current.fetchedBytes, complete: totals.mergedContents == totals.contents)
     }
 
-    /// Counts a pull, and what of registries made it fail before there were bytes to fetch.
+    /// Counts a pull, and failures of registries before there were bytes to fetch.
     func counted<Value>(_ pull: () throws -> Value) throws -> Value {
         try pullCounters.count(pull) { if $0 is OCIError { merge.countFailure($0) } }
     }
 
     // MARK: The file system
 
-    /// Mounts the file system at `<root>/fs`, and the images that were mounted when the last server ended; or goes on with
-    /// the mounts of one that is dead.
+    /// Mounts the file system at `<root>/fs`, and the images that were mounted when the last server ended; or goes on with the
+    /// mounts of a dead server.
     func startFilesystem(
         _ notifier: Notifier = Notifier(path: nil), _ held: HeldDescriptors = .none
     ) throws {
@@ -154,7 +154,7 @@ public final class Engine: Sendable {
         let takenOver = try takeOver(held)
         let filesystem = try takenOver ?? mountAfresh(notifier, held)
         self.filesystem.withLock { $0 = filesystem }
-        // Not ready, but whoever waits for the mounts waits no more.
+        // It is not ready, but callers that wait for the mounts need not wait any longer.
         notifier.alive()
         _ = try Thread("tidy") { [weak self] in
             var seconds = 0
@@ -165,7 +165,7 @@ public final class Engine: Sendable {
                 sleep(1)
             }
         }
-        // Before the mounts: some are of sealed images.
+        // Before the mounts, because some are of sealed images.
         try seals.start()
         if takenOver != nil { try adoptMounts() } else { try restoreMounts() }
     }
@@ -196,7 +196,7 @@ public final class Engine: Sendable {
 
     var isEnding: Bool { hasEnded.load(ordering: .relaxed) }
 
-    /// Records what was opened, in which order.
+    /// Records what was opened, and in which order.
     func recordUses() {
         do { try store.recordUses() } catch {
             log.warning("what was opened is not recorded", metadata: ["error": "\(error)"])
@@ -205,12 +205,12 @@ public final class Engine: Sendable {
 
     func viewsChanged() { filesystem.withLock { $0 }?.viewsChanged() }
 
-    /// Has the kernel read anew what it keeps of these contents.
+    /// Has the kernel read again what it keeps of these contents.
     func contentsChanged(_ contents: Set<ContentID>) { filesystem.withLock { $0 }?.contentsChanged(contents) }
 
-    /// What containerd is answered with; ends with the engine. Needs the file system.
+    /// What answers containerd; it ends with the engine. Needs the file system.
     func makeSnapshotter() throws -> Snapshotter {
-        // containerd writes the paths into mount options, and takes them apart at these.
+        // containerd writes the paths into mount options, and splits them at these.
         guard !root.utf8.contains(where: { $0 == UInt8(ascii: ",") || $0 == UInt8(ascii: ":") }) else {
             throw DaemonError(
                 .configuration,
@@ -244,15 +244,17 @@ public final class Engine: Sendable {
 
     // MARK: The end
 
-    /// Ends merges, unmounts what this engine mounted, and closes the store. Nothing that landed is lost. Twice is once.
+    /// Ends merges, unmounts what this engine mounted, and closes the store. Nothing that landed is lost. A second call does
+    /// nothing.
     ///
     /// - Parameter unmount: whether images and file system are unmounted; the images' records stay, so that the next server
-    ///   mounts them again. Otherwise the file system goes on for the next process, as far as this one lives: end it.
+    ///   mounts them again. Otherwise the file system goes on for the next process, but this process still answers for it: end
+    ///   the process.
     public func shutdown(unmount: Bool) {
         guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
         snapshotter.withLock { $0.take() }?.stop()
         seals.stop()
-        // With the mounts, as they tell whose the files were.
+        // With the mounts, because they say which image the files belonged to.
         recordUses()
         for thread in sweeping.withLock({ threads in
             defer { threads = [] }
@@ -260,7 +262,7 @@ public final class Engine: Sendable {
         }) { thread.join() }
         let filesystem = filesystem.withLock { unmount ? $0.take() : $0 }
         if unmount { unmountAll() } else { filesystem?.leave() }
-        // First the merge: whoever waits for a chunk is told, and no request is left when the connection ends.
+        // The merge first: readers that wait for a chunk are told, and no request is left when the connection ends.
         merge.stop()
         spoolRoom.set(nil)
         if unmount, let filesystem { end(filesystem, notifier.withLock { $0 }) }

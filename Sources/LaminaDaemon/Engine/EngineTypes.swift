@@ -1,7 +1,7 @@
 public import LaminaFilesystem
 public import LaminaMerge
 
-/// How far a pull is; or a check, which says of its bytes how many it reads, and has read.
+/// How far a pull is; or a check, for which the bytes are those that it reads, and has read.
 public struct PullProgress: Sendable, Codable, Equatable {
     public enum Stage: String, Sendable, Codable {
         case resolving, indexing, streaming, merging, checking, done
@@ -19,7 +19,7 @@ public struct PullProgress: Sendable, Codable, Equatable {
     public var fetchedBytes: Int64
     /// What is being merged.
     public var current: String?
-    /// What is missing takes so much on disk, and so much is free there; known before the image is merged.
+    /// How much what is missing takes on disk, and how much is free there; known before the image is merged.
     public var neededBytes: Int64?
     public var freeBytes: Int64?
 
@@ -75,9 +75,9 @@ public struct MountResult: Sendable, Codable, Equatable {
     /// The directory that takes the writes.
     public var writable: String?
     public var layers: Int
-    /// Whether the kernel shows it by itself; nil of a server of an older lamina.
+    /// Whether the kernel shows it without lamina; nil from a server of an older lamina.
     public var sealed: Bool?
-    /// What the user should know of it, as a sentence.
+    /// A sentence that the user should see about it.
     public var warning: String?
 
     public init(
@@ -92,12 +92,12 @@ public struct MountResult: Sendable, Codable, Equatable {
     }
 }
 
-/// What a running server says of itself.
+/// What a running server says about itself.
 public struct ServerStatus: Sendable, Codable, Equatable {
     public var pid: Int32
     public var version: String
     public var root: String
-    /// Whether merged files are handed to the kernel.
+    /// Whether merged files are given to the kernel.
     public var passthrough: Bool
     /// Why not.
     public var passthroughReason: String?
@@ -108,9 +108,9 @@ public struct ServerStatus: Sendable, Codable, Equatable {
     public var inFlightBytes: Int64
     /// RFC 3339.
     public var startedAt: String
-    /// What merges take; a server of an older lamina does not say it.
+    /// What merges take; nil from a server of an older lamina.
     public var merge: MergeEngine.Load?
-    /// Sealed images; likewise.
+    /// Sealed images; also nil from an older one.
     public var seal: SealStatus?
 
     public init(

@@ -142,9 +142,9 @@ extension Engine {
     }
 }
 
-/// How a server came to the mounts of the one before it.
+/// How a server took over the mounts of the previous one.
 struct TakeoverTimes: Sendable {
     var seconds: Double
-    /// nil where the manager does not tell.
+    /// nil if the manager does not tell.
     var secondsSinceEnd: Double?
 }

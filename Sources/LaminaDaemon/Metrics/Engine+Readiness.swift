@@ -6,7 +6,7 @@ extension Engine {
     /// How long the mount may take to answer, in milliseconds.
     private static let answerLimit: Int32 = 5000
 
-    /// Asks the index, and the mount itself, through a process of its own.
+    /// Asks the index, and, through a separate process, the mount itself.
     public func whyNotReady() -> String? {
         do {
             guard isServing else { return "the file system \(root)/fs is not mounted" }
@@ -21,8 +21,8 @@ extension Engine {
         }
     }
 
-    /// What looking up a name in the mount brings; nil: nothing within the limit. Makes one process, and keeps it as long as it
-    /// is answered.
+    /// The result of looking up a name in the mount; nil: none within the limit. Makes one process, and keeps it as long as
+    /// that gets answers.
     private func askMount() throws -> Int32? {
         try prober.withLock { held in
             let prober = try held ?? Prober(path: Watchdog.probePath(in: root + "/fs"))

@@ -13,7 +13,7 @@ struct MetricsServer: Service {
     let engine: any ControlledEngine
     let log: Logger
 
-    /// Between one attempt to listen and the next.
+    /// Between two attempts to listen.
     private static let pause = Duration.seconds(10)
     /// A Prometheus or two, the probes of a kubelet, and somebody with curl.
     static let connectionLimit = 32

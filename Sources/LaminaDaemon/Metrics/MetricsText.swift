@@ -3,7 +3,7 @@ import LaminaSystem
 /// Metrics in the text format of Prometheus, version 0.0.4
 /// (https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format).
 ///
-/// Names end in their unit, `_total` where they only go up; the values of a label are few and known beforehand, so that no
+/// Names end in their unit, and in `_total` if they only go up. The values of a label are few and known beforehand, so that no
 /// image or path ever makes a new time series.
 struct MetricsText {
     static let contentType = "text/plain; version=0.0.4; charset=utf-8"
@@ -51,7 +51,7 @@ struct MetricsText {
         sample(name + "_count", [], "\(snapshot.count)")
     }
 
-    /// A metric whose value is 1 and whose labels are what it tells.
+    /// A metric whose value is 1 and whose labels have the information.
     mutating func info(_ name: String, _ help: String, _ labels: [(String, String)]) {
         family(name, .gauge, help)
         sample(name, labels, "1")
@@ -66,7 +66,7 @@ struct MetricsText {
         text += list.isEmpty ? "\(name) \(value)\n" : "\(name){\(list)} \(value)\n"
     }
 
-    /// As Go's ParseFloat reads it.
+    /// In the form of Go's ParseFloat.
     static func number(_ value: Double) -> String {
         if value.isNaN { return "NaN" }
         if value.isInfinite { return value < 0 ? "-Inf" : "+Inf" }

@@ -1,7 +1,7 @@
 import Hummingbird
 import LaminaSystem
 
-/// What monitoring asks for: at the control socket, and at `[metrics] address`.
+/// What monitoring reads: at the control socket, and at `[metrics] address`.
 struct Observability: Sendable {
     let engine: any ControlledEngine
 

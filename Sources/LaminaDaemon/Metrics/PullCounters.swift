@@ -1,7 +1,7 @@
 import LaminaSystem
 import Synchronization
 
-/// Counts what happens now and then, on any thread.
+/// Counts rare events, on any thread.
 final class EventCounter: Sendable {
     private let state = Atomic<UInt64>(0)
 
@@ -28,7 +28,7 @@ final class PullCounters: Sendable {
 
     /// Counts what `work` does.
     ///
-    /// - Parameter failed: told of what it throws, unless it was asked to stop.
+    /// - Parameter failed: gets the error that it throws, unless it was asked to stop.
     func count<Value>(_ work: () throws -> Value, failed: (any Error) -> Void) throws -> Value {
         let started = monotonicSeconds()
         state.withLock { $0.running += 1 }

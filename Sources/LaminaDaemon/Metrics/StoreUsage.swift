@@ -1,6 +1,6 @@
 import LaminaSystem
 
-/// Something that the store holds, counted now and then: counting a million files takes a second, and a metrics server may ask often.
+/// Totals of the store, counted now and then: counting a million files takes a second, and a metrics server may ask often.
 final class StoreUsage<Value: Sendable>: Sendable {
     private struct State {
         var usage: Value?
@@ -8,13 +8,13 @@ final class StoreUsage<Value: Sendable>: Sendable {
         var seconds = 0.0
     }
 
-    /// Seconds for which a count is good, and how many times longer than it took.
+    /// How many seconds a count is valid, and how many times as long as counting took.
     private static var leastAge: Double { 10 }
     private static var share: Double { 20 }
 
     private let state = Monitor(State())
 
-    /// The counts, at most so old that counting takes a twentieth of a processor. Blocks while it counts.
+    /// The counts. They may be so old that counting takes a twentieth of a processor at most. Blocks while it counts.
     func current(_ count: () throws -> Value) throws -> Value {
         try state.withLock { state in
             let now = monotonicSeconds()

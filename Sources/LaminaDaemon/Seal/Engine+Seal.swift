@@ -10,7 +10,7 @@ public struct SealResult: Sendable, Codable, Equatable {
     public var reference: String
     /// Where the chain's image is.
     public var path: String
-    /// Of that.
+    /// The size of that image.
     public var bytes: Int64
     public var inodes: Int64
     /// What this machine cannot do with it, as a sentence.
@@ -26,9 +26,9 @@ public struct SealResult: Sendable, Codable, Equatable {
 }
 
 extension Engine {
-    /// Seals an image; what of it is missing is pulled first. Of one that is there whole no registry is asked.
+    /// Seals an image; what is missing of it is pulled first. If all of it is there, no registry is asked.
     ///
-    /// - Throws: `StoreError` where EROFS cannot show it.
+    /// - Throws: `StoreError` if EROFS cannot show it.
     public func seal(
         _ reference: String, platform: String?, plainHTTP: Bool,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
@@ -59,10 +59,10 @@ extension Engine {
             "not all of \(image.reference) is in the store: 'lamina pull \(image.reference)' fetches the rest")
     }
 
-    /// Has all of an image that is to be mounted without a server in the store, and its chain sealed.
+    /// Gets all of an image into the store and its chain sealed, to mount it without a server.
     ///
-    /// - Returns: the image, which may be another than the store had, as it was pulled.
-    /// - Throws: `StoreError` where this machine mounts none.
+    /// - Returns: the image, which may differ from the store's if it was pulled.
+    /// - Throws: `StoreError` if this machine cannot mount any.
     func sealWhole(
         _ image: ImageRecord, platform: String?, plainHTTP: Bool,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
@@ -76,7 +76,7 @@ extension Engine {
         return whole
     }
 
-    /// The image with all of it in the store: what its reference names now, where something had to be fetched.
+    /// The image with all of it in the store: if something had to be fetched, what its reference names now.
     private func whole(
         _ image: ImageRecord, platform: String?, plainHTTP: Bool,
         progress: @escaping @Sendable (PullProgress) -> Void, shouldStop: @escaping @Sendable () -> Bool
@@ -91,7 +91,7 @@ extension Engine {
 
     /// Mounts a recorded image on its sealed chain again, for a server that starts.
     ///
-    /// - Returns: whether it is mounted; false where it cannot be: it goes by way of FUSE then.
+    /// - Returns: whether it is mounted; false if it cannot be: then it goes through FUSE.
     func restoreSealed(_ mount: MountRecord, _ sealed: SealedID) throws -> Bool {
         do {
             guard let form = try seals.attach(sealed) else { return false }
@@ -106,9 +106,9 @@ extension Engine {
         }
     }
 
-    /// Ends the chains' own mounts that nothing uses any more, for a command that has no server to do so later.
+    /// Ends the chains' own mounts that nothing uses any more, for a command without a server to do it later.
     func tidySeals() throws {
-        // What a process had open that ends is closed behind it, some milliseconds later; what is in use elsewhere stays.
+        // What an ending process had open is closed some milliseconds later; what is in use elsewhere stays.
         for _ in 0..<25 {
             try seals.tidy()
             let answered = try store.index.answeredChains()

@@ -5,11 +5,11 @@ import LaminaStore
 import LaminaSystem
 import Logging
 
-/// Owns the sealed chains of a store: has their images written when all of them has landed, mounts them when somebody wants one, and ends
-/// the mounts that nobody wants.
+/// Owns the sealed chains of a store: has a chain's image written when all of the chain has landed, mounts the chain when it is
+/// wanted, and ends the mounts that are not wanted any more.
 ///
-/// What it knows is in the index, and in the kernel: a process that is killed leaves nothing that the next one does not find. The mounts
-/// go on without any.
+/// Its knowledge is in the index, and in the kernel: the next process finds everything that a killed one leaves. The mounts go
+/// on without any process.
 final class SealKeeper: Sendable {
     /// Whether this machine can mount sealed chains.
     enum Ability: Sendable, Equatable {
@@ -20,7 +20,7 @@ final class SealKeeper: Sendable {
 
     private struct State {
         var ability: Ability?
-        /// Chains that somebody is about to record a use of.
+        /// Chains whose use is about to be recorded.
         var holds: [SealedID: Int] = [:]
         /// Chains that cannot be sealed, and why.
         var refusals: [[ViewID]: String] = [:]
@@ -28,14 +28,14 @@ final class SealKeeper: Sendable {
         var isStopping = false
     }
 
-    /// Seconds between two looks at what has landed, and at what nobody uses any more.
+    /// Seconds between two looks at what has landed, and at what is not in use any more.
     private static let interval = 3.0
 
     private let store: Store
     private let mode: Configuration.Seal.Mode
     private let log: Logger
     private let state = Monitor(State())
-    /// Mounting and unmounting chains, one at a time: each takes the same directory for a moment.
+    /// Mounting and unmounting chains, one at a time, because each uses the same directory for a moment.
     private let mounting = Monitor(())
     private let thread = Monitor<Thread?>(nil)
 
@@ -50,7 +50,7 @@ final class SealKeeper: Sendable {
 
     // MARK: The beginning and the end
 
-    /// Finds out what this machine can do, takes away what an earlier boot or a killed process left, and begins to work.
+    /// Finds out what this machine can do, removes what an earlier boot or a killed process left, and begins to work.
     func start() throws {
         try store.forgetSealedMountsOfOtherBoots()
         while (try? Mount.unmount("\(root)/\(namesPath)", detach: true)) != nil {}
@@ -67,7 +67,7 @@ final class SealKeeper: Sendable {
         thread.withLock { $0.take() }?.join()
     }
 
-    /// Whether images are sealed, and mounted so, without being asked for.
+    /// Whether images are sealed, and mounted sealed, without a request.
     var isAutomatic: Bool { mode == .auto }
 
     /// What this machine can do: tried once.
@@ -94,14 +94,14 @@ final class SealKeeper: Sendable {
         }
     }
 
-    /// Has a look at once: something landed, or is not used any more.
+    /// Has it look at once: something landed, or is not in use any more.
     func poke() { state.withLock(notify: true) { $0.isWanted = true } }
 
     // MARK: Sealing
 
-    /// Writes the image of a chain, where it has none.
+    /// Writes the image of a chain, if it has none.
     ///
-    /// - Returns: nil where something of it has not landed.
+    /// - Returns: nil if something of the chain has not landed.
     func seal(_ views: [ViewID]) throws -> SealedChain? {
         do {
             let isKnown = try store.index.sealed(views) != nil
@@ -197,7 +197,7 @@ final class SealKeeper: Sendable {
         }
     }
 
-    /// Mounts a chain at its directory, where it is not.
+    /// Mounts a chain at its directory, if it is not mounted.
     ///
     /// - Returns: what is mounted there, which may be what an earlier version made; nil where the chain is gone, or something of it is
     ///   missing.
@@ -229,7 +229,7 @@ final class SealKeeper: Sendable {
                 at: directory,
                 source: ImageMount.sealedSource(root: root), way: way)
         } catch {
-            // Whoever mounts what was answered before finds nothing then, and not an empty directory.
+            // A mount of an earlier answer then finds nothing, and not an empty directory.
             rmdir(directory)
             throw error
         }
@@ -247,14 +247,14 @@ final class SealKeeper: Sendable {
         return chains
     }
 
-    /// Ends the mounts that nothing was answered with, and forgets those that the kernel has ended.
+    /// Ends the mounts that nothing uses, and forgets those that the kernel has ended.
     func tidy() throws {
         try mounting.withLock { _ in
             let answered = try store.index.answeredChains()
             var mounted = try mountedChains()
             for id in mounted.keys where !answered.contains(id) && state.withLock({ $0.holds[id] == nil }) {
                 let directory = "\(root)/\(Store.directoryPath(of: id))"
-                // In use by hand, perhaps: the next time.
+                // Perhaps in use by hand: it is tried again next time.
                 guard (try? Mount.unmount(directory)) != nil else { continue }
                 rmdir(directory)
                 mounted[id] = nil
@@ -286,7 +286,7 @@ final class SealKeeper: Sendable {
     }
 }
 
-/// What a server says of sealed images.
+/// What a server says about sealed images.
 public struct SealStatus: Sendable, Codable, Equatable {
     /// Whether this machine mounts them.
     public var on: Bool
@@ -298,7 +298,7 @@ public struct SealStatus: Sendable, Codable, Equatable {
     public var form: String?
     /// Chains of layers that have an image.
     public var chains: Int
-    /// Those of them that are mounted.
+    /// How many of them are mounted.
     public var mounts: Int
     /// Chains that cannot be sealed.
     public var refused: Int

@@ -4,13 +4,13 @@
     import Logging
     import ServiceLifecycle
 
-    /// Answers containerd, and kubelet where that is wanted, for as long as the server runs.
+    /// Answers containerd, and kubelet if that is wanted, as long as the server runs.
     struct ContainerdService: Service {
         private let server: ContainerdServer
         private let socket: ControlSocket
         private let ending: Ending
 
-        /// How long calls have to end when the server does: one that waits for a registry is told that it ends.
+        /// How long calls have to end when the server does: a call that waits for a registry is told that the server ends.
         private static let patience = Duration.seconds(5)
 
         /// Listens, or takes over the socket that an earlier process listened at.
@@ -19,7 +19,7 @@
             log: Logger
         ) throws {
             let listening = try socket.listen(inherited)
-            // Held outside, it is there while no server is: containerd's calls wait instead of failing.
+            // If it is held outside, it exists while no server runs: containerd's calls wait instead of failing.
             if listening !== inherited, notifier.holds, !notifier.hold(listening, as: .containerd) {
                 log.warning("the service manager does not keep the socket for containerd")
             }
@@ -51,7 +51,7 @@
                     try? await gracefulShutdown()
                     try? await Task.sleep(for: Self.patience)
                 }
-                // Whichever is first: the last call has its answer, or has had time enough.
+                // Whichever comes first: the last call has its answer, or its time is over.
                 try await group.next()
                 group.cancelAll()
             }

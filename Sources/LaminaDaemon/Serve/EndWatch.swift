@@ -2,7 +2,8 @@ import LaminaSystem
 import Logging
 import ServiceLifecycle
 
-/// Ends when the server should: a client asked, or nothing is mounted any more and it was told to end then.
+/// Waits until the server should end: a client asked for it, or nothing is mounted any more and the server was told to end
+/// then.
 struct EndWatch: Service {
     let engine: any ControlledEngine
     let activity: Activity
@@ -12,7 +13,7 @@ struct EndWatch: Service {
     let ending: Ending
     let log: Logger
 
-    /// A server that nobody ever asks for anything ends after so many seconds: whoever started it is gone.
+    /// A server that gets no request ends after this many seconds: its starter is gone.
     static let patience = 15
 
     func run() async throws {
@@ -21,7 +22,7 @@ struct EndWatch: Service {
         for await _ in requests.cancelOnGracefulShutdown() { return }
     }
 
-    /// Whether something is mounted that the kernel does not show by itself.
+    /// Whether a mount needs the server.
     private static func needsServer(_ engine: any ControlledEngine) throws -> Bool {
         try engine.mounts().contains { $0.sealed != true }
     }
@@ -36,8 +37,8 @@ struct EndWatch: Service {
                 guard try await onThread("mounts", { try Self.needsServer(engine) }) == false, activity.close() else {
                     continue
                 }
-                // Looked at again with the door closed: a client may have come and gone in between, and has a mount. And the table
-                // is of this mount namespace: what lives on elsewhere the kernel knows.
+                // Checked again after no more work may begin: a client may have come and gone in between, and have a mount. And
+                // the table shows only this mount namespace: the kernel knows of mounts elsewhere.
                 if try await onThread("mounts", { try !Self.needsServer(engine) && engine.release() }) {
                     log.info("the server ends: nothing is mounted any more that needs it")
                     ending.unmount()

@@ -2,7 +2,7 @@ import LaminaSystem
 import Logging
 import ServiceLifecycle
 
-/// Keeps the engine for as long as the other services run, and ends it after them.
+/// Keeps the engine as long as the other services run, and ends it after them.
 struct EngineService: Service {
     let engine: any ControlledEngine
     let notifier: Notifier
@@ -10,7 +10,7 @@ struct EngineService: Service {
     let log: Logger
 
     func run() async throws {
-        // Cancelled when another service fails: the engine has to be ended then too.
+        // Cancelled if another service fails: the engine must be ended then too.
         try? await gracefulShutdown()
         if !notifier.stopping(), !ending.unmounts {
             log.warning("whoever held the mounts is gone, so they end with this server")

@@ -1,11 +1,11 @@
 public import Logging
 
-/// The names of log levels: swift-log's, and those that operators know from elsewhere.
+/// The names of log levels: swift-log's, and other names that operators know.
 public enum LogLevel {
-    /// What a configuration may say.
+    /// The names for a configuration.
     public static let names = ["trace", "debug", "info", "warn", "error"]
 
-    /// A level as `names` has it.
+    /// The name of a level in `names`.
     public static func name(of level: Logger.Level) -> String {
         switch level {
         case .trace: "trace"

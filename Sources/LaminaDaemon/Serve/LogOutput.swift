@@ -2,8 +2,8 @@ import Glibc
 import LaminaSystem
 public import Logging
 
-/// Writes log lines to standard error: a sentence, then fields. With journald at the other end each begins with its priority
-/// (sd-daemon(3)) and has no time, as the journal has both.
+/// Writes log lines to standard error: a sentence, then fields. If journald reads them, each begins with its priority
+/// (sd-daemon(3)) and has no time, because the journal has both.
 public struct LogOutput: LogHandler {
     public var logLevel: Logger.Level
     public var metadata: Logger.Metadata = [:]
@@ -31,7 +31,7 @@ public struct LogOutput: LogHandler {
         let line = Self.line(event.level, event.message.description, fields, style, now)
         var bytes = Array(line.utf8)
         bytes.append(UInt8(ascii: "\n"))
-        // One write a line: lines of several threads do not mix.
+        // One write for each line, so that lines of several threads do not mix.
         _ = write(STDERR_FILENO, bytes, bytes.count)
     }
 
@@ -85,7 +85,7 @@ public struct LogOutput: LogHandler {
 
     private static func two(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
 
-    /// `JOURNAL_STREAM` names the device and inode of the journal's stream; it counts only while standard error is that very one
+    /// `JOURNAL_STREAM` names the device and inode of the journal's stream; it counts only while standard error is that stream
     /// (systemd.exec(5)).
     private static let isJournal: Bool = {
         guard let text = getenv("JOURNAL_STREAM") else { return false }

@@ -1,8 +1,9 @@
 import Glibc
 import LaminaSystem
 
-/// Tells the service manager how the server is, and gives it descriptors to keep, by datagrams to `NOTIFY_SOCKET`
-/// (sd_notify(3)). Without one it does nothing. The manager is systemd or `lamina serve --supervise`: both speak the same.
+/// Tells the service manager the server's state, and gives it descriptors to keep, by datagrams to `NOTIFY_SOCKET`
+/// (sd_notify(3)). Without a manager it does nothing. The manager is systemd or `lamina serve --supervise`: both speak the same
+/// protocol.
 struct Notifier: Sendable {
     private let path: String?
     /// Whether the manager keeps descriptors for the next process.
@@ -13,7 +14,7 @@ struct Notifier: Sendable {
         self.holds = holds && self.path != nil
     }
 
-    /// From the environment, which is then cleared so that no child speaks for this process.
+    /// From the environment, which is then cleared, so that no child process speaks for this one.
     ///
     /// `FDSTORE` says how many descriptors the manager keeps. systemd sets it since version 254; lamina's unit sets it for
     /// older ones.
@@ -26,7 +27,7 @@ struct Notifier: Sendable {
 
     func ready(_ status: String) { send("READY=1\nSTATUS=\(status)\nMAINPID=\(getpid())") }
     func status(_ status: String) { send("STATUS=\(status)") }
-    /// - Returns: false when the manager is gone: its socket goes with it, and so does everything that it kept.
+    /// - Returns: false if the manager is gone: then its socket is gone too, and everything that it kept.
     @discardableResult
     func stopping() -> Bool {
         guard let path else { return true }
@@ -39,14 +40,14 @@ struct Notifier: Sendable {
     }
     func alive() { send("WATCHDOG=1") }
 
-    /// Gives a descriptor to keep under a name, in place of what was kept under it, and waits until the manager has it.
+    /// Gives a descriptor to keep under a name, instead of what was kept under it, and waits until the manager has it.
     ///
-    /// - Returns: whether it has.
+    /// - Returns: whether the manager has it.
     func hold(_ file: File, as name: HeldDescriptors.Name) -> Bool {
         guard holds else { return false }
         send("FDSTOREREMOVE=1\nFDNAME=\(name.rawValue)")
-        // FDPOLL=0: systemd would wait for errors of it, and be woken by each request that the kernel queues. A
-        // connection that has ended is found at the next start.
+        // FDPOLL=0: otherwise systemd would wait for errors on it, and be woken by each request that the kernel queues. A
+        // connection that has ended is noticed at the next start.
         send("FDSTORE=1\nFDPOLL=0\nFDNAME=\(name.rawValue)", [file.descriptor])
         return barrier()
     }
@@ -61,13 +62,13 @@ struct Notifier: Sendable {
         sendBarrier()?.waitForEnd(milliseconds: 5000) ?? false
     }
 
-    /// The reading end of a pipe whose only writing end is the manager's when this returns.
+    /// The reading end of a pipe; only the manager has the writing end when this returns.
     private func sendBarrier() -> File? {
         guard let (reading, writing) = try? BackgroundProcess.makePipe() else { return nil }
         return withExtendedLifetime(writing) { send("BARRIER=1", [writing.descriptor]) } ? reading : nil
     }
 
-    /// Whether it was sent: beyond that nothing is to be known.
+    /// Whether it was sent: nothing more can be known.
     @discardableResult
     private func send(_ message: String, _ descriptors: [Int32] = []) -> Bool {
         guard let path else { return false }
@@ -80,9 +81,9 @@ struct Notifier: Sendable {
     }
 }
 
-/// What the manager gave back at the start: descriptors that a process before this one had it keep (sd_listen_fds(3)).
+/// What the manager gave back at the start: descriptors that a previous process gave it to keep (sd_listen_fds(3)).
 struct HeldDescriptors: Sendable {
-    /// What lamina has kept. The names are an interface between its versions.
+    /// What lamina gives it to keep. The names are an interface between its versions.
     enum Name: String, CaseIterable, Sendable {
         /// The open `/dev/fuse` of the mount.
         case connection = "lamina-fuse"
@@ -98,8 +99,8 @@ struct HeldDescriptors: Sendable {
 
     static let none = HeldDescriptors()
 
-    /// From `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, which are then cleared. Descriptors of names that are not lamina's
-    /// are closed.
+    /// From `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, which are then cleared. Descriptors with names that are not
+    /// lamina's are closed.
     static func fromEnvironment() -> HeldDescriptors {
         func variable(_ name: String) -> String? {
             defer { unsetenv(name) }

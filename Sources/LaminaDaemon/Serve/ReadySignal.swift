@@ -2,12 +2,12 @@ import Glibc
 import LaminaSystem
 import Synchronization
 
-/// What a server tells the command that started it, through a pipe: `R` when it is ready, or `E`, its exit code, a newline and a
-/// sentence. Nothing at all says that it died.
+/// What a server tells the command that started it, through a pipe: `R` if it is ready, or `E`, its exit code, a newline and a
+/// sentence. Nothing at all means that it died.
 public final class ReadySignal: Sendable {
     private let descriptor: Mutex<Int32?>
 
-    /// Takes ownership of the writing end; nil where nobody waits.
+    /// Takes ownership of the writing end; nil if no command waits.
     public init(descriptor: Int32?) {
         if let descriptor { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
         self.descriptor = Mutex(descriptor)
@@ -16,11 +16,11 @@ public final class ReadySignal: Sendable {
     public func ready() { send("R") }
     public func failed(_ error: any Error) { send("E\(ExitStatus.code(of: error))\n\(describe(error))") }
 
-    /// Only the first call says something.
+    /// Only the first call sends something.
     private func send(_ text: String) {
         guard let descriptor = descriptor.withLock({ $0.take() }) else { return }
         let bytes = Array(text.utf8.prefix(4096))
-        // A pipe takes so little at once; where the reader has gone, SIGPIPE is ignored and nobody is there to be told.
+        // A pipe takes so few bytes at once. If the reader is gone, SIGPIPE is ignored and no command is left to be told.
         _ = write(descriptor, bytes, bytes.count)
         close(descriptor)
     }

@@ -11,7 +11,7 @@ public struct Server: Sendable {
     public var configuration: Configuration
     /// Whether to end when the last mount is gone.
     public var endsWhenIdle = false
-    /// Whether SIGTERM ends the mounts too, though somebody holds them for the next process.
+    /// Whether SIGTERM also ends the mounts, even if they are held for the next process.
     public var unmountsOnExit = false
     /// The socket where containerd is answered; absolute.
     public var containerdAddress: String?
@@ -29,13 +29,13 @@ public struct Server: Sendable {
         self.log = log
     }
 
-    /// Serves until SIGTERM, SIGINT, a client's word or (where that is wanted) the last unmount. Blocks the calling thread, which
-    /// must not be one of the cooperative pool.
+    /// Serves until SIGTERM, SIGINT, a client's request or (if that is wanted) the last unmount. Blocks the calling thread,
+    /// which must not be one of the cooperative pool.
     ///
-    /// - Parameter signal: told when clients can come, or why they cannot.
+    /// - Parameter signal: gets the news that clients can come, or the reason why they cannot.
     public func run(_ signal: ReadySignal) throws {
         Interrupts.install()
-        // A client that has gone is no reason to die.
+        // A client that has gone must not end the server.
         _ = Glibc.signal(SIGPIPE, SIG_IGN)
         ProcessStart.setServerMask()
         if let limit = ProcessFacts.descriptorLimit, limit < ProcessStart.wantedDescriptors {
@@ -66,13 +66,13 @@ public struct Server: Sendable {
                 let containerd = try containerdAddress.map { _ in try engine.makeContainerdBackend() }
                 try serve(engine, notifier, signal, held: held, ending: ending, containerd: containerd)
             } catch {
-                // Ending it twice does nothing. What was taken over from another process is left to the next one.
+                // A second end does nothing. What was taken over from another process is left to the next one.
                 engine.shutdown(unmount: ending.unmounts)
                 throw error
             }
             if !ending.unmounts {
-                // Whatever is still asked of this process is sent again to the next one: it must not be answered now that
-                // things are taken down.
+                // The next process gets again whatever is still asked of this one: it must not be answered now, while things
+                // are taken down.
                 fflush(nil)
                 _exit(0)
             }
@@ -82,7 +82,7 @@ public struct Server: Sendable {
         }
     }
 
-    /// A signal that came before anybody waited for signals means what it means later (`SignalWatch`).
+    /// A signal that came before it was waited for means the same as later (`SignalWatch`).
     private func stopIfInterrupted(_ ending: Ending) throws {
         guard let signal = Interrupts.signal else { return }
         if signal == SIGINT { ending.unmount() }
@@ -123,7 +123,7 @@ public struct Server: Sendable {
         _ ending: Ending, _ containerd: ContainerdBackend?
     ) async throws {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
-        // One that came before they were trapped.
+        // A signal that came before signals were trapped.
         try stopIfInterrupted(ending)
         let activity = Activity(wasUsed: held[.connection] != nil)
         let (requests, request) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
@@ -155,7 +155,7 @@ public struct Server: Sendable {
         let clients =
             [ServiceGroupConfiguration.ServiceConfiguration(service: control)]
             + (try containerdServices(containerd, notifier, held, ending))
-        // Ended from the last to the first: no new clients, then the engine.
+        // Ended from the last to the first: first no new clients, finally the engine.
         var services: [ServiceGroupConfiguration.ServiceConfiguration] = [
             .init(service: EngineService(engine: engine, notifier: notifier, ending: ending, log: log))
         ]
@@ -180,7 +180,7 @@ public struct Server: Sendable {
         try await group.run()
     }
 
-    /// What answers containerd, where it is to be; it listens already, so that whoever comes waits in the socket's queue.
+    /// What answers containerd, if it should be answered; it listens already, so that calls wait in the socket's queue.
     private func containerdServices(
         _ backend: ContainerdBackend?, _ notifier: Notifier, _ held: HeldDescriptors, _ ending: Ending
     ) throws -> [ServiceGroupConfiguration.ServiceConfiguration] {

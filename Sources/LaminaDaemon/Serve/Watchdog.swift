@@ -2,11 +2,11 @@ import Glibc
 import LaminaSystem
 import Logging
 
-/// Tells the service manager that the server answers, by asking the mount itself, for as long as it does. When it does not,
-/// nothing is said, and the manager ends this process and starts the next (sd_watchdog_enabled(3)).
+/// Asks the mount itself, and tells the service manager as long as the mount answers. If it does not answer, nothing is told,
+/// and the manager ends this process and starts the next one (sd_watchdog_enabled(3)).
 ///
-/// What counts is progress, not how long one call takes. On a machine that is busy, or whose disk is slow, the question may wait behind
-/// others for long, and the next process would be no quicker: as long as requests are done with, the server is alive.
+/// What counts is progress, not how long one call takes. On a busy machine, or one with a slow disk, the request may wait
+/// behind others for long, and the next process would be no quicker: as long as requests are finished, the server is alive.
 final class Watchdog: Sendable {
     private let interval: Double
     private let ask: @Sendable (_ milliseconds: Int32) throws -> Int32?
@@ -15,9 +15,9 @@ final class Watchdog: Sendable {
     private let log: Logger
     private let hasEnded = Monitor(false)
 
-    /// nil where the manager does not watch this process.
+    /// nil if the manager does not watch this process.
     ///
-    /// - Parameter progress: how many requests of the mount were done with.
+    /// - Parameter progress: how many requests of the mount were finished.
     static func fromEnvironment(
         directory: String, notifier: Notifier, log: Logger, progress: @escaping @Sendable () -> UInt64
     ) -> Watchdog? {
@@ -43,7 +43,7 @@ final class Watchdog: Sendable {
 
     /// - Parameters:
     ///   - limit: the seconds after which the manager acts.
-    ///   - ask: looks up a name that is not there; an errno value, nil: there was no answer in time.
+    ///   - ask: looks up a name that does not exist; returns an errno value, or nil if there was no answer in time.
     ///   - alive: tells the manager.
     init(
         limit: Double, ask: @escaping @Sendable (_ milliseconds: Int32) throws -> Int32?,
@@ -56,7 +56,7 @@ final class Watchdog: Sendable {
         self.log = log
     }
 
-    /// A name that is in no view. The root's names are not cached, so the request always comes.
+    /// A name that is in no view. The kernel does not cache the root's names, so the request always comes.
     static func probePath(in directory: String) -> String { directory + "/.lamina-health" }
 
     func start() {
@@ -73,7 +73,7 @@ final class Watchdog: Sendable {
         repeat { if answers() { alive() } } while hasEnded.wait(seconds: interval, { $0 ? () : nil }) == nil
     }
 
-    /// Whether the mount answers: the question, or at least others meanwhile. Takes a third of the limit at most.
+    /// Whether the mount answers this request, or at least others meanwhile. Takes at most a third of the limit.
     func answers() -> Bool {
         let before = progress()
         let answer: Int32?

@@ -2,8 +2,8 @@ import Glibc
 import LaminaSystem
 import Logging
 
-// SIGUSR2: the program on disk takes over from the one that runs. It is asked first whether it can, while the old one
-// still answers; and if it then cannot after all, the old one, which this process runs too, goes on.
+// SIGUSR2: the program on disk takes over from the running one. It is first asked whether it can, while the old one still
+// answers. If it then cannot after all, the old program, which this process also runs, goes on.
 
 extension Supervisor {
     func beginUpgrade() {
@@ -37,9 +37,9 @@ extension Supervisor {
 struct ServerProcess {
     let pid: Int32
     let startedAt = monotonicSeconds()
-    /// When it is killed, unless it says something before.
+    /// When it will be killed, unless it sends something before.
     var deadline: Double?
-    /// Whether it gave a sign of life, as it does before it is ready: once it answers for the mounts.
+    /// Whether it gave a sign of life; it does so before it is ready, when it answers for the mounts.
     var wasAlive = false
     var wasReady = false
     var isStopping = false
@@ -57,24 +57,24 @@ struct ServerProcess {
         return result == pid
     }
 
-    // WIFEXITED and its kin are macros (wait(2)).
-    /// The code that it exited with; nil when a signal ended it.
+    // WIFEXITED and similar are macros (wait(2)).
+    /// The code that it exited with; nil if a signal ended it.
     var exitStatus: Int32? { status & 0x7f == 0 ? status >> 8 & 0xff : nil }
     var exitCode: Int32 { exitStatus ?? 128 + status & 0x7f }
-    /// Whether another one in its place may be expected to fail too: it never got ready. One that already answered and was
-    /// killed does not count.
+    /// Whether its replacement will probably fail too: it never got ready. A server that already answered and was killed does
+    /// not count.
     var hadFailed: Bool { !wasReady && !(wasAlive && exitStatus == nil) }
     var how: String { exitStatus.map { "exit code \($0)" } ?? "signal \(status & 0x7f)" }
 }
 
-/// The descriptors that the server gave to keep: as systemd's, each with a name that need not be its own alone.
+/// The descriptors that the server gave to keep: as with systemd, each has a name that others may have too.
 struct DescriptorShelf {
     private(set) var entries: [(name: String, file: File)] = []
 
     var files: [File] { entries.map(\.file) }
     var names: [String] { entries.map(\.name) }
 
-    /// FDSTORE=1, FDSTOREREMOVE=1 and FDNAME= of a message (sd_pid_notify_with_fds(3)). What does not fit is closed.
+    /// FDSTORE=1, FDSTOREREMOVE=1 and FDNAME= of a message (sd_pid_notify_with_fds(3)). Descriptors that do not fit are closed.
     mutating func apply(_ message: ServiceProtocol.Message) {
         func value(_ name: String) -> String? { message.assignments.last { $0.name == name }?.value }
         let name = value("FDNAME").flatMap { Self.isName($0) ? $0 : nil }
@@ -85,7 +85,7 @@ struct DescriptorShelf {
         }
     }
 
-    /// Printable ASCII without a colon, as LISTEN_FDNAMES is separated by them; at most 255 (fdname_is_valid of systemd).
+    /// Printable ASCII without a colon, because colons separate LISTEN_FDNAMES; at most 255 (fdname_is_valid of systemd).
     static func isName(_ text: String) -> Bool {
         (1...255).contains(text.utf8.count) && text.utf8.allSatisfy { (0x20..<0x7f).contains($0) && $0 != 0x3a }
     }
@@ -93,7 +93,7 @@ struct DescriptorShelf {
 
 /// The environment that servers are started with.
 enum Environment {
-    /// What the supervisor's own manager said to it, and is not for the server.
+    /// What the supervisor's own manager told it, and is not for the server.
     static let ours: Set<String> = [
         "NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES",
         "LAMINA_PREDECESSOR_ENDED",

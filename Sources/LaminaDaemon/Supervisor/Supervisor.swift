@@ -3,17 +3,17 @@ import LaminaStore
 import LaminaSystem
 public import Logging
 
-/// `lamina serve --supervise`: a parent that keeps the server's descriptors while it restarts it, as systemd does for its
-/// services and by the same protocol (sd_notify(3), sd_listen_fds(3)), so that the server knows no difference.
+/// `lamina serve --supervise`: a parent process that keeps the server's descriptors while it restarts the server, as systemd
+/// does for its services and by the same protocol (sd_notify(3), sd_listen_fds(3)), so that the server sees no difference.
 ///
 /// It has one thread and waits in one place, and it opens no file of the store but the socket that its servers speak to it by: there is
 /// little that could make it fail.
 public final class Supervisor {
     /// What the server is started with.
     public struct Options: Sendable {
-        /// The program as it is found on disk: what an upgrade starts.
+        /// The program on disk: what an upgrade starts.
         public var program: String
-        /// The program that runs already, whatever has its place on disk now: what is started otherwise.
+        /// The running program, even if another one has its place on disk now: what is started otherwise.
         public var running: String
         /// The store's directory, absolute.
         public var root: String
@@ -21,7 +21,7 @@ public final class Supervisor {
         public var words: [String]
         /// A descriptor that only the first server gets, and its option.
         public var readyDescriptor: Int32?
-        /// Seconds without a sign of life after which the server is killed.
+        /// After how many seconds without a sign of life the server is killed.
         public var watchdogSeconds: Double
 
         public init(
@@ -48,19 +48,19 @@ public final class Supervisor {
     private var failures = 0
     private var wasEverReady = false
     private var previousEnd: Double?
-    /// What to exit with once the server has ended, if that is wanted.
+    /// The exit code after the server has ended, if that is wanted.
     var isEnding = false
-    /// How many servers died with the mounts that they were to end.
+    /// How many servers died with the mounts that they should have ended.
     private var endAttempts = 0
     /// Whether the program on disk has proven that it can take over.
     var usesDisk = false
     /// The check of a new program before the old one ends.
     var check: ServerProcess?
 
-    /// How many servers may die so before the mounts are given up.
+    /// How many servers may die like that before the mounts are given up.
     private static let endAttemptLimit = 3
-    /// How long a server may take to be ready, and to end, in seconds. systemd's defaults are the same (TimeoutStartSec,
-    /// TimeoutStopSec); hashing what a power cut left in doubt may take minutes.
+    /// How long a server may take to get ready, and to end, in seconds. systemd's defaults are the same (TimeoutStartSec,
+    /// TimeoutStopSec); after a power cut, hashing may take minutes.
     static let startLimit = 600.0
     static let endLimit = 90.0
     /// The shortest and the longest time from one start to the next, in seconds, while none gets ready.
@@ -122,7 +122,7 @@ public final class Supervisor {
         log.debug("a server is started", metadata: ["pid": "\(pid)", "held": "\(held.files.count)"])
     }
 
-    /// Takes note of processes that have ended.
+    /// Handles processes that have ended.
     ///
     /// - Returns: the code to exit with, if this is the end.
     private func reap() -> Int32? {
@@ -133,10 +133,10 @@ public final class Supervisor {
         guard var ended = server, ended.reap() else { return nil }
         server = nil
         previousEnd = monotonicSeconds()
-        // What it said last is in the socket still, descriptors to keep among it.
+        // Its last messages are still in the socket, with descriptors to keep among them.
         while let message = try? socket.receive() { handle(message, from: ended.pid) }
         if isEnding {
-            // One that has ended its mounts leaves nothing held. Another may do better than one that was killed.
+            // A server that has ended its mounts leaves nothing held. After one that was killed, another may do better.
             if held.files.isEmpty || ended.exitStatus == 0 { return ended.exitCode }
             endAttempts += 1
             if ended.exitStatus == nil, endAttempts < Self.endAttemptLimit {
@@ -148,10 +148,10 @@ public final class Supervisor {
         }
         wasEverReady = wasEverReady || ended.wasReady
         if let code = ended.exitStatus, held.files.isEmpty, code == 0 || !ended.wasReady {
-            // It ended by itself and left nothing, or never came to be: trying again would change nothing.
+            // It ended by itself and left nothing, or never started: trying again would change nothing.
             return code
         }
-        // Whoever waits for the first one's word has learnt that it is dead.
+        // The command that waits for the first one's message has learnt that it is dead.
         if options.readyDescriptor != nil, !wasEverReady { return ended.exitCode }
         failures = ended.hadFailed ? failures + 1 : 0
         if usesDisk, !ended.wasReady {
@@ -165,8 +165,8 @@ public final class Supervisor {
         return nil
     }
 
-    /// How long nothing is started, in seconds. It is the starts that are kept apart: whoever waits for a server waits no
-    /// longer because the last one took its time.
+    /// How long nothing is started, in seconds. The starts are kept apart from each other: a caller that waits for a server
+    /// does not wait longer because the last one took long.
     private func pauseAfter(_ ended: ServerProcess) -> Double {
         guard failures > 0 else { return 0 }
         let interval = min(Self.longestPause, Self.shortestPause * Double(1 << min(failures - 1, 10)))
@@ -212,8 +212,8 @@ public final class Supervisor {
         }
     }
 
-    /// What this process holds ends with it, so a server is to end the mounts before: the one that runs, as soon as it is
-    /// able to, or one more.
+    /// What this process holds ends with it, so a server must end the mounts first: the running one, as soon as it can, or one
+    /// more.
     private func beginEnd() {
         isEnding = true
         guard let server else {
@@ -226,7 +226,7 @@ public final class Supervisor {
     }
 
     private func handle(_ message: ServiceProtocol.Message, from ended: Int32? = nil) {
-        // Only the server speaks for itself. A message of one that is dead bears the number it had.
+        // Only the server speaks for itself. A message of a dead server has its process number.
         guard message.process == ended ?? server?.pid else { return }
         for (name, value) in message.assignments {
             switch (name, value) {

@@ -1,14 +1,14 @@
 import Glibc
 import Synchronization
 
-/// SIGINT and SIGTERM of a command: the first asks the work to stop where it can go on later, the second ends the process.
+/// SIGINT and SIGTERM in a command: the first asks the work to stop where it can go on later, the second ends the process.
 public enum Interrupts {
     /// The signal that came; 0 before.
     private static let received = Atomic<Int32>(0)
 
     /// Takes over both signals. Calls that block are interrupted by them (no SA_RESTART).
     public static func install() {
-        // The handler may only look at what exists already: a static is made at its first use, under a lock.
+        // The handler may only read what exists already: a static is made at its first use, under a lock.
         _ = received.load(ordering: .relaxed)
         var action = sigaction()
         action.__sigaction_handler.sa_handler = { number in

@@ -2,8 +2,8 @@ import Glibc
 import LaminaSystem
 import Synchronization
 
-/// Shows the progress of a pull on standard error: one rewritten line on a terminal, a line for each step elsewhere, nothing beside
-/// JSON that is not on a terminal.
+/// Shows the progress of a pull on standard error: one rewritten line on a terminal, a line for each step elsewhere; nothing
+/// with JSON if it is not a terminal.
 final class ProgressDisplay: Sendable {
     private struct State {
         var model = ProgressModel()
@@ -14,12 +14,12 @@ final class ProgressDisplay: Sendable {
     private let state = Mutex(State())
     private let output: Output
 
-    /// Ten times a second: more is not seen, and costs.
+    /// Ten times a second: more is not visible, and costs time.
     private static let interval = 0.1
 
     init(output: Output) { self.output = output }
 
-    /// Called on any thread, as often as one likes.
+    /// May be called on any thread, as often as needed.
     func show(_ progress: PullProgress) {
         let now = monotonicSeconds()
         state.withLock { state in

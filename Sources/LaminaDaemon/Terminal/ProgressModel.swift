@@ -1,7 +1,8 @@
-/// Turns the states of a pull into what is shown of it: one line that is rewritten, or a line for each step. Knows no terminal and no clock.
+/// Turns the states of a pull into what is shown: one line that is rewritten, or a line for each step. It knows no terminal and
+/// no clock.
 struct ProgressModel {
     private var latest: PullProgress?
-    /// Bytes that had landed at a time, of the last seconds: what the rate is taken from.
+    /// How many bytes had landed at which time, for the last seconds: the rate is computed from this.
     private var samples: [(time: Double, landed: Int64)] = []
     private var announced = Announced.nothing
     private var announcedTenth = 0
@@ -10,13 +11,13 @@ struct ProgressModel {
 
     private enum Announced: Int { case nothing, resolving, indexing, merging }
 
-    /// The rate is that of so many seconds.
+    /// The rate is computed over this many seconds.
     private static let window = 4.0
-    /// Samples closer than this are one.
+    /// Samples closer than this count as one.
     private static let grain = 0.25
 
     mutating func update(_ progress: PullProgress, now: Double) {
-        // Each layer that is read as a whole is a transfer of its own; merging is one.
+        // Each layer that is read as a whole is a separate transfer; merging is one.
         let isOther =
             latest?.stage != progress.stage || (progress.stage == .streaming && latest?.current != progress.current)
         if isOther, [.merging, .streaming, .checking].contains(progress.stage) { samples = [] }
@@ -26,7 +27,7 @@ struct ProgressModel {
         while samples.count > 2, now - samples[0].time > Self.window { samples.removeFirst() }
     }
 
-    /// Bytes per second; nil before anything can be said.
+    /// Bytes per second; nil before it can be told.
     var rate: Double? {
         guard let first = samples.first, let last = samples.last, last.time - first.time >= Self.grain else {
             return nil
@@ -72,7 +73,7 @@ struct ProgressModel {
         return "it takes up to \(Units.bytes(needed)) on disk, \(Units.bytes(free)) are free"
     }
 
-    /// Cuts in the middle of what is shown last: the end of a path says more than its beginning.
+    /// Cuts in the middle of the last item: the end of a path says more than its beginning.
     private static func cut(_ text: String, to width: Int) -> String {
         let safe = String(
             String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || $0.value == 0x7f ? "?" : $0 }))
@@ -81,7 +82,7 @@ struct ProgressModel {
         return safe.prefix(width - 21) + "…" + safe.suffix(20)
     }
 
-    /// The lines for the steps that were reached since they were last asked for: the same ones however often that is.
+    /// The lines for the steps that were reached since the last call; they do not depend on how often it is called.
     mutating func steps() -> [String] {
         guard let latest else { return [] }
         var lines: [String] = []

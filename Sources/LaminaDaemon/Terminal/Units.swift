@@ -2,7 +2,7 @@
 enum Units {
     private static let names = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
 
-    /// `512 B`, `1.5 KiB`, `12 MiB`: two digits at least, and none that says nothing.
+    /// `512 B`, `1.5 KiB`, `12 MiB`: at least two digits, and no useless one.
     static func bytes(_ count: Int64) -> String {
         guard abs(count) >= 1024 else { return "\(count) B" }
         var value = Double(count)
@@ -21,7 +21,7 @@ enum Units {
         return "\(tenths / 10).\(abs(tenths % 10))"
     }
 
-    /// Whole percent, rounded down: 100% only when nothing is missing. Nothing of nothing is all of it.
+    /// Whole percent, rounded down: 100% only if nothing is missing. Nothing of nothing counts as all.
     static func percent(_ part: Int64, of whole: Int64) -> String { "\(percentage(part, of: whole))%" }
 
     static func percentage(_ part: Int64, of whole: Int64) -> Int {

@@ -1,13 +1,13 @@
 public import LaminaDigest
 
-/// What a plain layer's tar says of its entries, as the lines of a table of contents: the layer's tree is made of them
-/// when all of it has been read, by the same rules as that of a layer which brought one.
+/// The entries of a plain layer's tar, as lines of a table of contents. When all of the tar has been read, the layer's tree is
+/// made from them, by the same rules as for a layer that brought a table of contents.
 ///
-/// In it, an entry's `offset` is that of its first header in the tar: from there a file can be read again alone.
+/// An entry's `offset` is that of its first header in the tar: from there the file can be read again alone.
 public enum EntryLines {
     /// Appends one entry.
     ///
-    /// - Parameter digest: of a regular file that is not empty.
+    /// - Parameter digest: for a regular file that is not empty.
     public static func append(_ entry: TarEntry, digest: Digest?, to text: inout [UInt8]) {
         let header = entry.header
         text += "{\"name\":".utf8
@@ -36,9 +36,9 @@ public enum EntryLines {
     /// Lines as the index keeps them.
     public static func pack(_ lines: [UInt8]) -> [UInt8] { Zstd.compress(lines) }
 
-    /// The table of contents that packed lines make.
+    /// The table of contents from packed lines.
     ///
-    /// Throws ``FormatError`` `badTOC` for what ``pack(_:)`` has not made, `tooLarge` for more than any layer may have.
+    /// Throws ``FormatError`` `badTOC` for bytes that ``pack(_:)`` has not made, `tooLarge` for more than any layer may have.
     public static func document(_ packed: [[UInt8]]) throws(FormatError) -> [UInt8] {
         var text = Array("{\"version\":1,\"entries\":[\n".utf8)
         let limit = FormatLimits().tocBytes
@@ -57,7 +57,7 @@ public enum EntryLines {
         return text + "]}".utf8
     }
 
-    /// Zero is what the absence of a number means.
+    /// A missing number means zero.
     private static func field(_ name: StaticString, _ value: Int64, _ text: inout [UInt8]) {
         if value != 0 { text += ",\"\(name)\":\(value)".utf8 }
     }

@@ -1,21 +1,21 @@
-/// What the bytes in front of a gzip member's deflate data are (RFC 1952 §2.3).
+/// What the bytes before a gzip member's deflate data are (RFC 1952 §2.3).
 enum GzipHeader {
-    /// What a header may have at most: the extra field has up to 64 KiB, the name and the comment have no limit of
-    /// their own.
+    /// The most bytes that a header may have: the extra field has up to 64 KiB, the name and the comment have no limit of their
+    /// own.
     static let limit = 256 << 10
 
     enum Parsed {
         /// The header has this many bytes.
         case complete(Int)
-        /// More bytes are needed to say.
+        /// More bytes are needed to decide.
         case incomplete
         /// These bytes do not begin a member.
         case foreign
-        /// They begin one that cannot be read.
+        /// They begin a member that cannot be read.
         case corrupt(String)
     }
 
-    /// Reads a header at the front of `bytes`. The header's own CRC is not relied upon: the blob has a digest.
+    /// Reads a header at the front of `bytes`. The header's own CRC is not used: the blob has a digest.
     static func parse(_ bytes: UnsafeRawBufferPointer) -> Parsed {
         for (index, byte) in [0x1f, 0x8b].enumerated() {
             guard index < bytes.count else { return .incomplete }

@@ -4,12 +4,12 @@ import CZlib
 /// Why a compressed stream cannot be read, as the end of a sentence.
 struct StreamDamage: Error {
     var reason: String
-    /// Whether it may be whole, but takes more than lamina gives it; the reason is a sentence then.
+    /// Whether the stream may be whole but needs more than lamina allows; then the reason is a whole sentence.
     var isLimit = false
 }
 
-/// zlib's inflate for the deflate data of gzip members, which can stop between two blocks and go on from there in
-/// another process. Frames members itself, as zlib keeps its CRC to itself.
+/// zlib's inflate for the deflate data of gzip members, which can stop between two blocks and go on from there in another
+/// process. It handles the members' framing itself, because zlib does not give its CRC away.
 final class GzipMemberInflater {
     private enum Phase { case header, blocks, trailer, foreign }
 
@@ -56,9 +56,9 @@ final class GzipMemberInflater {
     /// Whether the stream may end here.
     var mayEnd: Bool { hasMember && (phase == .foreign || (phase == .header && pending.count < 2)) }
 
-    /// Decompresses until the input is used up, the output is full, or, if asked, there is a place to go on from.
+    /// Decompresses until the input is used up, the output is full, or, if asked to, until a place to go on from.
     ///
-    /// - Returns: whether it stopped at such a place; ``state`` is what has to be known there.
+    /// - Returns: whether it stopped at such a place; ``state`` is then what has to be known to go on.
     func step(
         _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer, stopsAtBoundary: Bool
     ) throws(StreamDamage) -> Bool {
@@ -73,14 +73,14 @@ final class GzipMemberInflater {
                 if output.isEmpty { return false }
                 let before = (input.count, output.count)
                 if try inflateBlocks(&input, &output, stopsAtBoundary: stopsAtBoundary) { return true }
-                // zlib may still hold some bits when the input has ended: it is asked until it gives nothing more.
+                // zlib may still hold some bits after the end of the input: it is asked until it gives nothing more.
                 if phase == .blocks, (input.count, output.count) == before { return false }
             }
         }
         return false
     }
 
-    /// What has to be known where `step` has stopped; nil at the start of a member.
+    /// What has to be known to go on where `step` has stopped; nil at the start of a member.
     var state: GzipMemberState? {
         guard phase == .blocks else { return nil }
         var count = UInt32(GzipMemberState.windowSize)
@@ -117,7 +117,7 @@ extension GzipMemberInflater {
         output = UnsafeMutableRawBufferPointer(rebasing: output[written...])
         switch status {
         case Z_OK, Z_BUF_ERROR:
-            // Bit 7: right behind a block; bit 6: the block was the member's last (zlib.h, inflate).
+            // Bit 7: directly behind a block; bit 6: the block was the member's last (zlib.h, inflate).
             return stopsAtBoundary && stream.pointee.data_type & 0xc0 == 0x80
         case Z_STREAM_END:
             phase = .trailer
@@ -146,8 +146,8 @@ extension GzipMemberInflater {
             if held == 0 { pending += input }
             input = UnsafeRawBufferPointer(rebasing: input[input.count...])
         case .foreign:
-            // gzip(1) ignores what follows the last member, and so do those who unpack layers with it. Whether the output
-            // is right is for the diff ID to say.
+            // gzip(1) ignores what follows the last member, and so do programs that unpack layers with it. The diff ID shows
+            // whether the output is right.
             guard hasMember else { throw StreamDamage(reason: "it does not begin with a gzip member") }
             pending = []
             phase = .foreign

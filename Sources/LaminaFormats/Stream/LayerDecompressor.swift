@@ -12,14 +12,14 @@ public final class LayerDecompressor {
     }
 
     private let engine: Engine
-    /// The bytes taken: the offset in the blob of the next one.
+    /// The bytes taken: the offset in the blob of the next byte.
     public private(set) var blobOffset: Int64
-    /// The bytes given: the offset in the output of the next one.
+    /// The bytes given: the offset in the output of the next byte.
     public private(set) var outputOffset: Int64
-    /// The start of the zstd frame at hand.
+    /// The start of the current zstd frame.
     private var frame: StreamPosition
 
-    /// Throws ``FormatError``: `unsupported` for a position of another version, `tooLarge` when memory is short.
+    /// Throws ``FormatError``: `unsupported` for a position of another version, `tooLarge` if memory is short.
     public init(
         _ compression: StreamDecompressor.Compression, from position: StreamPosition = .start
     ) throws(FormatError) {
@@ -35,11 +35,11 @@ public final class LayerDecompressor {
         }
     }
 
-    /// Decompresses until the input is used up, the output is full, or, if asked, right behind a gzip block, a member
-    /// or a frame. Cuts what was used and what was written off their fronts.
+    /// Decompresses until the input is used up, the output is full, or, if asked to, directly behind a gzip block, a member or
+    /// a frame. Cuts the used part off the front of the input, and the written part off the front of the output.
     ///
     /// - Returns: whether it stopped at such a boundary.
-    /// - Throws: ``FormatError`` `corruptMember` with the offset in the blob; it is of no use then.
+    /// - Throws: ``FormatError`` `corruptMember` with the offset in the blob; it must not be used after that.
     public func step(
         _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer, stopsAtBoundary: Bool
     ) throws(FormatError) -> Bool {
@@ -84,8 +84,8 @@ public final class LayerDecompressor {
         }
     }
 
-    /// The last place to go on from: at a boundary, right here; within a zstd frame, its start. Ask gzip at boundaries
-    /// only.
+    /// The last place to go on from: at a boundary, this place; within a zstd frame, its start. Ask for it with gzip only at
+    /// boundaries.
     public var position: StreamPosition {
         switch engine {
         case .identity: StreamPosition(blobOffset: blobOffset, outputOffset: outputOffset, decoder: [])
@@ -96,10 +96,10 @@ public final class LayerDecompressor {
         }
     }
 
-    /// Whether ``position`` may be asked for anywhere, as nothing is gained by waiting for a boundary of this stream.
+    /// Whether ``position`` may be asked for anywhere, because it is no use to wait for a boundary of this stream.
     public var hasRareBoundaries: Bool { if case .gzip = engine { false } else { true } }
 
-    /// Says that the blob has ended. Throws ``FormatError`` `truncated` for a member or frame that has not.
+    /// Ends the blob. Throws ``FormatError`` `truncated` for an unfinished member or frame.
     public func finish() throws(FormatError) {
         let mayEnd =
             switch engine {
@@ -147,7 +147,7 @@ private final class ZstdFrames {
         input = UnsafeRawBufferPointer(rebasing: input[source.pos...])
         output = UnsafeMutableRawBufferPointer(rebasing: output[target.pos...])
         isWithin = result != 0
-        // Asked again with no input only while a frame has more to give: between frames that would start a new one.
+        // Called again without input only while a frame has more to give: between frames that would start a new one.
         hasMore = isWithin && output.isEmpty
         return result == 0
     }

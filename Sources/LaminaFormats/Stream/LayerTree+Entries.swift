@@ -1,17 +1,17 @@
 extension LayerTree {
     /// Builds the tree of a plain layer from the ``EntryLines`` of its whole tar.
     ///
-    /// In it, a chunk's `blobOffset` and `blobSize` are those of the file's headers and bytes in the tar. Throws as
+    /// A chunk's `blobOffset` and `blobSize` are those of the file's headers and bytes in the tar. Throws as
     /// ``parse(toc:tocOffset:format:limits:)`` does.
     public static func parse(
         entries: UnsafeRawBufferPointer, tarSize: Int64, format: LayerFormat
     ) throws(FormatError) -> LayerTree {
         var limits = FormatLimits()
-        // A file is read as it comes, whatever its size.
+        // A file is read as it comes, so its size does not matter.
         limits.chunkBytes = limits.fileBytes
         var parser = try TOCParser(entries, limits: limits)
         var builder = TreeBuilder(tocOffset: tarSize, tocSize: entries.count, limits: limits)
-        // A plain layer shows whatever names it has; stargz brings its table of contents and landmarks as files.
+        // A plain layer shows all its names; stargz brings its table of contents and landmarks as files.
         builder.hidesFormatNames = format == .stargz
         try parser.entries { (parser, entry) throws(FormatError) in try builder.add(&entry, parser) }
         return try builder.finish()

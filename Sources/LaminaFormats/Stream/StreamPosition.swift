@@ -1,8 +1,7 @@
 /// A place from which a compressed stream can be decompressed without what is before it.
 ///
-/// For gzip, a boundary of deflate blocks as in zlib's `examples/zran.c`: the bit position and the 32 KiB before it.
-/// For zstd, the start of a frame: what is known inside a frame cannot be taken out of libzstd. For what is not
-/// compressed, any place.
+/// For gzip, a boundary of deflate blocks as in zlib's `examples/zran.c`: the bit position and the 32 KiB before it. For zstd,
+/// the start of a frame: libzstd cannot give away its state inside a frame. Without compression, any place.
 public struct StreamPosition: Sendable, Equatable {
     /// In the blob: the first byte to give to the decompressor.
     public var blobOffset: Int64
@@ -21,10 +20,10 @@ public struct StreamPosition: Sendable, Equatable {
     }
 }
 
-/// Where a gzip member stands between two deflate blocks.
+/// The state of a gzip member between two deflate blocks.
 ///
-/// As bytes: version 1; the bits (0 to 7) of `lastByte` that belong to the next block, its high ones; `lastByte`; CRC-32
-/// and length modulo 2^32 of the member's output so far; the window, compressed by zstd.
+/// As bytes: version 1; the bits (0 to 7) of `lastByte` that belong to the next block, its high ones; `lastByte`; CRC-32 and
+/// length modulo 2^32 of the member's output so far; the window, compressed by zstd.
 struct GzipMemberState: Equatable {
     static let windowSize = 32 << 10
     private static let version: UInt8 = 1

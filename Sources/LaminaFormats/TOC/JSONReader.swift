@@ -1,8 +1,8 @@
-/// A pull reader of JSON (RFC 8259) over bytes in memory, for a table of contents: tens of megabytes of small objects,
-/// read once, from anyone. It allocates nothing but a scratch area for strings with escapes.
+/// A pull reader of JSON (RFC 8259) over bytes in memory, for a table of contents: tens of megabytes of small objects, read
+/// once, that may come from an attacker. It allocates only a scratch area for strings with escapes.
 ///
-/// More lenient than the RFC in one thing: bytes of a string that are not UTF-8 pass as they are, because names of
-/// files are bytes. A lone surrogate (`\ud800`) becomes U+FFFD, as Go's reader makes it.
+/// It is more lenient than the RFC in one thing: bytes of a string that are not UTF-8 pass unchanged, because names of files
+/// are bytes. A lone surrogate (`\ud800`) becomes U+FFFD, as with Go's reader.
 struct JSONReader {
     /// A string's bytes: within the JSON, or, if it had escapes, in the scratch area, until ``clearScratch()``.
     struct Slice {
@@ -13,7 +13,7 @@ struct JSONReader {
         static let empty = Slice(start: 0, count: 0, isInScratch: false)
     }
 
-    /// How deep values that are skipped may nest.
+    /// How deep skipped values may nest.
     static let maximumDepth = 64
 
     private let bytes: UnsafeRawBufferPointer
@@ -22,7 +22,7 @@ struct JSONReader {
     private(set) var position = 0
     private var scratch: [UInt8] = []
 
-    /// The caller keeps `bytes` alive for as long as the reader; it is not empty.
+    /// The caller keeps `bytes` alive as long as the reader; they are not empty.
     init(_ bytes: UnsafeRawBufferPointer) throws(FormatError) {
         guard let base = bytes.baseAddress, !bytes.isEmpty else {
             throw FormatError(.badTOC, "the table of contents is empty", offset: 0)
@@ -54,19 +54,19 @@ struct JSONReader {
 }
 
 extension JSONReader {
-    /// The next byte that is not white space; nothing is consumed but the white space.
+    /// The next byte that is not white space; only the white space is consumed.
     @inline(__always)
     mutating func peek() throws(FormatError) -> UInt8 {
         while position < end {
             let byte = base.load(fromByteOffset: position, as: UInt8.self)
-            // Blank, tab, line feed, carriage return: everything else is over 32 or wrong.
+            // Blank, tab, line feed, carriage return: every other byte is above 32 or wrong.
             guard byte == 0x20 || byte == 0x0a || byte == 0x09 || byte == 0x0d else { return byte }
             position += 1
         }
         throw error("the JSON is cut off")
     }
 
-    /// Consumes `expected`, behind white space.
+    /// Consumes `expected`, after white space.
     @inline(__always)
     mutating func expect(_ expected: Unicode.Scalar) throws(FormatError) {
         let byte = try peek()
@@ -82,7 +82,7 @@ extension JSONReader {
         return true
     }
 
-    /// Consumes `null` if it comes next: Go's writer says it for nil, and its reader takes it for nothing at all.
+    /// Consumes `null` if it comes next: Go's writer writes it for nil, and its reader takes it for an absent value.
     @inline(__always)
     mutating func takeNull() throws(FormatError) -> Bool {
         guard try peek() == UInt8(ascii: "n") else { return false }
@@ -90,7 +90,7 @@ extension JSONReader {
         return true
     }
 
-    /// Says that nothing but white space may follow.
+    /// Checks that only white space follows.
     mutating func expectEnd() throws(FormatError) {
         while position < end {
             let byte = base.load(fromByteOffset: position, as: UInt8.self)
@@ -101,7 +101,7 @@ extension JSONReader {
         }
     }
 
-    /// Reads an object: `member` is called behind each key's colon and reads the value.
+    /// Reads an object: `member` is called after each key's colon and reads the value.
     @inline(__always)
     mutating func object(
         _ member: (inout JSONReader, Slice) throws(FormatError) -> Void
@@ -125,14 +125,14 @@ extension JSONReader {
         try expect("]")
     }
 
-    /// Reads an integer. Fractions, exponents and what does not fit 64 bits are errors, as they are to Go.
+    /// Reads an integer. Fractions, exponents and numbers over 64 bits are errors, as in Go.
     @inline(__always)
     mutating func integer() throws(FormatError) -> Int64 {
         var byte = try peek()
         let start = position
         let isNegative = byte == UInt8(ascii: "-")
         if isNegative { position += 1 }
-        // Counted downwards: the range of negative numbers is the larger one.
+        // Counted downwards, because the range of negative numbers is larger.
         var value: Int64 = 0
         var digits = 0
         while position < end {
@@ -235,10 +235,10 @@ extension JSONReader {
         return Slice(start: start, count: stop - start, isInScratch: false)
     }
 
-    /// The first quote, backslash or control character at or behind `start`; the end when there is none.
+    /// The first quote, backslash or control character at or behind `start`; the end if there is none.
     ///
-    /// Eight bytes at a time: the high bit of each byte of `found` says that the byte is one of those. The borrow of a
-    /// subtraction can mark bytes above the first that is found, never below, so the lowest mark is right.
+    /// It looks at eight bytes at a time: a high bit in `found` marks such a byte. The borrow of a subtraction can mark bytes
+    /// above the first one, never below, so the lowest mark is right.
     @inline(__always)
     private func plainEnd(from start: Int) -> Int {
         let ones: UInt64 = 0x0101_0101_0101_0101
@@ -280,7 +280,7 @@ extension JSONReader {
         return Slice(start: mark, count: scratch.count - mark, isInScratch: true)
     }
 
-    /// Decodes one escape, behind its backslash, to the scratch area.
+    /// Decodes one escape, after its backslash, into the scratch area.
     private mutating func escape() throws(FormatError) {
         guard let byte = byteHere else { throw error("a string is cut off") }
         position += 1
@@ -296,7 +296,7 @@ extension JSONReader {
         }
     }
 
-    /// `XXXX`, and for a high surrogate the `\uXXXX` of the low one that must follow (RFC 8259 §7).
+    /// `XXXX`, and for a high surrogate also the `\uXXXX` of the low one that must follow (RFC 8259 §7).
     private mutating func unicodeEscape() throws(FormatError) {
         var value = UInt32(try hexUnit())
         if 0xd800..<0xdc00 ~= value, end - position >= 6, base.load(fromByteOffset: position, as: UInt8.self) == 0x5c,
@@ -308,7 +308,7 @@ extension JSONReader {
             if 0xdc00..<0xe000 ~= low {
                 value = 0x10000 + (value - 0xd800) << 10 + (low - 0xdc00)
             } else {
-                // Not its partner: an escape of its own, read again.
+                // It is not the low surrogate: it is read again, as an escape of its own.
                 position = mark
             }
         }

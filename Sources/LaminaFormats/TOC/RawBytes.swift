@@ -16,7 +16,7 @@ extension UnsafeRawBufferPointer {
         return memcmp(mine, theirs, count) == 0
     }
 
-    /// Whether `text` is how these bytes begin.
+    /// Whether these bytes begin with `text`.
     @inline(__always)
     func begins(with text: StaticString) -> Bool {
         guard let baseAddress, count >= text.utf8CodeUnitCount else { return text.utf8CodeUnitCount == 0 }
@@ -39,15 +39,15 @@ extension UnsafeRawBufferPointer {
     }
 }
 
-/// What a text that should be a digest is.
+/// What kind of digest a text is.
 enum DigestText {
     case absent
     case digest(Digest)
     case otherAlgorithm
     case malformed
 
-    /// Reads `sha256:` and 64 hex digits; an empty text is an absent digest. Without the detour by a `String`, because
-    /// a table of contents has two per file.
+    /// Reads `sha256:` and 64 hex digits; an empty text is an absent digest. It makes no `String`, because a table of contents
+    /// has two digests per file.
     init(_ text: UnsafeRawBufferPointer) {
         guard text.count == 71, text.begins(with: "sha256:") else {
             self = text.isEmpty ? .absent : text.holds(UInt8(ascii: ":")) ? .otherAlgorithm : .malformed
@@ -79,7 +79,7 @@ enum DigestText {
 
 /// Base64 (RFC 4648 §4): the standard alphabet, padded.
 enum Base64 {
-    /// Appends the bytes that `text` stands for to `output`; `false`, with nothing appended, if it is malformed.
+    /// Decodes `text` and appends its bytes to `output`; `false`, with nothing appended, if it is malformed.
     static func decode(_ text: UnsafeRawBufferPointer, to output: inout [UInt8]) -> Bool {
         guard text.count % 4 == 0 else { return false }
         let mark = output.count
@@ -89,7 +89,7 @@ enum Base64 {
             for index in group..<group + 4 {
                 let isPadding = text[index] == UInt8(ascii: "=") && index >= text.count - 2
                 let sextet = isPadding ? 0 : value(text[index])
-                // Padding is the very end: nothing but more of it follows.
+                // Padding is at the very end: only more padding may follow it.
                 guard sextet < 64, isPadding || padding == 0 else {
                     output.removeLast(output.count - mark)
                     return false

@@ -1,8 +1,8 @@
 import LaminaDigest
 
-/// One entry of a table of contents as it stands there: fields that are absent are zero or empty
-/// (`TOCEntry` of https://github.com/containerd/stargz-snapshotter/blob/main/estargz/types.go; user and group names
-/// and `NumLink` are not read: numbers count, and names of an inode are counted).
+/// One entry of a table of contents, unchanged; absent fields are zero or empty (`TOCEntry` of
+/// https://github.com/containerd/stargz-snapshotter/blob/main/estargz/types.go; user and group names and `NumLink` are not
+/// read: numbers count, and names of an inode are counted).
 struct TOCEntry {
     enum Kind: UInt8 { case directory, regular, symlink, hardLink, character, block, fifo, chunk }
 
@@ -34,12 +34,12 @@ struct TOCEntry {
     var position = 0
 }
 
-/// The fields of an entry that lamina reads, and how one is recognized.
+/// The fields of an entry that lamina reads, and how it recognizes them.
 enum TOCField {
     case name, type, size, mode, uid, gid, offset, digest, xattrs, modtime, linkName, devMajor, devMinor, chunkSize
     case innerOffset, chunkOffset, chunkDigest, chunkType
 
-    /// The field of this key; `nil` for any other. A length and a byte leave one candidate, which is compared whole.
+    /// The field with this key; `nil` for any other. A length and a byte leave one candidate, which is compared completely.
     init?(_ key: UnsafeRawBufferPointer) {
         let candidate: (TOCField, StaticString)
         switch (key.count, key.first) {

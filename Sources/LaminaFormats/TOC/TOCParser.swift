@@ -1,14 +1,14 @@
 import LaminaDigest
 
-/// Reads `{"version":1,"entries":[…]}` and hands over entry by entry; never more than one entry is held.
+/// Reads `{"version":1,"entries":[…]}` and passes on one entry after the other; it never holds more than one.
 struct TOCParser {
     private(set) var reader: JSONReader
-    /// The attributes of the entry at hand, in the order of the JSON.
+    /// The attributes of the current entry, in the order of the JSON.
     private(set) var xattrs: [TOCEntry.RawXattr] = []
     private let limits: FormatLimits
 
     init(_ toc: UnsafeRawBufferPointer, limits: FormatLimits) throws(FormatError) {
-        // Whatever the limits say, 32-bit numbers count bytes of names and entries further on.
+        // Whatever the limits are, later code counts bytes of names and entries in 32 bits.
         let most = min(limits.tocBytes, Int(Int32.max))
         guard toc.count <= most else {
             throw FormatError(
@@ -19,8 +19,8 @@ struct TOCParser {
         self.limits = limits
     }
 
-    /// Reads the whole document. `receive` gets each entry, and the parser to look into its strings with; they are
-    /// valid during the call.
+    /// Reads the whole document. `receive` gets each entry, and the parser to read its strings with; they are valid during the
+    /// call.
     mutating func entries(
         _ receive: (inout TOCParser, inout TOCEntry) throws(FormatError) -> Void
     ) throws(FormatError) {
@@ -88,7 +88,7 @@ struct TOCParser {
         try reader.expect("]")
     }
 
-    /// Adds to an error which entry it befell: by name where it has one, and by place.
+    /// Adds to an error the entry in which it occurred: its name, if it has one, and its place.
     private func located(_ error: FormatError, _ entry: TOCEntry) -> FormatError {
         var error = error
         if error.offset == nil { error.offset = Int64(entry.position) }
@@ -146,7 +146,7 @@ extension TOCParser {
         }
     }
 
-    /// Reads `chunkType`, which the containers dialect of zstd:chunked has: "" for data, or "zeros".
+    /// Reads `chunkType` of zstd:chunked's containers dialect: "" for data, or "zeros".
     private mutating func isZeros() throws(FormatError) -> Bool {
         let slice = try reader.string()
         if slice.count == 0 { return false }
@@ -203,7 +203,7 @@ extension TOCParser {
         repeat {
             let name = try reader.string()
             try reader.expect(":")
-            // Go writes an empty value as "" or, of a nil slice, as null.
+            // Go writes an empty value as "" or, for a nil slice, as null.
             let value = try reader.takeNull() ? .empty : try reader.string()
             xattrs.append(TOCEntry.RawXattr(name: name, value: value))
         } while try reader.take(",")

@@ -7,8 +7,8 @@ struct Timestamp: Equatable {
 
     /// Reads an RFC 3339 time: `2023-11-14T22:13:20.25+01:00`; `nil` for anything else.
     ///
-    /// Years may have up to nine digits and a minus, as Go's writer makes them of the times that a tar can hold. Digits
-    /// behind the ninth of a fraction are dropped.
+    /// Years may have up to nine digits and a minus, as Go writes the times that a tar can hold. Digits after the ninth of a
+    /// fraction are dropped.
     init?(_ text: UnsafeRawBufferPointer) {
         var scanner = Scanner(text: text)
         let isNegative = scanner.take(UInt8(ascii: "-"))
@@ -18,7 +18,7 @@ struct Timestamp: Equatable {
             scanner.take(UInt8(ascii: "T")) || scanner.take(UInt8(ascii: "t")),
             let hour = scanner.number(digits: 2...2), hour < 24, scanner.take(UInt8(ascii: ":")),
             let minute = scanner.number(digits: 2...2), minute < 60, scanner.take(UInt8(ascii: ":")),
-            // 60: a leap second, which POSIX time does not know; it becomes the next.
+            // 60 is a leap second, which POSIX time does not know; it becomes the next second.
             let second = scanner.number(digits: 2...2), second <= 60
         else { return nil }
         if scanner.take(UInt8(ascii: ".")) {

@@ -1,4 +1,4 @@
-/// The fields of a header block: where they stand, and how numbers and names are written in them.
+/// The fields of a header block: where they are, and how numbers and names are written in them.
 ///
 /// POSIX.1-2017 pax, "ustar Interchange Format"; base-256 numbers are GNU's and star's extension.
 enum TarField {
@@ -27,8 +27,8 @@ enum TarField {
         return [UInt8](bytes.prefix { $0 != 0 })
     }
 
-    /// An octal number between blanks and NULs, or a base-256 one (two's complement, first bit set); an empty field
-    /// is 0. `nil` when it is neither or does not fit.
+    /// An octal number between blanks and NULs, or a base-256 number (two's complement, first bit set); an empty field is 0.
+    /// `nil` if it is neither or does not fit.
     static func number(_ field: Range<Int>, of block: UnsafeRawBufferPointer) -> Int64? {
         let bytes = block[field]
         guard let first = bytes.first else { return nil }
@@ -59,8 +59,8 @@ enum TarField {
         return value
     }
 
-    /// The sum of the block's bytes, with the checksum's own field taken as blanks: as unsigned bytes, and as the signed
-    /// ones that some old writers summed.
+    /// The sum of the block's bytes, with blanks in place of the checksum's own field: once with unsigned bytes, and once with
+    /// signed bytes as some old writers did.
     static func checksums(_ block: UnsafeRawBufferPointer) -> (unsigned: Int64, signed: Int64) {
         var unsigned = 0
         var negative = 0
@@ -75,7 +75,7 @@ enum TarField {
         return (Int64(unsigned), Int64(unsigned - 256 * negative))
     }
 
-    /// Writes `value` as zero-padded octal digits and a NUL; false when it does not fit.
+    /// Writes `value` as zero-padded octal digits and a NUL; false if it does not fit.
     static func write(_ value: Int64, to field: Range<Int>, of block: inout [UInt8]) -> Bool {
         let digits = field.count - 1
         guard value >= 0, value >> (3 * Int64(digits)) == 0 else { return false }

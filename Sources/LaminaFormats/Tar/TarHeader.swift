@@ -1,8 +1,8 @@
-/// One entry of a tar archive, without its payload: what the header block and the extended headers before it say.
+/// One entry of a tar archive, without its payload: the contents of its header block and of the extended headers before it.
 ///
-/// Names, link names and owner names are bytes: tar knows no encoding.
+/// Names, link names and owner names are bytes, because tar has no encoding.
 public struct TarHeader: Sendable, Equatable, Codable {
-    /// The type of an entry; the ones that lamina can represent.
+    /// The type of an entry, of those that lamina can represent.
     public enum Kind: UInt8, Sendable, Codable {
         case regular, hardLink, symbolicLink, characterDevice, blockDevice, directory, fifo
     }
@@ -30,7 +30,7 @@ public struct TarHeader: Sendable, Equatable, Codable {
     }
 
     public var kind: Kind
-    /// As it stands in the archive: not cleaned; a directory's usually ends in `/`.
+    /// As it is in the archive, not cleaned; a directory's name usually ends in `/`.
     public var name: [UInt8]
     /// The target of a symbolic or hard link; empty for others.
     public var linkName: [UInt8]
@@ -41,7 +41,7 @@ public struct TarHeader: Sendable, Equatable, Codable {
     /// The payload's size in bytes; 0 for everything but regular files.
     public var size: Int64
     public var modificationTime: Time
-    /// Empty when the archive does not say; never looked up.
+    /// Empty if the archive does not give it; never looked up.
     public var userName: [UInt8]
     public var groupName: [UInt8]
     /// Of character and block devices; 0 for others.
@@ -70,7 +70,7 @@ public struct TarHeader: Sendable, Equatable, Codable {
         self.attributes = attributes
     }
 
-    /// The name for messages: short, what is not UTF-8 replaced.
+    /// The name for messages: shortened, and with replacements for what is not UTF-8.
     public var displayName: String { name.withUnsafeBytes { FormatError.display($0) } }
 }
 
@@ -85,15 +85,15 @@ public enum Tar {
     /// How many zeros follow a payload of `size` bytes.
     public static func padding(_ size: Int64) -> Int { Int(-size & Int64(blockSize - 1)) }
 
-    /// The name as a path from the root without its slash: empty components and `.` go, `..` climbs no higher than
-    /// the root (what Go's `path.Clean("/" + name)` does, by which eStargz identifies entries). The root is empty.
+    /// The name as a path from the root without its slash: empty components and `.` are removed, `..` climbs no higher than the
+    /// root (as Go's `path.Clean("/" + name)`, by which eStargz identifies entries). The root is empty.
     public static func clean(_ name: [UInt8]) -> [UInt8] {
         var result: [UInt8] = []
         clean(name, into: &result)
         return result
     }
 
-    /// As `clean`, into a buffer that is used again.
+    /// As `clean`, into a buffer that is reused.
     static func clean(_ name: [UInt8], into result: inout [UInt8]) {
         result.removeAll(keepingCapacity: true)
         var start = 0

@@ -16,7 +16,7 @@ struct TarPAX: Sendable, Equatable, Codable {
     var attributes: [TarHeader.Attribute] = []
     /// Of a sparse file.
     var sparse: TarSparse?
-    /// The bytes of the records that this was read from, to bound what many headers can pile up.
+    /// The bytes of the records that this was read from, to limit what many headers can add up to.
     var byteCount = 0
 
     static let attributePrefix = Array("SCHILY.xattr.".utf8)
@@ -29,12 +29,12 @@ struct TarPAX: Sendable, Equatable, Codable {
 
     var isEmpty: Bool { byteCount == 0 }
 
-    /// Reads records on top of what is there.
+    /// Reads records into it, over what it has.
     mutating func read(_ bytes: UnsafeRawBufferPointer) throws(Problem) {
         byteCount += bytes.count
         var rest = bytes
         while !rest.isEmpty {
-            // Some writers pad with NULs behind the last record.
+            // Some writers pad with NULs after the last record.
             if rest[rest.startIndex] == 0, rest.allSatisfy({ $0 == 0 }) { return }
             var length = 0
             var index = 0
@@ -87,7 +87,7 @@ struct TarPAX: Sendable, Equatable, Codable {
         }
     }
 
-    /// `nil` for an empty value: it deletes what a global header said.
+    /// `nil` for an empty value: it deletes what a global header gave.
     private func text(_ value: UnsafeRawBufferPointer, _ key: String) throws(Problem) -> [UInt8]? {
         guard !value.contains(0) else { throw Problem(text: "the pax record '\(key)' has a NUL in it") }
         return value.isEmpty ? nil : [UInt8](value)
@@ -101,7 +101,7 @@ struct TarPAX: Sendable, Equatable, Codable {
         return number
     }
 
-    /// Seconds with a fraction of any length, possibly negative; more than nine digits are cut, as Go's reader does.
+    /// Seconds with a fraction of any length, possibly negative; digits after the ninth are cut, as in Go's reader.
     private func time(_ value: UnsafeRawBufferPointer, _ key: String) throws(Problem) -> TarHeader.Time? {
         if value.isEmpty { return nil }
         let parts = value.split(separator: UInt8(ascii: "."), maxSplits: 1, omittingEmptySubsequences: false)
@@ -119,7 +119,7 @@ struct TarPAX: Sendable, Equatable, Codable {
                 scale /= 10
             }
         }
-        // "-1.5" is half a second before -1: the fraction points to the past, nanoseconds to the future.
+        // "-1.5" is half a second before -1: the fraction goes to the past, nanoseconds go to the future.
         if nanoseconds > 0, whole.hasPrefix("-") {
             return TarHeader.Time(seconds: seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds)
         }

@@ -7,14 +7,14 @@ extension FormatError {
 }
 
 extension TarReader {
-    /// What compressed the stream, if its first block is none of a tar but of something known that nobody has undone.
+    /// The compression of the stream, if its first block is not a tar's but that of a known compression that was not undone.
     static func foreignCompression(_ block: UnsafeRawBufferPointer) -> String? {
         let magics: [(name: String, bytes: [UInt8])] = [
             ("xz", [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0]), ("lzip", Array("LZIP".utf8) + [1]),
             ("lz4", [0x04, 0x22, 0x4d, 0x18]), ("lzma", [0x5d, 0, 0]), ("gzip", [0x1f, 0x8b, 8]),
             ("zstd", [0x28, 0xb5, 0x2f, 0xfd]),
         ]
-        // Names of files may begin so, but then the rest is a header.
+        // Names of files may begin like that, but then the rest is a header.
         let sums = TarField.checksums(block)
         let sum = TarField.number(TarField.checksum, of: block)
         guard sum != sums.unsigned, sum != sums.signed else { return nil }

@@ -1,7 +1,7 @@
-// Sparse files: what is stored of them, and the holes between.
+// Sparse files: their stored parts, and the holes between them.
 
 extension TarReader {
-    /// What the headers say of a sparse file; nil for any other.
+    /// What the headers say about a sparse file; nil for any other file.
     func sparseFile(
         _ block: UnsafeRawBufferPointer, _ header: TarHeader, _ place: Int64
     ) throws(FormatError) -> TarSparse? {
@@ -17,14 +17,14 @@ extension TarReader {
             }
             return sparse
         }
-        // Without a size and a map, or of a version that nobody knows, it is taken as it stands: what Go does.
+        // Without a size and a map, or in an unknown version, it is taken as an ordinary file, as Go does.
         guard let sparse = local.sparse, sparse.size >= 0, sparse.hasMapInPayload || !sparse.map.isEmpty,
             sparse.major ?? 0 == 0 || sparse.hasMapInPayload
         else { return nil }
         return sparse
     }
 
-    /// Begins a sparse file; gives its entry when its map is known.
+    /// Begins a sparse file; returns its entry if its map is known.
     mutating func begin(
         _ found: TarSparse, _ entry: TarEntry, isExtended: Bool
     ) throws(FormatError) -> TarEntry? {
@@ -33,7 +33,7 @@ extension TarReader {
         (sparsePart, sparsePosition, sparseMap) = (0, 0, TarSparseMapReader())
         left = entry.header.size
         if found.hasMapInPayload {
-            // Its payload has the map at least.
+            // Its payload contains at least the map.
             guard left > 0 else { throw .tar("its map of holes is missing", entry: lastName, offset: offset) }
             phase = .sparseMap
             return nil
@@ -66,7 +66,7 @@ extension TarReader {
         return entry
     }
 
-    /// What is left of the part at hand; more than anything of a file that is not sparse.
+    /// How much is left of the current part; unlimited for a file that is not sparse.
     var partLeft: Int64 {
         guard let sparse, sparsePart < sparse.map.count else { return .max }
         return sparse.map[sparsePart] + sparse.map[sparsePart + 1] - sparsePosition
@@ -101,7 +101,7 @@ extension TarReader {
         if let problem { throw .tar(problem.text, entry: lastName, offset: offset) }
         sparse = found
         if block[TarSparse.extensionIsExtended] != 0 { return nil }
-        // The extension is no part of the payload.
+        // The extension does not belong to the payload.
         sparseEntry?.payloadOffset = offset
         return try beginParts()
     }

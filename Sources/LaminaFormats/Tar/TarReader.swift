@@ -1,7 +1,7 @@
 /// Reads a tar stream that comes in pieces of any size: ustar, pax, GNU and v7.
 ///
-/// A value with little in it (at most 2 MiB, in the midst of extended headers, else some hundred bytes): copy it, or
-/// encode it, to go on from there later. It never holds payload; payload is handed through as slices of what it was fed.
+/// It is a small value (at most 2 MiB in the middle of extended headers, else some hundred bytes): copy or encode it to go on
+/// from there later. It never holds payload: it passes payload on as slices of its input.
 ///
 /// ```
 /// while true {
@@ -13,10 +13,10 @@
 /// }
 /// ```
 ///
-/// What follows the archive's end (two blocks of zeros) is taken and ignored. Sparse files come as what they stand for.
-/// Refused, as lamina has no way to represent it: GNU's multi-volume and dump types, unknown types.
+/// What follows the archive's end (two blocks of zeros) is taken and ignored. Sparse files come with their full contents. GNU's
+/// multi-volume and dump types and unknown types are refused, because lamina cannot represent them.
 public struct TarReader: Sendable, Codable {
-    /// What a piece of the stream gave.
+    /// What comes out of a piece of the stream.
     public enum Event {
         /// The piece is used up.
         case more
@@ -24,19 +24,19 @@ public struct TarReader: Sendable, Codable {
         case entry(TarEntry)
         /// The next bytes of the last entry's payload, never empty: a slice of the piece.
         case payload(UnsafeRawBufferPointer)
-        /// So many zeros (at least one, and at most 1 MiB) that come next in the last entry's payload: part of a hole.
+        /// How many zeros (at least one, and at most 1 MiB) come next in the last entry's payload: part of a hole.
         case zeros(Int)
     }
 
-    /// The most zeros that one archive's holes may come to, in bytes: who hashes them needs ten seconds or so.
+    /// The most zeros that the holes of one archive may add up to, in bytes: hashing them takes ten seconds or so.
     public static let holeLimit: Int64 = 16 << 30
-    /// The most zeros that one event says.
+    /// The most zeros in one event.
     public static let zerosAtOnce = 1 << 20
 
     /// Limit on the extended headers of one entry, and on what global headers leave behind, in bytes.
     public static let extendedHeaderLimit = 1 << 20
 
-    /// The bytes taken so far: the offset in the stream of the next one.
+    /// The bytes taken so far: the offset in the stream of the next byte.
     public private(set) var offset: Int64 = 0
 
     enum Phase: UInt8, Codable { case header, extended, payload, padding, ended, sparseExtension, sparseMap }
@@ -50,14 +50,14 @@ public struct TarReader: Sendable, Codable {
     private var extendedSize = 0
     private var extendedType: UInt8 = 0
     private var zeroBlocks = 0
-    /// Where the first header of the coming entry stands; -1 between entries.
+    /// Where the first header of the next entry is; -1 between entries.
     private var start: Int64 = -1
     private var global = TarPAX()
     var local = TarPAX()
     private var longName: [UInt8]?
     private var longLink: [UInt8]?
     var lastName: [UInt8] = []
-    /// Of a sparse file: what is left of its map, where in the file it stands, and how a map in its payload goes on.
+    /// For a sparse file: the rest of its map, the place in the file, and how a map in its payload goes on.
     var sparse: TarSparse?
     var sparseEntry: TarEntry?
     var sparseMap = TarSparseMapReader()
@@ -67,7 +67,7 @@ public struct TarReader: Sendable, Codable {
 
     public init() {}
 
-    /// Whether the reader stands between two entries, or behind the last: a good place to save it.
+    /// Whether the reader is between two entries, or behind the last: a good place to save it.
     public var isBetweenEntries: Bool { (phase == .header && pending.isEmpty && start < 0) || phase == .ended }
 
     /// Whether the archive's end, two blocks of zeros, has been seen.
@@ -75,7 +75,7 @@ public struct TarReader: Sendable, Codable {
 
     /// Takes bytes from the front of `piece` up to the next event.
     ///
-    /// - Throws: `FormatError` that names entry and offset; the reader is of no use then.
+    /// - Throws: `FormatError` that names entry and offset; the reader must not be used after that.
     public mutating func next(_ piece: inout UnsafeRawBufferPointer) throws(FormatError) -> Event {
         while !piece.isEmpty || sparse != nil {
             if sparse != nil, phase == .payload || phase == .padding || phase == .header {
@@ -110,12 +110,12 @@ public struct TarReader: Sendable, Codable {
         return .more
     }
 
-    /// Says that the stream has ended; an archive may lack its blocks of zeros.
+    /// Ends the stream; an archive may lack its blocks of zeros.
     ///
-    /// - Throws: `FormatError` when the stream was cut.
+    /// - Throws: `FormatError` if the stream was cut.
     public func finish() throws(FormatError) {
         switch phase {
-        // The last file's padding is nothing that anybody misses.
+        // The last file's padding may be missing.
         case .padding: return
         case .payload, .sparseExtension, .sparseMap:
             throw .tar("it is cut short: \(left) bytes of this entry are missing", entry: lastName, offset: offset)
@@ -139,23 +139,23 @@ public struct TarReader: Sendable, Codable {
     }
 }
 
-/// An entry and where it stands.
+/// An entry and its place.
 public struct TarEntry: Sendable, Equatable, Codable {
     public var header: TarHeader
     /// The stream's offset of its first header block, extended headers included.
     public var offset: Int64
     /// The stream's offset of its payload.
     public var payloadOffset: Int64
-    /// Of a sparse file: how many of its bytes are in holes, which the archive does not store.
+    /// For a sparse file: how many of its bytes are in holes, which the archive does not store.
     public var holeSize: Int64 = 0
-    /// Whether the archive stores only parts of it: what stands at `payloadOffset` is not the file's bytes.
+    /// Whether the archive stores only parts of it: then the bytes at `payloadOffset` are not the file's bytes.
     public var isSparse = false
-    /// Whether it is a sparse file of GNU's old format, whose map may go on behind its header.
+    /// Whether it is a sparse file in GNU's old format, whose map may go on behind its header.
     var isOldSparse = false
 }
 
 extension TarReader {
-    /// Takes one header block; answers the entry when the block is one's own.
+    /// Takes one header block; returns the entry if the block is an entry's own header.
     private mutating func takeHeader(_ piece: inout UnsafeRawBufferPointer) throws(FormatError) -> TarEntry? {
         if pending.isEmpty, piece.count >= Tar.blockSize {
             return try header(take(Tar.blockSize, of: &piece))
@@ -299,7 +299,7 @@ extension TarReader {
         }
         header.attributes = attributes()
         if let name = local.sparse?.name, header.kind == .regular { header.name = name }
-        // Links, directories and devices have no payload, whatever their size says: what GNU tar and Go do.
+        // Links, directories and devices have no payload, even if they have a size: GNU tar and Go do the same.
         let size = try number(TarField.size, "size", block, unless: local.size ?? global.size)
         guard size >= 0, size <= Int64.max - offset - Int64(Tar.blockSize) else {
             throw .tar("its size \(size) is out of range", entry: name, offset: place)
@@ -337,7 +337,7 @@ extension TarReader {
         let type = block[TarField.type]
         switch type {
         case UInt8(ascii: "0"), 0:
-            // v7 had no type for directories but a slash behind the name.
+            // v7 had no type for directories, only a slash after the name.
             return name.last == UInt8(ascii: "/") && (type == 0 || local.size ?? 0 == 0 && isEmpty(block))
                 ? .directory : .regular
         case UInt8(ascii: "7"): return .regular
@@ -358,7 +358,7 @@ extension TarReader {
 
     private func isEmpty(_ block: UnsafeRawBufferPointer) -> Bool { TarField.number(TarField.size, of: block) == 0 }
 
-    /// A field of the block, where no extended header says otherwise.
+    /// A field of the block, unless an extended header overrides it.
     private func number(
         _ field: Range<Int>, _ what: String, _ block: UnsafeRawBufferPointer, unless record: Int64? = nil
     ) throws(FormatError) -> Int64 {
@@ -377,7 +377,7 @@ extension TarReader {
         return device
     }
 
-    /// Global and local ones, the last of each name, sorted.
+    /// The global and the local ones, the last of each name, sorted.
     private func attributes() -> [TarHeader.Attribute] {
         if global.attributes.isEmpty, local.attributes.isEmpty { return [] }
         var last: [[UInt8]: [UInt8]] = [:]

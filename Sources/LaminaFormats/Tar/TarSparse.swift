@@ -1,10 +1,10 @@
-/// What an archive says of a sparse file: its real size, and which parts of it are stored, one behind the other. The rest is
+/// What an archive says about a sparse file: its real size, and which parts of it are stored, one after the other. The rest is
 /// zeros.
 ///
 /// GNU tar's manual, "Storing Sparse Files": the old format (type `S`) and the pax formats 0.0, 0.1 and 1.0. Go's
 /// archive/tar, with which containerd unpacks, reads all of them.
 struct TarSparse: Sendable, Equatable, Codable {
-    /// Of the file; -1 as long as nothing says it.
+    /// Of the file; -1 until it is known.
     var size: Int64 = -1
     /// Offset and length of each stored part, in turn.
     var map: [Int64] = []
@@ -12,10 +12,10 @@ struct TarSparse: Sendable, Equatable, Codable {
     var major: Int64?
     var minor: Int64?
 
-    /// Whether the map stands in front of the stored parts (format 1.0), not in the headers.
+    /// Whether the map is in front of the stored parts (format 1.0), not in the headers.
     var hasMapInPayload: Bool { major == 1 && minor == 0 }
 
-    /// What the map may have at most, in numbers: those of 1 MiB of old extension blocks, about.
+    /// How many numbers the map may have: about as many as 1 MiB of old extension blocks.
     static let mapLimit = 86_000
 
     /// Takes a pax record; the key is without `GNU.sparse.`.
@@ -50,7 +50,7 @@ struct TarSparse: Sendable, Equatable, Codable {
         return number
     }
 
-    /// The bytes of the stored parts; nil for a map that is not in order or leads out of the file.
+    /// The bytes of the stored parts; nil if the map is not in order or leads out of the file.
     var storedSize: Int64? {
         guard map.count % 2 == 0, size >= 0 else { return nil }
         var end: Int64 = 0
@@ -66,7 +66,7 @@ struct TarSparse: Sendable, Equatable, Codable {
 }
 
 extension TarSparse {
-    /// The four parts, or twenty-one in an extension block, of the old format.
+    /// The four parts of the old format, or the twenty-one of an extension block.
     mutating func readOld(_ block: UnsafeRawBufferPointer, at start: Int, count: Int) throws(TarPAX.Problem) {
         for index in 0..<count {
             let place = start + 24 * index
@@ -86,12 +86,12 @@ extension TarSparse {
     static let extensionIsExtended = 504
 }
 
-/// Reads the map of format 1.0: decimal numbers, each behind it a newline: how many parts, then offset and length of each;
-/// zeros up to a whole block.
+/// Reads the map of format 1.0: decimal numbers, each followed by a newline: the number of parts, then offset and length of
+/// each; zeros up to a whole block.
 struct TarSparseMapReader: Sendable, Codable, Equatable {
     private var number: Int64 = 0
     private var digits = 0
-    /// Of the map: numbers to come; -1 before the first.
+    /// How many numbers of the map are to come; -1 before the first.
     private var left: Int64 = -1
 
     /// Whether all of the map has come.

@@ -1,13 +1,13 @@
-/// Writes tar headers: ustar where it can say everything, a pax header before it where not.
+/// Writes tar headers: ustar if that can express everything; otherwise with a pax header before it.
 ///
-/// Deterministic: the same header gives the same bytes; records are sorted by keyword, nothing is looked up and no
-/// time or process number gets in.
+/// Deterministic: the same header gives the same bytes; records are sorted by keyword, nothing is looked up, and no time or
+/// process number is included.
 public enum TarWriter {
-    /// Appends the header blocks of one entry to `output`. The payload and its padding (`Tar.padding`) go behind it.
+    /// Appends the header blocks of one entry to `output`. The payload and its padding (`Tar.padding`) follow it.
     ///
     /// A directory's name gets a slash at its end if it has none.
     ///
-    /// - Throws: `FormatError` for what tar cannot say: a name with a NUL, an attribute's name with `=`.
+    /// - Throws: `FormatError` for what tar cannot express: a name with a NUL, an attribute's name with `=`.
     public static func append(_ header: TarHeader, to output: inout [UInt8]) throws(FormatError) {
         var name = header.name
         if header.kind == .directory, name.last != UInt8(ascii: "/") { name.append(UInt8(ascii: "/")) }
@@ -78,7 +78,7 @@ public enum TarWriter {
                 entry: name, offset: nil)
         }
         var block = [UInt8](repeating: 0, count: Tar.blockSize)
-        // A name that shows what it is to a reader without pax; no process number in it, unlike POSIX's suggestion.
+        // A name that tells a reader without pax what it is. Unlike POSIX's suggestion it contains no process number.
         let base = name.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []
         copy("PaxHeaders.0/".bytes + base, to: TarField.name, of: &block)
         _ = TarField.write(0, to: TarField.mode, of: &block)
@@ -93,13 +93,13 @@ public enum TarWriter {
         output.append(contentsOf: repeatElement(0, count: Tar.padding(Int64(data.count))))
     }
 
-    /// Puts the name into name and prefix; false when it does not fit.
+    /// Puts the name into name and prefix; false if it does not fit.
     private static func place(_ name: [UInt8], in block: inout [UInt8]) -> Bool {
         if name.count <= TarField.name.count {
             copy(name, to: TarField.name, of: &block)
             return true
         }
-        // Split at a slash with at most 155 bytes before and 1 to 100 behind it.
+        // Split at a slash with at most 155 bytes before it and 1 to 100 after it.
         guard name.count <= TarField.prefix.count + 1 + TarField.name.count else { return false }
         let first = max(1, name.count - 1 - TarField.name.count)
         let last = min(TarField.prefix.count, name.count - 2)
@@ -122,7 +122,7 @@ public enum TarWriter {
         records.append((key.bytes, "\(value)".bytes))
     }
 
-    /// Seconds, and a fraction without trailing zeros; towards the past where negative.
+    /// Seconds, and a fraction without trailing zeros; it goes to the past if negative.
     private static func text(_ time: TarHeader.Time) -> [UInt8] {
         guard time.nanoseconds != 0 else { return "\(time.seconds)".bytes }
         var seconds = time.seconds

@@ -3,11 +3,11 @@ public import LaminaDigest
 /// What a layer holds, as a file system sees it: the table of contents with the rules for whiteouts, links, missing
 /// parents and duplicates applied.
 ///
-/// Made by ``parse(toc:tocOffset:format:limits:)`` alone, a pure function of bytes, so that whatever reads a tree can
-/// rely on it: every index is in range, the directories form one tree, every file's chunks tile it, and no two names of
-/// a directory are equal. Plain arrays; all names and values lie in one arena of bytes.
+/// Only ``parse(toc:tocOffset:format:limits:)`` makes one, a pure function of bytes. So readers of a tree can rely on this:
+/// every index is in range, the directories form one tree, every file's chunks tile it, and no two names of a directory are
+/// equal. It consists of plain arrays; all names and values are in one arena of bytes.
 public struct LayerTree: Sendable {
-    /// A file, directory or whatever else has attributes. Index 0 is the root directory.
+    /// A file, directory or other object with attributes. Index 0 is the root directory.
     public struct Node: Sendable, Equatable {
         /// `st_mode` of Linux: type and permission bits. A whiteout is a character device with no permissions.
         public var mode: UInt32
@@ -21,13 +21,13 @@ public struct LayerTree: Sendable {
         public var mtimeNanoseconds: Int32
         /// Devices: a `dev_t` as glibc's makedev(3) makes it; others: 0.
         public var device: UInt64 = 0
-        /// Directories: 2 and one for each directory in it; others: the names that it has in this layer.
+        /// Directories: 2 and one for each directory in it; others: the number of names that it has in this layer.
         public var nlink: UInt32 = 0
         /// Files with bytes: the index into ``LayerTree/contents``; others: -1.
         public var content: Int32 = -1
         /// A directory that the table of contents does not list but names in paths (or the root, if it is not listed).
         public var isImplicit: Bool = false
-        /// Directories: the node of the directory it is in (the root: 0); others: that of the first of its names.
+        /// Directories: the node of the directory above (the root: 0); others: the directory of the first of its names.
         public var parent: Int32 = 0
         /// Symbolic links: where the target begins in the arena; its length is ``size``.
         var target: UInt32 = 0
@@ -64,10 +64,10 @@ public struct LayerTree: Sendable {
         public var digest: Digest
         /// Where its member begins in the blob. Chunks that share a member share this offset.
         public var blobOffset: Int64
-        /// The compressed bytes from there to the next member (or the table of contents), at least 1; 0 for a chunk that is
-        /// all zeros and has no bytes in the blob: a hole. Its digest was checked.
+        /// The compressed bytes from there to the next member (or the table of contents), at least 1; 0 for a hole: a chunk
+        /// that is all zeros and has no bytes in the blob. Its digest was checked.
         public var blobSize: Int64
-        /// The decompressed bytes of the member to skip before the chunk's first.
+        /// How many decompressed bytes of the member to skip before the chunk's first byte.
         public var innerOffset: Int64
     }
 
@@ -90,8 +90,8 @@ public struct LayerTree: Sendable {
     public internal(set) var chunks: [Chunk] = []
     /// Sorted by node, then by the bytes of the name.
     public internal(set) var xattrs: [Xattr] = []
-    /// The blob offset of the landmark: what lies before it is read first when a container starts. `nil` when the layer
-    /// says that nothing is, or says nothing.
+    /// The blob offset of the landmark: what is before it is read first when a container starts. `nil` if the layer says that
+    /// nothing is read first, or says nothing.
     public internal(set) var prioritizedEnd: Int64?
 
     /// Names, targets and values; `Dirent.nameOffset` points into it.
@@ -103,10 +103,10 @@ public struct LayerTree: Sendable {
 extension LayerTree {
     /// Builds the tree of a layer from its table of contents.
     ///
-    /// `toc` is the JSON that was checked against its digest; `tocOffset` is where in the blob the last member ends: where
-    /// the table of contents begins, or, if that lies elsewhere, the footer. Pure; about 0.2 s for 100,000 entries (40 MB). Throws ``FormatError``: `badTOC` for broken JSON,
-    /// `badEntry` for an entry against the rules, `digestMismatch` for one that contradicts itself, `tooLarge`,
-    /// `unsupported`; with the entry's name and place.
+    /// `toc` is the JSON, whose digest was checked. `tocOffset` is where in the blob the last member ends: at the table of
+    /// contents, or, if that is elsewhere, at the footer. A pure function; about 0.2 s for 100,000 entries (40 MB). Throws
+    /// ``FormatError``: `badTOC` for broken JSON, `badEntry` for an entry against the rules, `digestMismatch` for one that
+    /// contradicts itself, `tooLarge`, `unsupported`; with the entry's name and place.
     public static func parse(
         toc: UnsafeRawBufferPointer, tocOffset: Int64, format: LayerFormat, limits: FormatLimits = FormatLimits()
     ) throws(FormatError) -> LayerTree {
@@ -124,7 +124,7 @@ extension LayerTree {
 }
 
 extension LayerTree {
-    /// Calls `body` with the bytes that names, targets and values lie in; for those who bind thousands of them to SQL.
+    /// Calls `body` with the bytes that contain names, targets and values; for callers that bind thousands of them to SQL.
     public func withArena<Result>(_ body: (UnsafeRawBufferPointer) throws -> Result) rethrows -> Result {
         try arena.withUnsafeBytes(body)
     }
@@ -170,7 +170,7 @@ extension LayerTree {
         lowerBound { $0.parent < directory }..<lowerBound { $0.parent <= directory }
     }
 
-    /// What has the name `name` in a directory; `nil` if nothing has. A binary search.
+    /// What is called `name` in a directory; `nil` if nothing is. A binary search.
     public func child(of directory: Int32, named name: some Collection<UInt8>) -> Int32? {
         let range = dirents(of: directory)
         let index = lowerBound {
@@ -181,8 +181,7 @@ extension LayerTree {
         return dirents[index].node
     }
 
-    /// A path of a node from the root, with a slash in front: for messages. Linear in the sizes of the directories on
-    /// its way.
+    /// A path of a node from the root, with a leading slash: for messages. Linear in the sizes of the directories on its way.
     public func path(of node: Int32) -> String {
         var components: [String] = []
         var current = node

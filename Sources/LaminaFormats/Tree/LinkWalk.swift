@@ -1,11 +1,12 @@
-/// A path that is walked through symbolic links of its own layer, as who unpacks the layer walks it: a link's target is
-/// taken from the layer's root where it is absolute, never from above it, and begins anew there.
+/// A path that is followed through symbolic links of its own layer, as an unpacking program follows it: the target of an
+/// absolute link begins at the layer's root, and no link leads above the root.
 ///
-/// Made when a first link is met; what has none on its way never pays for it.
+/// It is made when the first link is met; paths without links do not pay for it.
 struct LinkWalk: ~Copyable {
     /// How many links one path may lead through, as in containerd's unpack (continuity, `fs.RootPath`).
     static let linkLimit = 255
-    /// How many bytes of paths are written anew for one layer's links: each of some ten thousand entries through a few.
+    /// How many bytes of paths may be rewritten for one layer's links: enough for some ten thousand entries with a few links
+    /// each.
     static let workLimit = 256 << 20
 
     private var path: PathCleaner
@@ -14,7 +15,7 @@ struct LinkWalk: ~Copyable {
 
     init(limits: FormatLimits) { path = PathCleaner(limits: limits) }
 
-    /// The components to walk from the root; those before the link that was followed are directories.
+    /// The components to follow from the root; those before the followed link are directories.
     var componentCount: Int { path.componentCount }
 
     /// A component's bytes, until the next link is followed.
@@ -26,16 +27,16 @@ struct LinkWalk: ~Copyable {
     /// The whole, without a slash in front.
     var whole: UnsafeRawBufferPointer { path.path }
 
-    /// Begins with the path that another one has.
+    /// Begins with the path of another cleaner.
     mutating func begin(_ other: borrowing PathCleaner) throws(FormatError) { try path.clean(other.path) }
 
-    /// Begins with a name as it stands in an archive.
+    /// Begins with a name as it is in an archive.
     mutating func begin(_ name: UnsafeRawBufferPointer) throws(FormatError) {
         links = 0
         try path.clean(name)
     }
 
-    /// Puts a link's target in the place of the component that it is; the walk begins at the root again.
+    /// Replaces a component, which is a link, with the link's target; the walk begins at the root again.
     ///
     /// - Parameter work: what all paths of the layer have cost so far.
     mutating func follow(_ index: Int, to target: ArraySlice<UInt8>, work: inout Int) throws(FormatError) {
@@ -57,7 +58,7 @@ struct LinkWalk: ~Copyable {
         guard links <= Self.linkLimit, work <= Self.workLimit else {
             throw FormatError(.badEntry, "too many symbolic links are on the way of the path")
         }
-        // Longer than any path of Linux: the cleaner says so.
+        // It is longer than any path of Linux: the cleaner reports that.
         let copy = text
         var failure: FormatError?
         copy.withUnsafeBytes { bytes in

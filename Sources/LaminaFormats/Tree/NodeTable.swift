@@ -1,7 +1,7 @@
-/// The names of a tree under construction: (directory, name) → what has it. Open addressing over one array of slots;
-/// names lie in an arena. Hashed with the process's own seed, so that no image can be made whose names collide.
+/// The names of a tree under construction: (directory, name) → what has it. Open addressing over one array of slots; names are
+/// in an arena. The hash uses the process's own seed, so that an attacker cannot make an image whose names collide.
 struct NodeTable {
-    /// A name that was given. Its node changes when a later entry replaces an earlier one.
+    /// A name in use. Its node changes when a later entry replaces an earlier one.
     struct Slot {
         var parent: Int32
         var node: Int32
@@ -13,10 +13,10 @@ struct NodeTable {
     private(set) var slots: [Slot] = []
     /// Names; the builder puts targets and attributes here too.
     var arena: [UInt8] = []
-    /// Numbers of slots, -1 where none is; a power of two, never more than half full.
+    /// Numbers of slots, -1 if empty; a power of two, never more than half full.
     private var table = [Int32](repeating: -1, count: 1024)
 
-    /// Makes room for as many names, before the first is given.
+    /// Makes room for this many names, before the first is added.
     mutating func reserveCapacity(_ count: Int) {
         slots.reserveCapacity(count)
         arena.reserveCapacity(count * 16)
@@ -25,14 +25,14 @@ struct NodeTable {
         table = [Int32](repeating: -1, count: capacity)
     }
 
-    /// The slot of a name, if it was given.
+    /// The slot of a name, if it is in use.
     @inline(__always)
     func find(_ parent: Int32, _ name: UnsafeRawBufferPointer) -> Int? {
         let found = table[place(parent, name, Self.hash(parent, name))]
         return found < 0 ? nil : Int(found)
     }
 
-    /// Gives a name that was not given before; gives the number of its slot.
+    /// Adds a name that was not in use; returns the number of its slot.
     mutating func add(_ parent: Int32, _ name: UnsafeRawBufferPointer, node: Int32) -> Int {
         let hash = Self.hash(parent, name)
         table[place(parent, name, hash)] = Int32(slots.count)

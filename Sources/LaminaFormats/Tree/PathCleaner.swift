@@ -1,15 +1,14 @@
-/// Takes a name of a table of contents apart as Go's `path.Clean("/" + name)` does, so that nothing climbs out of the
-/// root.
+/// Splits a name of a table of contents as Go's `path.Clean("/" + name)` does, so that nothing climbs out of the root.
 ///
-/// A buffer of its own, used again for each entry: no allocation a name, and pointers into it stay valid while the tree
-/// is changed, until the next name is cleaned.
+/// It has its own buffer, which is reused for each entry: there is no allocation for a name, and pointers into the buffer stay
+/// valid while the tree changes, until the next name is cleaned.
 struct PathCleaner: ~Copyable {
     private let buffer: UnsafeMutableRawBufferPointer
     private let componentLimit: Int
     private var count = 0
     private var components: [Range<Int>] = []
 
-    /// Takes names of up to `limits.nameBytes`, which the parser has seen to.
+    /// For names of up to `limits.nameBytes`, which the parser guarantees.
     init(limits: FormatLimits) {
         buffer = .allocate(byteCount: max(limits.nameBytes, 1), alignment: 16)
         componentLimit = limits.componentBytes
@@ -31,7 +30,7 @@ struct PathCleaner: ~Copyable {
         }
     }
 
-    // Never longer than what was read of the name so far: it fits the buffer.
+    // Never longer than the part of the name that was read so far: it fits the buffer.
     @inline(__always)
     private mutating func append(_ component: UnsafeRawBufferPointer) throws(FormatError) {
         if component.count <= 2, component.isEmpty || component.isEqual(to: ".") { return }
@@ -54,10 +53,10 @@ struct PathCleaner: ~Copyable {
         count += component.count
     }
 
-    /// The cleaned path without a slash in front, empty for the root; until the next ``clean(_:)``.
+    /// The cleaned path without a leading slash, empty for the root; valid until the next ``clean(_:)``.
     var path: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: buffer[..<count]) }
 
-    /// The path of the directory that the last component is in; until the next ``clean(_:)``.
+    /// The path of the directory of the last component; valid until the next ``clean(_:)``.
     var directory: UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(rebasing: buffer[..<max((components.last?.lowerBound ?? 0) - 1, 0)])
     }
@@ -65,7 +64,7 @@ struct PathCleaner: ~Copyable {
     /// The number of components; 0 for the root.
     var componentCount: Int { components.count }
 
-    /// A component's bytes; until the next ``clean(_:)``.
+    /// A component's bytes; valid until the next ``clean(_:)``.
     @inline(__always)
     func component(_ index: Int) -> UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(rebasing: buffer[components[index]])

@@ -1,8 +1,8 @@
 extension TreeBuilder {
-    /// What the entry says of owner, permissions and time, checked.
+    /// The entry's owner, permissions and time, checked.
     func attributes(_ entry: TOCEntry, type: UInt32) throws(FormatError) -> LayerTree.Node {
         guard entry.mode >= 0 else { throw FormatError(.badEntry, "mode is negative", actual: "\(entry.mode)") }
-        // Some writers of tars leave the type in the mode: the entry's type counts.
+        // Some writers of tars put the type into the mode too: the entry's type counts.
         return LayerTree.Node(
             mode: type | UInt32(truncatingIfNeeded: entry.mode) & 0o7777,
             uid: try Self.owner(entry.uid, "uid"), gid: try Self.owner(entry.gid, "gid"),
@@ -27,9 +27,9 @@ extension TreeBuilder {
         return major << 8 | minor & 0xff | (minor & ~0xff) << 12
     }
 
-    /// Puts a symbolic link's target into the arena; gives its place.
+    /// Puts a symbolic link's target into the arena; returns its place.
     mutating func linkTarget(_ entry: TOCEntry, _ parser: TOCParser) throws(FormatError) -> UInt32 {
-        // PATH_MAX counts the NUL that a target does not have here.
+        // PATH_MAX includes the NUL, which a target does not have here.
         guard 1..<limits.nameBytes ~= entry.linkName.count else {
             throw FormatError(
                 .badEntry, "the target of the symbolic link is empty or too long",
@@ -38,7 +38,7 @@ extension TreeBuilder {
         return try keep(entry.linkName, parser)
     }
 
-    /// Copies a string to the arena; gives its place.
+    /// Copies a string to the arena; returns its place.
     mutating func keep(_ slice: JSONReader.Slice, _ parser: TOCParser) throws(FormatError) -> UInt32 {
         let start = UInt32(names.arena.count)
         try parser.reader.withBytes(slice) { (bytes) throws(FormatError) in names.arena.append(contentsOf: bytes) }
@@ -47,11 +47,12 @@ extension TreeBuilder {
 }
 
 extension TreeBuilder {
-    /// Copies the entry's extended attributes; gives their range.
+    /// Copies the entry's extended attributes; returns their range.
     ///
-    /// Those that would steer overlayfs are left out, and with them every other in trusted.: an unpacked image does not have them
-    /// either (containerd refuses admin attributes from archives), as they are the machine's own. Linux has those in user. for files and
-    /// directories only (xattr(7)): others would be listed and could not be read.
+    /// Attributes that would steer overlayfs are left out, and so is every other attribute in trusted., because they belong to
+    /// the machine: an unpacked image does not have them either (containerd refuses admin attributes from archives). Linux
+    /// allows attributes in user. only for files and directories (xattr(7)): on other types they would be listed but could not
+    /// be read.
     mutating func adoptXattrs(_ parser: TOCParser, of type: UInt32) throws(FormatError) -> Range<Int32> {
         let start = Int32(xattrs.count)
         let hasUserXattrs = type == FileType.regular || type == FileType.directory

@@ -2,7 +2,7 @@ import LaminaDigest
 
 /// The digests of runs of zeros, each computed once.
 struct ZeroDigests {
-    /// So many sizes are remembered: holes are mostly of a few.
+    /// How many sizes are remembered: most holes have one of a few sizes.
     private static let limit = 4096
     private static let block = [UInt8](repeating: 0, count: 64 << 10)
     private var known: [Int64: Digest] = [:]
@@ -44,7 +44,7 @@ extension TreeBuilder {
         }
 
         var isOpen = false
-        /// -1: a file that nobody sees.
+        /// -1: a hidden file.
         var node: Int32 = -1
         /// Cleaned.
         var path: [UInt8] = []
@@ -54,7 +54,7 @@ extension TreeBuilder {
         var position = 0
     }
 
-    /// Starts the file that ``path`` names; its node is set once it has one.
+    /// Starts the file that ``path`` names; its node is set when it has one.
     mutating func beginFile(_ entry: TOCEntry) throws(FormatError) {
         guard 0...limits.fileBytes ~= entry.size else {
             throw FormatError(
@@ -72,7 +72,7 @@ extension TreeBuilder {
         if entry.size > 0 { try appendChunk(entry) }
     }
 
-    /// Takes a `chunk` entry: it belongs to the regular file right before it, and says that file's name or none.
+    /// Takes a `chunk` entry: it belongs to the regular file directly before it, and has that file's name or none.
     mutating func addChunk(_ entry: TOCEntry, _ parser: TOCParser) throws(FormatError) {
         if entry.name.count > 0 {
             try parser.reader.withBytes(entry.name) { (name) throws(FormatError) in try path.clean(name) }
@@ -86,7 +86,7 @@ extension TreeBuilder {
     }
 
     private mutating func appendChunk(_ entry: TOCEntry) throws(FormatError) {
-        // A hole has a place in the blob, where nothing is: it may be the blob's very end.
+        // A hole has a place in the blob without bytes: it may be the blob's very end.
         guard 0..<tocOffset ~= entry.offset || (entry.isZeros && entry.offset >= 0) else {
             throw FormatError(
                 .badEntry, "the payload lies outside the layer", expected: "an offset under \(tocOffset)",
@@ -119,7 +119,7 @@ extension TreeBuilder {
                 innerOffset: entry.innerOffset, isZeros: entry.isZeros))
     }
 
-    /// Gives the file whose last chunk has come its content.
+    /// Gives a file its content, when its last chunk has come.
     mutating func finishFile() throws(FormatError) {
         guard file.isOpen else { return }
         file.isOpen = false
@@ -127,7 +127,7 @@ extension TreeBuilder {
         do throws(FormatError) {
             drafts[Int(file.node)].node.content = try content()
         } catch {
-            // The entry at hand is the next one: say which it really is.
+            // The current entry is the next one: the error must name the file.
             var error = error.naming(file.path.withUnsafeBytes { FormatError.display($0) })
             error.offset = Int64(file.position)
             throw error
@@ -147,14 +147,14 @@ extension TreeBuilder {
                 LayerTree.Chunk(
                     offset: chunk.offset, size: chunk.size, digest: chunkDigest, blobOffset: chunk.blobOffset,
                     blobSize: chunk.isZeros ? 0 : -1,
-                    // What follows a hole stands at the same offset: each has a place of its own in the order of the blob.
+                    // What follows a hole has the same offset: the count gives each its own place in the order of the blob.
                     innerOffset: chunk.isZeros ? Int64(chunks.count) + 1 : chunk.innerOffset))
         }
         let content = LayerTree.Content(digest: digest, size: file.size, chunks: start..<Int32(chunks.count))
         return share(content)
     }
 
-    /// Sees that a hole's digest is that of so many zeros: nothing is fetched for it that could be verified later.
+    /// Checks that a hole's digest is the digest of that many zeros: nothing is fetched for it that could be verified later.
     private mutating func checkZeros(_ size: Int64, _ digest: Digest) throws(FormatError) {
         let actual = try zeros.digest(of: size)
         guard actual == digest else {
@@ -164,7 +164,7 @@ extension TreeBuilder {
         }
     }
 
-    /// Sorts the chunks and sees that they cover the file, each byte once.
+    /// Sorts the chunks and checks that they cover the file, each byte once.
     private mutating func checkTiling() throws(FormatError) {
         let pairs = zip(file.chunks, file.chunks.dropFirst())
         if !pairs.allSatisfy({ $0.offset < $1.offset }) { file.chunks.sort { $0.offset < $1.offset } }
@@ -175,7 +175,7 @@ extension TreeBuilder {
                     .badEntry, chunk.offset > end ? "the file's chunks leave a gap" : "the file's chunks overlap",
                     expected: "a chunk at \(end)", actual: "one at \(chunk.offset)")
             }
-            // No overflow: each chunk is within its file.
+            // No overflow, because each chunk is within its file.
             end += chunk.size
         }
         guard end == file.size else {
@@ -184,7 +184,7 @@ extension TreeBuilder {
         }
     }
 
-    /// The digest of the file; of a file of one chunk, either digest will do.
+    /// The digest of the file; for a file of one chunk, the chunk's digest is as good.
     private func checkDigests() throws(FormatError) -> Digest {
         guard file.chunks.count == 1, let chunkDigest = file.chunks[0].digest else {
             guard let digest = file.digest else { throw FormatError(.unsupported, "the file has no digest") }
@@ -198,9 +198,9 @@ extension TreeBuilder {
         return chunkDigest
     }
 
-    /// Takes the newest content, whose chunks are the last, or, if there is an equal one, drops it for that.
+    /// Takes the newest content, whose chunks are the last; if there is an equal one, drops it and takes that.
     private mutating func share(_ content: LayerTree.Content) -> Int32 {
-        // All the bytes of all digests, and a seed: whoever writes tables of contents chooses what they claim.
+        // All the bytes of all digests, and a seed: an attacker who writes a table of contents chooses its digests.
         var hasher = Hasher()
         hasher.combine(content.size)
         content.digest.withUnsafeBytes { hasher.combine(bytes: $0) }
@@ -216,8 +216,8 @@ extension TreeBuilder {
             chunks.removeLast(own.count)
             return known
         }
-        // Of two that differ but have one hash only the first is shared: a loss of sharing, and not to be met in this
-        // universe.
+        // If two differ but have the same hash, only the first is shared: that only loses sharing, and practically never
+        // happens.
         let number = Int32(contents.count)
         contents.append(content)
         if contentByHash[hash] == nil { contentByHash[hash] = number }

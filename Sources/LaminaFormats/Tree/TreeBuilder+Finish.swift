@@ -18,8 +18,7 @@ extension TreeBuilder {
         return tree
     }
 
-    /// By draft: whether it is a directory that is still there. A directory's draft comes behind that of the one it is
-    /// in.
+    /// By draft: whether it is a directory that still exists. A directory's draft comes after that of the directory above it.
     private func livingDirectories() -> [Bool] {
         var isAlive = [Bool](repeating: false, count: drafts.count)
         isAlive[0] = true
@@ -30,7 +29,7 @@ extension TreeBuilder {
         return isAlive
     }
 
-    /// By draft: its number in the tree, in the same order; -1 for what has no name any more.
+    /// By draft: its number in the tree, in the same order; -1 if it has no name any more.
     private func number(_ slots: [NodeTable.Slot]) -> [Int32] {
         var numbers = [Int32](repeating: -1, count: drafts.count)
         numbers[0] = 0
@@ -57,7 +56,7 @@ extension TreeBuilder {
                 nodes[node].parent = parent
                 nodes[Int(parent)].nlink += 1
             } else {
-                // Slots come in the order of the entries: the first name is the first that comes by.
+                // Slots are in the order of the entries: the first name is the first slot.
                 if nodes[node].nlink == 0 { nodes[node].parent = parent }
                 nodes[node].nlink += 1
             }
@@ -65,7 +64,7 @@ extension TreeBuilder {
         return nodes
     }
 
-    /// Sorts by parent by counting, then each directory by name: it most often is already.
+    /// Sorts by parent by counting, then each directory by name: usually it is sorted already.
     private func dirents(
         _ slots: [NodeTable.Slot], _ numbers: [Int32], nodeCount: Int
     ) -> [LayerTree.Dirent] {
@@ -108,8 +107,8 @@ extension TreeBuilder {
 }
 
 extension TreeBuilder {
-    /// The attributes of what is left, with those that make a directory opaque to overlayfs: as root mounts it, and
-    /// as a user does (`-o userxattr`), https://docs.kernel.org/filesystems/overlayfs.html.
+    /// The attributes of what is left, with those that make a directory opaque to overlayfs: one for a mount by root, and one
+    /// for a mount by a user (`-o userxattr`), https://docs.kernel.org/filesystems/overlayfs.html.
     private mutating func attributes(
         _ numbers: [Int32], withWhiteouts: [Bool]
     ) -> [LayerTree.Xattr] {
@@ -133,7 +132,7 @@ extension TreeBuilder {
         return all
     }
 
-    /// Sorts by name; of those with one name the last stays.
+    /// Sorts by name; if several have one name, the last stays.
     private static func sorted(_ xattrs: [LayerTree.Xattr], _ arena: [UInt8]) -> [LayerTree.Xattr] {
         arena.withUnsafeBytes { arena in
             func name(_ index: Int) -> UnsafeRawBufferPointer {
@@ -166,8 +165,8 @@ extension TreeBuilder {
 
     /// By draft: whether it is a directory with a whiteout in it.
     ///
-    /// overlayfs shows a directory that only one layer has as it is, whiteouts and all, unless it carries `overlay.origin` of
-    /// whatever value: then it takes whiteouts out of each listing (`ovl_dir_is_real`, fs/overlayfs/readdir.c).
+    /// overlayfs shows a directory that only one layer has unchanged, with its whiteouts, unless it has `overlay.origin` with
+    /// any value: then it removes whiteouts from each listing (`ovl_dir_is_real`, fs/overlayfs/readdir.c).
     private func directoriesWithWhiteouts(_ slots: [NodeTable.Slot]) -> [Bool] {
         var result = [Bool](repeating: false, count: drafts.count)
         for slot in slots where drafts[Int(slot.node)].kind == .whiteout { result[Int(slot.parent)] = true }
@@ -176,7 +175,7 @@ extension TreeBuilder {
 }
 
 extension TreeBuilder {
-    /// Drops contents that no file of `tree` has any more, and bounds the members of the others.
+    /// Drops contents that no file of `tree` has any more, and sets the ends of the others' members.
     private mutating func keepContents(of tree: inout LayerTree) {
         var numbers = [Int32](repeating: -1, count: contents.count)
         for node in tree.nodes where node.content >= 0 { numbers[Int(node.content)] = 0 }
@@ -206,7 +205,7 @@ extension TreeBuilder {
         chunks = keptChunks
     }
 
-    /// A member ends where the next one begins, of whatever file that is, or where the table of contents does.
+    /// A member ends where the next one begins, whichever file that belongs to, or where the table of contents begins.
     private mutating func boundMembers() {
         if !memberOffsetsAreSorted { memberOffsets.sort() }
         for index in chunks.indices where chunks[index].blobSize != 0 {

@@ -1,5 +1,5 @@
 extension TreeBuilder {
-    /// Gives another name to a node. A target that is not there yet may come later: a node stands in for it until
+    /// Adds another name to a node. If its target is not there yet, it may come later: a placeholder node is used until
     /// ``resolveLinks(_:)``.
     mutating func addHardLink(
         in parent: Int32, named name: UnsafeRawBufferPointer, _ entry: TOCEntry, _ parser: TOCParser
@@ -19,7 +19,7 @@ extension TreeBuilder {
         hasUnresolvedLinks = true
     }
 
-    /// Gives a name to a node that is there.
+    /// Adds a name to an existing node.
     private mutating func link(_ node: Int32, in parent: Int32, named name: UnsafeRawBufferPointer) {
         guard let slot = names.find(parent, name) else {
             _ = names.add(parent, name, node: node)
@@ -33,7 +33,7 @@ extension TreeBuilder {
         var node: Int32 = 0
         for index in 0..<linkPath.componentCount {
             guard let slot = names.find(node, linkPath.component(index)) else {
-                // Perhaps a symbolic link is on the way.
+                // There may be a symbolic link on the way.
                 return index > 0 && drafts[Int(node)].kind == .other ? try targetBehindLinks() : nil
             }
             node = names.slots[slot].node
@@ -41,13 +41,12 @@ extension TreeBuilder {
         return node
     }
 
-    /// Puts what they stand for in the place of the nodes that stand in, for each name that `isAlive`.
+    /// Replaces the placeholder nodes with their targets, for each name that `isAlive`.
     ///
-    /// Throws ``FormatError`` `badEntry`, naming the link, for one that leads nowhere, to a directory, a whiteout or in
-    /// a ring.
+    /// Throws ``FormatError`` `badEntry`, naming the link, if it leads nowhere, to a directory, to a whiteout or in a cycle.
     mutating func resolveLinks(_ isAlive: (NodeTable.Slot) -> Bool) throws(FormatError) {
         guard hasUnresolvedLinks else { return }
-        // By draft: what it stands for, -1 when that is not known yet, -2 while it is being followed.
+        // By draft: its target, -1 if that is not known yet, -2 while it is being followed.
         var resolved = [Int32](repeating: -1, count: drafts.count)
         var trail: [Int32] = []
         for number in names.slots.indices {
@@ -70,7 +69,7 @@ extension TreeBuilder {
         }
     }
 
-    /// The node that a stand-in's path leads to.
+    /// The node that a placeholder's path leads to.
     private mutating func follow(_ link: Int32) throws(FormatError) -> Int32 {
         let draft = drafts[Int(link)]
         let start = Int(draft.node.target)
@@ -93,12 +92,12 @@ extension TreeBuilder {
 
     private static func ring() -> FormatError { FormatError(.badEntry, "the hard link leads to itself") }
 
-    /// Names the entry that a slot is.
+    /// Adds the entry of a slot to an error.
     private func named(_ error: FormatError, _ slot: NodeTable.Slot) -> FormatError {
         error.naming(path(of: slot))
     }
 
-    /// The path of a name: directories' drafts know the directory they are in, and each has one name there.
+    /// The path of a name: a directory's draft knows the directory above it, and each directory has one name there.
     private func path(of slot: NodeTable.Slot) -> String {
         var slotOfDirectory: [Int32: NodeTable.Slot] = [:]
         for slot in names.slots where drafts[Int(slot.node)].kind == .directory { slotOfDirectory[slot.node] = slot }

@@ -1,4 +1,4 @@
-// The way of a name through the tree as it is when its entry comes.
+// How a name leads through the tree as it is when its entry comes.
 
 extension TreeBuilder {
     /// What a name in a directory leads to.
@@ -9,8 +9,8 @@ extension TreeBuilder {
         case nothing
     }
 
-    /// The directory that ``path`` lies in; it and those above it are made where they are missing, also behind symbolic links
-    /// of this layer: who unpacks it goes through them (`lib -> usr/lib`, then `lib/libx.so`).
+    /// The directory that contains ``path``. It and those above it are made if they are missing, also behind symbolic links of
+    /// this layer, because an unpacking program follows these (`lib -> usr/lib`, then `lib/libx.so`).
     mutating func directory() throws(FormatError) -> Int32 {
         if let lastDirectory, lastDirectory.path.withUnsafeBytes({ $0.isEqual(to: path.directory) }) {
             return lastDirectory.node
@@ -53,7 +53,7 @@ extension TreeBuilder {
         return node
     }
 
-    /// Goes into a directory, which is made where it is missing.
+    /// Goes into a directory, which is made if it is missing.
     private mutating func enter(_ name: UnsafeRawBufferPointer, of node: Int32) throws(FormatError) -> Step {
         guard let slot = names.find(node, name) else {
             var draft = Self.implicitDirectory(in: node)
@@ -72,7 +72,7 @@ extension TreeBuilder {
         }
     }
 
-    /// What ``linkPath`` leads to now; a symbolic link at its end is what it leads to.
+    /// What ``linkPath`` leads to now; if it ends in a symbolic link, what that leads to.
     mutating func targetBehindLinks() throws(FormatError) -> Int32? {
         var walk = LinkWalk(limits: limits)
         try walk.begin(linkPath)
@@ -90,7 +90,7 @@ extension TreeBuilder {
         }
     }
 
-    /// Where a symbolic link's target lies in the arena; nil for anything else.
+    /// Where a symbolic link's target is in the arena; nil for anything else.
     private func target(of node: Int32) -> Range<Int>? {
         let draft = drafts[Int(node)]
         guard draft.kind == .other, draft.node.mode & FileType.mask == FileType.symlink else { return nil }

@@ -1,10 +1,10 @@
 import LaminaDigest
 
-/// Makes a ``LayerTree`` of a table of contents, entry by entry, in the order in which they stand there: what a later
-/// entry says replaces what an earlier one said of the same path, as unpacking would.
+/// Makes a ``LayerTree`` from a table of contents, entry by entry, in their order there. A later entry replaces an earlier one
+/// of the same path, as in unpacking.
 ///
-/// While it grows, nodes are drafts: what is replaced stays behind and is dropped at the end
-/// (`TreeBuilder+Finish.swift`), so that no entry ever costs more than its own length.
+/// While it grows, nodes are drafts: what is replaced stays and is dropped at the end (`TreeBuilder+Finish.swift`), so that no
+/// entry ever costs more than its own length.
 struct TreeBuilder: ~Copyable {
     /// A node under construction.
     struct Draft {
@@ -14,15 +14,15 @@ struct TreeBuilder: ~Copyable {
         var kind: Kind
         /// A directory that a later entry has replaced: everything below it is gone.
         var isReplaced = false
-        /// A directory of aufs's own, which nobody sees; links to what is in it are good.
+        /// A directory of aufs's own, which is not shown; links to what is in it are valid.
         var isHidden = false
         /// A directory that hides what lower layers have in it.
         var isOpaque = false
-        /// Whether its name has a whiteout too: a directory that comes to have it is opaque.
+        /// Whether its name also has a whiteout: a directory that gets this name is opaque.
         var isWhitedOut = false
         /// Its attributes in ``TreeBuilder/xattrs``.
         var xattrs: Range<Int32> = 0..<0
-        /// The entry's place in the JSON, for errors that show up later.
+        /// The entry's place in the JSON, for errors that are found later.
         var position: Int32 = 0
     }
 
@@ -32,7 +32,7 @@ struct TreeBuilder: ~Copyable {
     let tocOffset: Int64
     let limits: FormatLimits
     var path: PathCleaner
-    /// Where links point to, while ``path`` holds the link's own name.
+    /// The targets of links, while ``path`` holds the link's own name.
     var linkPath: PathCleaner
 
     var drafts: [Draft]
@@ -41,7 +41,7 @@ struct TreeBuilder: ~Copyable {
     var hasUnresolvedLinks = false
     var prioritizedEnd: Int64?
     var hasNoPrefetchMark = false
-    /// Whether landmarks and the table of contents are part of the format, and seen by nobody.
+    /// Whether landmarks and the table of contents belong to the format and are not shown.
     var hidesFormatNames = true
 
     // Files and their chunks: `TreeBuilder+Files.swift`.
@@ -50,14 +50,14 @@ struct TreeBuilder: ~Copyable {
     var contents: [LayerTree.Content] = []
     var chunks: [LayerTree.Chunk] = []
     var contentByHash: [UInt64: Int32] = [:]
-    /// Where members begin: every payload's offset, of hidden and replaced entries too.
+    /// Where members begin: every payload's offset, including hidden and replaced entries.
     var memberOffsets: [Int64] = []
     var memberOffsetsAreSorted = true
 
-    /// The directory of the entry before: most often that of the next, too.
+    /// The directory of the entry before: usually that of the next entry too.
     var lastDirectory: (path: [UInt8], node: Int32)? = nil
 
-    /// `tocSize` is the bytes of JSON to come: by it, room is made for the entries that these most likely are.
+    /// `tocSize` is the size of the JSON: it tells about how many entries to make room for.
     init(tocOffset: Int64, tocSize: Int, limits: FormatLimits) {
         self.tocOffset = tocOffset
         self.limits = limits
@@ -65,7 +65,7 @@ struct TreeBuilder: ~Copyable {
         path = PathCleaner(limits: limits)
         linkPath = PathCleaner(limits: limits)
         drafts = [Self.implicitDirectory(in: 0)]
-        // An entry has 350 bytes or so. Memory that is reserved in vain is not touched.
+        // An entry has 350 bytes or so. Memory that is reserved for nothing is not touched.
         let entries = min(tocSize / 350, limits.entries)
         drafts.reserveCapacity(entries)
         chunks.reserveCapacity(entries)
@@ -92,17 +92,17 @@ struct TreeBuilder: ~Copyable {
         }
     }
 
-    /// What an entry of this name is to the tree.
+    /// What an entry with this name means for the tree.
     private enum Role {
         case plain
-        /// Part of the format, or of aufs: nobody sees it.
+        /// Part of the format, or of aufs: it is not shown.
         case hidden
         case opaqueMark
         /// Hides what lower layers have under this name.
         case whiteout(UnsafeRawBufferPointer)
     }
 
-    /// Tells by the name alone: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts.
+    /// Decides by the name alone: https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts.
     private func role() throws(FormatError) -> Role {
         let last = path.componentCount - 1
         for index in 0..<path.componentCount {
@@ -116,7 +116,7 @@ struct TreeBuilder: ~Copyable {
             }
             guard component.begins(with: ".wh.") else { continue }
             if index == last, component.isEqual(to: ".wh..wh..opq") { return .opaqueMark }
-            // Below `.wh..wh.plnk` aufs kept what hard links of the layer lead to; no other name of a directory is special.
+            // Below `.wh..wh.plnk` aufs kept the targets of the layer's hard links; no other name of a directory is special.
             guard index == last else { continue }
             if component.begins(with: ".wh..wh.") { return .hidden }
             let name = UnsafeRawBufferPointer(rebasing: component.dropFirst(4))
@@ -125,7 +125,7 @@ struct TreeBuilder: ~Copyable {
             }
             return .whiteout(name)
         }
-        // The one hidden name that does not begin with a dot.
+        // The only hidden name that does not begin with a dot.
         return hidesFormatNames && last == 0 && path.component(0).isEqual(to: EStargz.tocName) ? .hidden : .plain
     }
 
@@ -155,7 +155,7 @@ extension TreeBuilder {
         return draft
     }
 
-    /// Gives a name to a new node, and takes it from the one that had it; gives the number of the node.
+    /// Gives a name to a new node, and takes it from the node that had it; returns the number of the new node.
     @discardableResult
     mutating func place(
         _ draft: Draft, in parent: Int32, named name: UnsafeRawBufferPointer
@@ -175,7 +175,7 @@ extension TreeBuilder {
         return node
     }
 
-    /// Gives a name that something has to another node.
+    /// Gives a name that is in use to another node.
     mutating func replace(_ slot: Int, with node: Int32) {
         let replaced = Int(names.slots[slot].node)
         // It may have been a symbolic link on the way to that directory.
@@ -184,7 +184,8 @@ extension TreeBuilder {
         case .directory: drafts[replaced].isReplaced = true
         case .whiteout, .other, .unresolvedLink: break
         }
-        // A whiteout hides what lower layers have, never what its own layer has: what comes is there, and a directory opaque.
+        // A whiteout hides what lower layers have, never what its own layer has: the new node is visible, and if it is a
+        // directory, opaque.
         if drafts[replaced].kind == .whiteout || drafts[replaced].isWhitedOut { drafts[Int(node)].isWhitedOut = true }
         names.replace(slot, with: node)
     }
@@ -205,7 +206,7 @@ extension TreeBuilder {
         _ kind: TOCEntry.Kind, _ entry: TOCEntry, _ parser: TOCParser
     ) throws(FormatError) {
         if path.componentCount == 0 {
-            // An entry without a name, or one that climbs to the root: containerd passes it over, as there is nothing to make of it.
+            // An entry without a name, or one that climbs to the root: containerd skips it, because nothing can be made of it.
             guard kind == .directory else { return }
             return try setAttributes(of: 0, entry, parser)
         }
@@ -253,7 +254,7 @@ extension TreeBuilder {
         try setAttributes(of: node, entry, parser)
     }
 
-    /// Gives a directory, new or old, the attributes of an entry; what is in it stays.
+    /// Gives a directory, new or old, the attributes of an entry; its entries stay.
     private mutating func setAttributes(
         of directory: Int32, _ entry: TOCEntry, _ parser: TOCParser
     ) throws(FormatError) {

@@ -2,7 +2,7 @@
 enum JSONText {
     private static let hexDigits = Array("0123456789abcdef".utf8)
 
-    /// Appends a quoted string (RFC 8259 section 7); bytes that are not UTF-8 stand as they are.
+    /// Appends a quoted string (RFC 8259 section 7); bytes that are not UTF-8 stay unchanged.
     static func append(string bytes: [UInt8], to output: inout [UInt8]) {
         output.append(UInt8(ascii: "\""))
         for byte in bytes {
@@ -42,7 +42,8 @@ enum JSONText {
     private static let base64Alphabet = Array(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
 
-    /// Appends a quoted time in UTC, RFC 3339, with nanoseconds where there are any; times outside the years 1 to 9999 are moved to their ends.
+    /// Appends a quoted time in UTC, RFC 3339, with nanoseconds if there are any; times outside the years 1 to 9999 are moved
+    /// to the nearest of these.
     static func append(time seconds: Int64, nanoseconds: Int = 0, to output: inout [UInt8]) {
         let bounded = min(max(seconds, -62_135_596_800), 253_402_300_799)
         var day = bounded / 86_400

@@ -1,10 +1,10 @@
-/// Which entries of an archive are left when it has been unpacked: a later entry replaces an earlier one of the same
-/// name, and everything below it when the later one is no directory.
+/// Which entries of an archive are left after unpacking: a later entry replaces an earlier one of the same name, and everything
+/// below it if the later one is no directory.
 ///
-/// A hard link to an entry that is replaced *after* the link keeps the old file, as it does on a disk. Costs about 20
-/// bytes and the name an entry.
+/// A hard link to an entry that is replaced *after* the link keeps the old file, as on a disk. Costs about 20 bytes and the
+/// name for each entry.
 public struct LayerNames: Sendable {
-    /// What becomes of an entry.
+    /// What happens to an entry.
     public enum Fate: Sendable, Equatable {
         case stays
         /// Replaced by a later entry.
@@ -56,7 +56,7 @@ public struct LayerNames: Sendable {
         nameOf.append(UInt32(name))
     }
 
-    /// The number of the entry that has a cleaned name in the end, whatever became of its parents.
+    /// The number of the entry that has a cleaned name at the end, even if its parents were replaced.
     public func entry(named name: [UInt8]) -> Int? {
         guard let number = name.withUnsafeBytes({ names.find($0) }) else { return nil }
         return Int(last[number])
@@ -65,7 +65,7 @@ public struct LayerNames: Sendable {
     /// The cleaned name of an entry.
     public func name(of entry: Int) -> ArraySlice<UInt8> { names[Int(nameOf[entry])] }
 
-    /// What becomes of every entry; `nil` when all stay as they are.
+    /// What happens to every entry; `nil` if all stay unchanged.
     public func fates() -> [Fate]? {
         var fates = [Fate](repeating: .stays, count: count)
         var isChanged = false
@@ -74,7 +74,7 @@ public struct LayerNames: Sendable {
             isChanged = true
         }
         guard isChanged else { return nil }
-        // The one link that stands for a replaced file.
+        // The one link that takes the place of a replaced file.
         var bearer: [Int: Int] = [:]
         for link in hardLinks.map(Int.init) where fates[link] == .stays {
             guard let first = target[UInt32(link)], fates[Int(first)] == .replaced else { continue }
@@ -95,7 +95,7 @@ public struct LayerNames: Sendable {
 
     private func isReplaced(_ entry: Int) -> Bool {
         if hasReplaced, last[Int(nameOf[entry])] != UInt32(entry) { return true }
-        // Something that is no directory took the place of a parent.
+        // Something that is no directory replaced a parent.
         let name = names[Int(nameOf[entry])]
         return name.withUnsafeBytes { bytes in
             for index in bytes.indices where bytes[index] == UInt8(ascii: "/") {

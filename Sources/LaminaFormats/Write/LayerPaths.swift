@@ -1,7 +1,7 @@
-/// Where the entries of a tar come to lie when it is unpacked: names are cleaned, and lead through the symbolic links that the
-/// layer itself has by then (`lib -> usr/lib`, then `lib/libx.so`), as ``LayerTree`` has it.
+/// Where the entries of a tar are after unpacking: names are cleaned, and lead through the symbolic links that the layer itself
+/// has by then (`lib -> usr/lib`, then `lib/libx.so`), as in ``LayerTree``.
 ///
-/// For those who write a layer's entries anew. Costs about 40 bytes and the last component of its name an entry.
+/// For code that rewrites a layer's entries. Costs about 40 bytes and the last component of the name for each entry.
 public struct LayerPaths {
     private enum Kind: Equatable {
         case directory
@@ -17,12 +17,12 @@ public struct LayerPaths {
 
     public init() {}
 
-    /// Takes the next entry of the archive, and gives it the name that it comes to lie at, where that is another; so for what
-    /// a hard link leads to.
+    /// Takes the next entry of the archive. If unpacking puts the entry, or the target of a hard link, under another name, it
+    /// gives it that name.
     ///
-    /// - Returns: false for what nothing is to be made of: an entry without a name, or one that climbs to the root, that is no
+    /// - Returns: false if nothing can be made of it: an entry without a name, or one that climbs to the root, and is no
     ///   directory.
-    /// - Throws: `FormatError` `badEntry` for a name that lies below a file, or is too long.
+    /// - Throws: `FormatError` `badEntry` for a name that is below a file, or too long.
     public mutating func place(_ header: inout TarHeader) throws(FormatError) -> Bool {
         do throws(FormatError) {
             return try placing(&header)
@@ -46,9 +46,9 @@ public struct LayerPaths {
         return true
     }
 
-    /// Walks a path; gives where it ends, where that is not what it says.
+    /// Follows a path; returns where it ends, if that differs from the path.
     ///
-    /// - Parameter creating: what comes to lie there; directories that are missing on the way are made. Nil for a look.
+    /// - Parameter creating: what will be there; missing directories on the way are made. Nil only looks.
     private mutating func walked(
         _ walk: inout LinkWalk, _ name: [UInt8], creating header: TarHeader?
     ) throws(FormatError) -> [UInt8]? {

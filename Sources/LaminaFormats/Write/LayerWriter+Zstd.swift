@@ -8,8 +8,8 @@ extension LayerWriter {
             throw FormatError(.unsupported, "the layer's writer was not set up for zstd:chunked")
         }
         let split = try tarSplit.finish()
-        // Of the compressed bytes: what containers/storage hashes before it decompresses them (`decodeAndValidateBlob`). Where
-        // it does not match, podman 5 ends with an error instead of pulling the whole layer.
+        // Of the compressed bytes: containers/storage hashes them before it decompresses them (`decodeAndValidateBlob`). If the
+        // digest does not match, podman 5 ends with an error instead of pulling the whole layer.
         let json = toc.finish(tarSplitDigest: SHA256.hash(split.compressed))
         let compressed = try Self.compress(json)
         let toc = try emitSkippable(compressed, size: Int64(json.count))
@@ -53,8 +53,8 @@ extension LayerWriter {
     }
 }
 
-/// Collects the tar-split of a layer while it is written, compressed as it goes: from it and the files, containers/storage
-/// puts the tar together again (https://github.com/vbatts/tar-split/blob/main/tar/storage/packer.go).
+/// Collects the tar-split of a layer while it is written, and compresses it on the way. From it and the files,
+/// containers/storage puts the tar together again (https://github.com/vbatts/tar-split/blob/main/tar/storage/packer.go).
 struct TarSplitBuilder {
     private let stream: ZstdWriter
     private var size: Int64 = 0
@@ -70,7 +70,7 @@ struct TarSplitBuilder {
     /// Takes bytes of the tar that are in no file.
     mutating func append(_ bytes: UnsafeRawBufferPointer) { segment += bytes }
 
-    /// Begins an entry, whose header was appended; every entry is a file here, most are empty.
+    /// Begins an entry, whose header was appended; every entry is a file here, and most are empty.
     mutating func beginFile(_ name: [UInt8], size: Int64) {
         flushSegment()
         self.name = name
@@ -118,7 +118,7 @@ struct TarSplitBuilder {
         stream.write(line)
     }
 
-    /// The whole, and the size of what it decompresses to.
+    /// All of it, and its decompressed size.
     mutating func finish() throws(FormatError) -> (compressed: [UInt8], size: Int64) {
         flushSegment()
         return (try stream.finish(), size)
@@ -165,7 +165,7 @@ private final class ZstdWriter {
     }
 }
 
-/// CRC-64 of ISO 3309, as Go's `crc64.ISO`: what tar-split says of each file, eight bytes at a time.
+/// CRC-64 of ISO 3309, as Go's `crc64.ISO`: tar-split has it for each file. It takes eight bytes at a time.
 struct CRC64 {
     private var state: UInt64 = ~0
 

@@ -5,18 +5,18 @@ import LaminaSystem
 /// Writes a layer with a table of contents: a tar whose files can be fetched one by one, and still an ordinary tar.gz or
 /// tar.zst.
 ///
-/// eStargz, https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md: a gzip member starts at the payload
-/// of each regular file that is not empty and at each of its chunks; behind the payload it holds the tar's padding and the
-/// headers of the entries that follow. The table of contents is a member of its own, then comes the footer.
+/// eStargz, https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md: a gzip member starts at each chunk of
+/// each regular file that is not empty; after the payload it holds the tar's padding and the headers of the entries that
+/// follow. The table of contents is a separate member, then comes the footer.
 ///
-/// zstd:chunked as containers/storage reads it: a chunk is a zstd frame, and so is what stands between two files. Table of
+/// zstd:chunked as containers/storage reads it: each chunk is a zstd frame, and so is what is between two files. Table of
 /// contents, tar-split and footer follow in skippable frames (`LayerWriter+Zstd.swift`).
 ///
-/// Deterministic: the same entries and options give the same bytes with any number of threads (another version of
-/// libdeflate or libzstd may compress otherwise). Compression and chunk digests run on `threads` threads; hashing the tar and the
-/// calls of `output` are the caller's thread's work. Not `Sendable`: one thread calls.
+/// Deterministic: the same entries and options give the same bytes with any number of threads (another version of libdeflate or
+/// libzstd may compress differently). Compression and chunk digests run on `threads` threads; the caller's thread hashes the
+/// tar and calls `output`. Not `Sendable`: only one thread may call it.
 ///
-/// Memory: the batches under way (`Options.memoryLimit`) and about 250 bytes an entry, twice that in `finish`.
+/// Memory: the running batches (`Options.memoryLimit`) and about 250 bytes for each entry, twice that in `finish`.
 public final class LayerWriter {
     /// How to write.
     public struct Options: Sendable, Equatable {
@@ -28,7 +28,7 @@ public final class LayerWriter {
         public var level = 6
         /// How many threads compress; 0 is one for each processor.
         public var threads = 0
-        /// A bound on the buffers, in bytes; at least two chunks and their compressed forms are held all the same.
+        /// A bound on the buffers, in bytes; at least two chunks and their compressed forms are always held.
         public var memoryLimit = 96 << 20
 
         public init() {}
@@ -55,7 +55,7 @@ public final class LayerWriter {
         public var tocDigest: Digest
         /// Of the uncompressed tar, in bytes.
         public var uncompressedSize: Int64
-        /// Of zstd:chunked: what its manifest says beside the digest.
+        /// For zstd:chunked: what its manifest says besides the digest.
         public var chunked: ChunkedResult? = nil
     }
 
@@ -71,17 +71,17 @@ public final class LayerWriter {
     public enum Landmark: String, Sendable, CaseIterable {
         /// Behind the prioritized files.
         case prefetch = ".prefetch.landmark"
-        /// First in a layer that has none.
+        /// First in a layer without prioritized files.
         case noPrefetch = ".no.prefetch.landmark"
     }
 
     /// The table of contents' name in the tar; no other entry may have it.
     public static let tocName = "stargz.index.json"
 
-    /// A batch goes to the workers when it has this many bytes; a chunk that is larger goes at once.
+    /// A batch goes to the workers at this size in bytes; a chunk that is larger goes at once.
     private static let batchSize = 512 << 10
-    /// A run of headers without payload is cut into members of about this size, so that neither writer nor reader must
-    /// hold the headers of a million empty files.
+    /// A run of headers without payload is cut into members of about this size, so that neither writer nor reader must hold the
+    /// headers of a million empty files.
     private static let headerRunLimit = 256 << 10
 
     private let options: Options
@@ -97,7 +97,7 @@ public final class LayerWriter {
     /// The current member: where it starts in the current batch, and how much of it is a chunk.
     private var memberStart = 0
     private var memberChunk = 0
-    /// The file whose payload is being written.
+    /// How much of the current file's payload is still to be written.
     private var fileLeft: Int64 = 0
     private var chunkLeft = 0
     private var fileSize: Int64 = 0
@@ -125,7 +125,7 @@ public final class LayerWriter {
         if options.format == .zstdChunked { tarSplit = try TarSplitBuilder() }
         let wanted = options.threads > 0 ? options.threads : max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN)))
         let batchBytes = 2 * (options.chunkSize + Self.batchSize + Self.headerRunLimit)
-        // One being filled, one waiting to be written, beside those being compressed.
+        // Besides those that are being compressed, one that is being filled and one that waits to be written.
         let batches = min(wanted + 2, max(2, options.memoryLimit / batchBytes))
         pipeline = try MemberPipeline(
             threadCount: min(wanted, max(1, batches - 1)), batchCount: batches,
@@ -134,8 +134,8 @@ public final class LayerWriter {
 
     /// Writes an entry's header. A regular file's payload follows by `write` or `fill`, exactly `header.size` bytes.
     ///
-    /// - Throws: `FormatError` when the entry cannot be said in eStargz, or the payload before it is not complete;
-    ///   what `output` throws. The writer is of no use after an error.
+    /// - Throws: `FormatError` if eStargz cannot express the entry, or the payload before it is not complete; and what `output`
+    ///   throws. The writer must not be used after an error.
     public func append(_ header: TarHeader) throws {
         try guarded {
             try requireComplete()
@@ -161,7 +161,7 @@ public final class LayerWriter {
         }
     }
 
-    /// Writes an entry and the file of one byte that it is; nothing in zstd:chunked, whose readers would show it.
+    /// Writes an entry of a file of one byte; nothing in zstd:chunked, whose readers would show it.
     public func append(_ landmark: Landmark) throws {
         guard options.format == .estargz else { return }
         try append(TarHeader(kind: .regular, name: Array(landmark.rawValue.utf8), size: 1))
@@ -181,7 +181,7 @@ public final class LayerWriter {
         }
     }
 
-    /// Lets `reader` fill the next bytes of the payload, as many as it likes, and answers how many those were.
+    /// Lets `reader` fill the next bytes of the payload, as many as it likes; returns how many these were.
     public func fill(_ reader: (UnsafeMutableRawBufferPointer) throws -> Int) throws {
         try guarded {
             guard fileLeft > 0 else {
@@ -203,7 +203,7 @@ public final class LayerWriter {
             tarSplit?.update(bytes)
             chunkLeft -= count
             fileLeft -= Int64(count)
-            // A frame of zstd:chunked holds its chunk and nothing else.
+            // A frame of zstd:chunked holds only its chunk.
             if chunkLeft == 0, options.format == .zstdChunked { try endMember() }
             if fileLeft == 0 { try endFile() }
         }
@@ -236,7 +236,7 @@ public final class LayerWriter {
 }
 
 extension LayerWriter {
-    /// After any error the state is no one's to go on from.
+    /// After any error the state cannot be used any more.
     private func guarded<T>(_ body: () throws -> T) throws -> T {
         guard !isBroken else { throw FormatError(.unsupported, "the layer's writer has failed before") }
         isBroken = true
@@ -269,7 +269,7 @@ extension LayerWriter {
         try zeros.withUnsafeBytes { try appendTar($0) }
     }
 
-    /// Appends bytes of the tar that are no payload.
+    /// Appends bytes of the tar that are not payload.
     private func appendTar(_ bytes: UnsafeRawBufferPointer) throws {
         let batch = pipeline.current
         batch.reserve(bytes.count)
@@ -287,7 +287,7 @@ extension LayerWriter {
         try zeros.withUnsafeBytes { try appendTar($0) }
     }
 
-    /// Ends the current member, and hands its batch over when it is large enough.
+    /// Ends the current member, and passes its batch on if it is large enough.
     private func endMember() throws {
         let batch = pipeline.current
         if batch.count > memberStart {
@@ -307,7 +307,7 @@ extension LayerWriter {
         memberChunk = 0
     }
 
-    /// Writes the oldest batch under way.
+    /// Writes the oldest running batch.
     private func retire() throws {
         try pipeline.retire { batch in
             var start = 0

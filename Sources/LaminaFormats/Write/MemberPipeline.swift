@@ -6,11 +6,11 @@ import LaminaSystem
 
 /// Compresses gzip members or zstd frames on several threads and gives them back in order.
 ///
-/// One thread feeds: it fills the batch at hand, submits it, and takes back finished ones, oldest first. The number of
-/// batches bounds the memory; their buffers are used again. What a member holds is decided by the feeder alone, so the
-/// output does not depend on the number of threads.
+/// One thread is the feeder: it fills the current batch, submits it, and takes back finished ones, oldest first. The number of
+/// batches bounds the memory; their buffers are reused. Only the feeder decides what a member holds, so the output does not
+/// depend on the number of threads.
 final class MemberPipeline {
-    /// What members are compressed to.
+    /// The compression of members.
     enum Codec: Sendable {
         case gzip(level: Int)
         case zstd(level: Int)
@@ -54,7 +54,7 @@ final class MemberPipeline {
             }
         }
 
-        /// Makes one member of `input`; 0 where `output` is smaller than the bound.
+        /// Makes one member of `input`; 0 if `output` is smaller than the bound.
         func compress(_ input: UnsafeRawBufferPointer, to output: UnsafeMutableRawBufferPointer) -> Int {
             switch library {
             case .deflate(let compressor):
@@ -68,20 +68,20 @@ final class MemberPipeline {
         }
     }
 
-    /// Some members one after the other, so that small files do not cost a wake-up each.
+    /// Several members together, so that each small file does not cost a wake-up.
     ///
-    /// @unchecked: a batch belongs to one thread at a time. The feeder has it until `submit`, a worker from the moment it
-    /// takes its number out of the shared state until it reports it done, then the feeder again; the monitor's lock
-    /// orders the three.
+    /// @unchecked: a batch belongs to one thread at a time. The feeder has it until `submit`, a worker from the moment it takes
+    /// its number out of the shared state until it reports it done, then the feeder again; the monitor's lock orders these
+    /// three phases.
     final class Batch: @unchecked Sendable {
         struct Member {
             var end: Int
-            /// The bytes at the member's start that are a chunk; 0 when it holds headers alone.
+            /// How many bytes at the member's start are a chunk; 0 if it holds only headers.
             var chunkSize: Int
             // Set by the worker.
             var compressedEnd = 0
             var chunkDigest: Digest?
-            /// Whether the chunk is nothing but zeros.
+            /// Whether the chunk is all zeros.
             var isZeros = false
         }
 
@@ -92,7 +92,7 @@ final class MemberPipeline {
         /// The bytes of input that are in use.
         var count = 0
 
-        /// Makes room for `extra` bytes behind the ones in use.
+        /// Makes room for `extra` bytes after those in use.
         func reserve(_ extra: Int) { input.reserve(count + extra, keeping: count) }
 
         fileprivate func compress(with compressor: Compressor) {
@@ -105,14 +105,14 @@ final class MemberPipeline {
                 if members[index].chunkSize > 0 {
                     let chunk = UnsafeRawBufferPointer(start: base, count: members[index].chunkSize)
                     members[index].chunkDigest = SHA256.hash(chunk)
-                    // Compared with itself, one byte on: memcmp is fast, and most chunks differ in the first bytes.
+                    // Compared with itself, shifted by one byte: memcmp is fast, and most chunks differ in the first bytes.
                     members[index].isZeros = chunk[0] == 0 && memcmp(base, base + 1, chunk.count - 1) == 0
                 }
                 let count = compressor.compress(
                     UnsafeRawBufferPointer(start: base, count: size),
                     to: UnsafeMutableRawBufferPointer(
                         start: output.base + written, count: output.capacity - written))
-                // Cannot be: a compressor fails only when the output is smaller than its own bound.
+                // Impossible: a compressor fails only if the output is smaller than its own bound.
                 precondition(count > 0, "the compressor's bound is too small")
                 written += count
                 members[index].compressedEnd = written
@@ -136,7 +136,7 @@ final class MemberPipeline {
 
     /// - Parameters:
     ///   - codec: with a level that its library has.
-    ///   - batchCount: how many batches may be under way, at least 2.
+    ///   - batchCount: how many batches may run at once, at least 2.
     init(threadCount: Int, batchCount: Int, codec: Codec) throws(SystemError) {
         state = Monitor(State(isDone: Array(repeating: false, count: batchCount)))
         batches = (0..<batchCount).map { _ in Batch() }
@@ -176,16 +176,16 @@ final class MemberPipeline {
         }
     }
 
-    /// Whether every batch is under way, so that one must be retired before the next can be filled.
+    /// Whether every batch is in use, so that one must be retired before the next can be filled.
     var isFull: Bool { submitted - retired == batches.count }
 
-    /// Whether nothing is under way.
+    /// Whether no batch is in use.
     var isIdle: Bool { submitted == retired }
 
     /// The batch to fill; only while not `isFull`.
     var current: Batch { batches[submitted % batches.count] }
 
-    /// Hands the current batch to the workers.
+    /// Passes the current batch to the workers.
     func submit() {
         submitted += 1
         state.withLock(notify: true) { $0.submitted += 1 }
@@ -218,13 +218,13 @@ struct ResizableBuffer: ~Copyable {
 
     deinit { free(pointer) }
 
-    /// The first byte; only after a `reserve`.
+    /// The first byte; valid only after a `reserve`.
     var base: UnsafeMutableRawPointer {
         guard let pointer else { fatalError("an empty buffer has no bytes") }
         return pointer
     }
 
-    /// Makes the capacity at least `count`, with the first `kept` bytes as they were.
+    /// Makes the capacity at least `count`, and keeps the first `kept` bytes.
     mutating func reserve(_ count: Int, keeping kept: Int) {
         guard count > capacity || pointer == nil else { return }
         let size = max(count, capacity + capacity / 4, 1 << 16)

@@ -1,10 +1,10 @@
-/// Byte strings numbered in the order in which they come, each once: one arena and one table, no allocation a name.
+/// Byte strings, each numbered once in the order in which they come: one arena and one table, no allocation for a name.
 ///
-/// For the names of a layer, of which there may be millions. Numbers fit in 32 bits; hashed with the process's own seed,
-/// so that no archive can be made whose names collide.
+/// For the names of a layer, of which there may be millions. Numbers fit in 32 bits. The hash uses the process's own seed, so
+/// that an attacker cannot make an archive whose names collide.
 struct NameTable: Sendable {
     private var bytes: [UInt8] = []
-    /// Where each name starts in `bytes`, and behind the last one its end.
+    /// Where each name starts in `bytes`, and after the last start its end.
     private var starts: [Int] = [0]
     /// Open addressing, linear: number + 1, 0 for none. Never more than half full.
     private var slots = [UInt32](repeating: 0, count: 64)
@@ -13,7 +13,7 @@ struct NameTable: Sendable {
 
     subscript(number: Int) -> ArraySlice<UInt8> { bytes[starts[number]..<starts[number + 1]] }
 
-    /// The number of a name that is there.
+    /// The number of an existing name.
     func find(_ name: UnsafeRawBufferPointer) -> Int? {
         let found = slots[slot(of: name)]
         return found == 0 ? nil : Int(found) - 1

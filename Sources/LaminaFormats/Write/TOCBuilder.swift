@@ -1,18 +1,18 @@
 import LaminaDigest
 
-/// Collects the table of contents of a layer as JSON, one line an entry, while the layer is written.
+/// Collects the table of contents of a layer as JSON, a line for each entry, while the layer is written.
 ///
-/// https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md#toc. An entry is turned into text as soon
-/// as its chunks' offsets and digests are known, so that an entry costs its text (about 250 bytes) and no more.
+/// https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md#toc. An entry is turned into text as soon as its
+/// chunks' offsets and digests are known, so that it costs only its text (about 250 bytes).
 ///
 /// Choices where the specification is silent:
-/// - times are cut to whole seconds (not rounded) in eStargz: what compares whole seconds, such as Python's caches, stays
-///   right; zstd:chunked has nanoseconds;
-/// - names that are not UTF-8 stand as they are, although JSON should be UTF-8: lamina reads them back exactly, Go's
-///   readers see U+FFFD for each wrong byte, which is what the reference writer would have written;
+/// - times are cut to whole seconds (not rounded) in eStargz, so that programs that compare whole seconds, such as Python's
+///   caches, stay right; zstd:chunked has nanoseconds;
+/// - names that are not UTF-8 stay unchanged, although JSON should be UTF-8: lamina reads them back exactly, and Go's readers
+///   see U+FFFD for each wrong byte, as the reference writer would have written;
 /// - an entry that a later one of the same archive replaces is left out.
 struct TOCBuilder {
-    /// A regular file's part that is a gzip member's start.
+    /// A part of a regular file that begins with a gzip member.
     private struct Chunk {
         var offset: Int64
         var end: Int64
@@ -40,12 +40,12 @@ struct TOCBuilder {
     /// Where the lines of each entry start in `text`.
     private var starts: [Int] = []
     private var names = LayerNames()
-    /// The names said last: an entry says its owners' only where they differ from those, as the specification allows.
+    /// The last names: an entry gives its owners' names only if they differ from these, as the specification allows.
     private var userNames: [UInt32: [UInt8]] = [:]
     private var groupNames: [UInt32: [UInt8]] = [:]
 
     private let format: LayerWriter.Options.Format
-    /// A block of the file systems that take holes: less is none.
+    /// A block of the file systems that support holes: smaller runs cannot be holes.
     private static let holeSize: Int64 = 4096
     private static let head = Array("{\"version\":1,\"entries\":[".utf8)
     private static let emptyDigest = SHA256().digest()
@@ -65,10 +65,10 @@ struct TOCBuilder {
         writeComplete()
     }
 
-    /// Says the digest of the whole file that was added last. Needless for files of one chunk.
+    /// Sets the digest of the whole file that was added last. Not needed for files of one chunk.
     mutating func setDigest(_ digest: Digest) { open[open.count - 1].fileDigest = digest }
 
-    /// Says where the next chunk, in the order of the tar, starts in the blob.
+    /// Sets where the next chunk, in the order of the tar, starts in the blob.
     mutating func addChunk(offset: Int64, end: Int64, digest: Digest, isZeros: Bool) {
         while open[nextToFill].chunks.count == open[nextToFill].chunkCount { nextToFill += 1 }
         open[nextToFill].chunks.append(Chunk(offset: offset, end: end, digest: digest, isZeros: isZeros))
@@ -82,7 +82,7 @@ struct TOCBuilder {
             firstOpen += 1
         }
         nextToFill = max(nextToFill, firstOpen)
-        // Now and then, so that removing from the front costs little an entry.
+        // Only now and then, so that removing from the front costs little for each entry.
         if firstOpen == open.count || firstOpen > 1024 {
             open.removeFirst(firstOpen)
             nextToFill -= firstOpen
@@ -92,7 +92,7 @@ struct TOCBuilder {
 
     /// The JSON; every entry must be complete.
     ///
-    /// - Parameter tarSplitDigest: of zstd:chunked.
+    /// - Parameter tarSplitDigest: for zstd:chunked.
     mutating func finish(tarSplitDigest: Digest? = nil) -> [UInt8] {
         writeComplete()
         precondition(open.isEmpty, "every member has been given back")
@@ -147,16 +147,16 @@ extension TOCBuilder {
                 field("chunkOffset", offset)
             }
             if format == .zstdChunked {
-                // Its bytes are in the blob, which is a tar; who reads the table of contents makes a hole without them.
+                // Its bytes are in the blob, which is a tar; a reader of the table of contents makes a hole without them.
                 if chunk.isZeros, Self.holeSize <= min(chunkSize, header.size - offset) {
                     key("chunkType")
                     text += "\"zeros\"".utf8
                 }
-                // A file of one chunk says nothing of it, as containers/storage has it.
+                // A file of one chunk has no such fields, as in containers/storage.
                 if entry.chunks.count == 1 { break }
                 field("chunkSize", min(chunkSize, header.size - offset))
             } else if header.size - offset >= chunkSize {
-                // A last chunk that is short says nothing: "to the end of the file".
+                // A last chunk that is short has no size: "to the end of the file".
                 field("chunkSize", chunkSize)
             }
             field("chunkDigest", chunk.digest)
@@ -193,8 +193,8 @@ extension TOCBuilder {
 }
 
 extension TOCBuilder {
-    /// Leaves out what was replaced and gives links to replaced files what they linked to. The lines are cut by their
-    /// newlines and keys: inside a JSON string both newline and quote are escaped, so neither can be mistaken.
+    /// Leaves out what was replaced, and gives links to replaced files their real targets. The lines are split at newlines and
+    /// keys: inside a JSON string both newline and quote are escaped, so neither can be mistaken.
     private mutating func rewrite(_ fates: [LayerNames.Fate]) {
         var result = Self.head
         result.reserveCapacity(text.count)

@@ -1,4 +1,4 @@
-// How a table of contents says what a tar's header says: the same in a layer that is written and in a plain one that is read.
+// How a table of contents expresses a tar header: the same for a layer that is written and for a plain one that is read.
 
 extension TarHeader.Kind {
     /// The entry's `type`.
@@ -16,7 +16,7 @@ extension TarHeader.Kind {
 }
 
 extension TarHeader {
-    /// Appends the key `xattrs`, with a comma before it; nothing where there are none.
+    /// Appends the key `xattrs`, with a comma before it; nothing if there are none.
     func appendAttributes(to text: inout [UInt8]) {
         guard !attributes.isEmpty else { return }
         text += ",\"xattrs\":".utf8

@@ -1,11 +1,11 @@
 import CZstd
 
-/// What a member of a layer holds beside the bytes of files: tar headers and padding, kept so that the tar can be told
-/// later from these and the files.
+/// What a member of a layer holds besides the bytes of files: tar headers and padding. They are kept so that the tar can later
+/// be put together from these and the files.
 ///
 /// `n`, then n pairs of offset and size (LE64 each) of what was cut out, then the rest; compressed by zstd.
 public struct TarPart: Sendable, Equatable {
-    /// What a file's bytes stand for in the member's payload.
+    /// Where a file's bytes were in the member's payload.
     public struct Cut: Sendable, Equatable {
         public var offset: Int
         public var size: Int
@@ -21,10 +21,10 @@ public struct TarPart: Sendable, Equatable {
     /// The payload without them.
     public var rest: [UInt8]
 
-    /// What a member's payload may hold beside files: a million headers.
+    /// The most that a member's payload may hold besides files: a million headers.
     static let restLimit = 512 << 20
 
-    /// Cuts `cuts` out of a payload. Overlapping ones (two files of one bytes) are cut once.
+    /// Cuts `cuts` out of a payload. Overlapping ones (two files with the same bytes) are cut once.
     public static func encode(_ payload: UnsafeRawBufferPointer, cutting cuts: [Cut]) -> [UInt8] {
         var kept: [Cut] = []
         var rest: [UInt8] = []
@@ -42,7 +42,7 @@ public struct TarPart: Sendable, Equatable {
         let all = head + rest
         return [UInt8](unsafeUninitializedCapacity: ZSTD_compressBound(all.count)) { buffer, count in
             let result = ZSTD_compress(buffer.baseAddress, buffer.count, all, all.count, 1)
-            // Cannot fail: there is room by libzstd's own bound; an empty part would not decode, and say so.
+            // Cannot fail: there is room by libzstd's own bound; an empty part would fail to decode, with an error.
             count = ZSTD_isError(result) == 0 ? result : 0
         }
     }

@@ -1,11 +1,11 @@
-/// tar-split: how to put a layer's tar together again from its files: the bytes between them, and whose bytes come where
-/// (https://github.com/vbatts/tar-split/blob/main/tar/storage/entry.go). JSON objects, one a line.
+/// tar-split says how to put a layer's tar together again from its files: the bytes between them, and which file's bytes come
+/// where (https://github.com/vbatts/tar-split/blob/main/tar/storage/entry.go). JSON objects, one a line.
 public enum TarSplit {
     /// What comes next in the tar.
     public enum Item {
         /// Headers and padding; valid during the call.
         case bytes(UnsafeRawBufferPointer)
-        /// The bytes of a file, by the name in its header. Empty files come, too.
+        /// The bytes of a file, by the name in its header. Empty files come too.
         case file(name: [UInt8], size: Int64)
     }
 
@@ -14,7 +14,7 @@ public enum TarSplit {
     /// The bytes of all lines: half a gigabyte of headers is a million files.
     static let totalLimit = 2 << 30
 
-    /// Reads a tar-split, compressed by gzip or zstd or not at all, and gives its items in order to `body`.
+    /// Reads a tar-split, compressed by gzip or zstd or not at all, and calls `body` with its items in order.
     ///
     /// Memory: the longest line, twice. Throws ``FormatError``, and what `body` throws.
     public static func read(_ compressed: UnsafeRawBufferPointer, _ body: (Item) throws -> Void) throws {
@@ -71,7 +71,7 @@ public enum TarSplit {
             case .size: size = try reader.integer()
             case .name:
                 let slice = try reader.string()
-                // The raw name goes first: it is there where the other one cannot say it.
+                // The raw name comes first: it is there if the other one cannot express the name.
                 if name.isEmpty { name = try reader.withBytes(slice) { (bytes) throws(FormatError) in Array(bytes) } }
             case .rawName: name = try base64(try reader.string(), reader)
             case .payload: payload = try base64(try reader.string(), reader)

@@ -1,12 +1,12 @@
 import CZstd
 
-/// zstd:chunked: zstd frames, one a chunk, that are together the tar; behind them, in skippable frames (RFC 8878 §3.1.2)
-/// that a decompressor passes over, the table of contents, the tar-split (containers dialect) and a footer.
+/// zstd:chunked: zstd frames, one for each chunk, that together are the tar. After them, in skippable frames (RFC 8878 §3.1.2),
+/// which a decompressor skips, come the table of contents, the tar-split (containers dialect) and a footer.
 ///
 /// Two dialects: stargz-snapshotter's, and that of containers/storage (podman, buildah, skopeo),
 /// https://github.com/containers/storage/blob/main/pkg/chunked/internal/compression.go.
 public enum ZstdChunked {
-    /// Where something stands in a blob, compressed by zstd, behind the head of its skippable frame.
+    /// Where something is in a blob, compressed by zstd, after the head of its skippable frame.
     public struct Place: Sendable, Equatable {
         public var offset: Int64
         public var compressedSize: Int64
@@ -33,7 +33,7 @@ public enum ZstdChunked {
     static let stargzMagic: [UInt8] = [0x47, 0x6e, 0x55, 0x6c, 0x49, 0x6e, 0x55, 0x78]
     static let containersMagic: [UInt8] = [0x47, 0x4e, 0x55, 0x6c, 0x49, 0x6e, 0x55, 0x78]
 
-    /// Reads the footer at the end of `tail`; `nil` for bytes that are none.
+    /// Reads the footer at the end of `tail`; `nil` if there is none.
     ///
     /// Little-endian numbers of 64 bits: offset, compressed size, size and type (1) of the table of contents; in the
     /// containers dialect offset, compressed size and size of the tar-split; eight bytes of magic.
@@ -47,7 +47,7 @@ public enum ZstdChunked {
         guard let numbers = numbers(tail, containersFooterSize, containersMagic) else { return nil }
         let end = blobSize - Int64(containersFooterSize)
         let toc = try place(numbers, type: numbers[3], before: end)
-        // A tar-split is not needed to read the layer: one that cannot be is none.
+        // A tar-split is not needed to read the layer: an unreadable one counts as none.
         return .zstdChunked(toc: toc, tarSplit: try? place(numbers[4...], type: 1, before: end))
     }
 
@@ -75,7 +75,7 @@ public enum ZstdChunked {
             Place(offset: values[0], compressedSize: values[1], size: values[2]), before: end)
     }
 
-    /// Sees that a place lies in the blob, behind at least the head of its own frame.
+    /// Checks that a place is in the blob, at least the head of its own frame after the beginning.
     public static func checked(_ place: Place, before end: Int64) throws(FormatError) -> Place {
         guard place.offset >= frameHeadSize, place.compressedSize > 0, place.size > 0, place.offset < end,
             place.compressedSize <= end - place.offset
@@ -87,8 +87,8 @@ public enum ZstdChunked {
         return place
     }
 
-    /// Reads the annotation of a place: `offset:compressed size:size`, and behind that of a table of contents `:1`.
-    /// `nil` for other text.
+    /// Reads the annotation of a place: `offset:compressed size:size`, followed by `:1` for a table of contents. `nil` for
+    /// other text.
     public static func parsePosition(_ text: String, hasType: Bool) -> Place? {
         let parts = text.utf8.split(separator: UInt8(ascii: ":"), omittingEmptySubsequences: false)
         guard parts.count == (hasType ? 4 : 3) else { return nil }
@@ -105,8 +105,8 @@ public enum ZstdChunked {
 
     /// Decompresses the table of contents: the blob's bytes at its place.
     ///
-    /// The caller compares the digest of what it gives, or of what it gets, with what the manifest says before it trusts
-    /// a byte of it. Throws ``FormatError`` `tooLarge` before anything is decompressed, `corruptMember`, `badTOC`.
+    /// The caller compares the digest of the argument, or of the result, with the manifest before it trusts a byte of it.
+    /// Throws ``FormatError`` `tooLarge` before anything is decompressed, `corruptMember`, `badTOC`.
     public static func extractTOC(
         _ frame: UnsafeRawBufferPointer, place: Place, limits: FormatLimits = FormatLimits()
     ) throws(FormatError) -> [UInt8] {
@@ -115,7 +115,7 @@ public enum ZstdChunked {
                 .tooLarge, "the table of contents is over its limit", expected: "at most \(limits.tocBytes) bytes",
                 actual: "\(place.size)")
         }
-        // zstd can say a gigabyte of one letter in a few kilobytes: held to the same ratio as gzip's.
+        // zstd can express a gigabyte of one letter in a few kilobytes: the same ratio as for gzip applies.
         let plausible = place.size <= 16 << 20 || place.size / Int64(max(limits.tocRatio, 1)) <= Int64(frame.count)
         guard plausible else {
             throw FormatError(

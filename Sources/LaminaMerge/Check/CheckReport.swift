@@ -4,11 +4,11 @@ import LaminaStore
 public struct CheckOptions: Sendable, Codable, Equatable {
     /// Only this image's files; nil: the whole store.
     public var image: String?
-    /// How much of what has landed is read and hashed, in percent: what was not read for longest; nil: nothing is.
+    /// How much of what has landed is read and hashed, in percent: first what was not read for longest; nil: nothing.
     public var readPercent: Double?
     /// Whether what is damaged is put right.
     public var repairs: Bool
-    /// How long it may take, in seconds; nil: as long as it does.
+    /// How long it may take, in seconds; nil: without a limit.
     public var seconds: Double?
 
     public init(image: String? = nil, readPercent: Double? = nil, repairs: Bool = false, seconds: Double? = nil) {
@@ -19,12 +19,12 @@ public struct CheckOptions: Sendable, Codable, Equatable {
     }
 }
 
-/// Something that is not as the index says.
+/// Something that differs from what the index says.
 public struct CheckFinding: Sendable, Codable, Equatable {
     public enum Kind: String, Sendable, Codable {
         /// The index itself.
         case index
-        /// Of a backing file: it is not there, has another size, a hole where bytes are said to be, or other bytes.
+        /// A backing file is not there, or it has another size, a hole where the index says that bytes are, or other bytes.
         case missing, size, hole, digest
         /// A layer is another one than was said, and nothing of it is served.
         case quarantine
@@ -54,10 +54,10 @@ public struct CheckFinding: Sendable, Codable, Equatable {
     public var digest: String?
     /// The file, relative to the store.
     public var path: String
-    /// The chunks that are damaged.
+    /// The damaged chunks.
     public var chunks: [Part]
     public var repaired: Bool
-    /// Why it was not, or what was found.
+    /// Why it was not repaired, or what was found.
     public var reason: String?
 
     public init(
@@ -77,10 +77,10 @@ public struct CheckFinding: Sendable, Codable, Equatable {
 public struct UnknownFiles: Sendable, Codable, Equatable {
     public var files = 0
     public var bytes: Int64 = 0
-    /// Those that had the digest that they are named by, and are in the index now.
+    /// Files that had the digest of their name, and are in the index now.
     public var adopted = 0
     public var adoptedBytes: Int64 = 0
-    /// Those that were nothing, and are gone.
+    /// Files that were nothing, and were removed.
     public var removed = 0
 
     public init() {}
@@ -90,11 +90,11 @@ public struct UnknownFiles: Sendable, Codable, Equatable {
 public struct CheckReport: Sendable, Codable, Equatable {
     public var root: String
     public var image: String?
-    /// What was held against its file.
+    /// How many contents were compared with their files.
     public var contents: Int64 = 0
-    /// What has landed of them.
+    /// How many bytes of them have landed.
     public var bytes: Int64 = 0
-    /// What was read and hashed of it.
+    /// How many of these were read and hashed.
     public var readBytes: Int64 = 0
     /// Everything that is damaged, repaired or not.
     public var damage: [CheckFinding] = []

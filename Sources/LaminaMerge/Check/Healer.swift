@@ -3,20 +3,20 @@ import LaminaDigest
 import LaminaStore
 import LaminaSystem
 
-/// How putting a content right ended.
+/// The result of healing a content.
 public enum Healing: Sendable, Equatable {
-    /// There was nothing to do any more.
+    /// Nothing was damaged any more.
     case sound
     case healed
-    /// It is being merged just now: it is looked at the next time.
+    /// A merge of it is running: it is examined the next time.
     case busy
 }
 
-/// Puts damaged contents right: damaged chunks are taken back and come again, from another copy in the store or from where the layer
-/// can be fetched.
+/// Heals damaged contents: takes damaged chunks back and has them come again, from another copy in the store or from the
+/// layer's source.
 ///
-/// They are written into the file that stands there, which may be open: its readers see each page either as it was, damaged, or
-/// right. Nothing is said to have landed before it was verified.
+/// They are written into the existing file, which may be open: its readers see each page either as it was, damaged, or right.
+/// Nothing is said to have landed before it was verified.
 final class Healer: Sendable {
     private let context: MergeContext
     private let prover: Prover
@@ -28,9 +28,9 @@ final class Healer: Sendable {
         self.recorder = recorder
     }
 
-    /// Looks at a content once more, while nobody merges it; nil while somebody does.
+    /// Examines a content once more, while no merge of it runs; nil if one runs.
     ///
-    /// Without that, what is merged or given up in the middle of a look may pass for damage.
+    /// Without that, a content that is merged or given up during the examination may look damaged.
     func confirm(_ found: Examination, shouldStop: () -> Bool) throws -> Examination? {
         try context.board.exclusively(found.content.id) {
             guard let record = try context.store.index.content(found.content.id), record.state != .absent else {
@@ -40,15 +40,15 @@ final class Healer: Sendable {
         }
     }
 
-    /// Puts a content right: what is damaged is taken back and fetched, nothing else is.
+    /// Heals a content: takes back and fetches what is damaged, and nothing else.
     ///
-    /// - Throws: `MergeError`, `StoreError`, `SystemError`; what could not be had stays taken back, and is fetched when somebody
-    ///   asks for it.
+    /// - Throws: `MergeError`, `StoreError`, `SystemError`; what could not be fetched stays taken back, and is fetched when a
+    ///   reader asks for it.
     func heal(_ damaged: Examination, shouldStop: () -> Bool) throws -> Healing {
         let content = damaged.content
         var shared: File?
         var lease = context.store.files.lease(writing: content.name)
-        // Whatever comes of it, the content keeps its name.
+        // Whatever the result, the content keeps its name.
         defer { lease.recorded() }
         let isTaken = try context.board.exclusively(content.id) { () throws -> Bool in
             guard let record = try context.store.index.content(content.id), record.state != .absent else {
@@ -73,7 +73,7 @@ final class Healer: Sendable {
             try recorder.flush()
             if content.proof == .proven { try restoreProof(of: content, damaged, shared) }
         } else {
-            // Of a content that nobody wanted whole, only what was there.
+            // If the content was not whole, only what was there.
             for range in damaged.damaged { try wait(for: content.id, range, shouldStop) }
             try recorder.flush()
         }
@@ -81,8 +81,8 @@ final class Healer: Sendable {
         return .healed
     }
 
-    /// Proves a healed content anew. What had been one file with other contents' got a file of its own, as its chunks are what
-    /// one layer says of them: once the whole is proven, the bytes go into the shared file, and that takes its place again.
+    /// Proves a healed content again. A content that shared one file with others got its own file, because its chunks are what
+    /// one layer says. When the whole is proven, the bytes go into the shared file, and that takes its place again.
     private func restoreProof(of content: ContentRecord, _ damaged: Examination, _ shared: File?) throws {
         guard let record = try context.store.index.content(content.id), record.state == .merged,
             try prover.prove(record)
@@ -119,9 +119,9 @@ final class Healer: Sendable {
 }
 
 extension PlanBoard {
-    /// Runs `body` while nobody merges a content, and those who ask for it wait.
+    /// Runs `body` while no merge of a content runs; requests for the content wait.
     ///
-    /// - Returns: nil, with `body` not run, while somebody merges it.
+    /// - Returns: nil if a merge of it is running; `body` is then not run.
     func exclusively<Result>(_ content: ContentID, _ body: () throws -> Result) rethrows -> Result? {
         let reserved = with { $0.reserve([content]) }
         guard !reserved.isEmpty else { return nil }

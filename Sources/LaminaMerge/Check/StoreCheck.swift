@@ -3,21 +3,21 @@ import LaminaDigest
 public import LaminaStore
 import LaminaSystem
 
-/// Holds a store against itself: the index, every file against the index, and on demand the bytes against their digests;
-/// beside mounts and merges, as it takes no lock for longer than one file.
+/// Checks a store: the index against its own rules, every file against the index, and on demand the bytes against their
+/// digests. It runs beside mounts and merges, because it takes no lock for longer than one file.
 public final class StoreCheck {
     /// How far a check is.
     public struct Progress: Sendable {
-        /// Bytes to read, and those that were.
+        /// How many bytes to read, and how many were read.
         public var bytes: Int64
         public var readBytes: Int64
         public var fetchedBytes: Int64
         public var current: String?
     }
 
-    /// So many contents are taken from the index at a time, and after so many the position is noted.
+    /// How many contents are taken from the index at a time; after as many the position is recorded.
     private static let batch = 512
-    /// A file that is nothing is left alone for so long, in seconds: somebody may be writing it.
+    /// How long, in seconds, a file without a meaning is left alone: a process may be writing it.
     private static let grace: Int64 = 600
 
     private let engine: MergeEngine
@@ -37,8 +37,8 @@ public final class StoreCheck {
 
     /// - Parameters:
     ///   - shouldStop: asked often; true ends the check with `MergeError.interrupted`.
-    ///   - healed: told which contents were put right, some at a time: what somebody has cached of them is old.
-    ///   - report: told of each file that is read.
+    ///   - healed: gets the contents that were healed, some at a time: what is cached of them is old.
+    ///   - report: called for each file that is read.
     public init(
         _ engine: MergeEngine, _ options: CheckOptions, shouldStop: @escaping @Sendable () -> Bool,
         healed: @escaping ([ContentID]) -> Void = { _ in }, report: @escaping (Progress) -> Void = { _ in }
@@ -53,7 +53,7 @@ public final class StoreCheck {
         result = CheckReport(root: engine.store.root, image: options.image)
     }
 
-    /// - Throws: `StoreError.notFound` for an image that is not there; `MergeError.interrupted`.
+    /// - Throws: `StoreError.notFound` for an image that the store does not have; `MergeError.interrupted`.
     public func run() throws -> CheckReport {
         images = try image.map { reference in
             let found = try engine.store.index.images(named: reference)
@@ -66,7 +66,7 @@ public final class StoreCheck {
             try checkIndex()
             let totals = try engine.store.index.checkTotals(of: image)
             result.bytes = totals.bytes
-            // However little time there is: something is read, so that the next check comes further.
+            // Even with no time left, something is read, so that each check makes progress.
             do { try checkFiles() } catch is OutOfTime where options.readPercent != nil { result.complete = false }
             if let percent = options.readPercent { try checkData(percent: percent, of: totals.bytes) }
             if image == nil { try checkUnknown() }
@@ -109,7 +109,7 @@ public final class StoreCheck {
         }
     }
 
-    /// What is kept rather than counted: how much of layers, images and the store is here.
+    /// The totals that the index keeps: how much of layers, images and the store is here.
     private func checkTotals() throws {
         let wrong = try engine.store.index.wrongTotals()
         guard wrong > 0 else { return }
@@ -140,7 +140,7 @@ public final class StoreCheck {
         }
     }
 
-    /// The bytes, from where the last check stopped, once around at most.
+    /// The bytes: begins where the last check stopped, and goes around once at most.
     private func checkData(percent: Double, of total: Int64) throws {
         let scope = image ?? ""
         var budget = percent >= 100 ? Int64.max : max(1, Int64(Double(total) * percent / 100))
@@ -151,14 +151,14 @@ public final class StoreCheck {
             var contents = try engine.store.index.landedContents(of: image, after: position, limit: Self.batch)
             if hasWrapped, let start { contents = contents.filter { $0.id <= start } }
             var changed: [ContentID] = []
-            // However it ends: the next check goes on behind what was read.
+            // However it ends, the next check goes on behind what was read.
             defer {
                 tellHealed(changed)
                 try? engine.store.setCheckPosition(position, scope: scope)
             }
             for content in contents {
                 if budget <= 0 { return }
-                // Whatever its time, a check reads one file: else it would never come past a large one.
+                // A check reads one file even if its time is over: otherwise it would never get past a large one.
                 if result.readBytes > 0 { try checkTime() }
                 progress.current = content.name.digest.description
                 let found = try examine(content, readsData: true, result.readBytes > 0 ? shouldStop : interrupted)
@@ -171,7 +171,7 @@ public final class StoreCheck {
                 report(progress)
             }
             if contents.count == Self.batch { continue }
-            // The end of the index: a round is finished when all before the start has been read too, now or earlier.
+            // The end of the index. A round is finished when all before the start has been read too, now or earlier.
             if !hasWrapped {
                 position = nil
                 try engine.store.setCheckPosition(nil, scope: scope)
@@ -184,7 +184,7 @@ public final class StoreCheck {
         }
     }
 
-    /// Files that the index does not know: taken in where they are what they are named, else removed.
+    /// Files that the index does not know: taken in if they have the digest of their name, else removed.
     private func checkUnknown() throws {
         let now = Int64(time(nil))
         try engine.store.forEachUnknownFile { file in
@@ -214,7 +214,7 @@ public final class StoreCheck {
 
     // MARK: Findings
 
-    /// - Returns: nil where the file cannot be read, which is noted.
+    /// - Returns: nil if the file cannot be read; that is noted.
     private func examine(
         _ content: ContentRecord, readsData: Bool, _ shouldStop: () -> Bool
     ) throws -> Examination? {
@@ -230,12 +230,13 @@ public final class StoreCheck {
         }
     }
 
-    /// Notes what is wrong with a content, and puts it right if that is wanted.
+    /// Notes what is wrong with a content, and heals it if that is wanted.
     ///
     /// - Returns: whether its file has other bytes now.
     private func handle(_ found: Examination) throws -> Bool {
         guard found.health != .sound, !known.contains(found.content.id) else { return false }
-        // What was being merged or given up just then is no damage. Seen to its end, whatever the time.
+        // If it was being merged or given up at that moment, it is not damaged. It is done to its end, even if the time is
+        // over.
         guard let found = try engine.confirm(found, shouldStop: interrupted) else {
             result.skipped += 1
             return false

@@ -1,22 +1,22 @@
 import LaminaSystem
 
-/// Memory for compressed bytes and for what they decompress to, bounded for the whole process whatever its threads, and with it
-/// what a kill costs.
+/// Memory for compressed bytes and for what they decompress to. It is bounded for the whole process, for any number of threads,
+/// and this bounds what a kill costs.
 ///
-/// A reservation counts a piece's compressed and decompressed bytes, from before it is fetched until it has landed. What
-/// a reader waits for goes before background work, which never takes the last quarter. Only a piece that is larger than
-/// the limit goes over it: alone, or beside background work when a reader waits for it. What has landed and is not recorded
-/// counts as in flight, though it takes no memory: when the index's writer is held up, so is landing.
+/// A reservation counts a piece's compressed and decompressed bytes, from before it is fetched until it has landed. What a
+/// reader waits for goes before background work, which never takes the last quarter. Only a piece that is larger than the limit
+/// exceeds it: alone, or beside background work if a reader waits for it. What has landed and is not recorded counts as in
+/// flight, though it takes no memory: if the index's writer is held up, landing is held up too.
 final class BufferPool: Sendable {
     private struct State {
         var used = 0
         var peak = 0
         var urgent = 0
-        /// How many urgent reservations wait: background work stands back for them.
+        /// How many urgent reservations wait: background work lets them go first.
         var urgentWaiting = 0
-        /// Bytes that have landed and that the index does not know of.
+        /// Bytes that have landed and that the index does not know yet.
         var unrecorded = 0
-        /// Why the index records nothing: nobody waits for it then.
+        /// Why the index records nothing: then no reservation waits for it.
         var refusal: (any Error)?
         var isClosed = false
         var free: [UnsafeMutableRawBufferPointer] = []
@@ -29,7 +29,7 @@ final class BufferPool: Sendable {
     var backgroundLimit: Int { limit / 4 * 3 }
     private let state: Monitor<State>
 
-    /// - Parameter limit: bytes in flight.
+    /// - Parameter limit: how many bytes may be in flight.
     init(limit: Int) {
         self.limit = limit
         state = Monitor(State())
@@ -42,7 +42,7 @@ final class BufferPool: Sendable {
     /// The bytes in flight now.
     var used: Int { state.withLock { $0.used } }
 
-    /// The same, and the most that ever were.
+    /// The same, and the maximum since the start.
     var usage: (now: Int, peak: Int) { state.withLock { ($0.used, $0.peak) } }
 
     /// How many reservations for readers wait.
@@ -50,14 +50,14 @@ final class BufferPool: Sendable {
 
     /// Waits until `bytes` more may be in flight.
     ///
-    /// - Throws: `MergeError.stopped` when the pool was closed meanwhile; why the index records nothing, where that is what would
-    ///   have to be waited for.
+    /// - Throws: `MergeError.stopped` if the pool was closed meanwhile; or the reason why the index records nothing, if it
+    ///   would have to wait for that.
     func reserve(_ bytes: Int, urgent: Bool) throws(MergeError) {
         var isWaiting = false
         let failure = state.wait { pool -> Result<Void, MergeError>? in
             let allows = urgent ? allowsUrgent(bytes, pool) : allowsBackground(bytes, pool)
             let mayGo = pool.isClosed || allows || pool.refusal != nil
-            // Begins to wait, or has waited.
+            // It begins to wait, or has finished waiting.
             if urgent, isWaiting == mayGo {
                 isWaiting.toggle()
                 pool.urgentWaiting += isWaiting ? 1 : -1
@@ -87,7 +87,7 @@ final class BufferPool: Sendable {
     /// Counts bytes that have landed, until they are recorded.
     func landed(_ bytes: Int) { state.withLock { $0.unrecorded += bytes } }
 
-    /// Says that landed bytes are on record.
+    /// Counts landed bytes as recorded.
     func recorded(_ bytes: Int) {
         state.withLock(notify: true) { pool in
             pool.unrecorded -= bytes
@@ -95,7 +95,7 @@ final class BufferPool: Sendable {
         }
     }
 
-    /// Says why the index records nothing just now.
+    /// Notes why the index records nothing now.
     func refuse(_ error: any Error) { state.withLock(notify: true) { $0.refusal = error } }
 
     /// Gives a reservation back.
@@ -112,7 +112,7 @@ final class BufferPool: Sendable {
             guard let index = pool.free.firstIndex(where: { $0.count >= count }) else { return nil }
             return pool.free.remove(at: index)
         }
-        // Whole 256 KiB, so that buffers fit again.
+        // A multiple of 256 KiB, so that buffers can be reused.
         return kept ?? .allocate(byteCount: (count + 0x3ffff) & ~0x3ffff, alignment: 4096)
     }
 
@@ -128,7 +128,7 @@ final class BufferPool: Sendable {
         surplus?.deallocate()
     }
 
-    /// Frees the buffers that nobody uses.
+    /// Frees the buffers that are not in use.
     func trim() {
         state.withLock { pool in
             for buffer in pool.free { buffer.deallocate() }
@@ -136,6 +136,6 @@ final class BufferPool: Sendable {
         }
     }
 
-    /// Wakes and refuses whoever waits.
+    /// Wakes all waiters with an error.
     func close() { state.withLock(notify: true) { $0.isClosed = true } }
 }

@@ -1,41 +1,41 @@
 import Synchronization
 
-/// What a connection gives, and how much is asked of it at once therefore.
+/// What a connection delivers, and how much is therefore requested of it at once.
 ///
-/// A range lasts long enough that the wait for its answer hardly counts, and no longer: a reader of bytes at its end waits for all
-/// of it, and it takes its share of the line from what readers ask for meanwhile. Memory does not limit it: bytes are decoded and
-/// placed as they come.
+/// A range lasts long enough that the wait for its answer hardly counts, and no longer: a reader that needs bytes at its end
+/// waits for all of it, and it takes its share of the line from what readers ask for meanwhile. Memory does not limit it: bytes
+/// are decoded and placed as they come.
 struct ConnectionPace: Sendable, Equatable {
     /// Seconds from a request to its first byte; nil before the first answer.
     private(set) var latency: Double?
-    /// Of one request, as others run beside it; nil before enough has come to tell.
+    /// Of one request, because others run beside it; nil before enough bytes have come.
     private(set) var bytesPerSecond: Double?
 
-    /// What is asked for at once of a connection that nothing is known of, in bytes: 8 MiB would be most of a minute on a
+    /// How much is requested at once from a connection that is not known yet, in bytes: 8 MiB would take most of a minute on a
     /// line of a quarter of a megabyte a second.
     static let firstRange = 2 << 20
-    /// The bounds of what is asked for at once while nobody waits, in bytes. Less is more requests than bytes deserve; more
-    /// brings nothing, as two requests at a time hide each other's latency.
+    /// The bounds of what is requested at once while no reader waits, in bytes. Less means too many requests; more brings
+    /// nothing, because two requests at a time hide each other's latency.
     static let bounds = (1 << 20)...(32 << 20)
-    /// More is not asked for where answers come soon, as more brings nothing there, and what two requests have under way is
-    /// what a killed pull fetches again.
+    /// The most that is requested if answers come soon: more brings nothing there, and a killed pull fetches again what its two
+    /// requests had on their way.
     private static let longestNearby = 8 << 20
-    /// Below this latency, in seconds, a place is nearby.
+    /// Below this latency, in seconds, a server is nearby.
     private static let nearby = 0.05
     /// The bounds while readers wait.
     static let boundsBesideReaders = (256 << 10)...(8 << 20)
 
-    /// How many times its latency a range is to last: what is lost in waiting is a sixteenth.
+    /// How many times its latency a range should last: a sixteenth is lost in waiting.
     private static let latencyFactor = 16.0
-    /// The bounds of how long a range is to last, in seconds. While readers wait it lasts as short as it may: they would
-    /// notice more.
+    /// The bounds of how long a range should last, in seconds. While readers wait it is as short as possible: they would notice
+    /// more.
     private static let duration = 0.1...1.0
-    /// Fewer bytes than this say nothing of a rate: they were on their way before anybody looked.
+    /// Fewer bytes than this say nothing about a rate: they were on their way before the measurement began.
     private static let leastSample = 128 << 10
     /// The weight of the newest range.
     private static let weight = 0.5
 
-    /// Takes what one range has shown.
+    /// Takes the measurement of one range.
     ///
     /// - Parameters:
     ///   - bytes: how many came.
@@ -45,7 +45,7 @@ struct ConnectionPace: Sendable, Equatable {
         guard bytes > 0 else { return }
         self.latency = Self.blended(self.latency, latency)
         guard bytes >= Self.leastSample else { return }
-        // Seconds for each byte are blended, not bytes for each second: one range out of a cache does not hide that the
+        // It averages seconds for each byte, not bytes for each second: one range from a cache then does not hide that the
         // others are slow.
         let cost = max(seconds, 1e-6) / Double(bytes)
         bytesPerSecond = 1 / Self.blended(bytesPerSecond.map { 1 / $0 }, cost)
@@ -57,7 +57,7 @@ struct ConnectionPace: Sendable, Equatable {
 
     /// The compressed bytes of one background request.
     ///
-    /// - Parameter besideReaders: whether readers wait for other bytes, or did a moment ago.
+    /// - Parameter besideReaders: whether readers wait for other bytes, or waited a moment ago.
     func rangeSize(besideReaders: Bool) -> Int {
         let bounds = besideReaders ? Self.boundsBesideReaders : Self.bounds
         guard let bytesPerSecond, let latency else { return min(Self.firstRange, bounds.upperBound) }
@@ -67,13 +67,14 @@ struct ConnectionPace: Sendable, Equatable {
         return Int(min(max(bytesPerSecond * duration, Double(bounds.lowerBound)), Double(longestRange)))
     }
 
-    /// How much to fetch ahead of who reads small files in order: what comes in a second.
+    /// How much to fetch ahead of a reader that reads small files in order: what comes in a second.
     func readAheadSize(limit: Int) -> Int {
         bytesPerSecond.map { Int(min($0, Double(limit))) } ?? limit
     }
 }
 
-/// The servers that layers come from, and their paces. A server is what a location names before the repository, or a directory.
+/// The servers that layers come from, and their paces. A server is the part of a location before the repository, or a
+/// directory.
 final class ConnectionPaces: Sendable {
     private struct State {
         var numbers: [Substring: Int] = [:]
@@ -84,10 +85,10 @@ final class ConnectionPaces: Sendable {
     private static let limit = 256
     private let state = Mutex(State())
 
-    /// The number of a location's server; the same for as long as this object is.
+    /// The number of a location's server; it is the same as long as this object exists.
     func server(of location: String) -> Int { state.withLock { Self.server(of: location, &$0) } }
 
-    /// - Parameter server: nil for one that nothing is known of.
+    /// - Parameter server: nil for one that is not known.
     subscript(server server: Int?) -> ConnectionPace {
         state.withLock { state in server.flatMap { state.paces[$0] } ?? ConnectionPace() }
     }
@@ -97,7 +98,7 @@ final class ConnectionPaces: Sendable {
         return self[server: number]
     }
 
-    /// Measures one read of `location`; `body` tells the watch of each piece as it comes, and when it wants the next one.
+    /// Measures one read of `location`; `body` tells the watch about each piece as it comes, and when it wants the next one.
     func measure<Result>(_ location: String, _ body: (PaceWatch) throws -> Result) rethrows -> Result {
         let watch = PaceWatch()
         defer {
@@ -121,17 +122,17 @@ final class ConnectionPaces: Sendable {
         return number
     }
 
-    /// `https://host:port` of a registry's location; the whole of another one.
+    /// `https://host:port` of a registry's location; the whole of any other location.
     private static func serverName(_ location: String) -> Substring {
-        // The third slash ends it: the first two are of "://".
+        // It ends at the third slash: the first two belong to "://".
         let slashes = location.indices.lazy.filter { location[$0] == "/" }
         guard location.contains("://"), let third = slashes.dropFirst(2).first else { return location[...] }
         return location[..<third]
     }
 }
 
-/// Times one read. What is done with a piece before the next one is asked for is not the connection's time: a busy machine is
-/// no slow line.
+/// Times one read. The time between a piece and the request for the next one is not the connection's: a busy machine is no slow
+/// line.
 final class PaceWatch {
     private let clock = ContinuousClock()
     private let start: ContinuousClock.Instant
@@ -154,7 +155,7 @@ final class PaceWatch {
         arrival = nil
     }
 
-    /// Until the first byte, and from there to now; nil: none came.
+    /// Until the first byte, and from there to now; nil: no byte came.
     var seconds: (latency: Double, rest: Double)? {
         guard let first else { return nil }
         return ((first - start) / .seconds(1), (clock.now - first - away) / .seconds(1))

@@ -15,15 +15,15 @@ struct DecodeQueue {
         if piece.isUrgent { urgent.append(piece) } else { background.append(piece) }
     }
 
-    /// The next piece; nil: none now; .some(nil): none ever.
+    /// The next piece; nil: none now; .some(nil): no piece will ever come.
     mutating func next() -> Piece?? {
         if let piece = urgent.pop() ?? background.pop() { return .some(piece) }
         return isStopping ? .some(nil) : nil
     }
 }
 
-/// A chunk's bytes, whose digest was computed and is the one that the TOC gives. Only the verifier makes one, and only
-/// one of these can be placed.
+/// A chunk's bytes, whose digest was computed and is the one that the TOC gives. Only the verifier makes one, and only these
+/// can be placed.
 struct VerifiedChunk: ~Copyable {
     let part: Part
     let bytes: UnsafeRawBufferPointer
@@ -41,11 +41,11 @@ struct VerificationFailure: Error {
     var actual: Digest
 }
 
-/// Decodes, verifies, places: compressed members become verified bytes in backing files. A thread of the merge runs `loop`, and
-/// several do.
+/// Decodes, verifies and places: compressed members become verified bytes in backing files. Several threads of the merge run
+/// `loop`.
 final class Decoder: Sendable {
-    /// Contents of this size and more are written past the page cache even while they are read: the kernel keeps what was
-    /// read as that of the mount, and a gigabyte of it twice is in nobody's interest.
+    /// Contents of this size and more are written past the page cache even while they are read: the kernel keeps what was read
+    /// as pages of the mount, and a gigabyte of it should not be in memory twice.
     private static let largeSize: Int64 = 64 << 20
 
     private let context: MergeContext
@@ -61,7 +61,7 @@ final class Decoder: Sendable {
     func loop() {
         let decoder: ChunkDecoder
         do {
-            // The payload's memory is the pool's; what libzstd keeps is shared out.
+            // The payload's memory is the pool's; the decoders share what libzstd may keep.
             decoder = try ChunkDecoder(
                 keeping: MergeEngine.inFlightLimit / max(1, context.options.decoderCount), gate: gate)
         } catch {
@@ -134,7 +134,7 @@ final class Decoder: Sendable {
         keep()
         let bytes =
             landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) } - holes.reduce(0) { $0 + $1.bytes }
-        // First: what is on record must not be counted as on its way, too.
+        // First, so that what is on record is not also counted as on its way.
         context.space?.landed(bytes)
         let unrecorded = record(holes)
         if !unrecorded.isEmpty {
@@ -144,10 +144,10 @@ final class Decoder: Sendable {
         return bytes
     }
 
-    /// Records the holes of chunks, before anybody is told that these have landed: as soon as a content is whole its file may be
-    /// opened, and is then held against what is on record.
+    /// Records the holes of chunks, before any waiter is told that these have landed: as soon as a content is whole its file
+    /// may be opened, and is then compared with the record.
     ///
-    /// - Returns: those that cannot be recorded just now. Whoever waits for them has been told.
+    /// - Returns: those that cannot be recorded now. Their waiters have been told.
     private func record(_ holes: [(part: Part, bytes: Int64)]) -> [Part] {
         guard !holes.isEmpty else { return [] }
         var landing = Landing()
@@ -167,9 +167,9 @@ final class Decoder: Sendable {
         }
     }
 
-    /// Writes a verified chunk at its own offset in its backing file, but for its zeros.
+    /// Writes a verified chunk at its own offset in its backing file, except its zeros.
     ///
-    /// - Returns: how many bytes of it are holes of the file; nil where it cannot be written.
+    /// - Returns: how many bytes of it are holes of the file; nil if it cannot be written.
     private func place(_ chunk: borrowing VerifiedChunk) -> Int64? {
         let part = chunk.part
         let (target, record) = (part.target, part.target.record)

@@ -5,7 +5,7 @@ import LaminaSystem
 import Synchronization
 
 /// Does what the plan says: reads few, long, disjoint ranges of blobs, cuts them into members on the way, and has contents
-/// prepared. A thread of the merge runs `loop`, and several do.
+/// prepared. Several threads of the merge run `loop`.
 final class Fetcher: Sendable {
     private let context: MergeContext
     private let preparer: Preparer
@@ -21,7 +21,7 @@ final class Fetcher: Sendable {
         restreamer = Restreamer(context)
     }
 
-    /// The jobs that run, and the most that ever ran.
+    /// How many jobs run, and the maximum since the start.
     var load: (jobs: Int, peak: Int) {
         (jobCount.load(ordering: .relaxed), jobPeak.load(ordering: .relaxed))
     }
@@ -71,7 +71,7 @@ final class Fetcher: Sendable {
                 blob, from: sources, job.range, shouldStop: shouldStop,
                 isClosed: { cutter.isClosed || watch.hasGivenUp }
             ) {
-                // Behind it: what waits for memory is no server that hangs.
+                // Afterwards: a fetch that waits for memory does not mean that the server hangs.
                 defer { watch.progressed() }
                 try cutter.feed($0)
             }
@@ -89,7 +89,7 @@ final class Fetcher: Sendable {
         }
     }
 
-    /// Reads a range from the first source that gives it; where one fails, the next goes on behind the last byte.
+    /// Reads a range from the first source that gives it; if one fails, the next goes on behind the last byte.
     private func read(
         _ blob: LayerBlob, from sources: [any BlobSource], _ range: Range<Int64>, shouldStop: @Sendable () -> Bool,
         isClosed: () -> Bool, _ sink: (UnsafeRawBufferPointer) throws -> Void
@@ -111,7 +111,7 @@ final class Fetcher: Sendable {
                 }
             } catch {
                 failure = error
-                // A reader of the bytes that has enough of them ends this too, and is no failure of the source.
+                // If the reader of the bytes has enough of them, that ends the read too, and is no failure of the source.
                 if error is OCIError { context.counters.count(FetchFailure(error)) }
                 if context.stop.isSet || isClosed() { break }
             }
@@ -133,7 +133,7 @@ final class Fetcher: Sendable {
         }
     }
 
-    /// Adds the small files that stand behind a small file in the blob.
+    /// Adds the small files that follow a small file in the blob.
     private func withNeighbours(_ job: FetchJob) -> FetchJob {
         guard let last = job.members.last, let part = last.parts.last else { return job }
         let place = ChunkPlace(
@@ -144,7 +144,7 @@ final class Fetcher: Sendable {
         return extended(job, behind: place, end: job.range.lowerBound + Int64(window), window: window)
     }
 
-    /// Fetches the next window of a layer, as the one before is being read.
+    /// Fetches the next window of a layer while the one before is being read.
     private func readAhead(_ layer: LayerID, behind place: ChunkPlace, window: Int) {
         let job = extended(
             FetchJob(layer: layer, origin: context.sources.origin(of: layer), isUrgent: false), behind: place,
@@ -170,13 +170,13 @@ final class Fetcher: Sendable {
 }
 
 extension MergeContext {
-    /// The number of the server that a layer comes from; nil: the index knows no place of it.
+    /// The number of the server that a layer comes from; nil: the index knows no source of it.
     func server(of layer: LayerID) -> Int? {
         guard let location = try? sources.sources(of: layer).sources.first?.location else { return nil }
         return paces.server(of: location)
     }
 
-    /// Tells the plan where a layer comes from, the first time that something is wanted of it.
+    /// Tells the plan where a layer comes from, when something of it is wanted for the first time.
     func learnServer(of layer: LayerID) {
         guard !board.knowsServer(of: layer), let server = server(of: layer) else { return }
         board.setServer(server, of: layer)
@@ -191,10 +191,10 @@ extension MergeError {
     }
 }
 
-/// Tells when a read has brought nothing for a while that nobody waits for: a server that hangs holds no chunk, and no
-/// fetcher, longer than anybody has patience.
+/// Says when a read that no reader waits for has brought nothing for a while: a server that hangs then holds no chunk and no
+/// fetcher for long.
 final class ReadWatch: Sendable {
-    /// What a connection that is well does not take for its next bytes.
+    /// A healthy connection brings its next bytes within this time.
     private static let limit: Duration = .seconds(1)
     private let lastBytes = Mutex(ContinuousClock().now)
     private let givenUp = Atomic<Bool>(false)

@@ -3,7 +3,7 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// What the services of one merge share: each has its own lock, and none calls another with it held.
+/// What the services of one merge share: each has its own lock, and none calls another while it holds it.
 struct MergeContext: Sendable {
     let store: Store
     let options: MergeEngine.Options
@@ -11,7 +11,7 @@ struct MergeContext: Sendable {
     let sources: SourceCache
     let paces: ConnectionPaces
     let pool: BufferPool
-    /// Keeps the store below its limit, where it has one.
+    /// Keeps the store below its limit, if it has one.
     let space: SpaceKeeper?
     let counters: MergeCounters
     let reporter: ErrorReporter
@@ -32,7 +32,7 @@ struct MergeContext: Sendable {
         if board.failed(members, error), error.code != .interrupted { reporter.report(error) }
     }
 
-    /// Bytes of a member are not what the table of contents says: they are fetched once more from scratch, then it is an error.
+    /// Bytes of a member differ from the table of contents: they are fetched once more from the beginning, then it is an error.
     func mistrust(_ member: Member, _ wrong: [(part: Part, error: MergeError)], _ layer: LayerID) {
         counters.count(.wrongBytes)
         let final = board.with(notify: true) { $0.mistrusted(member, wrong.map(\.part), of: layer) }
@@ -45,7 +45,7 @@ struct MergeContext: Sendable {
     }
 }
 
-/// Whether the merge is to end.
+/// Whether the merge should end.
 final class StopFlag: Sendable {
     private let flag = Atomic<Bool>(false)
 
@@ -54,7 +54,7 @@ final class StopFlag: Sendable {
     func set() { flag.store(true, ordering: .sequentiallyConsistent) }
 }
 
-/// Tells of errors that nobody waits for.
+/// Gets errors that no caller waits for.
 final class ErrorReporter: Sendable {
     private let report = Mutex<(@Sendable (any Error) -> Void)?>(nil)
 
@@ -63,13 +63,13 @@ final class ErrorReporter: Sendable {
     func report(_ error: any Error) { report.withLock { $0 }?(error) }
 }
 
-/// Who reads contents without the merge: the file system.
+/// What reads contents without the merge: the file system.
 final class ContentHolders: Sendable {
     private let holders = Mutex<MergeEngine.Holders?>(nil)
 
     func set(_ holders: MergeEngine.Holders?) { self.holders.withLock { $0 = holders } }
 
-    /// Has everybody let go of what is only kept for the next open of these contents.
+    /// Has it give up what is only kept for the next open of these contents.
     ///
     /// - Returns: those of them that are open.
     @discardableResult

@@ -3,8 +3,8 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Where the bytes of one content go while it is merged: its file, opened once, and the lease of its name, from before the first
-/// byte until the index has recorded the last. The lease is given up with this object otherwise.
+/// Where the bytes of one content go while it is merged: its file, opened once, and the lease of its name, from before the
+/// first byte until the index has recorded the last. If that does not happen, the lease is given up with this object.
 final class MergeTarget: Sendable {
     private struct State: ~Copyable {
         var file: BackingFile?
@@ -14,7 +14,7 @@ final class MergeTarget: Sendable {
     let record: ContentRecord
     let chunkCount: Int
     let startedAt = monotonicSeconds()
-    /// Whether a reader has asked for any of it, and so will for more: its bytes are worth the page cache.
+    /// Whether a reader has asked for any of it, and so will probably ask for more: its bytes are worth the page cache.
     let hasReaders = Atomic<Bool>(false)
     private let state = Mutex(State())
 
@@ -32,7 +32,7 @@ final class MergeTarget: Sendable {
         }
     }
 
-    /// Writes a verified chunk at its own offset in the backing file, but for its holes: ranges of the bytes.
+    /// Writes a verified chunk at its own offset in the backing file, except its holes: ranges of the bytes.
     func write(
         _ bytes: UnsafeRawBufferPointer, holes: [Range<Int>], at offset: Int64, to files: ContentFiles,
         keepsCached: Bool
@@ -56,7 +56,7 @@ final class MergeTarget: Sendable {
     /// Closes the file: everything has landed.
     func close() { state.withLock { $0.file = nil } }
 
-    /// Lets go of the name: the index says what its file has.
+    /// Ends the lease of the name: the index says what its file has.
     func recorded() { state.withLock { $0.lease?.recorded() } }
 
     private static func withLease<Result: Sendable>(

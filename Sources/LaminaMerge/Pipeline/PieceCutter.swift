@@ -2,20 +2,20 @@ import LaminaStore
 
 /// Compressed members of one job, whole, ready to be decoded.
 struct Piece: @unchecked Sendable {
-    // The buffer is owned by whoever has the piece: the cutter, then the queue, then one decoder.
+    // The piece's owner has the buffer: the cutter, then the queue, then one decoder.
     var layer: LayerID
     var members: [Member]
     var buffer: UnsafeMutableRawBufferPointer
-    /// What the pool was asked for.
+    /// How much was reserved in the pool.
     var reserved: Int
-    /// What the store's limit was asked for.
+    /// How much was reserved below the store's limit.
     var diskBytes: Int64
     var isUrgent: Bool
 }
 
 /// Cuts the bytes of a job, as they arrive, into pieces: one large member, or small ones together.
 final class PieceCutter {
-    /// Compressed bytes of small members that are decoded as one piece: a lock and a wake-up for all of them.
+    /// How many compressed bytes of small members are decoded as one piece: one lock and one wake-up for all of them.
     private static let pieceSize = 512 << 10
 
     private let job: FetchJob
@@ -52,7 +52,7 @@ final class PieceCutter {
         }
     }
 
-    /// Gives up: the members that were not delivered.
+    /// Gives up: returns the members that were not delivered.
     func abandon() -> [Member] {
         var members = Array(job.members[nextMember...])
         if let piece {
@@ -66,7 +66,7 @@ final class PieceCutter {
         return members
     }
 
-    /// Whether a small member goes into a piece with others: where the pool is small, only as far as it takes them together.
+    /// Whether a small member goes into a piece with others: if the pool is small, only as far as it takes them together.
     private func fits(_ member: Member, beside size: Int, _ needed: Int) -> Bool {
         let sum = size + member.blobSize
         return sum <= Self.pieceSize && sum + max(needed, member.neededBytes) <= pool.backgroundLimit
@@ -87,7 +87,7 @@ final class PieceCutter {
         let members = Array(job.members[start..<nextMember])
         let diskBytes = members.reduce(0) { $0 + $1.diskBytes }
         do throws(MergeError) {
-            // Room comes first: whoever waits for it must not hold memory that others wait for.
+            // Room comes first: a thread that waits for room must not hold memory that others wait for.
             try space?.reserve(diskBytes)
             do throws(MergeError) {
                 try pool.reserve(size + needed, urgent: job.isUrgent)

@@ -2,15 +2,15 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Called once, on a thread of the merge, when what was asked for has landed or cannot.
+/// Called once, on a thread of the merge, when what was requested has landed or cannot be fetched.
 public typealias MergeCompletion = @Sendable (Result<Void, MergeError>) -> Void
 
 /// Takes the bytes of one chunk from memory, verified. They are gone when it returns.
 typealias ChunkTaker = @Sendable (UnsafeRawBufferPointer) -> Void
 
-/// The one `MergePlan` of the process behind its lock: hands its work to the fetchers and its ends to those who wait.
+/// The one `MergePlan` of the process, behind its lock: gives its work to the fetchers and its ends to the waiters.
 ///
-/// The lock is held for steps of the plan only: nothing waits, reads or writes under it, and completions are called without it.
+/// The lock is held only for steps of the plan: nothing waits, reads or writes under it, and completions are called without it.
 final class PlanBoard: Sendable {
     fileprivate struct Reader {
         var completion: MergeCompletion
@@ -27,7 +27,7 @@ final class PlanBoard: Sendable {
     private let state: Monitor<State>
     private let paces: ConnectionPaces
     private let lastNumber = Atomic<UInt64>(0)
-    /// Told what landed, with the lock held: a content's chunks are recorded before it is recorded as merged.
+    /// Gets what landed, with the lock held: a content's chunks are recorded before it is recorded as merged.
     private let onLanded: @Sendable (MergePlan.Landed, Landing) -> Void
 
     init(fetchers: Int, paces: ConnectionPaces, onLanded: @escaping @Sendable (MergePlan.Landed, Landing) -> Void) {
@@ -71,14 +71,14 @@ final class PlanBoard: Sendable {
         return knowledge
     }
 
-    /// The same for a thread that may wait for nobody: nil while somebody has the plan.
+    /// The same for a thread that may not wait: nil while another thread has the plan.
     func openedNow(_ content: ContentID) -> MergeEngine.Knowledge? {
         guard let (knowledge, isMark) = state.withLockIfFree({ $0.plan.opened(content) }) else { return nil }
         if isMark { state.withLockWakingOne { _ in } }
         return knowledge
     }
 
-    /// Whether nobody has the plan just now.
+    /// Whether no thread has the plan now.
     var isFree: Bool { state.withLockIfFree { _ in } != nil }
 
     func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {
@@ -102,7 +102,7 @@ final class PlanBoard: Sendable {
 
     func cancel(_ pull: PullID) { change { $0.cancel(pull) } }
 
-    /// The time of what was merged a moment ago, to be taken before rows are read from the index.
+    /// The current time of `recentlyMerged`; take it before rows are read from the index.
     var time: UInt64 { state.withLock { $0.plan.recentlyMerged.clock } }
 
     var isQuiet: Bool { state.withLock { $0.plan.isQuiet } }
@@ -114,11 +114,11 @@ final class PlanBoard: Sendable {
 
     // MARK: For the fetchers
 
-    /// Waits for the next work; tells those who are to be told meanwhile.
+    /// Waits for the next work; meanwhile it delivers ends to waiters.
     func next() -> MergePlan.Work {
         while true {
             let (work, ends, wantsHelp) = state.wait { state -> (MergePlan.Work, [() -> Void], Bool)? in
-                // Whether readers wait for bytes, or did a moment ago.
+                // Whether readers wait for bytes, or waited a moment ago.
                 let besideReaders = state.plan.hasReaders || state.memory.lasts(at: ContinuousClock().now)
                 guard let work = state.plan.next(rangeSize: { paces[$0].rangeSize(besideReaders: besideReaders) })
                 else { return nil }
@@ -139,7 +139,7 @@ final class PlanBoard: Sendable {
         }
     }
 
-    /// Says where a layer comes from, so that its fetches share the lane of that server.
+    /// Records where a layer comes from, so that its fetches share that server's lane.
     func setServer(_ server: Int, of layer: LayerID) { state.withLock { $0.plan.lanes.setServer(server, of: layer) } }
 
     func knowsServer(of layer: LayerID) -> Bool { state.withLock { $0.plan.lanes.knowsServer(of: layer) } }
@@ -148,13 +148,13 @@ final class PlanBoard: Sendable {
 
     func isWanted(_ job: FetchJob) -> Bool { state.withLock { $0.plan.isWanted(job) } }
 
-    /// Makes a step of the plan, and tells those who are to be told.
+    /// Makes a step of the plan, and tells the waiters its result.
     func change(_ step: (inout MergePlan) -> PlanEnds) {
         let calls = state.withLock(notify: true) { state in state.calls(for: step(&state.plan)) }
         for call in calls { call() }
     }
 
-    /// Makes a step that nobody is told of.
+    /// Makes a step that has no result for waiters.
     ///
     /// - Parameter notify: whether fetchers may find something to do.
     func with<Result>(notify: Bool = false, _ step: (inout MergePlan) throws -> Result) rethrows -> Result {
@@ -163,7 +163,7 @@ final class PlanBoard: Sendable {
 
     // MARK: For the decoders and the recorder
 
-    /// Says that parts are in their place: to the recorder, and to those who waited for them.
+    /// Reports that parts are in their place: to the recorder, and to the waiters.
     ///
     /// - Parameter landing: what else is to be recorded with them.
     func landed(_ parts: [Part], _ landing: Landing = Landing()) {
@@ -177,7 +177,8 @@ final class PlanBoard: Sendable {
         for call in calls { call() }
     }
 
-    /// Gives a chunk that is in its place to those who read in it: from memory, as its file would have to be read for them.
+    /// Gives a chunk that is in its place to the readers that wait for it: from memory, because otherwise its file would have
+    /// to be read for them.
     func serve(_ part: Part, _ bytes: UnsafeRawBufferPointer) {
         guard part.target.hasReaders.load(ordering: .relaxed) else { return }
         let (takers, wasFirst) = state.withLock { state in
@@ -191,13 +192,13 @@ final class PlanBoard: Sendable {
             let start = Int(range.lowerBound - part.offset)
             take(UnsafeRawBufferPointer(rebasing: bytes[start..<(start + range.count)]))
         }
-        // The fetchers have its background merge to do now.
+        // The fetchers can do its background merge now.
         if wasFirst { state.withLock(notify: true) { _ in } }
     }
 
-    /// Says that parts cannot be had.
+    /// Reports that parts cannot be fetched.
     ///
-    /// - Returns: whether nobody has been told.
+    /// - Returns: whether no waiter was told.
     func failed(_ members: [Member], _ error: MergeError) -> Bool {
         let (calls, isHeard) = state.withLock(notify: true) { state in
             let ends = state.plan.failed(members, error)
@@ -220,7 +221,7 @@ final class PlanBoard: Sendable {
 
     // MARK: Ending
 
-    /// Tells all who wait that the merge has stopped; the fetchers end.
+    /// Tells all waiters that the merge has stopped; the fetchers end.
     func stop() { change { $0.stop() } }
 
     func forgetAll() { state.withLock { $0.plan.forgetAll() } }
@@ -229,7 +230,7 @@ final class PlanBoard: Sendable {
 }
 
 extension PlanBoard.State {
-    /// What to call for some ends, when the lock is not held any more.
+    /// What to call for some ends, once the lock is released.
     fileprivate mutating func calls(for ends: PlanEnds) -> [() -> Void] {
         for target in ends.awaited { target.hasReaders.store(true, ordering: .relaxed) }
         var calls: [() -> Void] = []
@@ -246,7 +247,7 @@ extension PlanBoard.State {
     }
 }
 
-/// When the last fetch for a reader ended: for a moment after it background requests are still kept short, as it may be the first of
+/// When the last fetch for a reader ended: for a moment after it background requests stay short, because it may be the first of
 /// many.
 struct ReaderMemory {
     private static let length: Duration = .seconds(1)

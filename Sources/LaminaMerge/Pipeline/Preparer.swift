@@ -4,8 +4,8 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Finds out what there is of a content before it is fetched: what the index says, whether that is so, and what other contents in
-/// the store have of its bytes.
+/// Finds out what there is of a content before it is fetched: what the index says, whether that is true, and what other
+/// contents in the store have of its bytes.
 final class Preparer: Sendable {
     private let context: MergeContext
     private let prover: Prover
@@ -15,7 +15,7 @@ final class Preparer: Sendable {
         self.prover = prover
     }
 
-    /// Reads a content from the index, takes what the store has already, and answers the plan.
+    /// Reads a content from the index, takes what the store already has, and answers the plan.
     func prepare(_ key: SlotKey, _ content: ContentID, preferring layer: LayerID?) {
         do {
             let (record, chunks) = try read(content, preferring: layer)
@@ -41,9 +41,9 @@ final class Preparer: Sendable {
             throw MergeError(.index, "\(content) is not in the index")
         }
         if record.proof == .disproven { throw MergeError.lie(record) }
-        // Whoever asks for what has landed has not found it in the file. What is damaged or gone is fetched again.
+        // If a reader asks for what has landed, it was not in the file. What is damaged or gone is fetched again.
         if record.state != .absent { record = try withoutDamage(record) }
-        // Somebody may have the damaged file open: it keeps its name, and nothing but bytes go into it.
+        // The damaged file may be open: it keeps its name, and only bytes are written into it.
         let isHealing = context.board.isHealing(content)
         if record.state != .merged, !isHealing, try adoptTwin(of: record) { record.state = .merged }
         var chunks = try index.chunks(of: record, preferring: layer)
@@ -61,7 +61,7 @@ final class Preparer: Sendable {
         return (record, chunks)
     }
 
-    /// A content as it is after what is damaged of its file was taken back.
+    /// A content after what is damaged of its file was taken back.
     private func withoutDamage(_ record: ContentRecord) throws -> ContentRecord {
         let health = try context.store.takeBackDamage(of: record)
         if health == .sound { return record }
@@ -76,7 +76,7 @@ final class Preparer: Sendable {
 
     /// Makes a content whole from a merged one with the same whole-file digest, once that digest is proven.
     ///
-    /// A digest in a TOC is a claim: bytes that another layer brought are taken for it only after they were hashed.
+    /// A digest in a TOC is a claim: bytes of another layer are used for it only after they were hashed.
     ///
     /// - Returns: whether the content is merged now.
     private func adoptTwin(of content: ContentRecord) throws -> Bool {
@@ -89,7 +89,7 @@ final class Preparer: Sendable {
                 // It is recorded as disproven or as damaged now, so the next look finds another one or none.
             } catch {
                 if context.stop.isSet { throw MergeError.stopped }
-                // It may be damaged, which the prover has taken back, or there is an error of this moment, which says nothing of it.
+                // It may be damaged, and the prover has taken that back; or the error is temporary and says nothing about it.
                 context.reporter.report(
                     MergeError(.index, "\(twin.name.digest) cannot be taken from the store", cause: error))
                 guard try context.store.index.content(twin.id)?.state != .merged else { return false }
@@ -104,7 +104,7 @@ final class Preparer: Sendable {
         var lease = context.store.files.emptyLease()
         var target: File?
         var copied: Int64 = 0
-        // It counts as on its way until it is on record.
+        // It counts as on its way until it is recorded.
         defer { context.space?.landed(copied) }
         // The same file in other chunks.
         let twin = try context.store.index.twin(of: content)
@@ -112,7 +112,7 @@ final class Preparer: Sendable {
             let chunk = chunks[index]
             let landed = try context.store.index.landedChunk(chunk.digest, size: chunk.size, notIn: content.id)
             guard let found = landed ?? twin.map({ ($0.name, chunk.offset) }) else { continue }
-            // What the store cannot give is fetched; the fetch then says that there is no room.
+            // What the store cannot give is fetched; the fetch then reports that there is no room.
             guard
                 (try? context.space?.reserve(SpaceKeeper.onDisk(chunk.size), holding: copied)) != nil
                     || context.space == nil
@@ -120,7 +120,7 @@ final class Preparer: Sendable {
             var hasLanded = false
             defer { if !hasLanded { context.space?.giveBack(SpaceKeeper.onDisk(chunk.size)) } }
             lease.cover(content.name)
-            // In place where all contents with this file want these bytes.
+            // In place, if all contents with this file want these bytes.
             let file =
                 try target
                 ?? (content.name.claim == nil
@@ -149,18 +149,18 @@ final class Preparer: Sendable {
             }
         }
         try record(&landing, of: content, chunks)
-        // Chunks that landed before are on record, too.
+        // Chunks that landed before are recorded too.
         if !landing.isEmpty || content.state != .absent { lease.recorded() }
     }
 
-    /// - Returns: how many of the chunk's bytes are holes, now that they are in the file; nil where they are not.
+    /// - Returns: how many of the chunk's bytes are holes, now that they are in the file; nil if they are not in the file.
     private func copy(_ chunk: ChunkRecord, of source: File, at offset: Int64, to file: File) throws -> Int64? {
         let range = chunk.offset..<(chunk.offset + chunk.size)
-        // Who has the file open may be reading there: nothing goes over what it has but what is right.
+        // A process that has the file open may be reading there: only right bytes are written over what the file has.
         if try !file.isHole(range), try source.digest(of: offset..<(offset + chunk.size)) != chunk.digest {
             return nil
         }
-        // Zeros that take no disk there take none here.
+        // Zeros that take no space there take none here.
         let (end, shift) = (offset + chunk.size, chunk.offset - offset)
         let holes = try source.holes(in: offset..<end)
         var position = offset
@@ -177,8 +177,8 @@ final class Preparer: Sendable {
         return holes.reduce(0) { $0 + Int64($1.count) }
     }
 
-    /// Lands the chunks that are holes: a backing file is sparse, so its zeros are there before anything is written. That
-    /// their digests are those of zeros was seen when the layer was indexed.
+    /// Lands the chunks that are holes: a backing file is sparse, so its zeros are there before anything is written. Their
+    /// digests were compared with those of zeros when the layer was indexed.
     private func landHoles(of content: ContentRecord, _ chunks: inout [ChunkRecord]) throws {
         var lease = context.store.files.lease(writing: content.name)
         let file = try lease.create(content.name, size: content.size)

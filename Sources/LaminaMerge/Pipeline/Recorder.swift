@@ -2,8 +2,8 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Writes what has landed into the index: one transaction for what came within some milliseconds, so that neither a
-/// commit per file costs, nor a kill loses much. A thread of its own, and another for syncfs, which may take seconds.
+/// Writes into the index what has landed. One transaction records what came within some milliseconds, so that neither a commit
+/// per file costs much, nor a kill. It has its own thread, and another for syncfs, which may take seconds.
 final class Recorder: Sendable {
     private struct State {
         var landing = Landing()
@@ -12,14 +12,14 @@ final class Recorder: Sendable {
         var isSyncWanted = false
     }
 
-    /// How long a batch is gathered, in seconds.
+    /// How long it gathers a batch, in seconds.
     private static let gathering = 0.03
-    /// Landed bytes that end the gathering: what a kill may cost, beside what is in flight. Each transaction writes the pages
-    /// that it touches to the log anew, so that smaller batches write more.
+    /// How many landed bytes end the gathering: what a kill may cost, besides what is in flight. Each transaction writes the
+    /// pages that it touches to the log again, so smaller batches write more.
     private static let batchBytes = 8 << 20
     /// How often what has landed is made durable, in seconds.
     private static let syncInterval = 5.0
-    /// How long after an error of the index what it refused is tried again, in seconds.
+    /// How long after an error of the index it tries again, in seconds.
     private static let patience = 1.0
 
     private let store: Store
@@ -31,8 +31,8 @@ final class Recorder: Sendable {
     private let reporter: ErrorReporter
 
     /// - Parameters:
-    ///   - onRecorded: told what the index has recorded, on the thread that recorded it.
-    ///   - onRefused: told why the index records nothing just now.
+    ///   - onRecorded: gets what the index has recorded, on the thread that recorded it.
+    ///   - onRefused: gets the reason why the index records nothing now.
     init(
         store: Store, reporter: ErrorReporter, onRecorded: @escaping @Sendable (Landing, _ bytes: Int) -> Void,
         onRefused: @escaping @Sendable (any Error) -> Void
@@ -73,11 +73,11 @@ final class Recorder: Sendable {
         }
     }
 
-    /// Records everything that has been added so far. On any thread.
+    /// Records everything that has been added so far. May be called on any thread.
     ///
     /// - Throws: `StoreError`; what was not recorded is tried again with the next batch.
     func flush() throws {
-        // One at a time: a batch that was taken later must not be committed before an earlier one.
+        // One at a time: a later batch must not be committed before an earlier one.
         try recording.withLock { _ in
             let (landing, bytes) = state.withLock { state in
                 defer {
@@ -91,7 +91,7 @@ final class Recorder: Sendable {
                 try store.record(landing)
                 onRecorded(landing, bytes)
             } catch {
-                // The bytes stand in the files, only the index does not know.
+                // The bytes are in the files; only the index does not know it.
                 state.withLock { state in
                     state.landing.chunks = landing.chunks + state.landing.chunks
                     state.landing.merged = landing.merged + state.landing.merged
@@ -118,12 +118,12 @@ final class Recorder: Sendable {
         }
     }
 
-    /// Has the sync thread make durable what is recorded now, and does not wait for it.
+    /// Has the sync thread make durable what is recorded now; does not wait for it.
     func requestSync() { state.withLock(notify: true) { $0.isSyncWanted = true } }
 
-    /// Makes durable what was recorded, by whomever, if anything was since the last time.
+    /// Makes durable what was recorded, by any code, if anything was since the last time.
     func sync() throws {
-        // One at a time: who finds nothing left to do must not return before it is done.
+        // One at a time: a caller that finds nothing left to do must not return before it is done.
         try syncing.withLock { _ in _ = try store.makeDurable() }
     }
 

@@ -4,7 +4,7 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 
-/// Fetches files of a plain layer that were evicted: again and alone, from the checkpoint before them to the one behind them.
+/// Fetches evicted files of a plain layer: alone, from the checkpoint before them to the one behind them.
 struct Restreamer: Sendable {
     /// Reads a range of a blob from the first source that gives it.
     typealias Reading = (
@@ -16,7 +16,7 @@ struct Restreamer: Sendable {
 
     init(_ context: MergeContext) { self.context = context }
 
-    /// Reads the files of a job from a plain layer: places in its members are places in the layer's tar.
+    /// Reads the files of a job from a plain layer. The places in its members are places in the layer's tar.
     func run(_ job: FetchJob, _ format: LayerFormat, read: Reading) {
         var files = RestreamedFiles(job, context)
         do {
@@ -44,7 +44,7 @@ struct Restreamer: Sendable {
                         wasFull = room.isEmpty
                         try files.take(
                             UnsafeRawBufferPointer(rebasing: output[..<(output.count - room.count)]), at: start)
-                        // A zstd frame may go on for long.
+                        // A zstd frame may be very long.
                         if files.isDone { throw RestreamedFiles.Enough() }
                         guard decompressor.outputOffset > start || wasFull else { break }
                     }
@@ -57,7 +57,7 @@ struct Restreamer: Sendable {
     }
 }
 
-/// The files of one job, as the tar of their layer comes by.
+/// The files of one job, taken as their layer's tar passes.
 private struct RestreamedFiles {
     /// Everything has come.
     struct Enough: Error {}
@@ -76,7 +76,7 @@ private struct RestreamedFiles {
     private let layer: LayerID
     private var members: ArraySlice<Member>
     private var tar = TarReader()
-    /// Where the file at hand goes until its digest is known.
+    /// Where the current file goes until its digest is known.
     private var target = Target.nowhere
     /// What was reserved for it.
     private var reserved: Int64 = 0
@@ -108,12 +108,12 @@ private struct RestreamedFiles {
             guard try read(&piece, member) else { return }
             members.removeFirst()
             isWithin = false
-            // What is left of the piece is looked at once more for the next file.
+            // The rest of the piece is examined once more, for the next file.
             position = offset
         }
     }
 
-    /// - Returns: whether the member's file is whole, or cannot be.
+    /// - Returns: whether the member's file is whole, or cannot become whole.
     private mutating func read(_ piece: inout UnsafeRawBufferPointer, _ member: Member) throws -> Bool {
         guard let part = member.parts.first else { return true }
         let record = part.target.record
@@ -125,7 +125,7 @@ private struct RestreamedFiles {
                     throw MergeError(.index, "the tar of \(layer) has another file where the index has \(part.digest)")
                 }
                 try open(part, record)
-                // First: as soon as it is merged, the file may be opened.
+                // First, because the file may be opened as soon as it is merged.
                 if entry.holeSize > 0 { try context.store.recordHoles(entry.holeSize, of: record.id) }
             case .zeros(let count):
                 // In a spool they stay a hole.
@@ -149,7 +149,7 @@ private struct RestreamedFiles {
         try context.space?.reserve(SpaceKeeper.onDisk(record.size))
         reserved = SpaceKeeper.onDisk(record.size)
         guard part.size > Self.smallSize else { return target = .memory([]) }
-        // First the lease: a spool goes with a name that nobody has.
+        // The lease comes first: a spool goes under a name only with a lease.
         try part.target.withLease(context.store.files) { _ in }
         let spool = ContentFiles.restreamSpoolName(record.name.digest)
         context.store.files.removeSpool(spool)
@@ -169,7 +169,7 @@ private struct RestreamedFiles {
         }
     }
 
-    /// A file has come whole: it is right, or fetched once more, or an error.
+    /// A whole file has come: it is right, or it is fetched once more, or it is an error.
     private mutating func end(_ member: Member, _ part: Part, _ record: ContentRecord) throws -> Bool {
         let digest = hash.digest()
         defer { discard(member) }
@@ -185,7 +185,7 @@ private struct RestreamedFiles {
         return true
     }
 
-    /// Puts a file that is right under its name.
+    /// Puts a right file under its name.
     private func place(_ part: Part, _ record: ContentRecord) throws {
         let files = context.store.files
         try part.target.withLease(context.store.files) { lease throws(SystemError) in
@@ -199,7 +199,7 @@ private struct RestreamedFiles {
                     UnsafeRawBufferPointer(rebasing: buffer[..<bytes.count]), as: record.name, keepsCached: true)
             case .spool:
                 let spool = ContentFiles.restreamSpoolName(record.name.digest)
-                // Somebody may have the one with its name open: that one gets the bytes.
+                // The file with its name may be open: that one gets the bytes.
                 if files.exists(record.name) {
                     try lease.copy(spool: spool, to: record.name, size: record.size)
                 } else {
@@ -218,14 +218,15 @@ private struct RestreamedFiles {
         reserved = 0
     }
 
-    /// Says of what has not come that it has not.
+    /// Reports what has not come.
     mutating func finish(_ error: (any Error)?) {
         discard(members.first)
         let missing = Array(members)
         members = []
         guard !missing.isEmpty else { return }
         if let error = error as? FormatError {
-            // Damaged on its way, or the checkpoint does not fit: once more from scratch, then it is an error.
+            // Either it was damaged on its way, or the checkpoint does not fit: it is fetched once more from the beginning,
+            // then it is an error.
             for member in missing {
                 let failures = member.parts.map {
                     (

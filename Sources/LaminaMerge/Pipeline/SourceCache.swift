@@ -3,7 +3,7 @@ import LaminaOCI
 import LaminaStore
 import Synchronization
 
-/// Opens the places where layers can be had, once each.
+/// Opens the sources of layers, each once.
 final class SourceCache: Sendable {
     private struct State {
         var blobs: [LayerID: LayerBlob] = [:]
@@ -29,7 +29,7 @@ final class SourceCache: Sendable {
         guard let blob = try known ?? index.blob(of: layer) else {
             throw MergeError(.index, "\(layer) is not in the index")
         }
-        // Not if it was read before a place was added.
+        // Not if it was read before a source was added.
         state.withLock { if $0.generation == generation { $0.blobs[layer] = blob } }
         var failure: (any Error)?
         let sources = blob.locations.compactMap { location -> (any BlobSource)? in
@@ -40,7 +40,7 @@ final class SourceCache: Sendable {
                 return nil
             }
         }
-        // One place that cannot be used is no reason not to use the others.
+        // One source that cannot be used is no reason not to use the others.
         if sources.isEmpty, let failure { throw failure }
         // Who was wrong by one table of contents may be right by another.
         return (blob, sources.map { $0.trusting(blob.tocDigest) })
@@ -60,7 +60,7 @@ final class SourceCache: Sendable {
         }
     }
 
-    /// How the members of a layer's blob are compressed, and whether what they hold beside files is kept. The layer was
+    /// How the members of a layer's blob are compressed, and whether what they hold besides files is kept. The layer was
     /// fetched from, so it is known.
     func decoding(of layer: LayerID) -> (compression: StreamDecompressor.Compression, keepsTarParts: Bool) {
         let blob = state.withLock { $0.blobs[layer] } ?? (try? index.blob(of: layer))
@@ -74,7 +74,7 @@ final class SourceCache: Sendable {
         return known.flatMap { LayerFormat(rawValue: Int32(clamping: $0)) }
     }
 
-    /// Uses an open source for its location from now on, and looks up the layers' locations anew.
+    /// Uses an open source for its location from now on, and looks up the layers' locations again.
     func add(_ source: any BlobSource) {
         state.withLock { state in
             state.sources[source.location] = source

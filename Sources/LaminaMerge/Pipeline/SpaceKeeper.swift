@@ -3,27 +3,28 @@ public import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Keeps a store below a size: what was used least recently is given up, and fetched again when it is wanted.
+/// Keeps a store below a size: it gives up what was used least recently, and what was given up is fetched again when a reader
+/// wants it.
 ///
-/// Whoever writes to the store reserves room when it has the bytes, so nothing is evicted for bytes that never come. Who finds no
-/// room waits until there is some; where nothing is left that could go, it is an error. So the store is never larger than
-/// its limit and what is in flight. A thread of its own makes room, before the limit is reached where it can.
+/// A writer to the store reserves room when it has the bytes, so nothing is evicted for bytes that never come. A writer that
+/// finds no room waits until there is some; if nothing is left that could be given up, it gets an error. So the store is never
+/// larger than its limit and what is in flight. A separate thread makes room, if possible before the limit is reached.
 final class SpaceKeeper: Sendable {
     private struct State {
-        /// What the store takes, with what is reserved.
+        /// What the store takes, including what is reserved.
         var used: Int64 = 0
         /// What is reserved and neither landed nor given back.
         var pending: Int64 = 0
         var isKnown = false
         /// Whether something was counted since the store's size was taken from the index.
         var isEstimate = false
-        /// The bytes of those who wait.
+        /// How many bytes the waiters want.
         var wanted: Int64 = 0
-        /// What those who wait have reserved themselves: of what is pending, this does not land before they go on.
+        /// What the waiters have reserved themselves: this part of what is pending does not land before they go on.
         var stuck: Int64 = 0
         /// Rounds that have ended.
         var rounds: UInt64 = 0
-        /// Since when each round has found nothing to give up, and when the last one did.
+        /// Since when every round has found nothing to give up, and when the last one did so.
         var exhausted: (since: ContinuousClock.Instant, last: ContinuousClock.Instant)?
         var isWanted = true
         var isStopping = false
@@ -33,17 +34,17 @@ final class SpaceKeeper: Sendable {
     private static let batch = 1024
     /// Candidates that are asked for at once.
     private static let candidates = 2048
-    /// Seconds after which the size is counted anew where nothing happens.
+    /// After how many seconds without activity the size is counted again.
     private static let idle = 0.5
-    /// How long those who want room wait while nothing can be given up: what is open may be closed. Rounds come so often then, in
-    /// seconds.
+    /// How long a writer waits for room while nothing can be given up: open files may be closed. Rounds come this often then,
+    /// in seconds.
     private static let patience = Duration.seconds(2)
     private static let breath = 0.05
-    /// How long no round is begun for the margin's sake where nothing could be given up.
+    /// How long no round is begun only for the margin, if nothing could be given up.
     private static let pause = Duration.seconds(5)
 
     let limit: Int64
-    /// How far below the limit room is made before it is asked for; two of them below is where a round ends.
+    /// How far below the limit room is made in advance; a round ends at twice that distance.
     private let margin: Int64
     private let state = Monitor(State())
 
@@ -52,16 +53,16 @@ final class SpaceKeeper: Sendable {
         margin = min(limit / 8, 64 << 20)
     }
 
-    /// What a file of so many bytes takes on disk, about: whole blocks.
+    /// What a file of this many bytes takes on disk, approximately: whole blocks.
     static func onDisk(_ bytes: Int64) -> Int64 { (bytes + 4095) & ~4095 }
 
-    /// Takes room for bytes that are about to be written, and waits until there is some. Call it with no lock held.
+    /// Reserves room for bytes that are about to be written, and waits until there is some. Call it without any lock held.
     ///
-    /// - Throws: `MergeError` with ENOSPC where nothing is left that could be given up.
-    /// - Parameter own: what the caller has reserved and not landed. It waits, so that does not land either.
+    /// - Throws: `MergeError` with ENOSPC if nothing is left that could be given up.
+    /// - Parameter own: what the caller has reserved and not landed. While the caller waits, that does not land either.
     func reserve(_ bytes: Int64, holding own: Int64 = 0) throws(MergeError) {
         guard bytes > 0 else { return }
-        // Nothing is given up for what can never fit.
+        // Nothing is given up for bytes that can never fit.
         if bytes > limit { throw full(bytes) }
         let start = state.withLock(notify: true) { state -> UInt64? in
             if state.isStopping || (state.isKnown && state.used + bytes <= limit) {
@@ -106,10 +107,10 @@ final class SpaceKeeper: Sendable {
             cause: SystemError(code: ENOSPC, operation: "make room in", subject: "the store"))
     }
 
-    /// Says that reserved bytes have landed.
+    /// Counts reserved bytes as landed.
     func landed(_ bytes: Int64) { state.withLock { $0.pending -= bytes } }
 
-    /// Says that reserved bytes do not come.
+    /// Gives back reserved bytes that will not come.
     func giveBack(_ bytes: Int64) {
         guard bytes > 0 else { return }
         state.withLock(notify: true) { state in
@@ -118,7 +119,7 @@ final class SpaceKeeper: Sendable {
         }
     }
 
-    /// Has the store's size counted anew: somebody else took something away.
+    /// Has the store's size counted again: other code removed something.
     func forget() {
         state.withLock(notify: true) { state in
             state.isKnown = false
@@ -150,7 +151,7 @@ final class SpaceKeeper: Sendable {
         }
     }
 
-    /// Counts anew what the store takes.
+    /// Counts again what the store takes.
     private func settle(_ engine: MergeEngine) throws {
         let (isDue, before, pending) = state.withLock { state in
             (!state.isKnown || (state.isEstimate && state.pending == 0), state.used, state.pending)
@@ -164,13 +165,13 @@ final class SpaceKeeper: Sendable {
             state.used = counted + since
             state.isEstimate = since != 0 || pending != 0
             state.isKnown = true
-            // Where everything is open or pinned, the next look is not at once.
+            // If everything is open or pinned, the next look is delayed.
             let isHopeless = state.exhausted.map { ContinuousClock.now - $0.last < Self.pause } ?? false
             if state.used + state.wanted > limit - margin, !isHopeless { state.isWanted = true }
         }
     }
 
-    /// How much has to go before there is room again.
+    /// How much must be given up before there is room again.
     private var excess: Int64 {
         state.withLock { state in
             guard !state.isStopping, state.used + state.wanted > limit - margin else { return 0 }
@@ -179,13 +180,14 @@ final class SpaceKeeper: Sendable {
     }
 
     private func round(_ engine: MergeEngine) throws {
-        // What lands during a pass may go in the next one: nothing is left only when one found nothing, with nothing on its way.
+        // What lands during a pass may be given up in the next one: nothing is left only if a pass found nothing while nothing
+        // was on its way.
         while excess > 0 {
             let isQuiet = state.withLock { $0.pending <= $0.stuck }
             let freed = try pass(engine)
             if freed == 0, state.withLock({ $0.used + $0.wanted > limit && !$0.isStopping }) {
                 if isQuiet, try !shrinkLog(engine) { return endRound(isExhausted: true) }
-                // On its way is what somebody decodes: some milliseconds.
+                // What is on its way is being decoded: that takes some milliseconds.
                 _ = state.wait(seconds: 0.02) { $0.pending <= $0.stuck || $0.isStopping ? true : nil }
             } else if freed == 0 {
                 break
@@ -194,13 +196,13 @@ final class SpaceKeeper: Sendable {
         endRound(isExhausted: false)
     }
 
-    /// Goes through everything that may be given up, once.
+    /// Goes once through everything that may be given up.
     ///
-    /// - Returns: how many contents were.
+    /// - Returns: how many contents were given up.
     private func pass(_ engine: MergeEngine) throws -> Int {
         try engine.recorder.flush()
         try engine.store.recordUses()
-        // The index and its log grow, too.
+        // The index and its log grow too.
         try recount(engine)
         var freed = 0
         var position: EvictionPosition?
@@ -225,7 +227,7 @@ final class SpaceKeeper: Sendable {
         return freed
     }
 
-    /// Gives up the index's log, as far as nobody reads from it.
+    /// Cuts the index's log, as far as no reader needs it.
     ///
     /// - Returns: whether there is room then.
     private func shrinkLog(_ engine: MergeEngine) throws -> Bool {
@@ -237,7 +239,7 @@ final class SpaceKeeper: Sendable {
     private func recount(_ engine: MergeEngine) throws {
         let (before, pending) = state.withLock { ($0.used, $0.pending) }
         let counted = try engine.store.spaceUsed()
-        // Of what is pending, some may have been recorded already: it is counted twice until nothing is pending.
+        // Some of what is pending may have been recorded already: it is counted twice until nothing is pending.
         state.withLock { state in state.used = counted + pending + (state.used - before) }
     }
 
@@ -251,12 +253,12 @@ final class SpaceKeeper: Sendable {
 }
 
 extension MergeEngine {
-    /// Bytes of the index that an inode takes, with its name, its content and where that is: 167 in the benchmark.
+    /// How many bytes of the index an inode takes, with its name, its content and where that is: 167 in the benchmark.
     private static let inodeBytes: Int64 = 170
 
-    /// Runs the import of a layer, where there is room for its part of the index.
+    /// Runs the import of a layer, if there is room for its part of the index.
     ///
-    /// - Throws: `MergeError` with ENOSPC where there is none.
+    /// - Throws: `MergeError` with ENOSPC if there is none.
     func importing(_ inodes: Int, _ body: () throws -> LayerID) throws -> LayerID {
         let bytes = Int64(inodes) * Self.inodeBytes
         try space?.reserve(bytes)
@@ -278,17 +280,17 @@ extension MergeEngine {
     /// Says that files went out of the store without this engine.
     public func spaceChanged() { space?.forget() }
 
-    /// Who reads contents without this engine: the file system.
+    /// What reads contents without this engine: the file system.
     public struct Holders: Sendable {
-        /// Lets go of what is only kept for the next open of these contents, and says which of them are open.
+        /// Gives up what is only kept for the next open of these contents, and returns which of them are open.
         public var release: @Sendable (Set<ContentID>) -> Set<ContentID>
 
         public init(release: @escaping @Sendable (Set<ContentID>) -> Set<ContentID>) { self.release = release }
     }
 
-    /// Gives up those contents that nobody has open and nobody merges just now.
+    /// Gives up those contents that are neither open nor being merged.
     ///
-    /// - Returns: how many it gave up, and what that freed on disk.
+    /// - Returns: how many it gave up, and how much that freed on disk.
     func evictUnopened(_ contents: [ContentRecord]) throws -> (contents: Int, bytes: Int64) {
         let open = context.holders.release(Set(contents.map(\.id)))
         return try evict(contents.filter { !open.contains($0.id) })

@@ -5,7 +5,7 @@ import LaminaStore
 struct Part: Sendable {
     /// Names its content in the plan.
     var key: SlotKey
-    /// Where its bytes go. The plan hands it on and never looks at it.
+    /// Where its bytes go. The plan passes it on and never looks at it.
     var target: MergeTarget
     var index: Int
     /// In the file.
@@ -30,7 +30,7 @@ struct Member: Sendable {
 
 /// A contiguous range of one blob: one request to its source.
 struct FetchJob: Sendable {
-    /// The compressed bytes of one request of a reader's: somebody waits for all of them.
+    /// The compressed bytes of one request for a reader: the reader waits for all of them.
     static let urgentSize = 8 << 20
 
     var layer: LayerID
@@ -39,11 +39,11 @@ struct FetchJob: Sendable {
     var members: [Member] = []
     /// Whether a reader waits for it.
     var isUrgent: Bool
-    /// Whether its bytes came before and were wrong: where there is another place to get them from, that one is asked.
+    /// Whether its bytes came before and were wrong: if there is another source, that one is asked.
     var isRetry = false
-    /// Whether neighbours may be taken along: it is of one small file that a reader waits for.
+    /// Whether neighbours may be taken along: the job is for one small file that a reader waits for.
     var mayReadAhead = false
-    /// How many compressed bytes it may become.
+    /// How many compressed bytes the job may grow to.
     var limit = FetchJob.urgentSize
 
     var range: Range<Int64> {
@@ -51,7 +51,7 @@ struct FetchJob: Sendable {
         return first.blobOffset..<(last.blobOffset + Int64(last.blobSize))
     }
 
-    /// Whether a chunk continues this job's range: in the same member as the last, or in the one right behind it.
+    /// Whether a chunk continues this job's range: in the same member as the last one, or in the next member.
     func canTake(_ content: borrowing PlannedContent, _ index: Int) -> Bool {
         let source = content.chunks[index].source
         guard let last = members.last else { return true }
@@ -60,7 +60,7 @@ struct FetchJob: Sendable {
         return source.blobOffset == range.upperBound && range.count + Int(source.blobSize) <= limit
     }
 
-    /// Adds a chunk that `canTake` said yes to. The first one says of which layer the job is: the index may have found the
+    /// Adds a chunk that `canTake` accepted. The first one decides which layer the job is for: the index may have found the
     /// content's chunks in another one.
     mutating func add(_ content: borrowing PlannedContent, _ index: Int) {
         guard let target = content.target else { return }
@@ -77,7 +77,7 @@ struct FetchJob: Sendable {
         }
     }
 
-    /// The jobs of some absent chunks of a content: adjacent members become one range.
+    /// The jobs for some absent chunks of a content: adjacent members become one range.
     static func urgent(_ content: borrowing PlannedContent, _ indices: [Int]) -> [FetchJob] {
         let chunks = content.chunks
         let sorted = indices.sorted { left, right in

@@ -1,14 +1,14 @@
 import LaminaStore
 
-/// Names a place that layers come from. What shares one shares its fetchers.
+/// Names a source of layers. Layers of one source share its fetchers.
 enum SourceKey: Hashable, Sendable {
-    /// A server, numbered by who knows them.
+    /// A server, by its number in `ConnectionPaces`.
     case server(Int)
-    /// Of a layer whose place is not known yet.
+    /// A layer whose source is not known yet.
     case layer(LayerID)
 }
 
-/// The fetches of each source, and how many of them run: a source that stalls delays its own readers, and nobody else's.
+/// The fetches of each source, and how many of them run: a source that stalls delays only its own readers.
 struct FetchLanes {
     private struct Lane {
         var urgent = FIFO<FetchJob>()
@@ -22,14 +22,14 @@ struct FetchLanes {
     let fetchers: Int
     /// How many of them one source may have: half.
     let perSource: Int
-    /// How many of them one source may have for work that nobody waits for. Two hide each other's latency.
+    /// How many of them one source may have for work that no reader waits for. Two hide each other's latency.
     let backgroundPerSource: Int
-    /// Those that are busy with anything, fetching or reading the index.
+    /// How many are busy, fetching or reading the index.
     private(set) var busy = 0
     private(set) var runningUrgent = 0
     private var runningBackground = 0
     private var lanes: [SourceKey: Lane] = [:]
-    /// Sources with fetches that readers wait for; the next one in turn is the first.
+    /// Sources with fetches that readers wait for; the first is next.
     private var turns: [SourceKey] = []
     private(set) var urgentCount = 0
     private var servers: [LayerID: Int] = [:]
@@ -42,9 +42,9 @@ struct FetchLanes {
 
     func source(of layer: LayerID) -> SourceKey { servers[layer].map { .server($0) } ?? .layer(layer) }
 
-    /// Says from which server a layer comes. What waits for it elsewhere stays there.
+    /// Records from which server a layer comes. Fetches that wait elsewhere for it stay there.
     mutating func setServer(_ server: Int, of layer: LayerID) {
-        // Few layers are merged at once; a bound keeps those of long ago from piling up.
+        // Few layers are merged at once; the bound drops those of long ago.
         if servers.count >= 65_536 { servers = [:] }
         servers[layer] = server
     }
@@ -79,7 +79,7 @@ struct FetchLanes {
         return running < perSource && (busy < fetchers - 1 || running == 0)
     }
 
-    /// Whether a source may have one more fetcher for work that nobody waits for.
+    /// Whether a source may have one more fetcher for work that no reader waits for.
     func mayRunBackground(_ source: SourceKey) -> Bool {
         mayRun(source) && runningBackground < max(perSource, backgroundPerSource)
             && (lanes[source]?.runningBackground ?? 0) < backgroundPerSource
@@ -112,7 +112,7 @@ struct FetchLanes {
     mutating func beginOther() { busy += 1 }
     mutating func endOther() { busy -= 1 }
 
-    /// Drops what waits.
+    /// Drops all waiting fetches.
     mutating func stop() {
         for source in turns { lanes[source]?.urgent = FIFO() }
         turns = []

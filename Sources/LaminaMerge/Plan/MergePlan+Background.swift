@@ -1,11 +1,11 @@
 import LaminaStore
 
-// What nobody waits for: layers that are pulled, and what is left of contents that are read.
+// Work that no reader waits for: layers that are pulled, and the rest of contents that are read.
 
 extension MergePlan {
     /// Begins a pull.
     ///
-    /// - Returns: false when the merge is stopping.
+    /// - Returns: false if the merge is stopping.
     mutating func begin(_ pull: PlannedPull) -> Bool {
         if isStopping { return false }
         pulls[pull.id] = pull
@@ -13,7 +13,7 @@ extension MergePlan {
         return true
     }
 
-    /// Lets a pull ask for nothing more; it ends now, unless it has asked for everything.
+    /// Stops a pull from asking for more; it ends now, unless it has asked for everything.
     mutating func cancel(_ pull: PullID) -> PlanEnds {
         var ends = PlanEnds()
         pulls[pull]?.endsEarly = true
@@ -26,14 +26,14 @@ extension MergePlan {
         pulls[pull]?.add(rows, readAt: time)
     }
 
-    /// Says that the index cannot be read for a pull, which ends it.
+    /// Reports that the index cannot be read for a pull; that ends the pull.
     mutating func failRows(of pull: PullID, _ error: MergeError) -> PlanEnds {
         lanes.endOther()
         note(error, of: pull)
         return cancel(pull)
     }
 
-    /// The next work that nobody waits for; each producer in turn.
+    /// The next work that no reader waits for; each producer in turn.
     mutating func nextBackground(rangeSize: (SourceKey) -> Int) -> Work? {
         var index = 0
         var ends = PlanEnds()
@@ -47,7 +47,7 @@ extension MergePlan {
             switch step {
             case .nothing: index += 1
             case .work(let work):
-                // A work that cancelled it has taken it out.
+                // If another step cancelled it, it is no longer in the list.
                 if index < producers.count, producers[index] == producer {
                     producers.remove(at: index)
                     producers.append(producer)
@@ -62,7 +62,7 @@ extension MergePlan {
 
     private enum Step {
         case work(Work)
-        /// Not just now.
+        /// Nothing now.
         case nothing
         /// There is nothing more.
         case ended
@@ -147,8 +147,8 @@ extension MergePlan {
         return contents[key]?.isPrepared != false
     }
 
-    /// The next content in the range that the job at hand may become that has to be prepared: all of them are before the job is
-    /// made. A range that ended before each of them would be a request for each.
+    /// The next content in the range of the current job that has to be prepared. All of them are prepared before the job is
+    /// made; otherwise the range would end before each of them, and each would cost a request.
     private mutating func nextToPrepare(of pull: inout PlannedPull, within limit: Int) -> (SlotKey, ContentID)? {
         guard let first = pull.current else { return nil }
         let end = first.content.firstChunk.blobOffset + Int64(limit)
@@ -170,7 +170,7 @@ extension MergePlan {
 
     /// Adds contents to a job.
     ///
-    /// - Returns: whether the job has what it can take; otherwise the rows at hand are used up.
+    /// - Returns: whether the job has as much as it can take; otherwise the rows at hand are used up.
     private mutating func fill(_ job: inout FetchJob, from pull: inout PlannedPull) -> Bool {
         while let row = pull.current {
             let id = row.content.content.id
@@ -180,7 +180,7 @@ extension MergePlan {
                     pull.skip()
                     continue
                 }
-                // Somebody else had it when it was looked at, and left: now it is to be prepared for this pull.
+                // It was in other hands when it was looked at, and these have left: now it must be prepared for this pull.
                 pull.scanned = pull.head
                 return true
             }
@@ -194,7 +194,7 @@ extension MergePlan {
         return false
     }
 
-    /// Adds the chunks of a content that nobody has asked for.
+    /// Adds the chunks of a content that have not been requested.
     ///
     /// - Returns: whether the job could take all of them.
     private mutating func take(_ job: inout FetchJob, _ key: SlotKey, _ pull: inout PlannedPull) -> Bool {
@@ -239,7 +239,7 @@ extension MergePlan {
         if !error.concernsOneContent { pulls[pull]?.endsEarly = true }
     }
 
-    /// A content that a pull waited for is merged, or cannot be.
+    /// A content that a pull waited for is merged, or cannot be merged.
     mutating func end(_ pull: PullID, _ result: Result<Void, MergeError>, _ ends: inout PlanEnds) {
         pulls[pull]?.waiting -= 1
         if case .failure(let error) = result { note(error, of: pull) }
@@ -258,7 +258,7 @@ extension MergePlan {
         tellIfDone(pull, &ends)
     }
 
-    /// Contents of which not every chunk was asked for would never be merged.
+    /// Contents of which not every chunk was requested would never be merged.
     private mutating func withdraw(_ pull: PullID) {
         for key in contents.keys {
             contents.modify(key) { content in

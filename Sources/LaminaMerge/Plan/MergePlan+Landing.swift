@@ -1,6 +1,6 @@
 import LaminaStore
 
-// What became of jobs: landed, failed, wrong, given up; and what the index has recorded.
+// The results of jobs: landed, failed, wrong, given up; and what the index has recorded.
 
 extension MergePlan {
     /// What landed, for the recorder and the counters.
@@ -61,7 +61,7 @@ extension MergePlan {
                 if content.states[part.index] == .inFlight { content.states[part.index] = .absent }
                 content.isFirstAwaited = false
                 content.suspects.remove(part.index)
-                // Not tried again behind anyone's back, for ever: the next reader does.
+                // It is not tried again in the background for ever: the next reader tries it.
                 content.isRestWanted = false
                 content.waiters.removeAll { waiter in
                     guard waiter.chunks.contains(part.index) else { return false }
@@ -82,10 +82,10 @@ extension MergePlan {
         return ends
     }
 
-    /// Bytes of a member are not what the table of contents says: those parts that have not been suspected yet are fetched once more,
-    /// from another place where there is one.
+    /// Bytes of a member differ from the table of contents: parts that have not been suspected yet are fetched once more, from
+    /// another source if there is one.
     ///
-    /// - Returns: the parts that were wrong twice; `failed` tells those who wait.
+    /// - Returns: the parts that were wrong twice; `failed` tells their waiters.
     mutating func mistrusted(_ member: Member, _ wrong: [Part], of layer: LayerID) -> [Part] {
         var again = Member(blobOffset: member.blobOffset, blobSize: member.blobSize, parts: [])
         var final: [Part] = []
@@ -103,20 +103,20 @@ extension MergePlan {
         return final
     }
 
-    /// Whether somebody waits for a part of a job.
+    /// Whether a reader or pull waits for a part of a job.
     func isWanted(_ job: FetchJob) -> Bool { job.members.contains { isWanted($0) } }
 
     private func isWanted(_ member: Member) -> Bool {
         member.parts.contains { contents[$0.key]?.isAwaited($0.index) == true }
     }
 
-    /// Takes members back that nobody waited for when their read was given up: who wants them asks anew. Those that
-    /// somebody has asked for in this very moment are fetched at once, by another request.
+    /// Takes back members that no reader waited for when their read was given up: a later reader asks again. Members that a
+    /// reader has asked for in this very moment are fetched at once, by another request.
     mutating func withdraw(_ members: [Member], of job: FetchJob) {
         var rest = members
         if let first = members.firstIndex(where: isWanted), let last = members.lastIndex(where: isWanted) {
             var again = job
-            // All in between: a job's members stand side by side.
+            // All members in between too: a job's members are adjacent.
             again.members = Array(members[first...last])
             lanes.append(again)
             rest.removeSubrange(first...last)
@@ -130,10 +130,10 @@ extension MergePlan {
         forEachContent(of: rest) { $0.removeIfIdle($1) }
     }
 
-    /// Takes out those who want bytes of a chunk and of no other.
+    /// Takes out the readers that want bytes of this chunk and of no other.
     ///
-    /// - Returns: who they are and which range of the file they want, and whether the background merge of the content has waited for
-    ///   this.
+    /// - Returns: which readers they are and which range of the file they want, and whether the background merge of the content
+    ///   has waited for this.
     mutating func takeServed(_ part: Part) -> (served: [(number: UInt64, range: Range<Int64>)], wasFirst: Bool) {
         var served: [(number: UInt64, range: Range<Int64>)] = []
         var wasFirst = false
@@ -151,7 +151,7 @@ extension MergePlan {
         return (served, wasFirst)
     }
 
-    /// Forgets contents that the index has recorded, as merged or as far as anybody wanted.
+    /// Forgets contents that the index has recorded, as merged or as far as they were wanted.
     ///
     /// - Returns: those that are merged: their leases end.
     mutating func recorded(merged: [ContentID], chunks: [ContentID]) -> [MergeTarget] {
@@ -171,7 +171,7 @@ extension MergePlan {
         return ended
     }
 
-    /// Each content once, as long as the parts of one stand together.
+    /// Calls it once for each content, if the parts of each content are adjacent.
     private mutating func forEachContent(of members: [Member], _ body: (inout Self, SlotKey) -> Void) {
         var previous: SlotKey?
         for part in members.lazy.flatMap(\.parts) where part.key != previous {
@@ -182,11 +182,11 @@ extension MergePlan {
 
     // MARK: Reading ahead
 
-    /// Adds the small files that stand behind a job's in the blob, as far as nobody has asked for them.
+    /// Adds the small files that follow the job's file in the blob, unless they have been requested.
     ///
     /// - Parameters:
     ///   - neighbours: in the order of the blob, behind `place`.
-    ///   - time: of `recentlyMerged` before they were read from the index.
+    ///   - time: the time of `recentlyMerged` before they were read from the index.
     ///   - next: the compressed bytes that the next window may have.
     mutating func extend(
         _ job: inout FetchJob, behind place: ChunkPlace, with neighbours: [UnmergedContent], readAt time: UInt64,
@@ -212,7 +212,7 @@ extension MergePlan {
         readAheads.set(window, of: job.layer)
     }
 
-    /// Begins to fetch a window that nobody waits for yet; nil where nothing was added.
+    /// Begins to fetch a window that no reader waits for yet; nil if nothing was added.
     mutating func begin(readAhead job: FetchJob) -> SourceKey? {
         lanes.endOther()
         guard !job.members.isEmpty else { return nil }
@@ -223,7 +223,7 @@ extension MergePlan {
 }
 
 extension UnmergedContent {
-    /// Whether it is to be looked for in the store before it is fetched: all but a content of one small chunk.
+    /// Whether the store is searched for it before it is fetched: all contents except those of one small chunk.
     var needsPreparation: Bool {
         content.name.claim != nil || hasTwin || firstChunk.isHole || content.size > MergePlan.smallSize
             || content.proof == .disproven

@@ -1,17 +1,17 @@
 import LaminaStore
 
-/// What is wanted, what is on its way, and what to do next: the mind of the merge, without threads, clocks, files or SQL.
+/// What is wanted, what is on its way, and what to do next. It decides for the merge, without threads, clocks, files or SQL.
 ///
-/// In go requests, pulls, prepared contents, what has landed and what has failed; out come work for the fetchers (`next`) and ends
-/// for those who wait (`PlanEnds`). It alone knows
+/// Its input is requests, pulls, prepared contents, what has landed and what has failed; its output is work for the fetchers
+/// (`next`) and ends for those that wait (`PlanEnds`). It alone knows
 ///
-/// - single flight: a chunk is on its way once, whoever asks for it;
-/// - urgency: what readers wait for goes before what nobody waits for;
+/// - single flight: a chunk is on its way once, however many ask for it;
+/// - urgency: what readers wait for goes before background work;
 /// - fairness: no source has more than half of the fetchers, and one is kept for a source that has none (`FetchLanes`);
 /// - retries: wrong bytes are fetched once more, from another place, before they are an error;
-/// - withdrawal: what a reader who left had asked for is taken back.
+/// - withdrawal: what a reader that left had asked for is taken back.
 ///
-/// Each function costs what it names: a lookup and a step for each part, waiter or chunk that it is about.
+/// The cost of each function is a lookup and a step for each part, waiter or chunk that it handles.
 struct MergePlan {
     /// What a fetcher is to do.
     enum Work {
@@ -22,14 +22,14 @@ struct MergePlan {
         case readAhead(LayerID, behind: ChunkPlace, window: Int)
         /// Read rows of a pull: `addRows` or `failRows` is the answer.
         case rows(PullID, LayerID, after: ChunkPlace?, time: UInt64)
-        /// Tell those who wait.
+        /// Deliver ends to waiters.
         case tell(PlanEnds)
         case end
     }
 
     enum Producer: Equatable {
         case pull(PullID)
-        /// What is left of a content, behind its readers.
+        /// The rest of a content, behind its readers.
         case rest(SlotKey)
     }
 
@@ -45,39 +45,39 @@ struct MergePlan {
     var lanes: FetchLanes
     var readAheads = ReadAheadWindows()
     var pulls: [PullID: PlannedPull] = [:]
-    /// Work that nobody waits for; the next one in turn is the first.
+    /// Background work; the first producer is next.
     var producers: [Producer] = []
-    /// Contents that are being put right: in place, and each by itself.
+    /// Contents that are being healed: in place, and each alone.
     var healing: Set<ContentID> = []
     private var requests = FIFO<Request>()
     private(set) var isStopping = false
 
     init(fetchers: Int) { lanes = FetchLanes(fetchers: fetchers) }
 
-    /// Whether nothing is on its way, and nobody wants anything.
+    /// Whether nothing is on its way, and nothing is wanted.
     var isQuiet: Bool { contents.isEmpty && producers.isEmpty }
 
     /// Whether readers wait for bytes.
     var hasReaders: Bool { lanes.runningUrgent > 0 || lanes.urgentCount > 0 }
 
-    /// What readers ask for and no fetcher has taken up.
+    /// What readers ask for and no fetcher has started.
     var queuedCount: Int { requests.count + lanes.urgentCount }
 
-    /// Whether another fetcher would find something to do that readers wait for.
+    /// Whether another fetcher would find work that readers wait for.
     var wantsMoreFetchers: Bool { lanes.urgentCount > 0 || !requests.isEmpty }
 
     // MARK: Asking
 
-    /// - Returns: false when the merge is stopping.
+    /// - Returns: false if the merge is stopping.
     mutating func request(_ request: Request) -> Bool {
         if isStopping { return false }
         requests.append(request)
         return true
     }
 
-    /// Leaves a request; the merge goes on for the others.
+    /// Withdraws a request; the merge goes on for the others.
     ///
-    /// - Returns: whether it was there: it is not answered then.
+    /// - Returns: whether it was there: then it is not answered.
     mutating func leave(_ ticket: MergeTicket) -> Bool {
         if requests.removeFirst(where: { $0.ticket == ticket }) { return true }
         return slots(of: ticket.content).contains { leave(ticket, $0) }
@@ -94,7 +94,7 @@ struct MergePlan {
         return true
     }
 
-    /// What is to be done next; nil: nothing now.
+    /// What to do next; nil: nothing now.
     ///
     /// - Parameter rangeSize: the compressed bytes of a background request to a source.
     mutating func next(rangeSize: (SourceKey) -> Int) -> Work? {
@@ -122,10 +122,11 @@ struct MergePlan {
         return nextBackground(rangeSize: rangeSize)
     }
 
-    /// Says that a fetcher is done with a job.
+    /// Notes that a fetcher has finished a job.
     mutating func fetched(_ job: FetchJob, from source: SourceKey) { lanes.end(source, isUrgent: job.isUrgent) }
 
-    /// What is known of a content that is opened, and whether this open says that the next window of its neighbours is to be fetched.
+    /// What is known of a content that is opened. Also notes whether this open means that the next window of its neighbours
+    /// should be fetched.
     mutating func opened(_ content: ContentID) -> (MergeEngine.Knowledge, isMark: Bool) {
         (knowledge(of: content), readAheads.opened(content))
     }
@@ -214,7 +215,7 @@ struct MergePlan {
         return ends
     }
 
-    /// Says that nothing can be found out of a content.
+    /// Reports that a content could not be examined.
     mutating func notPrepared(_ key: SlotKey, _ error: MergeError) -> PlanEnds {
         lanes.endOther()
         var ends = PlanEnds()
@@ -231,7 +232,7 @@ struct MergePlan {
         pulls[pull]?.preparing -= 1
     }
 
-    /// Keeps contents to the caller that nobody merges just now; those who ask for them wait.
+    /// Reserves for the caller those contents that are not being merged; requests for them wait.
     ///
     /// - Returns: the contents that it got; `release` gives them back.
     mutating func reserve(_ ids: [ContentID]) -> [ContentID: SlotKey] {
@@ -250,9 +251,9 @@ struct MergePlan {
 
     // MARK: Assigning
 
-    /// Assigns a prepared content's requests to its chunks, and makes fetch jobs of what nobody has asked for yet.
+    /// Assigns a prepared content's requests to its chunks, and makes fetch jobs of chunks that have not been requested yet.
     mutating func assign(_ key: SlotKey, _ ends: inout PlanEnds) {
-        // Everybody has left.
+        // All have left.
         guard let early = contents[key]?.early, !early.isEmpty else { return removeIfIdle(key) }
         contents[key]?.early = []
         var wanted: [Int] = []
@@ -297,7 +298,7 @@ struct MergePlan {
 
     // MARK: Ending
 
-    /// Takes everything that waits, for the end. What is landing goes on to land.
+    /// Takes everything that waits, to end it. What is landing still lands.
     mutating func stop() -> PlanEnds {
         isStopping = true
         var ends = PlanEnds()
@@ -327,7 +328,7 @@ struct MergePlan {
 }
 
 extension Slots {
-    /// Changes an element in its place; nothing where it is gone.
+    /// Changes an element in its place; does nothing if the element is gone.
     mutating func modify(_ key: SlotKey, _ change: (inout Element) -> Void) {
         guard contains(key) else { return }
         func apply(_ element: inout Element?) {

@@ -3,12 +3,12 @@ import LaminaStore
 
 /// A content on its way.
 ///
-/// The one place that knows, faster than the index, which chunks have landed. It is there from the first request until the index
-/// has recorded the content as merged, or nobody waits for it any more.
+/// Only this value knows, earlier than the index, which chunks have landed. It exists from the first request until the index
+/// has recorded the content as merged, or until no waiter is left.
 struct PlannedContent {
     enum ChunkState: UInt8 {
         case absent
-        /// Asked for: a job has it, or its bytes are being decoded.
+        /// Requested: a job has it, or its bytes are being decoded.
         case inFlight
         case landed
     }
@@ -26,15 +26,15 @@ struct PlannedContent {
     var waiters: [Waiter] = []
     /// Requests that are not assigned to chunks yet: those that came while the content was being prepared or reserved.
     var early: [Request] = []
-    /// Chunks that failed verification once, and are fetched once more.
+    /// Chunks that failed verification once, and are being fetched once more.
     var suspects: Set<Int> = []
     /// The pull that counts the bytes of this content.
     var countingPull: PullID?
     /// The pull that it is being prepared for.
     var preparingPull: PullID?
-    /// Whether the remaining chunks are merged behind the readers' backs.
+    /// Whether the remaining chunks are merged in the background, behind the readers.
     var isRestWanted = false
-    /// Whether a reader waits for the first of it: the background merge would take half of the way from it.
+    /// Whether a reader waits for its first bytes: the background merge would take half of the line from it.
     var isFirstAwaited = false
     /// Where the background merge goes on: behind the latest read.
     var cursor = 0
@@ -112,10 +112,10 @@ struct PlannedContent {
         return low
     }
 
-    /// Whether somebody waits for a chunk.
+    /// Whether a reader or pull waits for a chunk.
     func isAwaited(_ index: Int) -> Bool { waiters.contains { $0.chunks.contains(index) } }
 
-    /// Where the background merge goes on; nil: every chunk has been asked for.
+    /// Where the background merge goes on; nil: every chunk has been requested.
     var nextAbsent: Int? {
         let start = min(cursor, chunks.count)
         return (start..<chunks.count).first { states[$0] == .absent } ?? (0..<start).first { states[$0] == .absent }
@@ -153,17 +153,17 @@ struct Waiter {
     var chunks: Range<Int>
     /// How many of `chunks` have not landed.
     var missing: Int
-    /// The range of the file that it takes from memory, in the place of being told that it has landed.
+    /// The range of the file that it takes from memory, instead of being told that it has landed.
     var served: Range<Int64>?
 }
 
-/// Names one request, so that a waiter who is interrupted can leave.
+/// Names one request, so that a waiter that is interrupted can leave.
 public struct MergeTicket: Hashable, Sendable {
     let content: ContentID
     let number: UInt64
 }
 
-/// What somebody asks of a content.
+/// A request for bytes of a content.
 struct Request: Sendable {
     var ticket: MergeTicket
     /// For whose image.
@@ -174,14 +174,14 @@ struct Request: Sendable {
     var range: Range<Int64>?
     /// Whether the rest of the content is merged behind it.
     var startsBackground: Bool
-    /// Whether the bytes are taken from memory where `range` is of one chunk that is fetched for it.
+    /// Whether the bytes are taken from memory if `range` is in one chunk that is fetched for it.
     var isServed = false
 
-    /// Whether a reader asks, and so will for more: its bytes are worth the page cache.
+    /// Whether a reader asks, and so will probably ask for more: its bytes are worth the page cache.
     var isReaders: Bool { range == nil || startsBackground }
 }
 
-/// Who is to be told what; gathered while the plan changes, told when nobody holds it any more.
+/// Results for waiters: gathered while the plan changes, delivered when no lock on the plan is held.
 struct PlanEnds {
     var readers: [(number: UInt64, result: Result<Void, MergeError>)] = []
     var pulls: [(id: PullID, result: Result<Void, MergeError>)] = []
@@ -194,7 +194,7 @@ struct PlanEnds {
 
     var isEmpty: Bool { readers.isEmpty && pulls.isEmpty && landed.isEmpty && awaited.isEmpty }
 
-    /// Whether somebody hears of these results.
+    /// Whether a waiter gets these results.
     var isHeard: Bool { !readers.isEmpty || concernsPulls }
 
     mutating func add(_ who: Waiter.Who, _ result: Result<Void, MergeError>) {

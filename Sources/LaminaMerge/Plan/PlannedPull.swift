@@ -1,20 +1,20 @@
 import LaminaStore
 
-/// A layer that is merged while nobody waits for it, in the order of its blob: which rows of the index are at hand, and how far
-/// they have become jobs.
+/// A layer that is merged in the background, in the order of its blob: which rows of the index are at hand, and how far they
+/// have become jobs.
 struct PlannedPull {
     /// A content that is not merged, and the time of `MergePlan.recentlyMerged` before it was read from the index.
     struct Row {
         var content: UnmergedContent
         var time: UInt64
-        /// Whether it was prepared for this pull, which is told what becomes of it.
+        /// Whether it was prepared for this pull; then the pull is told its result.
         var isAnnounced = false
     }
 
-    /// Contents that are sorted by their places: those that stand side by side in the blob are fetched as one, as far as this does
-    /// not take the order too far apart.
+    /// How many contents are sorted by their places at once: contents that are adjacent in the blob are fetched as one, but the
+    /// order is not changed too much.
     private static let chosenAtOnce = 256
-    /// A job of this many contents is long enough, whatever their size.
+    /// A job of this many contents is long enough, whatever their sizes.
     private static let rowsAtHand = 8192
 
     let id: PullID
@@ -25,13 +25,13 @@ struct PlannedPull {
     private var chosen: ArraySlice<Row>?
 
     private(set) var rows: [Row] = []
-    /// The first row that has not become part of a job.
+    /// The first row that is not yet part of a job.
     var head = 0
     /// The next chunk of the content at `head`.
     var chunk = 0
     /// Whether this pull waits for the content at `head`.
     var isWaitingForHead = false
-    /// Rows before this one were looked at: what had to be prepared of them is being prepared, or somebody else had them.
+    /// Rows before this one were examined: those that had to be prepared are being prepared, or were in other hands.
     var scanned = 0
     /// Contents that are being prepared for this pull.
     var preparing = 0
@@ -40,7 +40,7 @@ struct PlannedPull {
     private var isExhausted = false
     /// The last row that was read.
     private(set) var position: ChunkPlace?
-    /// Contents that somebody else was preparing, or had reserved, when their turn came.
+    /// Contents that were being prepared or reserved by others when their turn came.
     private(set) var deferred: [Row] = []
 
     /// How many contents it waits for.
@@ -73,7 +73,7 @@ struct PlannedPull {
         head == rows.count && isExhausted && !isReading && preparing == 0 && deferred.isEmpty
     }
 
-    /// Whether rows have to be read first: a job that ends where the rows at hand end would be a request too many.
+    /// Whether rows have to be read first: if a job ended at the end of the rows at hand, that would cost one more request.
     ///
     /// - Parameter limit: the compressed bytes of a job.
     mutating func needsRows(for limit: Int) -> Bool {
@@ -141,7 +141,7 @@ struct PlannedPull {
         skip()
     }
 
-    /// Takes those up again that were left for later, when there is nothing else.
+    /// Goes back to the rows that were left for later, when there is nothing else.
     mutating func takeDeferred() {
         forgetUsed()
         rows += deferred

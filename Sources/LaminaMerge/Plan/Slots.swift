@@ -4,8 +4,8 @@ struct SlotKey: Hashable, Sendable {
     fileprivate var generation: UInt32
 }
 
-/// Elements that come and go, each found by its key in constant time. A key whose element is gone finds nothing, though its place
-/// is used again.
+/// Elements that come and go, each found by its key in constant time. A key whose element is gone finds nothing, even if its
+/// place is used again.
 struct Slots<Element> {
     private var elements: [Element?] = []
     private var generations: [UInt32] = []
@@ -28,7 +28,7 @@ struct Slots<Element> {
         return key
     }
 
-    /// Removes an element; nothing where it is gone.
+    /// Removes an element; does nothing if it is gone.
     @discardableResult
     mutating func remove(_ key: SlotKey) -> Element? {
         guard contains(key), let element = elements[Int(key.index)] else { return nil }
@@ -43,7 +43,7 @@ struct Slots<Element> {
     subscript(key: SlotKey) -> Element? {
         _read { yield contains(key) ? elements[Int(key.index)] : nil }
         _modify {
-            // Through the place itself: an element in use must not be copied.
+            // Through the place itself, so that an element in use is not copied.
             if contains(key) {
                 yield &elements[Int(key.index)]
             } else {
@@ -83,7 +83,7 @@ struct FIFO<Element> {
         return element
     }
 
-    /// Removes the first element that `matches`; says whether there was one.
+    /// Removes the first element that `matches`; returns whether there was one.
     mutating func removeFirst(where matches: (Element) -> Bool) -> Bool {
         for index in head..<elements.count {
             guard let element = elements[index], matches(element) else { continue }
@@ -102,17 +102,17 @@ struct FIFO<Element> {
     }
 }
 
-/// The last elements that were put in, up to a number, and when.
+/// The elements that were added last, up to a number, and when.
 struct Recent<Element: Hashable> {
     private let limit: Int
     private var members: [Element: UInt64] = [:]
     private var order = FIFO<Element>()
-    /// Counts what was put in.
+    /// How many elements were added so far.
     private(set) var clock: UInt64 = 0
 
     init(limit: Int) { self.limit = limit }
 
-    /// Whether an element was put in after the clock stood at `time`.
+    /// Whether an element was added after the clock showed `time`.
     func contains(_ element: Element, since time: UInt64) -> Bool { members[element].map { $0 > time } ?? false }
 
     mutating func insert(_ element: Element) {

@@ -6,8 +6,8 @@ import LaminaStore
 import LaminaSystem
 import Synchronization
 
-/// Sees that files, and the tar of a layer, are what the image says: when the last chunk of a layer has landed, or before the bytes
-/// of a content are taken for another one.
+/// Proves that files, and the tar of a layer, are what the image says: when the last chunk of a layer has landed, or before the
+/// bytes of one content are used for another.
 final class Prover: Sendable {
     struct Queue {
         var isWanted = true
@@ -21,7 +21,7 @@ final class Prover: Sendable {
 
     init(_ context: MergeContext) { self.context = context }
 
-    /// Says that a layer may have become whole.
+    /// Notes that a layer may have become whole.
     func wake() { queue.withLock(notify: true) { $0.isWanted = true } }
 
     func stop() { queue.withLock(notify: true) { $0.isStopping = true } }
@@ -30,8 +30,8 @@ final class Prover: Sendable {
 
     /// Proves layers in the background, when nothing has been merged for some time.
     ///
-    /// - Parameter delay: in seconds; more may come, whoever waits for bytes goes first, and a pull that has its bytes still has to
-    ///   make them durable.
+    /// - Parameter delay: in seconds. More work may come, readers that wait for bytes go first, and a pull that has its bytes
+    ///   must still make them durable.
     func loop(delay: Double) {
         Thread.yieldToOthers()
         var wasQuiet = false
@@ -39,7 +39,7 @@ final class Prover: Sendable {
             let goesOn = queue.wait { $0.isStopping ? false : $0.isWanted ? true : nil }
             guard goesOn else { return }
             if queue.wait(seconds: delay / 2, { $0.isStopping ? true : nil }) == true { return }
-            // A pull wants the cores for itself.
+            // A pull needs the cores for itself.
             defer { wasQuiet = isQuiet }
             guard wasQuiet, isQuiet else { continue }
             queue.withLock { $0.isWanted = false }
@@ -60,11 +60,12 @@ final class Prover: Sendable {
 
     private var isQuiet: Bool { context.board.isQuiet }
 
-    /// Proves a layer whose every chunk has landed: the digests of its files, and its diff ID where what was fetched tells it.
+    /// Proves a layer whose every chunk has landed: the digests of its files, and its diff ID if what was fetched is enough for
+    /// that.
     ///
-    /// - Throws: `StoreError`, `SystemError`, `OCIError`; `MergeError` when the merge stops meanwhile.
+    /// - Throws: `StoreError`, `SystemError`, `OCIError`; `MergeError` if the merge stops meanwhile.
     func prove(_ layer: LayerID) throws {
-        // One at a time: a pull and the prover may want the same.
+        // One at a time: a pull and the prover may want the same layer.
         try proving.withLock { _ in
             let ledger = try context.store.index.ledger(of: layer)
             if ledger.areChunksProven { return }
@@ -72,8 +73,8 @@ final class Prover: Sendable {
             for content in try context.store.index.claimedContents(of: layer) {
                 if try prove(content) { continue }
                 areFilesProven = false
-                // Damaged here: whoever has the file open sees that until the bytes come again.
-                // What was given up meanwhile is not absent by damage, and stays given up.
+                // It is damaged here: a process that has the file open sees that until the bytes come again. A content that was
+                // given up meanwhile is not absent because of damage, and stays given up.
                 if try context.store.index.content(content.id)?.state == .partial { mend(content.id) }
             }
             var (state, computed) = (ledger.diffIDState, Optional<Digest>.none)
@@ -93,7 +94,7 @@ final class Prover: Sendable {
         }
     }
 
-    /// Proves those of an image's layers that are whole and whose diff ID can be told from what was fetched.
+    /// Proves those of an image's layers that are whole and whose diff ID can be computed from what was fetched.
     func proveDiffIDs(_ image: ImageRecord) throws {
         let whole = Set(try context.store.index.layersToProve())
         for layer in image.layers where whole.contains(layer) {
@@ -113,19 +114,19 @@ final class Prover: Sendable {
         let found: Bool?
         do {
             found = try context.store.files.reading(content.name) { file in
-                // From here on it is not given up; it may have been before.
+                // From here on it is not given up; it may have been given up before.
                 guard try context.store.index.content(content.id)?.state == .merged else { return nil }
                 return try hasDigest(content, file)
             }
         } catch let error as SystemError where error.code == ENOENT {
-            // Gone: taken back. Given up: there is nothing to take back.
+            // If it is gone, it is taken back. If it was given up, there is nothing to take back.
             _ = try context.store.recheck(content)
             found = nil
         }
-        // Whatever is wrong, the next open has to look at the content anew.
+        // Whatever is wrong, the next open must look at the content again.
         defer { if found != true { context.holders.release([content.id]) } }
         guard let isProven = found else { return false }
-        // Bytes that were damaged here say nothing of the layer.
+        // Bytes that were damaged here say nothing about the layer.
         if !isProven, try !context.store.recheck(content) { return false }
         try context.store.recordProof(isProven ? .proven : .disproven, of: content.id)
         return isProven
@@ -148,7 +149,7 @@ final class Prover: Sendable {
 
     /// Brings back what was taken back of a content, in place and in the background.
     private func mend(_ content: ContentID) {
-        // One at a time puts it right.
+        // Only one at a time heals it.
         guard context.board.with({ $0.healing.insert(content).inserted }) else { return }
         _ = context.board.request(content, range: nil, startsBackground: false) { [context] result in
             context.board.with { _ = $0.healing.remove(content) }

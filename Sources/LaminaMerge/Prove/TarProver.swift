@@ -4,10 +4,10 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 
-/// Puts a layer's tar together from the files in the store and what was kept besides, and hashes it.
+/// Puts a layer's tar together from the files in the store and what was kept besides them, and hashes it.
 final class TarProver {
-    /// Bytes of a blob that may be fetched for a proof: ranges that nobody has fetched yet, because their files were in the
-    /// store already, and whose headers are therefore not known.
+    /// How many bytes of a blob may be fetched for a proof: ranges that were never fetched, because their files were in the
+    /// store already, so that their headers are not known.
     private static let gapLimit: Int64 = 1 << 20
     private static let gapCount = 4096
     /// Of a compressed tar-split.
@@ -95,7 +95,7 @@ final class TarProver {
                 case .file(let name, let size):
                     guard size > 0, isComplete else { return }
                     let path = name.split(separator: UInt8(ascii: "/")).filter { !$0.elementsEqual(".".utf8) }
-                    // Of two of one name only the last is in the store.
+                    // If two have the same name, only the last is in the store.
                     guard let found = try context.store.index.content(in: layer, at: path.map(Array.init)),
                         found.record.size == size, seen.insert(found.inode).inserted
                     else { return isComplete = false }
@@ -105,7 +105,7 @@ final class TarProver {
         }
         let digest = hash.digest()
         if digest == ledger.diffID { return digest }
-        // One that does not name every file says nothing of the tar.
+        // A tar-split that does not name every file says nothing about the tar.
         guard isComplete, try seen.count == context.store.index.fileCount(of: layer) else { return nil }
         return digest
     }

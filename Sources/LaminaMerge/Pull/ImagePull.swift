@@ -9,7 +9,7 @@ import Synchronization
 public final class ImagePull {
     public enum Stage: String, Sendable, Codable {
         case resolving, indexing
-        /// A layer without a table of contents is read as a whole: it has to be before the image can be mounted.
+        /// A layer without a table of contents is read as a whole: it must be, before the image can be mounted.
         case streaming
         case merging, done
     }
@@ -19,21 +19,22 @@ public final class ImagePull {
         public var stage = Stage.resolving
         public var layers = 0
         public var indexedLayers = 0
-        /// Uncompressed bytes of the image's distinct contents, known once it is indexed; while streaming, the compressed ones
-        /// of the layer at hand.
+        /// Uncompressed bytes of the image's distinct contents, known once it is indexed; while streaming, the compressed bytes
+        /// of the current layer.
         public var bytes: Int64 = 0
         /// Those of them that the store has.
         public var landedBytes: Int64 = 0
         /// Compressed bytes that this pull fetched.
         public var fetchedBytes: Int64 = 0
-        /// What is being worked on: a layer's digest.
+        /// What it works on: a layer's digest.
         public var current: String?
-        /// What the image takes on disk that the store does not have, and what is free there; known before it is merged.
+        /// What the image takes on disk that the store does not have yet, and how much is free there; known before it is
+        /// merged.
         public var room: RoomForImage?
     }
 
-    /// Asked before a layer is read as a whole, of which nothing is known but how large it is compressed, and before an image is
-    /// merged; throws where there is no room for it.
+    /// Called before a layer is read as a whole, when only its compressed size is known, and before an image is merged; throws
+    /// if there is no room.
     public struct RoomCheck {
         public var ofLayer: (_ compressedBytes: Int64) throws -> Void
         public var ofImage: (RoomForImage) throws -> Void
@@ -47,14 +48,14 @@ public final class ImagePull {
         }
     }
 
-    /// How often progress is told while merging, in seconds.
+    /// How often progress is reported while merging, in seconds.
     private static let interval = 0.2
 
     private let engine: MergeEngine
     private let report: (Progress) -> Void
     private let shouldStop: @Sendable () -> Bool
     private var progress = Progress()
-    /// Keeps the layers while they have no image yet, or are merged.
+    /// Holds the layers while they have no image yet, or are merged.
     private var hold: LayerHold?
 
     private let roomCheck: RoomCheck?
@@ -72,7 +73,7 @@ public final class ImagePull {
     /// Makes an image mountable: after this, the index has all of its layers.
     ///
     /// - Parameter reference: as the index names the image.
-    /// - Throws: `OCIError`, `FormatError`, `MergeError`, `StoreError`; the image is in the index whole or not at all,
+    /// - Throws: `OCIError`, `FormatError`, `MergeError`, `StoreError`; the image is in the index as a whole or not at all;
     ///   layers that were indexed before an error stay for the next try.
     public func index(_ reference: ImageReference, platform: Platform?, plainHTTP: Bool) throws -> ImageRecord {
         report(progress)
@@ -107,7 +108,7 @@ public final class ImagePull {
             progress.indexedLayers += 1
             report(progress)
         }
-        // Known layers may have got a new place to be fetched from.
+        // Known layers may have a new source.
         engine.sources.add(source)
         let store = engine.store
         let found = (image.listedPlatform ?? image.platform).normalized
@@ -121,20 +122,21 @@ public final class ImagePull {
         return record
     }
 
-    /// The store's images of a reference that fit better than what the reference has now: it does not have them any more.
+    /// The store's images of a reference that fit this machine better than what the reference has now: the reference no longer
+    /// has them.
     private func outdated(
         _ reference: ImageReference, by found: Platform, for wanted: Platform
     ) throws -> [ImageID] {
         let rank = wanted.rank(of: found) ?? .max
         return try engine.store.index.images(named: reference.description).filter { image in
             guard image.platform != found.description else { return false }
-            // What nobody said a platform of may be anything.
+            // An image without a known platform may be for any.
             guard let platform = try? Platform(parsing: image.platform) else { return true }
             return (wanted.rank(of: platform) ?? .max) < rank
         }.map(\.id)
     }
 
-    /// Indexes a layer; where its bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.
+    /// Indexes a layer; if its bytes were wrong, it asks other sources as long as there is one.
     private func index(
         _ descriptor: Descriptor, _ diffID: Digest?, by indexer: LayerIndexer, from source: any BlobSource
     ) throws -> LayerID {
@@ -153,7 +155,7 @@ public final class ImagePull {
         }
     }
 
-    /// Reads a layer without a table of contents, or what is left of it.
+    /// Reads a layer without a table of contents, or the rest of it.
     private func stream(
         _ descriptor: Descriptor, from source: any BlobSource, diffID: Digest?, format: LayerFormat?
     ) throws -> LayerID {
@@ -197,7 +199,7 @@ public final class ImagePull {
         var seen: Set<LayerID> = []
         let layers = image.layers.filter { seen.insert($0).inserted }
         var pulls: [LayerPull] = []
-        // When this ends early, so do they.
+        // If this ends early, so do the pulls.
         defer { for pull in pulls { pull.cancel() } }
         func update() {
             progress.landedBytes = landedBefore + pulls.reduce(0) { $0 + $1.landedBytes }
@@ -236,22 +238,22 @@ public final class ImagePull {
             throw failure ?? MergeError(.index, "what has landed cannot be recorded", cause: error)
         }
         if let failure { throw failure }
-        // All that the index was told, by whomever: what is said to be whole is whole after a power cut.
+        // Everything that the index was told, by any code: what it says is whole must be whole after a power cut.
         try engine.store.commitDurably()
-        // The image is whole without it: what cannot be told now, the ledger says so.
+        // The image is whole without it: if something cannot be proven now, the ledger says so.
         do { try engine.prover.proveDiffIDs(image) } catch {
             if shouldStop() { throw MergeError.stopped }
             engine.recorder.report(error)
         }
         update()
-        // What was copied from other contents did not pass the pulls.
+        // What was copied from other contents was not counted by the pulls.
         progress.landedBytes = try engine.store.index.totals(of: image.id).landedBytes
         progress.stage = .done
         progress.current = nil
         report(progress)
     }
 
-    /// Asks whether there is room. Most of the time there is, and the totals show it; where they do not, each file is looked at.
+    /// Checks whether there is room. Usually there is, and the totals show it; if they do not, each file is looked at.
     private func requireRoom(for image: ImageRecord, _ totals: ImageTotals) throws {
         guard let roomCheck else { return }
         if engine.options.maxBytes == nil {

@@ -2,13 +2,13 @@ import LaminaDigest
 import LaminaFormats
 import LaminaOCI
 
-// eStargz whose table of contents is in an image of its own, `<reference>-esgztoc`.
+// eStargz whose table of contents is in a separate image, `<reference>-esgztoc`.
 
 extension LayerIndexer {
-    /// Names, on a layer of the other image, the layer whose table of contents it is
+    /// On a layer of the other image, names the layer whose table of contents it is
     /// (https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md#external-toc).
     private static let layerAnnotation = "containerd.io/snapshot/stargz/layer.digest"
-    /// What a table of contents may have at most as a blob, in bytes.
+    /// The maximum size of a table of contents as a blob, in bytes.
     private static let blobLimit = 512 << 20
 
     /// The table of contents of a layer whose footer says that it is elsewhere.

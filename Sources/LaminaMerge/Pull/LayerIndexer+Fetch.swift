@@ -3,15 +3,15 @@ import LaminaFormats
 import LaminaOCI
 import LaminaStore
 
-// From a descriptor to the bytes of a table of contents: by the annotations where they say its place, else by the footer.
+// From a descriptor to the bytes of a table of contents: by the annotations if they give its place, else by the footer.
 
 extension LayerIndexer {
-    /// Bytes at the end of a blob that are fetched with the footer: the TOCs of most layers are smaller.
+    /// How many bytes at the end of a blob are fetched with the footer: the TOCs of most layers are smaller.
     private static let tailSize: Int64 = 256 << 10
-    /// What a compressed TOC may have at most, in bytes: it is held beside the JSON, which is at least four times as large.
+    /// The maximum size of a compressed TOC, in bytes: it is in memory beside the JSON, which is at least four times as large.
     private static let memberLimit: Int64 = 64 << 20
 
-    /// The layer's table of contents, or that it has none that is worth anything.
+    /// The layer's table of contents, or that it has none that can be used.
     func fetchTOC(_ descriptor: Descriptor, _ claims: TOCClaims) throws -> LayerKind {
         if let place = claims.position {
             return .withTOC(try fetchChunked(descriptor, place, claims.tarSplit, tail: nil))
@@ -109,13 +109,13 @@ extension LayerIndexer {
 }
 
 extension LayerIndexer {
-    /// Holds the TOC against what the manifest says of it.
+    /// Compares the TOC with what the manifest says about it.
     ///
-    /// The manifest names the blob, not the TOC. Without an annotation nothing ties the one to the other but the blob's own
-    /// digest, so the whole blob is read and hashed before its TOC is believed: with the TOC that was read before, as a
-    /// source may give other bytes to each request.
+    /// The manifest names the blob, not the TOC. Without an annotation only the blob's own digest ties the TOC to the manifest.
+    /// So the whole blob is read and hashed before its TOC is trusted, and compared with the TOC that was read before, because
+    /// a source may give other bytes to each request.
     ///
-    /// The pass over the whole blob tells its diff ID, too.
+    /// The pass over the whole blob also gives its diff ID.
     func verify(
         _ toc: FetchedTOC, _ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?
     ) throws -> LayerProof {
@@ -149,7 +149,7 @@ extension LayerIndexer {
             witness: pass.diffID == .proven ? witness : nil)
     }
 
-    /// Finds out the diff ID of a layer that is in the store, where an operator wants it known.
+    /// Computes the diff ID of a layer that is in the store, if the operator wants it known.
     func provingDiffID(of layer: LayerID, _ descriptor: Descriptor, _ diffID: Digest?) throws -> LayerID {
         guard requiresDiffID else { return layer }
         let ledger = try store.index.ledger(of: layer)
@@ -197,7 +197,7 @@ extension LayerIndexer {
         var keptBytes: [UInt8] = []
         var hash = SHA256()
         var tailHash = SHA256()
-        // What cannot be decompressed has no diff ID; whether it can be served, its chunks tell.
+        // A blob that cannot be decompressed has no diff ID; its chunks show whether it can be served.
         var tar: (stream: StreamDecompressor, hash: SHA256)? = try (StreamDecompressor(compression), SHA256())
         var position: Int64 = 0
         let tailRange = tail.map { $0.offset..<($0.offset + $0.size) } ?? 0..<0

@@ -3,20 +3,20 @@ import LaminaFormats
 import LaminaOCI
 import LaminaStore
 
-/// What a blob turned out to be.
+/// What kind of layer a blob is.
 enum LayerKind {
     case withTOC(FetchedTOC)
-    /// A layer that has to be read as a whole: `stargz` by its footer, `nil`: by its media type and first bytes.
+    /// A layer that must be read as a whole: `stargz` by its footer, `nil`: by its media type and first bytes.
     case plain(LayerFormat?)
 }
 
-/// Puts a layer into the index: finds out its format, and imports its table of contents where it has one.
+/// Puts a layer into the index: finds out its format, and imports its table of contents if it has one.
 struct LayerIndexer {
     let store: Store
     var source: any BlobSource
     /// Of the image: an external table of contents is in the one of this tag and `-esgztoc`.
     var tag: String?
-    /// Whether a layer is wanted only once its diff ID is known.
+    /// Whether a layer is wanted only when its diff ID is known.
     var requiresDiffID = false
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
@@ -28,13 +28,13 @@ struct LayerIndexer {
     /// Whether a layer that has to be read as a whole is: one whose table of contents nobody vouches for.
     var readsWholeBlobs = true
     let shouldStop: @Sendable () -> Bool
-    /// Reads a layer without a table of contents as a whole; the format is known where a footer says it.
+    /// Reads a layer without a table of contents as a whole; the format is known if a footer says it.
     var stream: (Descriptor, _ diffID: Digest?, LayerFormat?) throws -> LayerID = { descriptor, _, _ in
         throw MergeError(.unsupportedLayer, "layer \(descriptor.digest) has no table of contents")
     }
-    /// Told the number of compressed bytes that were fetched.
+    /// Gets the number of compressed bytes that were fetched.
     let didFetch: (Int) -> Void
-    /// Runs the import of a layer with so many inodes, where there is room for it.
+    /// Runs the import of a layer with this many inodes, if there is room for it.
     var importing: (_ inodes: Int, _ body: () throws -> LayerID) throws -> LayerID = { try $1() }
 
     /// Whether the files of a layer from a place are its repository's alone.
@@ -225,7 +225,7 @@ extension ImportedContent {
 }
 
 extension LayerTree {
-    /// Whether a tar-split can tell of every file: each has a line with four fields at least.
+    /// Whether a tar-split can name every file: each needs a line with at least four fields.
     fileprivate func isPlausible(_ tarSplit: ZstdChunked.Place) -> Bool {
         tarSplit.size / 40 >= Int64(nodes.lazy.count { $0.content >= 0 })
     }

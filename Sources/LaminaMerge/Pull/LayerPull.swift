@@ -5,12 +5,12 @@ import Synchronization
 /// Merges everything of one layer that the store does not have, in the order of its blob, or some contents of it; what readers wait
 /// for goes first.
 ///
-/// It is what somebody holds of a pull: `PlannedPull` is what the plan knows of it.
+/// It is the caller's handle of a pull; `PlannedPull` is what the plan knows of it.
 public final class LayerPull: Sendable {
     private struct State {
         var result: Result<Void, MergeError>?
         var landedBytes: Int64 = 0
-        /// What is to be pulled; handed to the plan once.
+        /// What is to be pulled; given to the plan once.
         var chosen: (contents: [UnmergedContent], time: UInt64)?
         var id: PullID?
         var origin = Origin.any
@@ -25,7 +25,7 @@ public final class LayerPull: Sendable {
         state = Monitor(State())
     }
 
-    /// Merges some contents alone, in about this order.
+    /// Merges only some contents, in about this order.
     ///
     /// - Parameter time: the plan's time before they were read from the index.
     init(layer: LayerID, first contents: [UnmergedContent], readAt time: UInt64) {

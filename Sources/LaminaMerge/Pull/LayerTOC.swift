@@ -6,18 +6,18 @@ import LaminaOCI
 struct TOCClaims {
     /// SHA-256 of the JSON (https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md).
     var tocDigest: Digest?
-    /// SHA-256 of the JSON as it stands in the blob, compressed; of zstd:chunked.
+    /// SHA-256 of the JSON as it stands in the blob, compressed; for zstd:chunked.
     var checksum: Digest?
-    /// Where it stands; of zstd:chunked.
+    /// Where it stands; for zstd:chunked.
     var position: ZstdChunked.Place?
-    /// Where the tar-split stands; of zstd:chunked in the containers dialect.
+    /// Where the tar-split stands; for zstd:chunked in the containers dialect.
     var tarSplit: ZstdChunked.Place?
 
-    /// Whether the manifest vouches for the table of contents: a digest that cannot be read vouches for nothing, and is
-    /// refused with the rest of the layer.
+    /// Whether the manifest proves the table of contents. A digest that cannot be read proves nothing, and is refused with the
+    /// rest of the layer.
     var isVouchedFor: Bool { tocDigest != nil || checksum != nil }
 
-    /// - Throws: `MergeError.badImage` for annotations that are there and make no sense.
+    /// - Throws: `MergeError.badImage` for annotations that exist and make no sense.
     init(_ descriptor: Descriptor) throws(MergeError) {
         let annotations = descriptor.annotations
         func text(_ keys: [String]) -> (key: String, text: String)? {
@@ -47,12 +47,12 @@ struct TOCClaims {
         tocDigest = try digest(["containerd.io/snapshot/stargz/toc.digest"])
         checksum = try digest(prefixes.map { $0 + "manifest-checksum" })
         position = try place(prefixes.map { $0 + "manifest-position" }, hasType: true)
-        // Nothing but the proof of the diff ID needs it.
+        // Only the proof of the diff ID needs it.
         tarSplit = try? place(prefixes.map { $0 + "tarsplit-position" }, hasType: false)
     }
 }
 
-/// A layer's table of contents as it was fetched, before anything of it is believed.
+/// A layer's table of contents as it was fetched, before any of it is trusted.
 struct FetchedTOC {
     let format: LayerFormat
     let json: [UInt8]
@@ -60,9 +60,9 @@ struct FetchedTOC {
     let digest: Digest
     /// Where in the blob the last member ends.
     let membersEnd: Int64
-    /// The bytes of the blob from here on were read, and this is their digest; `nil` where they are in another image.
+    /// The bytes of the blob from here on were read, and this is their digest; `nil` if they are in another image.
     let tail: (offset: Int64, size: Int64, digest: Digest)?
-    /// Of zstd:chunked: the SHA-256 of the JSON as it stands in the blob.
+    /// For zstd:chunked: the SHA-256 of the JSON as it stands in the blob.
     let checksum: Digest?
     let tarSplit: ZstdChunked.Place?
     /// What of the layer's tar stands behind its last member: the compressed table of contents of an eStargz, as it is in the blob.

@@ -3,7 +3,7 @@ public import LaminaOCI
 public import LaminaStore
 import LaminaSystem
 
-/// An image in its registry, whose layers are put into the index one at a time: what a snapshotter is asked for.
+/// An image in its registry, whose layers are put into the index one at a time, as a snapshotter is asked for them.
 public struct RemoteImage: Sendable {
     private let engine: MergeEngine
     private let source: any BlobSource
@@ -14,7 +14,7 @@ public struct RemoteImage: Sendable {
 
     /// Resolves a reference; blocks on the network.
     ///
-    /// - Parameter platform: of an index; this machine's without it.
+    /// - Parameter platform: which one of an index; by default this machine's.
     public init(
         _ engine: MergeEngine, _ reference: ImageReference, platform: Platform? = nil, plainHTTP: Bool,
         shouldStop: @Sendable () -> Bool
@@ -28,11 +28,11 @@ public struct RemoteImage: Sendable {
             knownConfig: { try? engine.store.index.configuration(ofManifest: $0) })
     }
 
-    /// The layer at a position, from the bottom; put into the index where the store does not have it.
+    /// The layer at a position, from the bottom; put into the index if the store does not have it.
     ///
-    /// Fetches its table of contents, nothing else of it.
-    /// - Throws: `MergeError.unsupportedLayer` for a layer that has none, or whose manifest does not vouch for it: such a
-    ///   layer has to be read as a whole, which is no better than unpacking it.
+    /// It fetches only the layer's table of contents.
+    /// - Throws: `MergeError.unsupportedLayer` for a layer that has none, or whose manifest does not prove it: such a layer
+    ///   would have to be read as a whole, which is no better than unpacking it.
     public func index(_ position: Int, shouldStop: @escaping @Sendable () -> Bool) throws -> LayerID {
         let descriptor = resolved.layers[position]
         // Whoever is found wrong by this image's table of contents may be right by another's.
@@ -46,7 +46,7 @@ public struct RemoteImage: Sendable {
         while true {
             do {
                 engine.sources.add(source)
-                // A known layer may have got a new place to be fetched from.
+                // A known layer may have a new source.
                 defer { engine.sources.add(source) }
                 return try indexer.index(descriptor, diffID: resolved.diffIDs[position])
             } catch let error as MergeError where error.code == .badImage {
@@ -60,22 +60,23 @@ public struct RemoteImage: Sendable {
 }
 
 extension MergeEngine {
-    /// Begins to merge what the store does not have of a layer, while readers go first.
+    /// Begins to merge what the store does not have of a layer; readers go first.
     public func pull(_ layer: LayerID) -> LayerPull {
         let pull = LayerPull(layer: layer)
         context.begin([pull])
         return pull
     }
 
-    /// Begins to merge what of a layer is wanted first: what was opened first in an earlier container of its image or of the
+    /// Begins to merge what is wanted first of a layer: what was opened first in an earlier container of its image or of the
     /// version before, then what the image itself marks.
     ///
-    /// - Returns: nil where the store has all of it.
+    /// - Returns: nil if the store has all of it.
     public func pullFirst(_ layer: LayerID, of image: SnapshotImage?) throws -> LayerPull? {
         let time = context.board.time
         var contents: [UnmergedContent] = []
         if let image {
-            // A layer above may have another file of the name: that is not known yet, and costs a file that nobody opens.
+            // A layer above may have another file with the name. That is not known yet; at worst it fetches a file that is not
+            // opened.
             contents = try store.index.unmergedOpened(store.index.opened(of: image), in: [layer])[layer] ?? []
         }
         if let end = try store.index.blob(of: layer)?.prioritizedEnd {

@@ -1,4 +1,4 @@
-/// What a registry wants to see, from a `WWW-Authenticate` field.
+/// What a registry asks for, from a `WWW-Authenticate` field.
 ///
 /// https://www.rfc-editor.org/rfc/rfc9110#name-www-authenticate, https://distribution.github.io/distribution/spec/auth/token/
 struct AuthChallenge: Sendable, Hashable {
@@ -7,7 +7,7 @@ struct AuthChallenge: Sendable, Hashable {
     /// Names in lower case.
     var parameters: [String: String] = [:]
 
-    /// The challenges of a field, which may hold several; what is not understood is left out.
+    /// The challenges of a field, which may contain several; what is not understood is left out.
     static func parse(_ field: String) -> [AuthChallenge] {
         var found: [AuthChallenge] = []
         var rest = Array(field.utf8.prefix(8 << 10))[...]

@@ -1,4 +1,4 @@
-/// Base64 as in RFC 4648 §4: what `auths` of docker's configuration and the Basic scheme take.
+/// Base64 as in RFC 4648 §4: used by `auths` of docker's configuration and by the Basic scheme.
 enum Base64 {
     private static let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
 
@@ -16,8 +16,8 @@ enum Base64 {
         return String(decoding: text, as: UTF8.self)
     }
 
-    /// `nil` for what is no base64; padding may be missing, and line ends may be within, as `base64` breaks lines and docker's reader
-    /// passes over them.
+    /// `nil` if it is not base64; padding may be missing, and line ends may be in it, because `base64` breaks lines and
+    /// docker's reader skips them.
     static func decode(_ text: String) -> [UInt8]? {
         var bytes: [UInt8] = []
         var word = 0

@@ -1,23 +1,23 @@
 import Glibc
 import LaminaSystem
 
-/// How the API of a Kubernetes cluster is reached, and as whom.
+/// How to reach the API of a Kubernetes cluster, and as which user.
 public struct ClusterAccess: Sendable {
     /// `https://HOST[:PORT][/PATH]`, without a slash at the end.
     public var server: String
     public var tls: TLSSettings
-    /// The value of the header Authorization; nil where the certificate says who asks.
+    /// The value of the header Authorization; nil if a certificate identifies the user.
     public var authorization: Secret?
-    /// What all of it was read from.
+    /// The files that all of it was read from.
     public var origin: String
 
-    /// A token is some kilobytes, a certificate too.
+    /// A token has some kilobytes, and so has a certificate.
     private static let fileLimit = 1 << 20
     /// https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
     private static let account = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-    /// - Throws: `badConfiguration` for a server that is no https or http URL, and for plain HTTP to another machine: whoever is on
-    ///   the way could read every secret.
+    /// - Throws: `badConfiguration` for a server that is not an https or http URL, and for HTTP without TLS to another machine:
+    ///   anyone on the way could read every secret.
     public init(server: String, tls: TLSSettings = TLSSettings(), authorization: Secret? = nil, origin: String)
         throws(OCIError)
     {
@@ -33,7 +33,7 @@ public struct ClusterAccess: Sendable {
         self.origin = origin
     }
 
-    /// What the process may use as a pod of a cluster; nil where it is none.
+    /// What the process may use as a pod of a cluster; nil if it is not a pod.
     ///
     /// - Throws: `badConfiguration` for a pod without a token: `automountServiceAccountToken` of its account is false.
     public static func inPod() throws(OCIError) -> ClusterAccess? {
@@ -47,7 +47,7 @@ public struct ClusterAccess: Sendable {
             authorization: bearer(tokenIn: account + "/token"), origin: "the pod's account")
     }
 
-    /// The header's value for a token in a file, which is read each time: the cluster renews it.
+    /// The header's value for a token in a file. The file is read each time, because the cluster renews it.
     public static func bearer(tokenIn path: String) throws(OCIError) -> Secret {
         do {
             return bearer(String(decoding: try readFile(path, limit: fileLimit), as: UTF8.self))
@@ -57,7 +57,7 @@ public struct ClusterAccess: Sendable {
     }
 
     public static func bearer(_ token: String) -> Secret {
-        // A newline behind it would be the end of the header.
+        // A newline after it would end the header.
         Secret("Bearer " + token.filter { !$0.isWhitespace && !$0.isNewline })
     }
 

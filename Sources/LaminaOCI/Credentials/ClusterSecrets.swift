@@ -3,8 +3,8 @@ import LaminaSystem
 
 /// The `imagePullSecrets` of a Kubernetes cluster: each secret of type `kubernetes.io/dockerconfigjson`, in all of its namespaces.
 ///
-/// The cluster's API is asked when a registry wants to see something, and not again for a minute: nothing runs while nothing is
-/// pulled. When it does not answer, what it said last is used.
+/// It asks the cluster's API when a registry wants credentials, and not again for a minute: nothing runs while nothing is
+/// pulled. If the API does not answer, its last answer is used.
 ///
 /// https://kubernetes.io/docs/concepts/configuration/secret/#docker-config-secrets
 public final class ClusterSecrets: Sendable {
@@ -16,23 +16,23 @@ public final class ClusterSecrets: Sendable {
 
     private struct State {
         var secrets: [Known] = []
-        /// When the API was asked last, whatever it said.
+        /// When the API was last asked, whatever the answer.
         var askedAt: ContinuousClock.Instant?
         var isAsking = false
-        /// What was told last, so that it is told once.
+        /// What was last reported, so that it is reported once.
         var problem: String?
     }
 
-    /// How long an answer is good for those whom it helps.
+    /// How long an answer is good if it had what was needed.
     private static let freshness: Duration = .seconds(60)
-    /// And for those whom it does not: a secret is often made with the pod that needs it.
+    /// And if it had not: a secret is often made together with the pod that needs it.
     private static let shortFreshness: Duration = .seconds(5)
-    /// Secrets in one answer; each is at most 1 MiB, and some kilobytes usually.
+    /// How many secrets are in one answer; each is at most 1 MiB, and usually some kilobytes.
     private static let pageSize = 100
     private static let pageByteLimit = 32 << 20
-    /// Secrets in all; a bound, which no cluster should meet.
+    /// How many secrets in all; a bound that no cluster should reach.
     private static let secretLimit = 20_000
-    /// So many are tried for one repository; a registry may lock out who tries more.
+    /// How many are tried for one repository; a registry may lock out a client that tries more.
     static let tryLimit = 8
 
     private let access: @Sendable () throws(OCIError) -> ClusterAccess
@@ -41,8 +41,8 @@ public final class ClusterSecrets: Sendable {
     private let state = Monitor(State())
 
     /// - Parameters:
-    ///   - report: told in a sentence, without what is secret, what is wrong with the API or with a secret.
-    ///   - access: how to reach the API; asked each time, as tokens change and files come late.
+    ///   - report: gets a sentence, without secrets, when something is wrong with the API or with a secret.
+    ///   - access: how to reach the API; asked each time, because tokens change and files may come late.
     public convenience init(
         report: @escaping @Sendable (String) -> Void, access: @escaping @Sendable () throws(OCIError) -> ClusterAccess
     ) {
@@ -64,10 +64,10 @@ public final class ClusterSecrets: Sendable {
         self.access = access
     }
 
-    /// The credentials of the secret that says most exactly that it is for a repository, of those that have not been refused. Blocks for
-    /// the API where what is known is old.
+    /// The credentials of the secret that names a repository most exactly, among those that have not been refused. Blocks for
+    /// the API if the last answer is old.
     ///
-    /// - Throws: `interrupted` only: an API that does not answer is reported, and is like one that knows nothing.
+    /// - Throws: only `interrupted`: an API that does not answer is reported, and counts as one without secrets.
     func find(
         host: String, repository: String, refused: Set<Credentials>, shouldStop: () -> Bool
     ) throws(OCIError) -> CredentialStore.Found? {
@@ -79,7 +79,7 @@ public final class ClusterSecrets: Sendable {
                     secret.config.matches(host: host, repository: repository).map { (secret.name, $0) }
                 }
             }
-            // Of two that say the same, always the same first.
+            // If two are equally exact, always the same one comes first.
             let best = found.filter { !refused.contains($0.1.credentials) }
                 .max { ($0.1.exactness, $1.0) < ($1.1.exactness, $0.0) }
             if let (name, match) = best {
@@ -95,7 +95,7 @@ public final class ClusterSecrets: Sendable {
 
     // MARK: The API
 
-    /// Asks the API, or waits for who does, unless somebody has asked since.
+    /// Asks the API, or waits for another thread that does, unless it has been asked since.
     private func refresh(olderThan age: Duration, _ shouldStop: () -> Bool) throws(OCIError) {
         let isMine: Bool
         while true {
@@ -167,7 +167,7 @@ public final class ClusterSecrets: Sendable {
         return (items.compactMap(known), rest)
     }
 
-    /// A secret as far as it is one; what is wrong with somebody's secret is nobody else's trouble.
+    /// A secret, as far as it is valid; if one user's secret is wrong, that does not affect others.
     private func known(_ item: JSON) -> Known? {
         guard case .string(let namespace)? = item["metadata"]?["namespace"],
             case .string(let name)? = item["metadata"]?["name"],
@@ -193,7 +193,7 @@ public final class ClusterSecrets: Sendable {
                     let exchange = HTTPExchange(receiver: receiver, settings: settings, shouldStop: shouldStop)
                     _ = receiver.prepare()
                     request.freshConnection = patience.isTried
-                    // Not the pool of connections: one that shows a certificate is nobody else's.
+                    // Not from the pool of connections: a connection with a certificate must not be used for other requests.
                     let ending = exchange.run(request, on: try CurlHandle())
                     if case .finished = ending, exchange.isAccepted { return receiver.bytes }
                     let failure = try exchange.apiFailure(ending, of: access)
@@ -211,16 +211,16 @@ public final class ClusterSecrets: Sendable {
     }
 }
 
-/// Two are the same when they are the same object.
+/// Two are the same if they are the same object.
 extension ClusterSecrets: Hashable {
     public static func == (left: ClusterSecrets, right: ClusterSecrets) -> Bool { left === right }
     public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
 }
 
 extension HTTPExchange {
-    /// Why an exchange with a cluster's API brought nothing, where another try may.
+    /// Why an exchange with a cluster's API brought nothing, if another try may.
     ///
-    /// - Throws: why, where none will.
+    /// - Throws: why, if no other try can.
     fileprivate func apiFailure(_ ending: Ending, of access: ClusterAccess) throws -> OCIError {
         switch ending {
         case .thrown(let error): throw error
@@ -243,14 +243,14 @@ extension HTTPExchange {
 }
 
 extension DockerConfig {
-    /// Credentials for a repository, and how many bytes of it their key names.
+    /// Credentials for a repository, and how many bytes of the repository their key names.
     struct Match {
         var credentials: Credentials
         var exactness: Int
     }
 
-    /// Each key that is for a repository, as kubelet reads them: the registry with `*` in the parts of its name, then the beginning of the
-    /// repository.
+    /// Each key that is for a repository, as kubelet reads keys: the registry with `*` in the parts of its name, then the
+    /// beginning of the repository.
     ///
     /// https://kubernetes.io/docs/concepts/containers/images/#config-json
     fileprivate func matches(host: String, repository: String) -> [Match] {

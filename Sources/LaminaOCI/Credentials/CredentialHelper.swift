@@ -6,14 +6,15 @@ import LaminaSystem
 /// https://github.com/docker/docker-credential-helpers#development
 struct CredentialHelper {
     let name: String
-    /// A helper may ask a service in the network; one that asks a person never ends here.
+    /// A helper may ask a service in the network; one that asks a person would never end here.
     var timeLimit: Duration = .seconds(30)
 
     private static let outputLimit = 64 << 10
 
-    /// What the helper knows of a registry; `nil` when it knows nothing.
+    /// What the helper knows about a registry; `nil` if it knows nothing.
     ///
-    /// - Throws: `badConfiguration` for a helper that does not work. What it printed is not repeated: it may hold a secret.
+    /// - Throws: `badConfiguration` for a helper that does not work. What it printed is not repeated, because it may contain a
+    ///   secret.
     func credentials(for host: String, shouldStop: () -> Bool) throws(OCIError) -> Credentials? {
         let isName = name.utf8.allSatisfy { isAlphanumeric($0) || "._-".utf8.contains($0) }
         guard isName, !name.isEmpty else {
@@ -62,7 +63,7 @@ struct CredentialHelper {
             if clock.now > deadline { problem = wrong("did not answer about \(input) within \(timeLimit)") }
             if shouldStop() { problem = OCIError(.interrupted, "asking \(program) was interrupted") }
         }
-        // It has closed its output; a helper that goes on nevertheless is ended, with what it has started.
+        // It has closed its output. A helper that still runs is ended, with what it has started.
         var status: Int32 = 0
         while problem == nil, waitpid(process, &status, WNOHANG) == 0 {
             if clock.now > deadline { problem = wrong("did not end within \(timeLimit)") }
@@ -76,7 +77,7 @@ struct CredentialHelper {
         return (status & 0x7F == 0 ? status >> 8 & 0xFF : 128 + status & 0x7F, bytes)
     }
 
-    /// Starts the helper in a process group of its own; its standard output comes back.
+    /// Starts the helper in its own process group; returns its standard output.
     private func start(_ text: String) throws(SystemError) -> (pid_t, File) {
         let input = try BackgroundProcess.makePipe()
         let output = try BackgroundProcess.makePipe()

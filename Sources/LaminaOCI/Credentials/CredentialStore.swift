@@ -1,16 +1,16 @@
 import Glibc
 import LaminaSystem
 
-/// Where credentials are looked up: files in docker's format, and the helpers that they name, read again each time, as a
-/// login elsewhere changes them; then what came along with pulls of others, and what a cluster keeps for its pods.
+/// Where credentials are looked up: files in docker's format, and the helpers that they name, read again each time, because a
+/// login elsewhere changes them; then what came along with pulls by kubelet, and what a cluster keeps for its pods.
 public struct CredentialStore: Sendable, Hashable {
-    /// A file that must be there: `--creds-file`.
+    /// A file that must exist: `--creds-file`.
     public var file: String?
     /// Docker's own file, which may be missing.
     public var defaultFile: String?
-    /// What came along with pulls of others, which is looked through behind the files.
+    /// What came along with pulls by kubelet; it is looked through after the files.
     public var kept: KeptCredentials?
-    /// What a cluster keeps for its pods, which is asked for last.
+    /// What a cluster keeps for its pods; it is asked last.
     public var cluster: ClusterSecrets?
     /// How long a helper may take.
     public var helperTimeLimit: Duration = .seconds(30)
@@ -42,11 +42,11 @@ public struct CredentialStore: Sendable, Hashable {
     struct Found: Sendable {
         var credentials: Credentials
         var origin: String
-        /// Whether there may be others for the same repository, to be tried when these are refused.
+        /// Whether there may be others for the same repository, to try if these are refused.
         var isOneOfSeveral = false
     }
 
-    /// The credentials for a repository of a registry: of the first place that has any.
+    /// The credentials for a repository of a registry: from the first place that has any.
     ///
     /// - Parameter refused: those that are one of several and have been refused.
     /// - Throws: `badConfiguration` for a file or a helper that cannot be used, `interrupted`.
@@ -71,7 +71,7 @@ public struct CredentialStore: Sendable, Hashable {
         return try cluster?.find(host: host, repository: repository, refused: refused, shouldStop: shouldStop)
     }
 
-    /// Sees that a file that somebody names can be read.
+    /// Checks that a file that a user names can be read.
     static func check(_ path: String) throws(OCIError) { _ = try read(path, isOptional: false) }
 
     private static func read(_ path: String, isOptional: Bool) throws(OCIError) -> DockerConfig? {

@@ -1,15 +1,16 @@
-/// The part of docker's `config.json` (and of podman's `auth.json`) that is about credentials.
+/// The part of docker's `config.json` (and of podman's `auth.json`) with credentials.
 ///
-/// https://docs.docker.com/reference/cli/docker/login/, https://github.com/containers/image/blob/main/docs/containers-auth.json.5.md
+/// https://docs.docker.com/reference/cli/docker/login/,
+/// https://github.com/containers/image/blob/main/docs/containers-auth.json.5.md
 struct DockerConfig: Sendable {
-    /// By registry, and for podman's files also by registry and beginning of the repository.
+    /// By registry, and in podman's files also by registry and beginning of the repository.
     private(set) var auths: [String: Credentials] = [:]
     /// The helper for a registry.
     private(set) var helpers: [String: String] = [:]
     /// The helper for every other registry.
     private(set) var store: String?
 
-    /// More than anybody has registries.
+    /// More than any user has registries.
     static let byteLimit = 1 << 20
 
     /// Reads a file's bytes.
@@ -17,7 +18,7 @@ struct DockerConfig: Sendable {
     /// - Throws: `badConfiguration`, naming the file and the key, never a value.
     init(parsing bytes: [UInt8], path: String) throws(OCIError) {
         func wrong(_ what: String) -> OCIError { OCIError(.badConfiguration, "the credentials in \(path): \(what)") }
-        // docker takes an empty file for one that says nothing.
+        // docker takes an empty file for one without entries.
         if bytes.allSatisfy({ [0x20, 0x09, 0x0A, 0x0D].contains($0) }) { return }
         let root: JSON
         do throws(JSON.SyntaxError) {
@@ -44,9 +45,9 @@ struct DockerConfig: Sendable {
         if case .string(let name)? = root["credsStore"], !name.isEmpty { store = name }
     }
 
-    /// The credentials that an object of `auths` holds; nil where it holds none.
+    /// The credentials in an object of `auths`; nil if it has none.
     ///
-    /// - Parameter wrong: makes the error of what `auth` is not.
+    /// - Parameter wrong: makes the error for what `auth` should have been.
     static func credentials(
         in entry: JSON, _ wrong: (String) -> OCIError
     ) throws(OCIError) -> Credentials? {
@@ -58,7 +59,7 @@ struct DockerConfig: Sendable {
         if let token = text("registrytoken") { return .registryToken(Secret(token)) }
         if let auth = text("auth") {
             guard let bytes = Base64.decode(auth) else { throw wrong("is no base64") }
-            // Docker pads with NULs, and takes them off again.
+            // Docker pads with NULs, and removes them again.
             let plain = String(decoding: bytes, as: UTF8.self)
             guard let colon = plain.firstIndex(of: ":") else { throw wrong("has no colon between user and password") }
             var password = plain[plain.index(after: colon)...]
@@ -69,7 +70,8 @@ struct DockerConfig: Sendable {
         return .basic(user: user, password: Secret(text("password") ?? ""))
     }
 
-    /// The credentials for a repository: of the longest key that is the registry, or the beginning of the repository in it.
+    /// The credentials for a repository: of the longest key that is the registry, or the registry with the beginning of the
+    /// repository.
     func credentials(for host: String, repository: String) -> Credentials? {
         var name = "\(Self.key(host))/\(repository)"[...]
         while true {
@@ -82,7 +84,8 @@ struct DockerConfig: Sendable {
     /// The helper to ask about a registry.
     func helper(for host: String) -> String? { helpers[Self.key(host)] ?? store }
 
-    /// How a registry is written in the file: users and docker put schemes and `/v1/` around it, and Docker Hub has many names.
+    /// A registry as it is written in the file: users and docker put schemes and `/v1/` around it, and Docker Hub has many
+    /// names.
     static func key(_ text: String) -> String {
         var name = text[...]
         if let scheme = name.firstRange(of: "://") { name = name[scheme.upperBound...] }

@@ -2,12 +2,12 @@ import Glibc
 import LaminaSystem
 import Synchronization
 
-/// Credentials that came along with the pulls of others, by repository: layers are fetched long after the pull, by this process
-/// and by the next, which has them from a file that only its owner can read.
+/// Credentials that came along with pulls by kubelet, by repository. Layers are fetched long after the pull, by this process
+/// and by the next, which reads the credentials from a file that only its owner can read.
 ///
-/// Bounded in number and size: what a pull came with least recently goes first.
+/// Bounded in number and size: those that came with a pull least recently are forgotten first.
 public final class KeptCredentials: Sendable {
-    /// A pull that is under way, with what came along with it.
+    /// A running pull, with what came along with it.
     public struct Pull: Sendable {
         let name: String
         let credentials: Credentials
@@ -21,28 +21,28 @@ public final class KeptCredentials: Sendable {
         var hasWorked: Bool
         /// Those that had worked before these came.
         var previous: Credentials?
-        /// Pulls with them that are under way.
+        /// Running pulls with them.
         var pullCount = 0
     }
 
-    /// Repositories; a machine has fewer images than that.
+    /// How many repositories; a machine has fewer images than that.
     static let entryLimit = 1024
-    /// The bytes of what is secret in one: tokens of cloud registries have some thousands.
+    /// How many secret bytes for each; tokens of cloud registries have some thousands.
     static let secretLimit = 16 << 10
 
-    /// Where they are kept.
+    /// The file where they are kept.
     public let path: String
     /// The one that was used least recently first.
     private let entries: Mutex<[Entry]>
-    /// One writes at a time, and the newest state.
+    /// One writer at a time, and always the newest state.
     private let writing = Mutex(())
     private let report: @Sendable (String) -> Void
 
-    /// Takes up what an earlier process has kept.
+    /// Takes over what an earlier process has kept.
     ///
     /// - Parameters:
-    ///   - path: of the file, which need not be there; its directory must be there before anything is kept.
-    ///   - report: told in a sentence, without what is secret, why something is not kept.
+    ///   - path: of the file, which need not exist; its directory must exist before anything is kept.
+    ///   - report: gets a sentence, without secrets, when something is not kept, and why.
     public init(path: String, report: @escaping @Sendable (String) -> Void) {
         self.path = path
         self.report = report
@@ -55,10 +55,10 @@ public final class KeptCredentials: Sendable {
         entries = Mutex(known)
     }
 
-    /// Keeps what came along with a pull that begins, in memory and in the file. Blocks for the disk where it is new.
+    /// Keeps what came along with a pull that begins, in memory and in the file. Blocks for the disk if it is new.
     ///
-    /// - Parameter server: which server they are for, where whoever sent them says so; empty for the image's registry.
-    /// - Returns: what `end` wants to know; nil where they are not kept: of a layout directory, for another server, too long.
+    /// - Parameter server: which server they are for, if the sender says so; empty for the image's registry.
+    /// - Returns: the argument for `end`; nil if they are not kept: for a layout directory, for another server, too long.
     public func begin(_ credentials: Credentials, of image: ImageReference, server: String = "") -> Pull? {
         guard case .registry(let host, let repository) = image.place else { return nil }
         let registry = DockerConfig.key(host)
@@ -91,7 +91,7 @@ public final class KeptCredentials: Sendable {
         return Pull(name: name, credentials: credentials)
     }
 
-    /// Learns from how a pull ended: those that never worked give way to those that did.
+    /// Learns from the result of a pull: credentials that never worked are replaced by those that did.
     public func end(_ pull: Pull, succeeded: Bool) {
         let hasChanged = entries.withLock { entries in
             guard let place = entries.firstIndex(where: { $0.name == pull.name && $0.credentials == pull.credentials })
@@ -129,7 +129,7 @@ public final class KeptCredentials: Sendable {
         }
     }
 
-    /// The file's bytes; what makes it too long is forgotten.
+    /// The file's bytes; entries that make it too long are forgotten.
     private func bytes() -> [UInt8] {
         entries.withLock { entries in
             while true {
@@ -176,17 +176,17 @@ extension KeptCredentials.Entry {
     }
 }
 
-/// Two are the same when they are the same object.
+/// Two are the same if they are the same object.
 extension KeptCredentials: Hashable {
     public static func == (left: KeptCredentials, right: KeptCredentials) -> Bool { left === right }
     public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
 }
 
 extension Credentials {
-    /// What comes along with a pull by CRI, in the words of its `AuthConfig`, of which each may be empty. Tokens go before names, as
-    /// docker has it.
+    /// What comes along with a pull by CRI: the fields of its `AuthConfig`, each of which may be empty. Tokens go before names,
+    /// as in docker.
     ///
-    /// - Returns: nil where nothing of it is of use.
+    /// - Returns: nil if nothing in it is useful.
     public init?(username: String, password: String, auth: String, identityToken: String, registryToken: String) {
         let entry = JSON.strings([
             "username": username, "password": password, "auth": auth, "identitytoken": identityToken,

@@ -1,4 +1,4 @@
-/// Text that must not be seen: a password, a token, a header that may carry one. It never prints itself, neither by
+/// Text that must not be seen: a password, a token, a header that may contain one. It never prints itself, neither by
 /// interpolation nor by reflection.
 public struct Secret: Sendable, Hashable, CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable {
     private let text: String
@@ -10,7 +10,7 @@ public struct Secret: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
     public var debugDescription: String { description }
     public var customMirror: Mirror { Mirror(self, children: []) }
 
-    /// The text itself, for the one place that sends it.
+    /// The text itself, only for the code that sends it.
     var revealed: String { text }
 
     /// Of a header's line, what must not be seen of it: its value, and what of that follows the scheme.
@@ -28,12 +28,12 @@ public struct Secret: Sendable, Hashable, CustomStringConvertible, CustomDebugSt
     }
 }
 
-/// What proves to a registry who asks.
+/// What proves a client's identity to a registry.
 public enum Credentials: Sendable, Hashable {
     case basic(user: String, password: Secret)
     /// A refresh token of OAuth2, which docker calls an identity token.
     case identityToken(Secret)
-    /// A bearer token that is sent as it is.
+    /// A bearer token that is sent unchanged.
     case registryToken(Secret)
 
     var secret: Secret {

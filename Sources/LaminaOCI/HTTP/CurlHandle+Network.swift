@@ -2,14 +2,14 @@ import CCurl
 import Glibc
 
 extension CurlHandle {
-    /// Whom to trust, and who to be.
+    /// Which certificates to trust, and which certificate to show.
     func setTLS(_ tls: TLSSettings) {
         if tls.skipsVerification {
             set(CURLOPT_SSL_VERIFYPEER, 0)
             set(CURLOPT_SSL_VERIFYHOST, 0)
         }
         if let only = tls.authorities.first, tls.authorities.count == 1, tls.authorityText == nil {
-            // The system's stay trusted by its directory, CURLOPT_CAPATH, as containerd has it.
+            // The system's certificates stay trusted through their directory, CURLOPT_CAPATH, as in containerd.
             set(CURLOPT_CAINFO, only)
         } else if !tls.authorities.isEmpty || tls.authorityText != nil {
             setAuthorities(tls.authorities, tls.authorityText ?? "")
@@ -23,7 +23,7 @@ extension CurlHandle {
         }
     }
 
-    /// Whether the last exchange opened a connection, and its TLS handshake was done.
+    /// Whether the last exchange opened a connection, and finished its TLS handshake.
     var hasShakenHands: Bool {
         var (connections, microseconds) = (0, Int64(0))
         _ = lamina_curl_get_long(easy, CURLINFO_NUM_CONNECTS, &connections)
@@ -36,7 +36,7 @@ extension CurlHandle {
         var text = Array(more.utf8)
         for path in paths {
             guard let file = try? LayoutFile(reading: path), let bytes = try? file.readAll(limit: 16 << 20) else {
-                // Its name in the error that follows says what is missing.
+                // The error that follows names the missing file.
                 set(CURLOPT_CAINFO, path)
                 return
             }
@@ -54,8 +54,8 @@ extension CurlHandle {
         }
     }
 
-    /// libcurl reads `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` of the environment itself. What Go's programs do
-    /// besides is done here: they also know `HTTP_PROXY`, and never ask a proxy for this machine.
+    /// libcurl itself reads `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` from the environment. This code adds what
+    /// Go's programs also do: they know `HTTP_PROXY`, and never use a proxy for this machine.
     func setProxy(for url: String) {
         guard let origin = Origin(of: url) else { return }
         if ImageReference.isLoopback(host: origin.authority) {
@@ -63,7 +63,7 @@ extension CurlHandle {
         } else if origin.scheme == "http", getenv("http_proxy") == nil, getenv("REQUEST_METHOD") == nil,
             let proxy = getenv("HTTP_PROXY"), proxy[0] != 0
         {
-            // Where REQUEST_METHOD is set this is a CGI program, and HTTP_PROXY a header of who asks.
+            // If REQUEST_METHOD is set this is a CGI program, and HTTP_PROXY is a header from its client.
             set(CURLOPT_PROXY, String(cString: proxy))
         }
     }

@@ -1,15 +1,15 @@
 import CCurl
 import Synchronization
 
-/// A libcurl transfer with a connection cache of its own: an easy handle in a multi handle.
+/// A libcurl transfer with its own connection cache: an easy handle in a multi handle.
 ///
-/// The multi handle is what lets the calling thread look up between events, where `curl_easy_perform` would block for a second.
+/// With the multi handle the calling thread can check for a stop between events; `curl_easy_perform` would block for a second.
 final class CurlHandle: @unchecked Sendable {
     // @unchecked: libcurl's handles may move between threads as long as one thread at a time uses them
     // (https://curl.se/libcurl/c/threadsafe.html); the pool hands each handle to one taker.
     let easy: UnsafeMutableRawPointer
     let multi: UnsafeMutableRawPointer
-    /// libcurl writes its sentence about the last error here.
+    /// libcurl writes its message about the last error here.
     let errorText: UnsafeMutablePointer<CChar>
 
     private static let isReady = curl_global_init(Int(CURL_GLOBAL_DEFAULT)) == CURLE_OK
@@ -39,7 +39,7 @@ final class CurlHandle: @unchecked Sendable {
     func set(_ option: CURLoption, _ value: String) { _ = lamina_curl_set_string(easy, option, value) }
 }
 
-/// Idle handles by host, so that connections are used again.
+/// Idle handles by host, so that connections are reused.
 final class CurlPool: Sendable {
     /// The process's pool.
     static let shared = CurlPool()
@@ -50,7 +50,7 @@ final class CurlPool: Sendable {
 
     private let idle = Mutex<[String: [CurlHandle]]>([:])
 
-    /// Runs `body` with a handle of its own, with every option at its default.
+    /// Runs `body` with its own handle, with every option at its default.
     func withHandle<Result>(for host: String, _ body: (CurlHandle) throws -> Result) throws -> Result {
         let handle = try idle.withLock { $0[host]?.popLast() } ?? CurlHandle()
         defer {
@@ -68,7 +68,7 @@ final class CurlPool: Sendable {
                 }
                 return surplus
             }
-            // Closing sockets outside the lock.
+            // Sockets are closed outside the lock.
             withExtendedLifetime(surplus) {}
         }
         return try body(handle)

@@ -1,42 +1,42 @@
 import CCurl
 
-/// Takes the body of a response that is what was asked for (200 or 206), over as many exchanges as it takes.
+/// Takes the body of a successful response (200 or 206), over as many exchanges as needed.
 protocol HTTPReceiver: AnyObject {
-    /// An exchange is about to begin. Answers the range to ask for, or `nil` for everything.
+    /// An exchange is about to begin. Returns the range to ask for, or `nil` for everything.
     func prepare() -> Range<Int64>?
-    /// The head has come. What it throws ends the exchange.
+    /// The head has come. An error that it throws ends the exchange.
     func begin(_ head: HTTPHead) throws
-    /// Some of the body has come. Answers whether the rest is wanted too.
+    /// A part of the body has come. Returns whether the rest is wanted too.
     func receive(_ bytes: UnsafeRawBufferPointer) throws -> Bool
-    /// The response has come to its end. What it throws is the exchange's result.
+    /// The response has come to its end. An error that it throws is the exchange's result.
     func end() throws
     /// How many bytes have come that will not be asked for again.
     var progress: Int64 { get }
-    /// Whether everything that is wanted has come; `nil` when only the end of a response tells.
+    /// Whether everything that is wanted has come; `nil` if only the end of a response can tell.
     var isComplete: Bool? { get }
 }
 
-/// A request and its answer, on the calling thread. Redirects are not followed: who asks decides what goes where.
+/// A request and its answer, on the calling thread. Redirects are not followed: the caller decides what is sent where.
 final class HTTPExchange {
     struct Request {
         var url: String
         var headers: [String] = []
-        /// Headers that nobody may see, as whole lines.
+        /// Secret headers, as whole lines.
         var secretHeaders: [Secret] = []
         var range: Range<Int64>?
-        /// A form to POST; a GET without it.
+        /// A form to POST; without one it is a GET.
         var form: Secret?
         var tls = TLSSettings()
-        /// Whether the body may come compressed: documents only, as a range counts the bytes that are sent.
+        /// Whether the body may come compressed: only for documents, because a range counts the bytes that are sent.
         var acceptsCompression = false
-        /// Whether connections of earlier exchanges are distrusted.
+        /// Whether connections of earlier exchanges are not reused.
         var freshConnection = false
         /// What else a server may have been shown, and may repeat: a password that a token was got with.
         var otherSecrets: [Secret] = []
     }
 
     enum Ending {
-        /// The response has come to its end, whatever its status.
+        /// The response has come to its end, with any status.
         case finished
         /// The receiver wanted no more, or an error's text was long enough.
         case enough
@@ -44,13 +44,13 @@ final class HTTPExchange {
         case thrown(any Error)
         case failed(CURLcode, String)
         case stalled
-        /// So many bytes came within `slowLimit`.
+        /// This many bytes came within `slowLimit`.
         case slow(Int64)
         case interrupted
     }
 
     private(set) var head = HTTPHead()
-    /// The beginning of the body of a response with another status than 200 and 206.
+    /// The beginning of the body of a response with a status other than 200 and 206.
     private(set) var errorBody: [UInt8] = []
     /// What the server was shown, and nobody else is.
     private var secrets: [Secret] = []
@@ -58,7 +58,7 @@ final class HTTPExchange {
     private(set) var retryAfter: Int64 = 0
     /// Where a redirect leads, absolute.
     private(set) var redirectURL: String?
-    /// Whether the server hung up right behind the TLS handshake, in which we showed no certificate.
+    /// Whether the server hung up directly after the TLS handshake, in which lamina showed no certificate.
     private(set) var mayWantCertificate = false
     /// The protocol of the answer: 1.1, 2, …; `nil` without one.
     private(set) var httpVersion: String?
@@ -79,7 +79,7 @@ final class HTTPExchange {
     private static let errorBodyByteCount = 4096
     // How often `shouldStop` is asked; its contract says 200 ms.
     private static let questionInterval: Duration = .milliseconds(100)
-    // When all is said but for a body that matters little, this is how long its end is waited for.
+    // When only the rest of an unimportant body is missing, its end is awaited for this long.
     private static let tailLimit: Duration = .seconds(2)
 
     init(receiver: any HTTPReceiver, settings: RegistryClient.Settings, shouldStop: @escaping () -> Bool) {
@@ -100,7 +100,7 @@ final class HTTPExchange {
         guard curl_multi_add_handle(handle.multi, handle.easy) == CURLM_OK else {
             return .failed(CURLE_FAILED_INIT, "libcurl takes no more transfers")
         }
-        // Of a transfer that is not at its end, this closes the connection.
+        // If the transfer is not at its end, this closes the connection.
         defer { curl_multi_remove_handle(handle.multi, handle.easy) }
         lastProgress = clock.now
         meter.begin(at: lastProgress)
@@ -108,12 +108,12 @@ final class HTTPExchange {
         readFacts(handle)
         _ = lamina_curl_get_offset(handle.easy, CURLINFO_RETRY_AFTER, &retryAfter)
         if case .failed(let code, _) = ending, head.status == 0, request.tls.clients.isEmpty {
-            // That HTTP/2 is spoken is agreed in the handshake, and fails before libcurl has taken its time.
+            // The handshake negotiates HTTP/2, and fails before libcurl has measured its time.
             mayWantCertificate = code == CURLE_HTTP2 || handle.hasShakenHands
         }
         if case .finished = ending, isAccepted {
             do {
-                // A response without a body calls nothing but the head's function.
+                // For a response without a body, only the head's function is called.
                 if !begun { try receiver.begin(head) }
                 try receiver.end()
             } catch {
@@ -162,20 +162,20 @@ final class HTTPExchange {
 
     // MARK: What libcurl calls
 
-    /// A line of a head; answers whether to go on.
+    /// A line of a head; returns whether to go on.
     fileprivate func take(line: UnsafeRawBufferPointer) -> Bool {
         lastProgress = clock.now
         head.take(line: line)
-        // docker-registry sends a 416 with the blob's Content-Length and 33 bytes: waiting for the rest would hang.
+        // docker-registry sends a 416 with the blob's Content-Length and 33 bytes: to wait for the rest would hang.
         guard head.isComplete, head.status == 416 else { return true }
         early = .enough
         return false
     }
 
-    /// A piece of a body; answers whether to go on.
+    /// A piece of a body; returns whether to go on.
     fileprivate func take(body bytes: UnsafeRawBufferPointer) -> Bool {
         let arrival = clock.now
-        // After the receiver, as its time is not the network's.
+        // After the receiver, because its time is not the network's.
         defer {
             lastProgress = clock.now
             meter.note(Int64(bytes.count), receiverTime: lastProgress - arrival)
@@ -230,7 +230,7 @@ extension HTTPExchange {
         handle.set(CURLOPT_USERAGENT, settings.userAgent)
         handle.set(CURLOPT_NOSIGNAL, 1)
         handle.set(CURLOPT_TCP_KEEPALIVE, 1)
-        // libcurl's largest; each receive fills as much of it as the socket holds.
+        // libcurl's largest; each receive fills as much of it as the socket has.
         handle.set(CURLOPT_BUFFERSIZE, 512 << 10)
         handle.set(CURLOPT_HTTP_VERSION, isTLS ? Int(CURL_HTTP_VERSION_2TLS) : Int(CURL_HTTP_VERSION_1_1))
         handle.set(CURLOPT_PROTOCOLS_STR, "http,https")
@@ -248,13 +248,13 @@ extension HTTPExchange {
         }
         if request.acceptsCompression { handle.set(CURLOPT_ACCEPT_ENCODING, "gzip") }
         if let headers { _ = lamina_curl_set_list(handle.easy, CURLOPT_HTTPHEADER, headers) }
-        // Ours are for the server, not for a proxy on the way.
+        // Our headers are for the server, not for a proxy on the way.
         handle.set(CURLOPT_HEADEROPT, Int(CURLHEADER_SEPARATE))
         handle.setTLS(request.tls)
         handle.setProxy(for: request.url)
         handle.errorText[0] = 0
         _ = lamina_curl_set_pointer(handle.easy, CURLOPT_ERRORBUFFER, handle.errorText)
-        // Unretained: the handle is taken off its multi handle before `run` returns, and no callback comes later.
+        // Unretained: the handle is removed from its multi handle before `run` returns, and no callback comes later.
         let context = Unmanaged.passUnretained(self).toOpaque()
         _ = lamina_curl_set_pointer(handle.easy, CURLOPT_HEADERDATA, context)
         _ = lamina_curl_set_pointer(handle.easy, CURLOPT_WRITEDATA, context)

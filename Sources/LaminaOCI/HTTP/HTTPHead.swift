@@ -1,6 +1,6 @@
 public import LaminaDigest
 
-/// The status line and the few header fields of a response that lamina looks at.
+/// The status line and the few header fields of a response that lamina uses.
 ///
 /// https://www.rfc-editor.org/rfc/rfc9110, https://www.rfc-editor.org/rfc/rfc9112
 public struct HTTPHead: Sendable, Hashable {
@@ -9,7 +9,7 @@ public struct HTTPHead: Sendable, Hashable {
     public private(set) var contentRange: ContentRange?
     /// Lower case, without parameters.
     public private(set) var contentType: String?
-    /// `Docker-Content-Digest`, where it is a SHA-256.
+    /// `Docker-Content-Digest`, if it is a SHA-256.
     public private(set) var digest: Digest?
     /// Each `WWW-Authenticate` field.
     public private(set) var challenges: [String] = []
@@ -17,16 +17,16 @@ public struct HTTPHead: Sendable, Hashable {
     /// Whether the empty line that ends the head has been seen.
     public private(set) var isComplete = false
 
-    // Far more than any registry sends; a head is otherwise bounded by libcurl.
+    // Far more than any registry sends; otherwise libcurl bounds a head.
     private static let challengeLimit = 8
 
     public init() {}
 
-    /// Whether a client that follows redirects goes elsewhere instead of reading this response.
+    /// Whether a client that follows redirects goes on instead of reading this response.
     public var isRedirect: Bool { hasLocation && [301, 302, 303, 307, 308].contains(status) }
 
-    /// Takes one line, with its line end. A status line begins a new head, as after a redirect or a 1xx response; what
-    /// comes behind the end of a head (trailers) is ignored.
+    /// Takes one line, with its line end. A status line begins a new head, as after a redirect or a 1xx response; lines after
+    /// the end of a head (trailers) are ignored.
     public mutating func take(line: UnsafeRawBufferPointer) {
         var end = line.count
         while end > 0, line[end - 1] == 0x0A || line[end - 1] == 0x0D { end -= 1 }
@@ -70,12 +70,12 @@ public struct HTTPHead: Sendable, Hashable {
 ///
 /// https://www.rfc-editor.org/rfc/rfc9110#name-content-range
 public struct ContentRange: Sendable, Hashable {
-    /// The bytes that the response carries; `nil` where it says that it carries none.
+    /// The bytes that the response has; `nil` if it says that it has none.
     public let range: Range<Int64>?
-    /// The size of the whole; `nil` where the server does not say.
+    /// The size of the whole; `nil` if the server does not say.
     public let size: Int64?
 
-    /// `nil` for anything that is not of the form above, or contradicts itself.
+    /// `nil` for anything that does not have the form above, or contradicts itself.
     public init?(parsing text: String) {
         let parts = text.split(separator: " ", omittingEmptySubsequences: true)
         guard parts.count == 2, parts[0].lowercased() == "bytes" else { return nil }

@@ -1,4 +1,4 @@
-/// Counts what comes in a stretch of time, without the time that the receiver of the bytes takes.
+/// Measures what comes in a period, without the time that the receiver of the bytes takes.
 struct RateMeter {
     private var start = ContinuousClock().now
     private var byteCount: Int64 = 0
@@ -13,7 +13,7 @@ struct RateMeter {
         start += receiverTime
     }
 
-    /// What has come within a stretch that is over; the next one begins. `nil` while it lasts.
+    /// How much has come within a period that is over; then the next one begins. `nil` while it lasts.
     mutating func bytes(within limit: Duration, until now: ContinuousClock.Instant) -> Int64? {
         guard now - start >= limit else { return nil }
         defer { begin(at: now) }

@@ -2,9 +2,9 @@ import Glibc
 import LaminaSystem
 package import LaminaTOML
 
-/// How registries are reached: containerd's directories of `hosts.toml`, and mirrors of lamina's own configuration.
+/// How to reach registries: containerd's directories of `hosts.toml`, and mirrors in lamina's own configuration.
 public struct HostsConfiguration: Sendable, Hashable {
-    /// Looked through in this order; the first that has anything for a registry decides.
+    /// Looked through in this order; the first that has something for a registry decides.
     public var directories = HostsConfiguration.defaultDirectories
     /// By registry; they come before those of the directories.
     public var mirrors: [String: [RegistryHost]] = [:]
@@ -18,7 +18,7 @@ public struct HostsConfiguration: Sendable, Hashable {
 
     /// The servers to ask for images of a registry, in order: mirrors, then the registry itself.
     ///
-    /// - Parameter plainHTTP: HTTP in clear to the registry itself, where no file names it.
+    /// - Parameter plainHTTP: HTTP without TLS to the registry itself, if no file names it.
     /// - Throws: `badConfiguration`, naming file and line.
     public func hosts(for registry: String, plainHTTP: Bool) throws(OCIError) -> [RegistryHost] {
         var hosts = mirrors[registry] ?? []
@@ -31,7 +31,7 @@ public struct HostsConfiguration: Sendable, Hashable {
                 if file.server.name.isEmpty {
                     let (scheme, name) = (server.scheme, server.name)
                     server = file.server
-                    // Who gives a certificate for it means TLS, on this machine too.
+                    // If there is a certificate for it, TLS is meant, on this machine too.
                     server.scheme = file.server.tls == TLSSettings() || plainHTTP ? scheme : .https
                     server.name = name
                     server.path = "/v2"
@@ -47,14 +47,14 @@ public struct HostsConfiguration: Sendable, Hashable {
             }
         }
         hosts.append(server)
-        // As in containerd: a mirror is told which registry it is asked for.
+        // As in containerd: a mirror is told which registry is meant.
         for index in hosts.indices where hosts[index].name != RegistryHost.server(of: registry) {
             hosts[index].namespace = registry
         }
         return hosts
     }
 
-    /// `name_port_` or `name:port`, else `_default`; of the first directory that has one.
+    /// `name_port_` or `name:port`, else `_default`; in the first directory that has one.
     private func directory(of registry: String) -> String? {
         var names = [registry, "_default"]
         if let colon = registry.lastIndex(of: ":"), !registry.hasSuffix("]") {
@@ -75,7 +75,7 @@ public struct HostsConfiguration: Sendable, Hashable {
         }
     }
 
-    /// Docker's way: `*.crt` are trusted, `x.cert` with `x.key` is our own.
+    /// Docker's way: `*.crt` are trusted, `x.cert` with `x.key` is the client's own certificate.
     private func certificates(in directory: String) -> TLSSettings {
         var tls = TLSSettings()
         var names: [String] = []
@@ -95,8 +95,8 @@ public struct HostsConfiguration: Sendable, Hashable {
         return tls
     }
 
-    /// Reads the mirrors of `[[resolver.host."H".mirrors]]`, as stargz-snapshotter has them; those of a registry take the place
-    /// of what was known of it.
+    /// Reads the mirrors of `[[resolver.host."H".mirrors]]`, in stargz-snapshotter's form; those of a registry replace what was
+    /// known about it.
     ///
     /// - Parameter hosts: `resolver.host`.
     /// - Returns: keys that have no meaning here.

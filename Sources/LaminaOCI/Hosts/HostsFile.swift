@@ -7,10 +7,10 @@ import LaminaTOML
 struct HostsFile {
     /// Mirrors in the order of the file.
     var mirrors: [RegistryHost] = []
-    /// What the file says of the registry itself; without a name where it names no `server`.
+    /// What the file says about the registry itself; without a name if it names no `server`.
     var server: RegistryHost
 
-    // More servers than this for one registry are a mistake.
+    // More servers than this for one registry must be a mistake.
     private static let hostLimit = 64
 
     /// - Parameters:
@@ -116,7 +116,7 @@ struct HostsFile {
         return pairs
     }
 
-    /// `header`: names with a value or several.
+    /// `header`: names with one value or several.
     static func headers(_ section: TOMLSection) throws(TOMLError) -> [RegistryHost.Header] {
         guard let table = try section.section("header") else { return [] }
         var headers: [RegistryHost.Header] = []

@@ -1,13 +1,13 @@
-/// A server that images of a registry can be had from: the registry itself, or a mirror of it.
+/// A server that has images of a registry: the registry itself, or a mirror of it.
 public struct RegistryHost: Sendable, Hashable {
     public enum Capability: String, Sendable, Hashable {
-        /// Manifests by tag: what a tag means.
+        /// Manifests by tag: the server may say what a tag means.
         case resolve
         /// Manifests and blobs by digest.
         case pull
     }
 
-    /// What makes connections and tokens of two hosts the same.
+    /// Two hosts share connections and tokens if these are equal.
     struct Key: Hashable, Sendable {
         var scheme: RegistryClient.Endpoint.Scheme
         var name: String
@@ -15,17 +15,17 @@ public struct RegistryHost: Sendable, Hashable {
     }
 
     public var scheme: RegistryClient.Endpoint.Scheme
-    /// With the port where it has one.
+    /// With the port, if it has one.
     public var name: String
     /// Where the API begins: `/v2`.
     public var path = "/v2"
     public var capabilities: Set<Capability> = [.resolve, .pull]
     public var tls = TLSSettings()
-    /// Sent with each request, and to no other host.
+    /// Sent with each request, but to no other host.
     public var headers: [Header] = []
-    /// The registry that it stands for; sent as `ns` to those that may stand for several.
+    /// The registry that it mirrors; sent as `ns` to servers that may mirror several.
     public var namespace: String?
-    /// Where it is configured; `nil` for a registry that nothing is configured for.
+    /// Where it is configured; `nil` for a registry without configuration.
     public var origin: String?
 
     public struct Header: Sendable, Hashable {
@@ -38,12 +38,12 @@ public struct RegistryHost: Sendable, Hashable {
         self.name = name
     }
 
-    /// The registry itself, as it is reached without configuration.
+    /// The registry itself, without configuration.
     public init(_ endpoint: RegistryClient.Endpoint) {
         self.init(scheme: endpoint.scheme, name: Self.server(of: endpoint.host))
     }
 
-    /// Docker's registry answers under another name than the one in its references.
+    /// Docker's registry has another name than in its references.
     static func server(of registry: String) -> String { registry == "docker.io" ? "registry-1.docker.io" : registry }
 
     public var url: String { "\(scheme)://\(name)" }
@@ -55,11 +55,11 @@ public struct RegistryHost: Sendable, Hashable {
     }
 }
 
-/// Whom to trust, and who to be, in TLS. Paths are absolute.
+/// Which certificates to trust, and which to show, in TLS. Paths are absolute.
 public struct TLSSettings: Sendable, Hashable {
     public struct Pair: Sendable, Hashable {
         public var certificate: String
-        /// `nil` where the certificate's file has the key too.
+        /// `nil` if the certificate's file also has the key.
         public var key: String?
 
         public init(certificate: String, key: String?) {
@@ -73,14 +73,14 @@ public struct TLSSettings: Sendable, Hashable {
     /// libcurl takes one: the first.
     public var clients: [Pair] = []
     public var skipsVerification = false
-    /// Certificates that are trusted besides, in PEM.
+    /// Certificates that are trusted besides the system's, in PEM.
     public var authorityText: String?
-    /// A certificate and its key in PEM, in the place of those in files.
+    /// A certificate and its key in PEM, instead of those in files.
     public var clientText: Secret?
 
     public init() {}
 
-    /// For the place that a registry redirects to or has its tokens from: our own certificate is not for it.
+    /// For the server that a registry redirects to or gets its tokens from: the client's own certificate is not meant for it.
     var forOtherHosts: TLSSettings {
         var other = self
         other.clients = []

@@ -1,19 +1,19 @@
 import LaminaSystem
 
-/// Knows what each registry wants to see, and has it ready: tokens by scope, fetched once for all who ask and again before
+/// Knows what each registry asks for, and has it ready: tokens by scope, fetched once for all that need them and again before
 /// they expire; passwords as the files and helpers have them.
 final class Authorizer: Sendable {
-    /// A header for one registry, and which it was: who is refused with it tells what to replace.
+    /// A header for one registry, with a number: a request that is refused tells by the number what to replace.
     struct Grant: Sendable {
         let header: Secret
         let number: UInt64
-        /// What it was got with; `nil` for a token that anybody gets.
+        /// The credentials that it was fetched with; `nil` for a token that needs none.
         let credentials: Credentials?
         /// Where they come from.
         let origin: String?
-        /// Whether there may be other credentials, to be tried when these are refused.
+        /// Whether there may be other credentials, to try if these are refused.
         let isOneOfSeveral: Bool
-        /// Whether it is the credentials themselves, and no token that was got with them.
+        /// Whether it is the credentials themselves, and not a token that was fetched with them.
         let isCredentials: Bool
     }
 
@@ -25,31 +25,31 @@ final class Authorizer: Sendable {
     private struct Entry {
         var grant: Grant
         var renewAt: ContinuousClock.Instant?
-        /// Of the token service, in the place of the password.
+        /// From the token service, to be used instead of the password.
         var refreshToken: Secret?
     }
 
     private struct State {
-        /// What each registry asked for last.
+        /// What each registry last asked for.
         var challenges: [RegistryHost.Key: AuthChallenge] = [:]
         var entries: [Scope: Entry] = [:]
-        /// Scopes that somebody is fetching a token for.
+        /// Scopes whose token is being fetched.
         var underWay: Set<Scope> = []
         /// Files of credentials that requests named, by registry.
         var files: [String: String] = [:]
-        /// Of credentials that are one of several: those that were refused, until all were.
+        /// For credentials that are one of several: those that were refused, until all were.
         var refused: [Scope: Set<Credentials>] = [:]
         var count: UInt64 = 0
     }
 
     private let store: CredentialStore
     private let state = Monitor(State())
-    // Repositories in use at one time; beyond, those least worth keeping are forgotten.
+    // How many repositories are in use at one time; beyond that, the least useful are forgotten.
     private static let entryLimit = 512
 
     init(store: CredentialStore) { self.store = store }
 
-    /// Why the secrets of the cluster are not known, where they were asked for.
+    /// Why the secrets of the cluster are not known, if they were asked for.
     var clusterProblem: String? { store.cluster?.problem }
 
     /// Looks for the credentials of a registry and its mirrors in this file first, from now on.
@@ -57,7 +57,7 @@ final class Authorizer: Sendable {
         state.withLock { state in
             for name in Set([registry, RegistryHost.server(of: registry)]) where state.files[name] != file {
                 state.files[name] = file
-                // What other credentials got is of no use any more; challenges stay true.
+                // What was fetched with other credentials is useless now; challenges stay true.
                 state.entries = [:]
             }
         }
@@ -76,11 +76,11 @@ final class Authorizer: Sendable {
         return try renew(scope, host, challenge, replacing: entry?.grant.number, settings, shouldStop)
     }
 
-    /// A new grant after a 401; or after another refusal of what was good before: registries say 400 and 403 for a token that they
-    /// have forgotten, and some say 401 without a word about what they want. What they wanted last is asked for then.
+    /// A new grant after a 401, or after another refusal of a grant that was good before: registries say 400 and 403 for a
+    /// token that they have forgotten, and some say 401 without a challenge. Then their last challenge is used.
     ///
     /// - Parameter refused: what was sent, if anything was.
-    /// - Returns: `nil` where nothing else can be sent than what was refused.
+    /// - Returns: `nil` if only what was refused can be sent.
     func grant(
         after head: HTTPHead, refused: Grant?, from host: RegistryHost, repository: String,
         settings: RegistryClient.Settings, shouldStop: @Sendable () -> Bool
@@ -97,19 +97,20 @@ final class Authorizer: Sendable {
             refuse(refused.credentials, scope)
         }
         var grant: Grant?
-        // A token that is right, of somebody who may not: another one would be refused as well, unless it is somebody else's now.
+        // The token is right, but its user has no permission: another one would be refused too, unless the credentials have
+        // changed.
         if let refused, isOfNoUse, try find(host, repository, shouldStop)?.credentials == refused.credentials {
             grant = nil
         } else {
             state.withLock { $0.challenges[scope.host] = challenge }
             grant = try renew(scope, host, challenge, replacing: refused?.number, settings, shouldStop)
         }
-        // All were refused: the next who asks begins anew, as a registry may have been wrong.
+        // All were refused: the next request begins again, because a registry may have been wrong.
         if grant == nil { state.withLock { $0.refused[scope] = nil } }
         return grant
     }
 
-    /// Fetches what replaces the grant of a number, or waits for who does.
+    /// Fetches what replaces the grant with this number, or waits for another thread that does.
     private func renew(
         _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge, replacing number: UInt64?,
         _ settings: RegistryClient.Settings, _ shouldStop: @Sendable () -> Bool
@@ -148,7 +149,7 @@ final class Authorizer: Sendable {
             } catch let error as OCIError where error.code == .unauthorized {
                 guard let found, found.isOneOfSeveral else { throw error }
                 refuse(found.credentials, scope)
-                // None is left: what the last one met is what there is to tell.
+                // None is left: the error of the last one is reported.
                 if try find(host, scope.repository, shouldStop) == nil {
                     state.withLock { $0.refused[scope] = nil }
                     throw error
@@ -173,10 +174,10 @@ final class Authorizer: Sendable {
         default:
             let service = TokenService(
                 challenge: challenge, host: host, repository: scope.repository, found: found, settings: settings)
-            // What the service gave to somebody else is of no use to these.
+            // What the service gave for other credentials is useless for these.
             let isSame = known?.grant.credentials == found?.credentials
             let token = try service.fetch(refreshToken: isSame ? known?.refreshToken : nil, shouldStop: shouldStop)
-            // Early enough for a request on its way, and not so early that a short life has no use.
+            // Early enough for a request on its way, and late enough that a short-lived token is still used.
             let early = min(token.lifetime / 4, .seconds(10))
             return keep(
                 "Bearer " + token.token.revealed, scope, found, replaced: nil,
@@ -202,7 +203,7 @@ final class Authorizer: Sendable {
         }
     }
 
-    /// Keeps a grant for the next who ask; `nil` where it is what has been refused.
+    /// Keeps a grant for the next requests; `nil` if it is the one that was refused.
     private func keep(
         _ value: String, _ scope: Scope, _ found: CredentialStore.Found?, replaced: UInt64?,
         renewAt: ContinuousClock.Instant? = nil, refreshToken: Secret? = nil

@@ -1,8 +1,8 @@
 import Glibc
 import LaminaSystem
 
-/// A blob of a server that knows no ranges: it is fetched once, from its beginning, into a file without a name, and every
-/// range is read from there as soon as it has come. The file goes when nobody has read it for a while.
+/// A blob of a server that does not support ranges: it is fetched once, from its beginning, into an unlinked file, and every
+/// range is read from there as soon as it has come. The file is closed when it was not read for a while.
 final class BlobSpool: Sendable {
     private struct State {
         var landed: Int64 = 0
@@ -32,7 +32,7 @@ final class BlobSpool: Sendable {
         guard descriptor >= 0 else {
             throw OCIError(.io, "cannot make a file in \(directory)", cause: SystemCallError.last)
         }
-        // A child started in between keeps a file without a name until it ends.
+        // If a child process starts in between, it keeps an unlinked file until it ends.
         _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
         unlink(template)
         file = File(adopting: descriptor, path: "\(directory)/(blob)")
@@ -72,7 +72,7 @@ final class BlobSpool: Sendable {
         return state.withLock { $0.isClosed || $0.readers == 0 && now - $0.lastUse > Self.idleLimit }
     }
 
-    /// Gives the file up: what is in it is wrong.
+    /// Gives the file up, because its bytes are wrong.
     func close() { state.withLock(notify: true) { $0.isClosed = true } }
 
     /// See ``BlobSource/read(_:size:range:shouldStop:into:)``.

@@ -9,9 +9,9 @@ struct Patience {
 
     init(settings: RegistryClient.Settings) { self.settings = settings }
 
-    /// The wait before the next attempt, by exponential backoff with jitter or as the server wishes.
+    /// The wait before the next attempt, by exponential backoff with jitter or as the server asks.
     ///
-    /// - Throws: `failure`, when this was one attempt too many or the server wants more patience than there is.
+    /// - Throws: `failure`, if this was one attempt too many or the server asks for a longer wait than is allowed.
     mutating func wait(after failure: OCIError, retryAfter: Int64, progressed: Bool) throws(OCIError) -> Duration {
         let now = ContinuousClock().now
         isTried = true

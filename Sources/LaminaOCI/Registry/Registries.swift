@@ -1,12 +1,12 @@
-/// How to reach registries: which servers, with which credentials, how patiently. What is learnt on the way (tokens, redirects)
-/// is shared by all clients that come from the same value and its copies.
+/// How to reach registries: which servers, with which credentials, how patiently. All clients of the same value and its copies
+/// share what is learnt on the way (tokens, redirects).
 public struct Registries: Sendable {
     public let hosts: HostsConfiguration
     public let credentials: CredentialStore
     public let settings: RegistryClient.Settings
     private let session: RegistrySession
 
-    /// Without arguments: nothing is configured, and there are no credentials.
+    /// Without arguments there is no configuration, and there are no credentials.
     public init(
         hosts: HostsConfiguration = .none, credentials: CredentialStore = .none,
         settings: RegistryClient.Settings = RegistryClient.Settings()
@@ -17,10 +17,10 @@ public struct Registries: Sendable {
         session = RegistrySession(credentials: credentials)
     }
 
-    /// Looks for the credentials of an image's registry in this file first, from now on and for all copies of this value:
-    /// what is fetched of the image later needs them too.
+    /// Looks for the credentials of an image's registry in this file first, from now on and for all copies of this value,
+    /// because later fetches of the image need them too.
     ///
-    /// - Throws: `badConfiguration` for a file that is not there or cannot be read, whether or not anybody will ask for it.
+    /// - Throws: `badConfiguration` for a file that does not exist or cannot be read, even if it is never needed.
     public func use(credentialsFile: String, for image: ImageReference) throws(OCIError) {
         try CredentialStore.check(credentialsFile)
         guard case .registry(let host, _) = image.place else { return }
@@ -31,8 +31,8 @@ public struct Registries: Sendable {
     ///
     /// - Parameters:
     ///   - registry: as in references.
-    ///   - plainHTTP: HTTP in clear also to another machine, where no file says otherwise; this machine's get it anyway.
-    /// - Throws: `badConfiguration` for a `hosts.toml` that is wrong.
+    ///   - plainHTTP: HTTP without TLS also to another machine, if no file says otherwise; for this machine it is the default.
+    /// - Throws: `badConfiguration` for a wrong `hosts.toml`.
     public func client(for registry: String, plainHTTP: Bool) throws(OCIError) -> RegistryClient {
         RegistryClient(
             endpoint: .init(registry: registry, plainHTTP: plainHTTP),

@@ -13,11 +13,11 @@ extension RegistryClient {
         try readBlob(digest, resource, size: size, range: range, shouldStop: shouldStop, into: sink)
     }
 
-    /// The same, of a blob that has a place of its own.
+    /// The same, for a blob with its own path.
     ///
     /// - Parameters:
     ///   - path: below the host, with the query.
-    ///   - subject: what errors call it.
+    ///   - subject: the name for errors.
     func readBlob(
         _ digest: Digest, path: String, subject: String, size: Int64, range: Range<Int64>,
         shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void
@@ -74,15 +74,15 @@ extension RegistryClient {
     }
 }
 
-/// A server sends all of a blob where the end of it was asked for.
+/// The server sent all of the blob although only its end was asked for.
 struct RangesIgnored: Error {}
 
-/// What the taker of the bytes threw: no fault of any server.
+/// What the receiver of the bytes threw: no server's fault.
 struct SinkError: Error {
     let cause: any Error
 }
 
-/// Passes on the bytes of a range, whatever part of the blob the registry chooses to send.
+/// Passes on the bytes of a range, whichever part of the blob the registry sends.
 ///
 /// https://www.rfc-editor.org/rfc/rfc9110#name-range: a server may ignore the field, and send the whole with 200.
 final class RangeReceiver: HTTPReceiver {
@@ -97,7 +97,8 @@ final class RangeReceiver: HTTPReceiver {
     private var position: Int64 = 0
     private var bodyEnd: Int64 = 0
 
-    /// So many bytes before the range are listened to; to get to more, the blob is rather kept, as the next range wants them too.
+    /// How many bytes before the range are read and dropped; if there are more, the blob is rather kept, because the next
+    /// ranges want it too.
     static let skipLimit: Int64 = 1 << 20
 
     init(
@@ -123,7 +124,7 @@ final class RangeReceiver: HTTPReceiver {
     }
 
     func begin(_ head: HTTPHead) throws {
-        // A proxy that answers a range with 200 gives itself away by a length that is the range's.
+        // A proxy that answers a range with 200 can be recognized: its length is that of the range.
         let isPartial =
             head.status == 206 || (head.contentRange?.range).map { Int64($0.count) == head.contentLength } == true
         guard isPartial else {
@@ -159,7 +160,7 @@ final class RangeReceiver: HTTPReceiver {
             do { try sink(UnsafeRawBufferPointer(rebasing: bytes[wanted])) } catch { throw SinkError(cause: error) }
             next = start + Int64(wanted.upperBound)
         }
-        // Where the body ends with the range, its own end keeps the connection for the next request.
+        // If the body ends with the range, its end keeps the connection for the next request.
         return next < range.upperBound || position <= bodyEnd && bodyEnd == range.upperBound
     }
 

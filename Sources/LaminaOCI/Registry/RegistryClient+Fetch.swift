@@ -4,7 +4,7 @@ import LaminaDigest
 extension RegistryClient {
     /// What to get, below `/v2/`.
     struct Resource {
-        /// Empty where `path` is all.
+        /// Empty if `path` is complete.
         var repository: String
         /// `blobs/sha256:…` or `manifests/…`.
         var path: String
@@ -21,16 +21,16 @@ extension RegistryClient {
         var fullPath: String { repository.isEmpty ? path : "\(repository)/\(path)" }
     }
 
-    /// Gets a resource from the first server that gives it, over as many exchanges as it takes until `receiver` has what it
-    /// wants. Where one server fails, the next goes on.
+    /// Gets a resource from the first server that gives it, over as many exchanges as needed until `receiver` has what it
+    /// wants. If one server fails, the next goes on.
     ///
-    /// - Returns: the head of the last response, and who gave it.
+    /// - Returns: the head of the last response, and the server that gave it.
     func fetch(
         _ resource: Resource, into receiver: any HTTPReceiver, shouldStop: @Sendable () -> Bool
     ) throws -> (head: HTTPHead, host: RegistryHost) {
         let order = session.order(hosts, resource.capability, of: resource.trust)
         var failures: [OCIError] = []
-        // Those who are slow come again behind all others, and may take their time then.
+        // Slow servers come again after all others, and may then take their time.
         var turns = ArraySlice(order)
         var isSecondTurn = false
         var slow: [RegistryHost] = []
@@ -43,7 +43,7 @@ extension RegistryClient {
                 session.worked(host, for: resource.trust, isSlow: isSecondTurn)
                 return (head, host)
             } catch let error as OCIError where error.code != .interrupted {
-                // A server that just does not have it is none that fails.
+                // A server that just does not have it has not failed.
                 if error.code != .notFound { session.failed(host, wasSlow: error.code == .slow) }
                 failures.append(error)
                 if error.code == .slow { slow.append(host) }
@@ -59,23 +59,24 @@ extension RegistryClient {
                 "none of the servers for \(endpoint.host) is there to \(resource.capability): see \(hosts.compactMap(\.origin).first ?? "hosts.toml")"
             )
         }
-        // The registry itself knows best, and comes last; but that it lacks what a broken mirror may have is no answer.
+        // The registry itself knows best, and comes last. But if only the registry lacks it, a broken mirror may still have it:
+        // then that is no answer.
         if !failures.isEmpty { last.message += "; before it: " + failures.map(\.message).joined(separator: "; ") }
         throw last
     }
 }
 
-/// Gets a resource from one server: redirects, leave to ask, and patience.
+/// Gets a resource from one server: handles redirects, authorization and retries.
 struct HostAttempt {
     let host: RegistryHost
     let resource: RegistryClient.Resource
     let session: RegistrySession
     let settings: RegistryClient.Settings
-    /// Told of each exchange; for who wants to show the way.
+    /// Called for each exchange; for callers that show the way.
     var observe: (HTTPExchange, _ url: String) -> Void = { _, _ in }
 
     private static let redirectLimit = 5
-    /// A new token may have expired before it arrived; a second one that is refused is a refusal.
+    /// A new token may have expired before it arrived; if a second one is refused, that is a refusal.
     private static let grantLimit = 2
 
     func run(into receiver: any HTTPReceiver, shouldStop: @Sendable () -> Bool) throws -> HTTPHead {
@@ -121,7 +122,7 @@ struct HostAttempt {
             if receiver.isComplete == true { return exchange.head }
             if case .finished = ending, exchange.isAccepted, receiver.isComplete == nil { return exchange.head }
             if case .thrown(let error) = ending {
-                // It leads to something else than it did: a log-in page, say.
+                // It leads to something else than before: for example a log-in page.
                 if target != nil { session.keep(redirect: nil, of: resource.fullPath, at: host) }
                 throw named(error, url)
             }
@@ -135,7 +136,7 @@ struct HostAttempt {
                 continue
             }
             if target != nil {
-                // The URL may have expired, and the server behind it may be gone: the registry knows where to go now.
+                // The URL may have expired, and its server may be gone: the registry knows where to go now.
                 session.keep(redirect: nil, of: resource.fullPath, at: host)
                 target = nil
                 if isFromCache, !exchange.isAccepted {
@@ -172,13 +173,13 @@ struct HostAttempt {
         }
     }
 
-    /// Whether a refusal may be meant for what was shown rather than for who asks: Docker Hub and ECR answer 400 or 403 to a token that
-    /// they know no more. It is asked for anew once; what is refused with a new one is refused.
+    /// Whether a refusal may concern the token rather than the user: Docker Hub and ECR answer 400 or 403 to a token that they
+    /// do not know any more. A new token is fetched once; what is refused with a new one is refused.
     private func mayBeStale(_ head: HTTPHead, _ grant: Authorizer.Grant?, isRenewed: Bool) -> Bool {
         grant != nil && !isRenewed && (head.status == 400 || head.status == 403)
     }
 
-    /// Whether the server of a URL without TLS speaks TLS, if it is asked so: many just hang up on who speaks in clear. Nothing is shown to it.
+    /// Whether the server of a URL without TLS speaks TLS: many just hang up on a client that does not. Nothing is shown to it.
     private func speaksTLS(_ url: String, _ shouldStop: @escaping @Sendable () -> Bool) -> Bool {
         guard let end = url.firstRange(of: "://") else { return false }
         var request = HTTPExchange.Request(url: "https://" + Origin.withoutQuery(String(url[end.upperBound...])))
@@ -187,7 +188,7 @@ struct HostAttempt {
         var settings = settings
         settings.stallLimit = min(settings.stallLimit, .seconds(5))
         let exchange = HTTPExchange(receiver: NothingWanted(), settings: settings, shouldStop: shouldStop)
-        // Without a handle to ask by, the next try fails for the same reason, and says so.
+        // Without a handle for that, the next try fails for the same reason, and reports it.
         let hasShakenHands = try? CurlPool.shared.withHandle(for: "TLS " + request.url) { handle in
             _ = exchange.run(request, on: handle)
             return handle.hasShakenHands
@@ -195,7 +196,7 @@ struct HostAttempt {
         return hasShakenHands ?? false
     }
 
-    /// What is wrong with an answer, with who gave it.
+    /// What is wrong with an answer, with the server that gave it.
     private func named(_ error: any Error, _ url: String) -> any Error {
         guard var error = error as? OCIError else { return error }
         error.message += " (from \(Origin.withoutQuery(url)))"
@@ -240,9 +241,9 @@ extension HTTPExchange {
     /// Why an exchange did not bring what was wanted, if another one may.
     ///
     /// - Parameters:
-    ///   - url: to be named; without what is secret in it.
-    ///   - isRedirected: whether the registry has sent us there.
-    /// - Throws: why, where no other one will.
+    ///   - url: for the message; without secrets.
+    ///   - isRedirected: whether the registry has redirected to it.
+    /// - Throws: why, if no other one can.
     func transientFailure(
         _ ending: Ending, at url: String, _ subject: String, isRedirected: Bool
     ) throws -> OCIError {
@@ -269,20 +270,20 @@ extension HTTPExchange {
             return OCIError(.stalled, "nothing of \(subject) arrived from \(url) for \(settings.stallLimit)")
         case .failed(let code, let text):
             var error = OCIError(.network, "\(subject) did not arrive from \(url): \(text)")
-            // The alert comes in the handshake, or behind it with what is read first; the one or the other by the server.
+            // The alert comes in the handshake, or after it with the first read; that depends on the server.
             if text.contains("alert certificate required") || text.contains("alert bad certificate") {
                 throw OCIError(
                     .network,
                     error.message + " (the server wants to see a certificate: 'client' in hosts.toml names one)")
             }
-            // Where the request is under way already, the server's reset may overtake its alert.
+            // If the request is already being sent, the server's reset may overtake its alert.
             if mayWantCertificate {
                 error.message += " (where the server wants to see a certificate, 'client' in hosts.toml names one)"
             }
             switch code {
             case CURLE_UNSUPPORTED_PROTOCOL, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING:
                 throw OCIError(.http, error.message)
-            // OpenSSL's word for an answer in clear, in its versions.
+            // OpenSSL's message for an answer without TLS, in its versions.
             case CURLE_SSL_CONNECT_ERROR
             where ["wrong version number", "http request", "packet length too long"].contains { text.contains($0) }:
                 throw OCIError(
@@ -302,7 +303,7 @@ extension HTTPExchange {
         }
     }
 
-    /// Whether the server hung up, or said what is no HTTP, before it had said anything that is.
+    /// Whether the server hung up, or sent something that is not HTTP, before it had sent any HTTP.
     func isUnanswered(_ ending: Ending) -> Bool {
         guard case .failed(let code, _) = ending, head.status == 0 else { return false }
         return [
@@ -310,7 +311,7 @@ extension HTTPExchange {
         ].contains(code)
     }
 
-    /// Whether the answer is that of a TLS server to who does not speak it: Go's words, nginx's, Apache's.
+    /// Whether the answer is that of a TLS server to a client without TLS: Go's words, nginx's, Apache's.
     private var wantsTLS: Bool {
         let text = String(decoding: errorBody, as: UTF8.self).lowercased()
         return [
@@ -320,7 +321,7 @@ extension HTTPExchange {
     }
 }
 
-/// For who wants to know no more than how far it comes.
+/// For callers that only want to know how far it comes.
 private final class NothingWanted: HTTPReceiver {
     var progress: Int64 { 0 }
     var isComplete: Bool? { nil }

@@ -22,7 +22,7 @@ extension RegistryClient {
     }
 }
 
-/// Collects a manifest, and believes it when it is the one that was asked for: a mirror that gives another one is passed over.
+/// Collects a manifest, and accepts it only if it is the one that was asked for: a mirror that gives another one is skipped.
 final class ManifestReceiver: DocumentReceiver {
     private let target: ManifestTarget
     private let place: String
@@ -42,7 +42,8 @@ final class ManifestReceiver: DocumentReceiver {
     }
 
     override func end() throws {
-        // A proxy's page of its own, or a log-in page that the request was sent to, comes with 200: the next server may know better.
+        // A proxy's own page, or a log-in page that the request was redirected to, comes with 200: the next server may have the
+        // manifest.
         if (try? JSON.parse(bytes)) == nil {
             let type = contentType.map { "of type '\($0.prefix(100))'" } ?? "without a Content-Type"
             throw OCIError(.http, "what came as \(subject) is no manifest but \(bytes.count) bytes \(type)")
@@ -55,7 +56,7 @@ final class ManifestReceiver: DocumentReceiver {
     }
 }
 
-/// Collects a document of bounded size; begins anew with each exchange.
+/// Collects a document of bounded size; begins again with each exchange.
 class DocumentReceiver: HTTPReceiver {
     private(set) var bytes: [UInt8] = []
     let subject: String
@@ -66,7 +67,7 @@ class DocumentReceiver: HTTPReceiver {
         self.limit = limit
     }
 
-    // A document is whole or worth nothing.
+    // A document is useful only as a whole.
     var progress: Int64 { 0 }
     var isComplete: Bool? { nil }
 

@@ -1,7 +1,7 @@
 /// Speaks to one registry or its mirrors, by the distribution specification:
 /// https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 ///
-/// A value: what is shared is the session, and the process's pool of connections. Calls block the calling thread.
+/// It is a value; the session and the process's pool of connections are shared. Calls block the calling thread.
 public struct RegistryClient: Sendable {
     /// A registry's scheme and host.
     public struct Endpoint: Sendable, Hashable {
@@ -11,7 +11,7 @@ public struct RegistryClient: Sendable {
         }
 
         public var scheme: Scheme
-        /// As in the reference, with the port where it has one.
+        /// As in the reference, with the port if it has one.
         public var host: String
 
         public init(scheme: Scheme, host: String) {
@@ -19,7 +19,7 @@ public struct RegistryClient: Sendable {
             self.host = host
         }
 
-        /// The endpoint of a reference's host: HTTPS, except on this machine and where `plainHTTP` says otherwise.
+        /// The endpoint of a reference's host: HTTPS, except on this machine and if `plainHTTP` says otherwise.
         public init(registry host: String, plainHTTP: Bool = false) {
             self.init(scheme: plainHTTP || ImageReference.isLoopback(host: host) ? .http : .https, host: host)
         }
@@ -28,30 +28,30 @@ public struct RegistryClient: Sendable {
     /// How patient the client is, and what it calls itself.
     public struct Settings: Sendable {
         public var userAgent = "lamina/\(RegistryClient.version)"
-        /// How long nothing may arrive. There is no limit on a transfer that goes on. The time that the receiver of
-        /// the bytes takes does not count.
+        /// How long nothing may arrive. There is no limit on a transfer that makes progress. The time that the receiver of the
+        /// bytes takes does not count.
         public var stallLimit: Duration = .seconds(30)
-        /// How much has to come within `slowLimit`, time after time; nil: as little as it likes. Only for servers behind which
-        /// there is another one: a slow transfer is better than none.
+        /// How much must come within each `slowLimit`; nil: no minimum. Only for servers that have another one behind them: a
+        /// slow transfer is better than none.
         var leastByteCount: Int64?
         /// How long a mirror may bring less than 32 KiB a second before the next server is asked.
         public var slowLimit: Duration = .seconds(10)
         /// How long making a connection may take.
         public var connectLimit: Duration = .seconds(15)
-        /// How often in a row an attempt may end without new bytes.
+        /// How many times in a row an attempt may end without new bytes.
         public var tryLimit = 5
-        /// So many new bytes let an attempt count as one that brought something.
+        /// With this many new bytes an attempt counts as successful.
         var progressByteCount: Int64 = 1
-        /// The wait before the second try; it doubles with each one, by chance up to half of it is left out.
+        /// The wait before the second try; it doubles with each one, and is shortened at random by up to half.
         public var backoff: Duration = .milliseconds(200)
         /// The longest such wait.
         public var backoffLimit: Duration = .seconds(10)
-        /// The longest `Retry-After` that is waited for; beyond, the call fails at once.
+        /// The longest `Retry-After` that is accepted; beyond it, the call fails at once.
         public var retryAfterLimit: Duration = .seconds(300)
         /// How long all attempts together may go on without a single new byte.
         public var progressLimit: Duration = .seconds(600)
-        /// Where the blobs of registries that know no ranges are kept while they are read; the system's directory for
-        /// temporary files without it.
+        /// Where the blobs of registries without ranges are kept while they are read; by default the system's directory for
+        /// temporary files.
         public var spoolDirectory: String?
 
         /// Asked before so many bytes of a blob are kept in ``spoolDirectory``; throws where there is no room for them.
@@ -61,15 +61,15 @@ public struct RegistryClient: Sendable {
 
         /// Told about each failure that is tried again, and how long is waited before that; for a log.
         public var onRetry: @Sendable (_ failure: OCIError, _ wait: Duration) -> Void = { _, _ in }
-        /// Told about each server that is given up for the next one; for a log.
+        /// Gets each server that is given up for the next one; for a log.
         public var onFallThrough: @Sendable (_ failure: OCIError) -> Void = { _ in }
 
-        /// What a mirror has to bring each second, in bytes: slow lines bring several times that.
+        /// What a mirror must bring each second, in bytes: slow lines bring several times that.
         static let leastRate: Int64 = 32 << 10
 
         public init() {}
 
-        /// For a server behind which there is another one.
+        /// For a server that has another one behind it.
         var forMirror: Settings {
             var settings = self
             settings.tryLimit = min(tryLimit, 2)
@@ -77,7 +77,7 @@ public struct RegistryClient: Sendable {
             settings.connectLimit = min(connectLimit, .seconds(5))
             settings.retryAfterLimit = min(retryAfterLimit, .seconds(5))
             settings.leastByteCount = Int64(Double(Self.leastRate) * (slowLimit / .seconds(1)))
-            // One that breaks again and again, and brings little in between, would be worse than the registry itself.
+            // A mirror that breaks again and again, and brings little in between, would be worse than the registry itself.
             settings.progressByteCount = 1 << 20
             return settings
         }
@@ -88,12 +88,12 @@ public struct RegistryClient: Sendable {
 
     /// The registry of the references.
     public let endpoint: Endpoint
-    /// Whom to ask, in order: mirrors, then the registry itself.
+    /// The servers to ask, in order: mirrors, then the registry itself.
     public let hosts: [RegistryHost]
     public let settings: Settings
     let session: RegistrySession
 
-    /// A registry that nothing is configured for, without credentials.
+    /// A registry without configuration and credentials.
     public init(endpoint: Endpoint, settings: Settings = Settings()) {
         self.init(
             endpoint: endpoint, hosts: [RegistryHost(endpoint)], settings: settings,

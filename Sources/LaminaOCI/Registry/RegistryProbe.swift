@@ -1,6 +1,6 @@
-/// Walks the way to an image's manifest and tells of each step: for who wants to know why it does not work.
+/// Goes the way to an image's manifest and reports each step, to show why it does not work.
 public struct RegistryProbe {
-    /// One server, as far as the manifest went there.
+    /// One server, and how far the request for the manifest came there.
     public struct Visit: Sendable {
         /// `https://host:port`.
         public var url: String
@@ -8,13 +8,13 @@ public struct RegistryProbe {
         /// The file that configures it.
         public var origin: String?
         public var skipsVerification: Bool
-        /// HTTP's version; nil where nobody answered.
+        /// HTTP's version; nil if no server answered.
         public var httpVersion: String?
-        /// What was asked for in the way of credentials, and what was shown; nil where nothing was asked for.
+        /// Which credentials were asked for, and which were shown; nil if none were asked for.
         public var authorization: String?
-        /// Places that it redirected to, without what is secret.
+        /// Where it redirected to, without secrets.
         public var redirects: [String] = []
-        /// Why the manifest did not come from here; nil when it did.
+        /// Why the manifest did not come from here; nil if it did.
         public var failure: OCIError?
     }
 
@@ -22,7 +22,7 @@ public struct RegistryProbe {
     private let repository: String
     private let target: ManifestTarget
 
-    /// - Throws: `badConfiguration` for a `hosts.toml` that is wrong; nil for an image of a layout, which has no registry.
+    /// - Throws: `badConfiguration` for a wrong `hosts.toml`; nil for an image of a layout, which has no registry.
     public init?(_ image: ImageReference, plainHTTP: Bool, registries: Registries) throws(OCIError) {
         guard case .registry(let host, let repository) = image.place else { return nil }
         client = try registries.client(for: host, plainHTTP: plainHTTP)

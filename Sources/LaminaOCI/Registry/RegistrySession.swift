@@ -2,7 +2,7 @@ import LaminaDigest
 import LaminaSystem
 import Synchronization
 
-/// What lamina has learnt of registries while it runs: tokens, redirects, which servers fail, which know no ranges.
+/// What lamina has learnt about registries while it runs: tokens, redirects, which servers fail, which do not support ranges.
 ///
 /// Shared by all clients of one engine; nothing of it is written anywhere.
 final class RegistrySession: Sendable {
@@ -11,7 +11,7 @@ final class RegistrySession: Sendable {
 
     private struct State {
         var redirects: [Place: String] = [:]
-        /// Who is asked last, until when.
+        /// Which servers are asked last, and until when.
         var failures: [RegistryHost.Key: ContinuousClock.Instant] = [:]
         var withoutRanges: Set<RegistryHost.Key> = []
         /// Who gave a blob last, and who gave wrong bytes of it.
@@ -38,11 +38,11 @@ final class RegistrySession: Sendable {
         var resource: String
     }
 
-    // An entry is some hundred bytes; layers in use at one time are fewer.
+    // An entry has some hundred bytes; fewer layers are in use at one time.
     private static let entryLimit = 1024
     /// How long a server that failed is asked last.
     private static let failureMemory: Duration = .seconds(30)
-    /// And one that was slow: to find out again takes `slowLimit`.
+    /// And a slow one: to measure it again takes `slowLimit`.
     private static let slowMemory: Duration = .seconds(300)
 
     init(credentials: CredentialStore) { authorizer = Authorizer(store: credentials) }

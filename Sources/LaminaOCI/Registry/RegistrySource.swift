@@ -3,7 +3,7 @@ public import LaminaDigest
 /// One repository of a registry as a source of blobs.
 public struct RegistrySource: BlobSource {
     public let client: RegistryClient
-    /// The path below the registry's host, as in `library/debian`.
+    /// The path below the registry's host, such as `library/debian`.
     public let repository: String
     /// Of the table of contents that a blob's bytes are held against.
     private var toc: Digest?

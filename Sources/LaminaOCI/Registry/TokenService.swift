@@ -19,7 +19,7 @@ struct TokenService {
     private static let longestSeconds: Int64 = 24 * 3600
     private static let client = "lamina"
 
-    /// - Parameter refreshToken: what an earlier answer gave for asking again.
+    /// - Parameter refreshToken: what an earlier answer gave for the next request.
     func fetch(refreshToken: Secret?, shouldStop: @Sendable () -> Bool) throws -> Token {
         let realm = try checkedRealm()
         switch (found?.credentials, refreshToken) {
@@ -31,7 +31,7 @@ struct TokenService {
                 let header = Secret("Authorization: Basic " + Base64.encode("\(user):\(password.revealed)".utf8))
                 return try get(realm, ["account=" + quoted(user)], header, shouldStop)
             } catch let error as OCIError where error.code == .http || error.code == .notFound {
-                // Some services know the newer way only.
+                // Some services know only the newer way.
                 let fields = [
                     "grant_type=password", "username=" + quoted(user), "password=" + quoted(password.revealed),
                 ]
@@ -46,7 +46,7 @@ struct TokenService {
         guard let realm = challenge.parameters["realm"], realm.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }),
             let origin = Origin(of: realm)
         else { throw OCIError(.http, "\(host.url) wants a token and names no place to get it") }
-        // Whoever can change the answer could have the password sent in clear otherwise.
+        // Otherwise a party that can change the answer could have the password sent without TLS.
         if found != nil, host.scheme == .https, origin.scheme == "http",
             !ImageReference.isLoopback(host: origin.authority)
         {
@@ -135,7 +135,7 @@ struct TokenService {
         }
     }
 
-    /// Says whose credentials were refused, and takes them out of what the service says.
+    /// Says in an error which credentials were refused, and removes them from the service's text.
     private func explained(_ error: OCIError, status: Int, _ place: String) -> OCIError {
         var error = error
         if let secret = found?.credentials.secret { error.message = secret.removed(from: error.message) }

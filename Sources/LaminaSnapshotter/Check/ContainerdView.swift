@@ -1,6 +1,6 @@
 public import LaminaStore
 
-/// A snapshot as containerd lists it: by the name that its clients use, which is another one than a proxy plugin is told.
+/// A snapshot as containerd lists it: by its client's name, which differs from the name that a proxy plugin gets.
 public struct ContainerdSnapshot: Sendable, Equatable {
     public var namespace: String
     public var key: SnapshotKey
@@ -20,7 +20,7 @@ public struct ContainerdSnapshot: Sendable, Equatable {
 public struct SnapshotReference: Sendable, Equatable {
     public var namespace: String
     public var key: SnapshotKey
-    /// As in "the container web".
+    /// Such as "the container web".
     public var holder: String
 
     public init(namespace: String, key: SnapshotKey, holder: String) {
@@ -30,12 +30,12 @@ public struct SnapshotReference: Sendable, Equatable {
     }
 }
 
-/// What containerd knows of one snapshotter, of all namespaces.
+/// What containerd knows about one snapshotter, in all namespaces.
 public struct ContainerdView: Sendable, Equatable {
     public var namespaces: [String] = []
     /// containerd leaves out those that the snapshotter does not have.
     public var snapshots: [ContainerdSnapshot] = []
-    /// So a snapshot that is missing shows only by who relies on it.
+    /// So a missing snapshot shows only through what relies on it.
     public var references: [SnapshotReference] = []
 
     public init() {}

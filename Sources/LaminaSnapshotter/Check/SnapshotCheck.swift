@@ -2,25 +2,25 @@ import Glibc
 import LaminaStore
 import LaminaSystem
 
-/// Holds containerd's snapshots, the index, the directories and the mounts against each other.
+/// Compares containerd's snapshots, the index, the directories and the mounts.
 public enum SnapshotCheck {
-    /// Whatever is made or removed meanwhile differs for a moment: what counts is what differs at each of so many looks.
+    /// Snapshots that are made or removed meanwhile differ for a moment: only what differs at each of these looks counts.
     private static let looks = 3
     private static let pauseMicroseconds: UInt32 = 500_000
 
-    /// Blocks; some milliseconds where everything agrees, and seconds where it does not.
+    /// Blocks: some milliseconds if everything agrees, and seconds if it does not.
     ///
     /// - Parameters:
-    ///   - report: what was asked of whom.
+    ///   - report: the report, with what was asked.
     ///   - isServed: whether a server answers for the store.
-    ///   - view: asks containerd, each time anew.
+    ///   - view: asks containerd again each time.
     public static func run(
         _ report: SnapshotReport, isServed: Bool, view: () throws -> ContainerdView
     ) throws -> SnapshotReport {
         let index = try Index(root: report.root)
         var (result, lasting) = (report, Set<SnapshotDifference>())
         for look in 0..<looks {
-            // Asked first: what containerd removes it forgets before lamina does.
+            // Asked first: what containerd removes, it forgets before lamina does.
             let theirs = try view()
             let ours = try index.allSnapshots()
             let places = try SnapshotPlaces(
@@ -41,7 +41,7 @@ public enum SnapshotCheck {
 }
 
 extension Index {
-    /// All snapshots, in the order of their making.
+    /// All snapshots, in the order in which they were made.
     fileprivate func allSnapshots() throws -> [SnapshotRecord] {
         var all: [SnapshotRecord] = []
         while true {

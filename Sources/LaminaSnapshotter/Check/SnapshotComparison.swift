@@ -1,10 +1,10 @@
 import LaminaStore
 
-/// Holds what containerd says of its snapshots against the index.
+/// Compares what containerd says about its snapshots with the index.
 ///
-/// containerd calls a snapshot by its client's name, and tells a proxy plugin `NAMESPACE/NUMBER/NAME`; the number is nowhere to be
-/// asked for. A layer that was not downloaded it calls by the chain ID, and lamina by `LayerNames`, in all namespaces alike. So
-/// snapshots are found from the bottom: by the name, and by the one below.
+/// containerd uses the client's name for a snapshot, and tells a proxy plugin `NAMESPACE/NUMBER/NAME`; there is no way to ask
+/// for the number. For a layer that was not downloaded, containerd uses the chain ID, and lamina uses `LayerNames`, the same in
+/// all namespaces. So snapshots are found from the bottom: by the name, and by the parent.
 struct SnapshotComparison {
     private struct Name: Hashable {
         var namespace: String
@@ -17,7 +17,7 @@ struct SnapshotComparison {
     private var found: [Name: SnapshotRecord] = [:]
     private var matched: Set<SnapshotID> = []
     private var differences: [SnapshotDifference] = []
-    /// Those of containerd's snapshots, without their reasons.
+    /// containerd's snapshots, without their reasons.
     private var told: Set<SnapshotDifference> = []
 
     /// What differs, in containerd's order, then in the index's.
@@ -51,7 +51,7 @@ struct SnapshotComparison {
         }
     }
 
-    /// What containerd calls a snapshot that it told lamina to make: `NAMESPACE/NUMBER/NAME`, of which the name may be anything.
+    /// containerd's name for a snapshot that it told lamina to make: `NAMESPACE/NUMBER/NAME`; the name may be anything.
     private static func name(of key: SnapshotKey) -> Name? {
         let parts = key.bytes.split(separator: UInt8(ascii: "/"), maxSplits: 2, omittingEmptySubsequences: false)
         guard parts.count == 3, !parts[1].isEmpty, parts[1].allSatisfy({ (0x30...0x39).contains($0) }) else {
@@ -90,9 +90,9 @@ struct SnapshotComparison {
         add(.missing, reference.namespace, reference.key, "\(reference.holder) needs it")
     }
 
-    /// lamina's record of what containerd calls so.
+    /// lamina's record of the snapshot with this name in containerd.
     private mutating func record(of name: Name) -> SnapshotRecord? {
-        // Down to what is found already or has nothing below, then up. What containerd says may be a ring.
+        // Down to one that was found already or has no parent, then up. What containerd says may be a cycle.
         var chain: [Name] = []
         var seen: Set<Name> = []
         var next: Name? = name
@@ -108,14 +108,14 @@ struct SnapshotComparison {
         return found[name]
     }
 
-    /// Of several the one that is what containerd says: an earlier one of the name may not have been collected yet, and a lazy
-    /// layer may be there upon different ones.
+    /// If there are several, the one that agrees with containerd: an earlier one of the name may not have been collected yet,
+    /// and a lazy layer may exist with different parents.
     private func choose(for name: Name, _ snapshot: ContainerdSnapshot, below: SnapshotKey?) -> SnapshotRecord? {
         let candidates = (byName[name] ?? []) + (byChain[name.key] ?? [])
         return candidates.first { $0.kind == snapshot.kind && $0.parent == below } ?? candidates.first
     }
 
-    /// Once for each snapshot, whoever needs it.
+    /// Once for each snapshot, whatever needs it.
     private mutating func add(
         _ kind: SnapshotDifference.Kind, _ namespace: String, _ key: SnapshotKey, _ reason: String
     ) {

@@ -2,7 +2,7 @@ import Glibc
 import LaminaStore
 import LaminaSystem
 
-/// Holds the snapshots of the index against their directories and against what is mounted.
+/// Compares the snapshots of the index with their directories and with what is mounted.
 struct SnapshotPlaces {
     private let root: String
     private let index: Index
@@ -11,15 +11,15 @@ struct SnapshotPlaces {
     private let mounts: [Mount]
     /// The mount of lamina's own file system.
     private let own: [Mount]
-    /// Where the store is within its file system, as the kernel names what a bind mount is of.
+    /// Where the store is within its file system, as the kernel names the root of a bind mount.
     private let inner: (path: String, major: UInt32, minor: UInt32)?
     private(set) var differences: [SnapshotDifference] = []
     /// Mounts that are made of snapshots.
     private(set) var mountCount = 0
 
-    /// Looks at once.
+    /// Looks once.
     ///
-    /// - Parameter isServed: whether a server answers; the views of layers can be looked at then only.
+    /// - Parameter isServed: whether a server answers; only then can the views of layers be looked at.
     init(root: String, index: Index, records: [SnapshotRecord], mounts: [Mount], isServed: Bool) throws {
         self.root = root
         self.index = index
@@ -72,7 +72,7 @@ struct SnapshotPlaces {
             SnapshotDifference(.directory, name: path, reason: "the snapshot \(record.key) has it: \(problem)"))
     }
 
-    /// Directories that no snapshot has.
+    /// Directories that belong to no snapshot.
     private mutating func lookAtStrays() {
         // Without a snapshot there is no such directory.
         for name in (try? File.names(inDirectory: root + "/snapshots")) ?? []
@@ -112,8 +112,8 @@ struct SnapshotPlaces {
         }
     }
 
-    /// What of the store a mount is made of. Of an overlay that was given relative paths, as containerd does where there are many
-    /// layers, only what it is written to is known.
+    /// Which parts of the store a mount is made of. For an overlay with relative paths, which containerd uses if there are many
+    /// layers, only the directory that takes the writes is known.
     private func places(of mount: Mount) -> [SnapshotPlace] {
         if mount.type == "overlay" {
             return mount.filesystemOptions.split(separator: ",").flatMap { option -> [SnapshotPlace] in
@@ -135,7 +135,7 @@ struct SnapshotPlaces {
         return number(after: root + "/fs/", in: path).map { .layer(ViewID($0)) }
     }
 
-    /// The number that a directory of the store is named by; also of one that is on its way out, `removed-NUMBER-TIME`.
+    /// The number in the name of a directory of the store; also of one that is being removed, `removed-NUMBER-TIME`.
     private func number(after prefix: String, in path: String) -> Int64? {
         guard path.hasPrefix(prefix) else { return nil }
         let name = path.dropFirst(prefix.count).prefix { $0 != "/" }
@@ -147,7 +147,7 @@ struct SnapshotPlaces {
         let holding = mounts.filter {
             root == $0.directory || root.hasPrefix($0.directory == "/" ? "/" : $0.directory + "/")
         }
-        // Of several at one directory the last is on top.
+        // If several are at one directory, the last is on top.
         guard
             let mount = holding.enumerated().max(by: {
                 ($0.element.directory.utf8.count, $0.offset) < ($1.element.directory.utf8.count, $1.offset)

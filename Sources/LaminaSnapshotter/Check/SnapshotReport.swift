@@ -1,24 +1,24 @@
-/// Something that containerd and lamina do not agree on, or that is not on disk as the index says.
+/// A difference between containerd and lamina, or between the index and the disk.
 public struct SnapshotDifference: Sendable, Codable, Hashable {
     public enum Kind: String, Sendable, Codable {
         /// containerd relies on a snapshot that lamina does not have.
         case missing
         /// lamina has a snapshot that containerd does not know.
         case unknown
-        /// Both have it, and it is another one for each.
+        /// Both have it, but it differs.
         case kind, parent
-        /// A directory that is not there, or that no snapshot has.
+        /// A directory that is missing, or that belongs to no snapshot.
         case directory
         /// A mount that should be there, or should not.
         case mount
     }
 
     public var kind: Kind
-    /// containerd's; nil where it is not known.
+    /// containerd's; nil if it is not known.
     public var namespace: String?
-    /// containerd's name of the snapshot, else lamina's; of a directory or a mount its path.
+    /// containerd's name of the snapshot, else lamina's; for a directory or a mount, its path.
     public var name: String
-    /// What is wrong, and the way out where there is one.
+    /// What is wrong, and the way out if there is one.
     public var reason: String
 
     public init(_ kind: Kind, namespace: String? = nil, name: String, reason: String) {
@@ -36,7 +36,7 @@ public struct SnapshotReport: Sendable, Codable, Equatable {
     public var containerd: String
     public var snapshotter: String
     public var namespaces = 0
-    /// Those that containerd has; a layer that two namespaces have counts twice.
+    /// Those that containerd has; a layer in two namespaces counts twice.
     public var containerdSnapshots = 0
     /// Those of the index.
     public var snapshots = 0

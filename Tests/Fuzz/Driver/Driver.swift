@@ -23,7 +23,7 @@ private func runDriver(
     _ test: @convention(c) (UnsafePointer<UInt8>?, Int) -> CInt
 ) -> CInt
 
-/// libFuzzer brings a main of its own, but SwiftPM links an executable to a main of this name.
+/// libFuzzer has its own main, but SwiftPM links an executable to a main of this name.
 @_cdecl("lamina_fuzz_main")
 public func start(_ count: CInt, _ arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?) -> CInt {
     var count = count

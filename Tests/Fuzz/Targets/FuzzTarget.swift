@@ -1,41 +1,41 @@
 import LaminaDigest
 import LaminaFormats
 
-/// A parser of bytes from outside, as a fuzzer calls it: any bytes in, nothing out; what must never be is a crash, a hang, an
-/// allocation over the bounds, or an error that is no ``FormatError``.
+/// A parser of bytes from outside, as a fuzzer calls it: it takes any bytes and returns nothing. It must not crash, hang,
+/// allocate over the bounds, or throw an error that is not a ``FormatError``.
 public enum FuzzTarget: String, Sendable, CaseIterable {
     /// The end of a blob: which format it is.
     case footer
     /// The JSON of a table of contents, as eStargz has it and with the containers dialect's fields.
     case toc
-    /// The gzip member that a table of contents is in.
+    /// The gzip member that contains a table of contents.
     case tocMember = "toc-member"
-    /// The frame that a table of contents of zstd:chunked is in, behind its annotation.
+    /// The frame that contains a table of contents of zstd:chunked, after its annotation.
     case manifest
-    /// A tar, in pieces, and the tree of what it says.
+    /// A tar, in pieces, and the tree made from it.
     case tar
-    /// A member of gzip, and what follows it; also as a stream that is left and gone on with.
+    /// A member of gzip, and what follows it; also as a stream that is interrupted and continued.
     case gzip
-    /// A frame of zstd, and what follows it; also as a stream that is left and gone on with.
+    /// A frame of zstd, and what follows it; also as a stream that is interrupted and continued.
     case zstd
     /// A tar-split, compressed or not.
     case tarSplit = "tar-split"
     /// What the index keeps of a tar's headers.
     case tarPart = "tar-part"
 
-    /// Runs the parser on `bytes`; traps when it breaks a promise.
+    /// Runs the parser on `bytes`; traps if it breaks a promise.
     public func run(_ bytes: UnsafeRawBufferPointer) {
         do {
             try parse(bytes)
         } catch let error as FormatError {
-            // Errors are shown to people: that must work, too.
+            // Errors are shown to people: that must work too.
             precondition(!error.description.isEmpty)
         } catch {
             fatalError("an error that is no FormatError: \(error)")
         }
     }
 
-    /// Small, so that a fuzzer meets them.
+    /// Small, so that a fuzzer reaches them.
     private static var limits: FormatLimits {
         var limits = FormatLimits()
         limits.tocBytes = 1 << 20
@@ -62,11 +62,12 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             try TarSplit.read(bytes) { item in
                 guard case .bytes(let part) = item else { return }
                 total += part.count
-                // A kilobyte of zstd can say gigabytes: within the limits, but not while fuzzing.
+                // A kilobyte of zstd can expand to gigabytes: that is within the limits, but too much for fuzzing.
                 if total > 16 << 20 { throw FormatError(.tooLarge, "enough of it") }
             }
         case .tarPart:
-            // The frame says its size, and that is allocated: at most half a gigabyte, of which a fuzzer would say that it hangs.
+            // The frame gives its size, and that much is allocated: at most half a gigabyte, which a fuzzer would report as a
+            // hang.
             guard bytes.count < 1 << 16 else { return }
             let part = try TarPart(bytes)
             precondition(part.cuts.allSatisfy { $0.size >= 0 && $0.offset >= 0 })
@@ -113,7 +114,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
         for node in tree.nodes.indices { _ = tree.target(of: Int32(node)) }
     }
 
-    /// The first eight bytes are the size that the annotation says.
+    /// The first eight bytes are the size from the annotation.
     private static func manifest(_ bytes: UnsafeRawBufferPointer) throws {
         guard bytes.count > 8 else { return }
         let size = Int64(littleEndian: bytes.loadUnaligned(as: Int64.self))
@@ -125,7 +126,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
         try json.withUnsafeBytes { try toc($0) }
     }
 
-    /// The first byte says how large the pieces are in which the rest comes.
+    /// The first byte is the size of the pieces in which the rest comes.
     private static func tar(_ bytes: UnsafeRawBufferPointer) throws {
         guard let first = bytes.first else { return }
         var reader = TarReader()
@@ -147,7 +148,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             }
         }
         try reader.finish()
-        // Whatever the tar says, these are lines of a table of contents.
+        // Whatever the tar contains, these are lines of a table of contents.
         let document = try EntryLines.document(lines.isEmpty ? [] : [EntryLines.pack(lines)])
         try document.withUnsafeBytes { document in
             let tree = try LayerTree.parse(entries: document, tarSize: Int64(bytes.count), format: .plainTar)
@@ -155,7 +156,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
         }
     }
 
-    /// The first two bytes say how much is needed of it, in units of sixteen bytes.
+    /// The first two bytes say how much of it is needed, in units of sixteen bytes.
     private static func member(
         _ bytes: UnsafeRawBufferPointer, _ compression: StreamDecompressor.Compression
     ) throws {
@@ -177,7 +178,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
         } catch is FormatError {}
         var position: StreamPosition?
         let whole = try output(of: member, compression, from: .start) { position = $0 }
-        // From a place in its midst comes what came behind that place.
+        // From a place in the middle comes what came after that place.
         guard let position else { return }
         let rest = try output(of: member, compression, from: position) { _ in }
         precondition(position.blobOffset <= Int64(member.count) && position.outputOffset <= Int64(whole.count))
@@ -185,7 +186,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             rest.elementsEqual(whole[Int(position.outputOffset)...]), "another output from \(position.outputOffset)")
     }
 
-    /// What a blob decompresses to, in small pieces; tells the last place to go on from that it comes by.
+    /// What a blob decompresses to, in small pieces; returns the last place to go on from that it passes.
     private static func output(
         of blob: UnsafeRawBufferPointer, _ compression: StreamDecompressor.Compression, from start: StreamPosition,
         passing: (StreamPosition) -> Void

@@ -1,7 +1,8 @@
 import LaminaSystem
 import LaminaTestSupport
 
-/// What kubelet does, by a client of CRI: images at lamina's socket, pods at that of a containerd with lamina as its snapshotter.
+/// Does what kubelet does, with a client of CRI: images at lamina's socket, pods at that of a containerd with lamina as its
+/// snapshotter.
 struct CRI {
     let containerd: LaminaContainerd
     private let sandbox: Sandbox
@@ -37,7 +38,7 @@ struct CRI {
         containerd = try LaminaContainerd(sandbox, laminaConfiguration: keychain + lamina, cri: plugin)
     }
 
-    /// Runs a test with one, and ends its pods and its containerd before the sandbox goes.
+    /// Runs a test with one, and ends its pods and its containerd before the sandbox is removed.
     static func with(_ lamina: String = "", _ body: (CRI, Sandbox) throws -> Void) throws {
         try Sandbox.with { sandbox in
             let cri = try CRI(sandbox, lamina: lamina)
@@ -51,15 +52,15 @@ struct CRI {
         }
     }
 
-    /// Runs a command of the client (`Tests/Containerd/cri`) to its end, whatever that is.
+    /// Runs a command of the client (`Tests/Containerd/cri`) to its end, successful or not.
     ///
-    /// - Parameter images: the socket of the image service; lamina's without.
+    /// - Parameter images: the socket of the image service; by default lamina's.
     func attempt(_ words: [String], images: String? = nil) throws -> Outcome {
         let sockets = [images ?? containerd.address, Containerd.socket(in: sandbox)]
         return try sandbox.startProgram([GoProgram.cri.get()] + sockets + words).wait(seconds: 120)
     }
 
-    /// Runs a command, which has to succeed; gives what it printed.
+    /// Runs a command, which must succeed; returns what it printed.
     @discardableResult
     func callAsFunction(_ words: String...) throws -> String { try attempt(words).orThrow().output }
 
@@ -73,7 +74,7 @@ struct CRI {
 
     // MARK: Made once
 
-    /// The image that each pod is begun with; it is lazy too.
+    /// The image that each pod starts with; it is lazy too.
     static let pauseImage = Result<String, any Error> {
         let directory = try Shared.directory.get() + "/pause"
         let (tree, layout, converted) = (directory + "/tree", directory + "/pause.oci", directory + "/lazy.oci")

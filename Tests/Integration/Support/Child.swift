@@ -1,10 +1,10 @@
 import Glibc
 import LaminaSystem
 
-/// How a program ended, and what it said.
+/// How a program ended, and what it printed.
 struct Outcome: CustomStringConvertible {
     var command: String
-    /// nil when a signal ended it.
+    /// nil if a signal ended it.
     var exitCode: Int32?
     var signal: Int32?
     var output: String
@@ -20,7 +20,7 @@ struct Outcome: CustomStringConvertible {
         return "\(command.prefix(400)): \(end) after \(seconds) s\n\(output.prefix(2000))\n\(errors.suffix(4000))"
     }
 
-    /// What a test throws where success was taken for granted.
+    /// What a test throws if something that must succeed failed.
     struct Failed: Error, CustomStringConvertible {
         var description: String
     }
@@ -42,7 +42,7 @@ final class Child {
     private var peakBytes: Int64 = 0
     private(set) var outcome: Outcome?
 
-    /// Starts a program with empty input; what it prints goes to files without names.
+    /// Starts a program with empty input; what it prints goes to unlinked files.
     ///
     /// - Parameter environment: in addition to this process's own.
     init(_ arguments: [String], environment: [String: String] = [:]) throws {
@@ -56,7 +56,7 @@ final class Child {
         posix_spawn_file_actions_adddup2(&actions, output.descriptor, 1)
         posix_spawn_file_actions_adddup2(&actions, errors.descriptor, 2)
         closeOthers(&actions)
-        // Whoever runs the tests in the background has SIGINT ignored, which a child would inherit.
+        // If the tests run in the background, SIGINT is ignored, which a child would inherit.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
@@ -78,7 +78,7 @@ final class Child {
 
     private static func environment(adding given: [String: String]) -> [String] {
         var result: [String] = []
-        // Who tests sealed images says so.
+        // Tests of sealed images set it themselves.
         let more = given.merging(["LAMINA_SEAL_MODE": "off"]) { given, _ in given }
         var place = environ
         while let variable = place.pointee {
@@ -112,7 +112,7 @@ final class Child {
 
     func send(_ signal: Int32) { if isRunning { kill(pid, signal) } }
 
-    /// Waits for its end; ends it when it takes too long.
+    /// Waits for its end; ends it if it takes too long.
     @discardableResult
     func wait(seconds limit: Double = 120) -> Outcome {
         let deadline = now() + limit
@@ -145,7 +145,7 @@ final class Child {
         var result = waitpid(pid, &status, blocking ? 0 : WNOHANG)
         while result < 0, errno == EINTR { result = waitpid(pid, &status, blocking ? 0 : WNOHANG) }
         guard result == pid else { return }
-        // WIFEXITED and its kin are macros.
+        // WIFEXITED and similar are macros.
         let signal = status & 0x7F
         outcome = Outcome(
             command: command, exitCode: signal == 0 ? status >> 8 & 0xFF : nil, signal: signal == 0 ? nil : signal,
@@ -165,14 +165,14 @@ func run(_ arguments: [String], seconds: Double = 120) throws -> Outcome {
     try Child(arguments).wait(seconds: seconds)
 }
 
-/// A clock that no one sets, in seconds.
+/// A clock that cannot be set, in seconds.
 func now() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
 }
 
-/// Looks every few milliseconds until `condition` holds; false when it does not in time.
+/// Checks every few milliseconds until `condition` holds; false if it does not in time.
 func eventually(seconds: Double = 30, _ condition: () throws -> Bool) rethrows -> Bool {
     let deadline = now() + seconds
     while true {

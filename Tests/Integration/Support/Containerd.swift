@@ -2,8 +2,8 @@ import Glibc
 import LaminaSystem
 import Testing
 
-/// A containerd with a root, a state and a socket of its own in a sandbox, and with nothing of the machine's: what unpacks images
-/// the way that everybody's are unpacked, and what runs them. It ends with its sandbox.
+/// A containerd with its own root, state and socket in a sandbox, and with nothing of the machine's: it unpacks images in the
+/// ordinary way, and runs them. It ends with its sandbox.
 struct Containerd {
     /// What its tests need, with Debian's packages.
     static var isInstalled: ConditionTrait {
@@ -13,17 +13,17 @@ struct Containerd {
     let socket: String
     private let sandbox: Sandbox
     private let server: Child
-    /// Where its programs are, with a slash behind; empty: where `PATH` says.
+    /// Where its programs are, with a trailing slash; empty: found by `PATH`.
     private let prefix: String
 
-    /// Where the one of a sandbox answers.
+    /// The socket of the one in a sandbox.
     static func socket(in sandbox: Sandbox) -> String { sandbox.directory + "/containerd/socket" }
 
     /// Starts one and waits until it answers.
     ///
     /// - Parameters:
     ///   - proxies: snapshotters that are programs of their own, by name: their sockets.
-    ///   - cri: the configuration of the plugin that kubelet speaks to, which is off without.
+    ///   - cri: the configuration of the plugin that kubelet speaks to; without it the plugin is off.
     ///   - programs: the directory of another version's programs.
     init(
         in sandbox: Sandbox, proxies: [String: String] = [:], cri: String? = nil, programs: String? = nil
@@ -68,25 +68,25 @@ struct Containerd {
     /// What it has logged.
     var log: String { server.errorsSoFar }
 
-    /// Ends it before its sandbox goes.
+    /// Ends it before its sandbox is removed.
     func stop() {
         server.send(SIGTERM)
         server.wait(seconds: 30)
     }
 
-    /// Runs `ctr`, which has to succeed.
+    /// Runs `ctr`, which must succeed.
     @discardableResult
     func ctr(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
         try run([prefix + "ctr", "-a", socket] + arguments, seconds: seconds).orThrow()
     }
 
-    /// Runs `ctr-remote`, which has to succeed.
+    /// Runs `ctr-remote`, which must succeed.
     @discardableResult
     func remote(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
         try run([prefix + "ctr-remote", "-a", socket] + arguments, seconds: seconds).orThrow()
     }
 
-    /// Pulls an image of a registry on this machine; gives where its files are, as containerd has unpacked them.
+    /// Pulls an image of a registry on this machine; returns where its files are, as containerd has unpacked them.
     func unpack(_ reference: String, _ name: String = "unpacked") throws -> String {
         try ctr("images", "pull", "--plain-http", "--snapshotter", "overlayfs", reference)
         let path = try sandbox.mountPoint(name)

@@ -11,7 +11,7 @@ enum GoProgram {
 
     private static func build(_ name: String) throws -> String {
         let program = try Shared.directory.get() + "/" + name
-        // Without C, so that it runs in an image that holds nothing else.
+        // Without C, so that it runs in an image with nothing else.
         let words =
             "cd \"$1\" && CGO_ENABLED=0 GO111MODULE=off GOPATH=/usr/share/gocode GOFLAGS= exec go build -o \"$2\" ."
         try run(["/bin/sh", "-c", words, "sh", "\(Fixtures.directory)/../Containerd/\(name)", program], seconds: 600)

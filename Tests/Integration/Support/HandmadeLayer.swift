@@ -9,11 +9,11 @@ struct HandmadeLayer {
         var name: String
         var type = "reg"
         var bytes: [UInt8] = []
-        /// How many bytes a chunk has; all without it.
+        /// How many bytes a chunk has; by default all.
         var chunkSize: Int?
-        /// What the table of contents says otherwise of the first chunk; null takes a member away.
+        /// What the table of contents says instead about the first chunk; null removes a member.
         var changes: [String: JSON] = [:]
-        /// And of the chunks behind it.
+        /// And about the chunks after it.
         var chunkChanges: [String: JSON] = [:]
 
         init(
@@ -81,7 +81,7 @@ struct HandmadeLayer {
     /// The whole blob.
     ///
     /// - Parameters:
-    ///   - tocSize: what the tar header says of the JSON's size.
+    ///   - tocSize: the JSON's size in the tar header.
     ///   - tocOffset: what the footer says.
     ///   - member: changes the member that holds the table of contents.
     func blob(tocSize: Int? = nil, tocOffset: Int? = nil, member: ([UInt8]) -> [UInt8] = { $0 }) -> [UInt8] {
@@ -152,7 +152,7 @@ struct HandmadeLayer {
         return result
     }
 
-    /// Of RFC 1952 §8.
+    /// As in RFC 1952 §8.
     private static let crcTable = (0..<256).map { start in
         var value = UInt32(start)
         for _ in 0..<8 { value = value & 1 == 0 ? value >> 1 : (value >> 1) ^ 0xEDB8_8320 }
@@ -188,8 +188,8 @@ struct HandmadeImage {
     /// Writes the image of one blob.
     ///
     /// - Parameters:
-    ///   - tocDigest: for the annotation that ties the table of contents to the manifest; left out when nil.
-    ///   - change: what the manifest says otherwise.
+    ///   - tocDigest: for the annotation that ties the table of contents to the manifest; left out if nil.
+    ///   - change: what the manifest says instead.
     init(
         _ directory: String, blob: [UInt8], diffID: Digest, tocDigest: Digest?, config: [UInt8]? = nil,
         change: (inout ImageManifest) -> Void = { _ in }

@@ -1,15 +1,16 @@
 import Glibc
 import LaminaSystem
 
-/// A process in a mount namespace of its own, which has what was mounted when that was made.
+/// A process in its own mount namespace, which has what was mounted when the namespace was made.
 struct Holder {
-    /// How it comes to see the mount: where mounts go from its namespace and come to it, and what is its root.
+    /// How it comes to see the mount: whether mounts propagate from its namespace and to it, and what its root is.
     enum Way: String, CaseIterable {
         case `private`, slave, shared, chroot, pivot, bind
     }
 
-    /// `WAY MOUNT BASE`: says "ready"; once there is a file BASE/go.NAME it reads all that is in the mount, and says how many files; once there
-    /// is BASE/end.NAME it ends. NAME is a fourth word. The base stays reachable whatever becomes of the root.
+    /// `WAY MOUNT BASE`: prints "ready"; when there is a file BASE/go.NAME it reads all that is in the mount, and prints how
+    /// many files; when there is BASE/end.NAME it ends. NAME is a fourth word. The base stays reachable whatever happens to the
+    /// root.
     private static let script = """
         import ctypes, os, platform, sys, time
         way, mount, base, name = sys.argv[1:5]
@@ -70,7 +71,7 @@ struct Holder {
         }
     }
 
-    /// Has it read all that it sees: how many files.
+    /// Has it read all that it sees: returns how many files.
     func read() throws -> Int {
         try write([], to: "\(sandbox.directory)/go.\(name)")
         let process = child

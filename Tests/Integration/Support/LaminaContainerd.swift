@@ -10,7 +10,7 @@ final class LaminaContainerd {
     private let containerd: Containerd
     /// Lamina's socket for containerd.
     let address: String
-    /// What containerd calls lamina.
+    /// containerd's name for lamina.
     private let snapshotter = "lamina"
     var socket: String { containerd.socket }
 
@@ -21,7 +21,7 @@ final class LaminaContainerd {
     ///
     /// - Parameters:
     ///   - laminaConfiguration: lines of TOML.
-    ///   - cri: the configuration of containerd's plugin for kubelet, which is off without.
+    ///   - cri: the configuration of containerd's plugin for kubelet; without it the plugin is off.
     init(_ sandbox: Sandbox, laminaConfiguration: String = "", cri: String? = nil) throws {
         self.sandbox = sandbox
         // The path of a unix socket has 107 bytes at most.
@@ -37,7 +37,7 @@ final class LaminaContainerd {
 
     // MARK: Commands
 
-    /// Runs `ctr` to its end, whatever that is.
+    /// Runs `ctr` to its end, successful or not.
     @discardableResult
     func ctr(_ arguments: String..., namespace: String = "default", seconds: Double = 120) throws -> Outcome {
         try sandbox.startProgram(["ctr", "-a", socket, "-n", namespace] + arguments).wait(seconds: seconds)
@@ -113,7 +113,7 @@ final class LaminaContainerd {
         ).wait(seconds: 120).orThrow()
     }
 
-    /// Takes away all images and what is left of containers, and waits until containerd has collected its garbage.
+    /// Removes all images and what is left of containers, and waits until containerd has collected its garbage.
     func removeAll(namespaces: [String] = ["default"]) throws {
         for namespace in namespaces {
             let images = try ctr("images", "ls", "-q", namespace: namespace).orThrow().output.split(separator: "\n")
@@ -123,16 +123,16 @@ final class LaminaContainerd {
         }
     }
 
-    /// Takes away the tasks, containers and writable snapshots that clients which failed have left, and waits until containerd has
-    /// collected its garbage. Left alone it spends 2 % of its time on that: after a collection of two seconds, as with a server that
-    /// was killed in the midst of it, the next one is minutes away, and a snapshotter hears of a removal only there.
+    /// Removes the tasks, containers and writable snapshots that failed clients have left, and waits until containerd has
+    /// collected its garbage. By itself containerd spends 2 % of its time on that: after a collection of two seconds, as with a
+    /// server that was killed during it, the next one is minutes away, and only then does a snapshotter hear of a removal.
     func removeContainers() throws {
         func lines(_ words: String...) throws -> [String] {
             try startCtr(words).wait().orThrow().output.split(separator: "\n").map(String.init)
         }
         for task in try lines("tasks", "ls", "-q") { try ctr("tasks", "rm", "-f", task).orThrow() }
         for container in try lines("containers", "ls", "-q") { try ctr("containers", "rm", container).orThrow() }
-        // A key may have spaces in it: it ends where the heading of the next column begins.
+        // A key may contain spaces: it ends where the heading of the next column begins.
         let listing = try lines("snapshots", "--snapshotter", snapshotter, "ls")
         guard let heading = listing.first, let parent = heading.firstRange(of: "PARENT") else {
             throw Outcome.Failed(description: "a list of snapshots without a heading: \(listing)")
@@ -147,6 +147,6 @@ final class LaminaContainerd {
         try ctr("leases", "rm", "--sync", lease).orThrow()
     }
 
-    /// The end: containerd first, and what its shims left.
+    /// The end: containerd first, then what its shims left.
     func stop() { containerd.stop() }
 }

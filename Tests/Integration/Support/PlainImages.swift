@@ -1,6 +1,6 @@
 import LaminaTestSupport
 
-/// Images of plain layers, made by the tools that people make them with.
+/// Images of plain layers, made by common tools.
 enum PlainImages {
     /// `TAR LAYOUT COMPRESSION`: an OCI layout of one layer, tagged latest; `docker` as a fourth word: with Docker's media types.
     static let makeLayout = """
@@ -35,7 +35,7 @@ enum PlainImages {
         print(layer["digest"], layer["size"])
         """
 
-    /// `DIRECTORY`: files that GNU tar stores in its odd corners.
+    /// `DIRECTORY`: files that need GNU tar's unusual features.
     static let oddTree = """
         import os, sys
         root = os.fsencode(sys.argv[1])
@@ -63,7 +63,7 @@ enum PlainImages {
         os.utime(root + b"/dir", (1_500_000_000, 1_500_000_000))
         """
 
-    /// Makes an image of a tar in the sandbox; gives its layout.
+    /// Makes an image of a tar in the sandbox; returns its layout.
     static func layout(
         of tar: String, _ compression: String, in sandbox: Sandbox, docker: Bool = false
     ) throws -> (layout: String, layer: String, size: Int64) {
@@ -80,14 +80,14 @@ enum PlainImages {
         let bundle = sandbox.directory + "/bundle"
         removeTree(bundle)
         try run(["umoci", "unpack", "--image", layout + ":latest", bundle]).orThrow()
-        // The root gets another time, to the second: umoci lists it then, and else its time is that of the layer below, which
-        // a view's root does not take.
+        // The root gets another time, in whole seconds: then umoci lists it. Otherwise its time is that of the layer below,
+        // which a view's root does not take.
         let change = "rm -r \"$1\"/files/000; echo new >\"$1\"/new; touch -d @1600000000 \"$1\""
         try run(["/bin/sh", "-c", change, "sh", bundle + "/rootfs"]).orThrow()
         try run(["umoci", "repack", "--image", layout + ":latest", bundle]).orThrow()
     }
 
-    /// What umoci unpacks of an image, described; the mount at `path` is compared with it.
+    /// What umoci unpacks from an image, described; the mount at `path` is compared with it.
     static func differences(
         fromUmoci layout: String, at mount: String, in sandbox: Sandbox
     ) throws -> String? {

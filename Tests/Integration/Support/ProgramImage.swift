@@ -2,7 +2,7 @@ import LaminaTestSupport
 
 /// An image with Debian's Python and some tools in it, of two layers: as it would be built, and in both lazy formats.
 enum ProgramImage {
-    /// `TREE`: what the programs need, and only that; and the tars of two layers beside it.
+    /// `TREE`: only what the programs need; and the tars of two layers beside it.
     private static let make = """
         set -eu
         tree=$1
@@ -32,7 +32,7 @@ enum ProgramImage {
         tar -C "$tree" --numeric-owner -cf "$tree.2.tar" data/above
         """
 
-    /// Makes the image, converts it, and pushes it three times; gives the repositories.
+    /// Makes the image, converts it, and pushes it three times; returns the repositories.
     static let pushed = Result<(plain: String, estargz: String, zstdChunked: String), any Error> {
         let directory = try Shared.directory.get()
         let layout = directory + "/program.oci"

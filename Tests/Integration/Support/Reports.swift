@@ -1,6 +1,6 @@
 import FoundationEssentials
 
-/// What `lamina status --json` says, as far as the tests look at it.
+/// `lamina status --json`, as far as the tests use it.
 struct StatusReport: Decodable {
     struct Opens: Decodable, Equatable {
         var passthrough: Int
@@ -53,7 +53,7 @@ struct StatusReport: Decodable {
     init(json: String) throws { self = try decoded(json) }
 }
 
-/// What `lamina pull --json` says.
+/// `lamina pull --json`.
 struct PullReport: Decodable {
     var reference: String
     var manifestDigest: String
@@ -63,7 +63,7 @@ struct PullReport: Decodable {
     var complete: Bool
 }
 
-/// What `lamina check --json` says.
+/// `lamina check --json`.
 struct CheckReport: Decodable {
     struct Chunk: Decodable, Equatable {
         var offset: Int64
@@ -94,7 +94,7 @@ struct CheckReport: Decodable {
     var repaired: Int { damage.count { $0.repaired } }
 }
 
-/// What `lamina check --containerd --json` says.
+/// `lamina check --containerd --json`.
 struct SnapshotCheckReport: Decodable {
     struct Difference: Decodable, Equatable {
         var kind: String
@@ -111,7 +111,7 @@ struct SnapshotCheckReport: Decodable {
     var differences: [Difference]
 }
 
-/// What `lamina convert --json` says.
+/// `lamina convert --json`.
 struct ConvertReport: Decodable {
     struct Layer: Decodable {
         var digest: String

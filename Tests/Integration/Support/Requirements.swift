@@ -2,7 +2,7 @@ import Glibc
 import LaminaSystem
 import Testing
 
-/// What these tests need of the machine. Where something is missing they say what.
+/// What these tests need of the machine. If something is missing, they say what.
 enum Requirements {
     static let missing: String? = {
         if geteuid() != 0 { return "mount(2) needs root" }
@@ -21,7 +21,7 @@ enum Requirements {
 
     static var machine: ConditionTrait { .enabled(if: missing == nil, "\(missing ?? "")") }
 
-    /// Passthrough came with Linux 6.9, and a store on a stacked file system cannot have it.
+    /// Passthrough came with Linux 6.9, and does not work with a store on a stacked file system.
     static let missingForPassthrough: String? = {
         var name = utsname()
         uname(&name)
@@ -35,7 +35,7 @@ enum Requirements {
         .enabled(if: missingForPassthrough == nil, "\(missingForPassthrough ?? "")")
     }
 
-    /// The program under test: LAMINA_BINARY, else what was built beside these tests.
+    /// The program under test: LAMINA_BINARY, else the one that was built beside these tests.
     static let lamina: String = {
         if let path = getenv("LAMINA_BINARY") { return String(cString: path) }
         let bundle = realpath("/proc/self/exe", nil).map { path in
@@ -50,7 +50,7 @@ enum Requirements {
         return package.joined(separator: "/") + "/.build/debug/lamina"
     }()
 
-    /// Where stores are made: on a disk, as holes, sharing and what the kernel reads itself are the disk's.
+    /// Where stores are made: on a disk, because holes, sharing and what the kernel reads itself depend on the disk.
     static let directory: String = {
         let wanted = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
         let stacked = ["tmpfs", "overlay", "ramfs"]
@@ -65,8 +65,8 @@ enum Requirements {
         return [wanted, "/tmp", "/var/tmp"].first(where: isOnDisk) ?? wanted
     }()
 
-    /// Needs these programs, each with its package where that has another name (`bgzip:tabix`); a test that is skipped says
-    /// which is missing.
+    /// Needs these programs, each with its package if that has another name (`bgzip:tabix`); a skipped test says which is
+    /// missing.
     static func tools(_ programs: String...) -> ConditionTrait {
         let missing = programs.map { $0.split(separator: ":").map(String.init) }.first { !isInstalled($0[0]) }
         let reason = missing.map { "\($0[0]) is missing (apt install \($0.last ?? $0[0]))" }
@@ -87,6 +87,6 @@ enum Requirements {
     }
 }
 
-/// The whole, one test after another: they count bytes and measure time and memory.
+/// All of them, one test after another: they count bytes and measure time and memory.
 @Suite("lamina, end to end", .serialized, Requirements.machine)
 struct EndToEnd {}

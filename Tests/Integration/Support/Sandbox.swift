@@ -6,17 +6,17 @@ import Testing
 /// A directory with a store, mount points and whatever a test makes, and everything that runs in it; all of it ends with the
 /// test.
 final class Sandbox {
-    /// What the names of this run's directories begin with.
+    /// The prefix of this run's directories.
     static let prefix = "lamina-integration-\(getpid())-"
 
     let directory: String
     var root: String { directory + "/store" }
-    /// Whether servers seal images. Most tests are of what FUSE shows.
+    /// Whether servers seal images. Most tests test what FUSE shows.
     var seals = false
     private var children: [Child] = []
     private var ownProxy: CountingProxy?
 
-    /// Runs a test in a sandbox of its own, and cleans up however it ends.
+    /// Runs a test in its own sandbox, and cleans up however it ends.
     static func with<Result>(_ body: (Sandbox) throws -> Result) throws -> Result {
         let sandbox = try Sandbox()
         defer { sandbox.close() }
@@ -34,7 +34,7 @@ final class Sandbox {
         directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    /// A registry of its own for this test, as far as it can tell: the shared one behind a proxy that counts.
+    /// This test's registry, as far as it can tell: the shared one behind a proxy that counts.
     func proxy() throws -> CountingProxy {
         if let ownProxy { return ownProxy }
         let proxy = try CountingProxy(upstream: Shared.registry.get().port)
@@ -60,12 +60,12 @@ final class Sandbox {
         return child
     }
 
-    /// Runs `lamina` to its end, whatever that is.
+    /// Runs `lamina` to its end, successful or not.
     func attempt(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
         try start(arguments).wait(seconds: seconds)
     }
 
-    /// Runs `lamina`, which has to succeed.
+    /// Runs `lamina`, which must succeed.
     @discardableResult
     func lamina(_ arguments: String..., seconds: Double = 120) throws -> Outcome {
         try start(arguments).wait(seconds: seconds).orThrow()
@@ -104,7 +104,7 @@ final class Sandbox {
         return path
     }
 
-    /// Mounts an image at a directory of its own.
+    /// Mounts an image at a new directory.
     func mount(_ reference: String, at name: String = "mnt") throws -> String {
         let path = try mountPoint(name)
         try lamina("mount", reference, path)
@@ -115,19 +115,19 @@ final class Sandbox {
 
     func status() throws -> StatusReport { try StatusReport(json: lamina("status", "--json").output) }
 
-    /// What the server counts.
+    /// The server's counters.
     func opens() throws -> StatusReport.Opens {
         guard let server = try status().server else { throw Outcome.Failed(description: "no server runs for \(root)") }
         return server.opens
     }
 
-    /// The rows that Debian's sqlite3 answers, columns separated by `|`.
+    /// The rows from Debian's sqlite3, columns separated by `|`.
     func sql(_ query: String) throws -> [String] {
         try run(["sqlite3", "-readonly", "-cmd", ".timeout 5000", root + "/index.db", query]).orThrow()
             .output.split(separator: "\n").map(String.init)
     }
 
-    /// The one value that sqlite3 answers.
+    /// The one value from sqlite3.
     func number(_ query: String) throws -> Int64 { try sql(query).first.flatMap { Int64($0) } ?? -1 }
 
     /// The backing files, by path.
@@ -142,7 +142,7 @@ final class Sandbox {
 
     // MARK: The end
 
-    /// What a failed test should leave for who looks into it.
+    /// What a failed test should leave for debugging.
     private func explain() {
         if let log = try? readFile(root + "/server.log") {
             print("server.log:\n" + String(decoding: log, as: UTF8.self).suffix(4000))
@@ -153,7 +153,7 @@ final class Sandbox {
     }
 
     private func close() {
-        // Whoever waits for the registry is let go.
+        // Clients that wait for the registry are released.
         ownProxy?.stop()
         unmountAll()
         // Again until none is left: a supervisor may have started another server before it is killed itself.
@@ -171,7 +171,7 @@ final class Sandbox {
             Issue.record("mounts are left: \(mounts.map(\.directory))")
             return
         }
-        // Names may be no UTF-8, which rm takes as they are.
+        // Names may not be UTF-8; rm handles that.
         if (try? run(["rm", "-rf", "--one-file-system", directory]))?.exitCode != 0 {
             Issue.record("\(directory) cannot be removed")
         }

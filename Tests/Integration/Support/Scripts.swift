@@ -1,4 +1,4 @@
-/// Programs in Python for what has to happen in a process of its own: readers that may be killed, mappings that may fault.
+/// Programs in Python for what must happen in a separate process: readers that may be killed, mappings that may fault.
 enum Scripts {
     /// `DIR SEED NAME:MEBIBYTES,… COUNT`: large files, and small ones in directories of five hundred.
     static let generate = """
@@ -19,7 +19,7 @@ enum Scripts {
             with open(f"{parent}/{number:05}", "wb") as file: file.write(piece(random.randrange(1, 16384)))
         """
 
-    /// `INDEX MIGRATION`: makes an index what it was at its first version, of which MIGRATION is the SQL; its rows stay.
+    /// `INDEX MIGRATION`: turns an index into its first version, of which MIGRATION is the SQL; its rows stay.
     static let firstVersion = """
         import os, sqlite3, sys
         index, migration = sys.argv[1:]
@@ -43,7 +43,7 @@ enum Scripts {
         os.rename(index + ".first", index)
         """
 
-    /// `URL`: what is scraped there, read by Prometheus' parser and held against its conventions; a line for each sample.
+    /// `URL`: what is scraped there, read by Prometheus' parser and checked against its conventions; a line for each sample.
     static let scrape = #"""
         import re, sys, urllib.request
         from prometheus_client.parser import text_string_to_metric_families
@@ -73,7 +73,7 @@ enum Scripts {
         """#
 
     /// `PID NAME`: takes the pages of files of that name away from a process that has them mapped, until it ends. Their paths
-    /// may be those of the mount or, of a passthrough open, those within it.
+    /// may be those of the mount or, for a passthrough open, those within it.
     static let pageOut = """
         import ctypes, os, struct, sys, time
         pid, ending = int(sys.argv[1]), "/" + sys.argv[2]
@@ -181,7 +181,7 @@ enum Scripts {
         sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children) != 0)
         """
 
-    /// `FILE SOURCE`: reads and maps a whole file, compares both with the source, and says how many bytes.
+    /// `FILE SOURCE`: reads and maps a whole file, compares both with the source, and prints how many bytes.
     static let readAndMap = """
         import mmap, sys
         with open(sys.argv[1], "rb") as a, open(sys.argv[2], "rb") as b:
@@ -207,8 +207,8 @@ enum Scripts {
         if b"".join(iter(lambda: kept.read(1 << 20), b"")) != want[4096:]: sys.exit("the open file gives other bytes")
         """
 
-    /// `MOUNT EXPECTED STOP BITS`: holds every file open and mapped, and reads both ways again and again. At any time at most so
-    /// many bits of a file may be wrong, but it may be of another size; when the file STOP is there, everything is right.
+    /// `MOUNT EXPECTED STOP BITS`: keeps every file open and mapped, and reads both ways again and again. At any time at most
+    /// this many bits of a file may be wrong, but its size may differ; when the file STOP is there, everything must be right.
     static let heldReaders = """
         import mmap, os, sys, time
         mount, expected, stop, most = sys.argv[1:4] + [int(sys.argv[4])]
@@ -233,8 +233,8 @@ enum Scripts {
             time.sleep(0.002)
         """
 
-    /// Makes a description by tree.py one that eStargz can keep: `seconds` cuts times to whole ones, `no-directory-times` leaves
-    /// those of directories out.
+    /// Reduces a description by tree.py to what eStargz can keep: `seconds` cuts times to whole ones, `no-directory-times`
+    /// leaves out those of directories.
     static let normalize = """
         import json, sys
         for line in open(sys.argv[1]):
@@ -244,7 +244,7 @@ enum Scripts {
             print(json.dumps(entry, sort_keys=True))
         """
 
-    /// A service that says things to its manager, three times started; writes what it finds to `told` beside it.
+    /// A service that sends messages to its manager, started three times; writes what it finds to `told` beside it.
     static let service = #"""
         #!/usr/bin/env python3
         import array, os, signal, socket, sys, time
@@ -337,7 +337,7 @@ enum Scripts {
         os.kill(os.getpid(), signal.SIGKILL)
         """#
 
-    /// `LAMINA ROOT MOUNT IMAGE`: a manager of the server, as systemd is one.
+    /// `LAMINA ROOT MOUNT IMAGE`: a manager of the server, like systemd.
     static let manager = #"""
         import os, select, signal, socket, struct, subprocess, sys, time
         lamina, root, mount, image = sys.argv[1:]

@@ -7,7 +7,7 @@ import LaminaTestSupport
 enum Shared {
     static let registry = Result { try RegistryFixture() }
 
-    /// Where the images' trees are. Goes with this process, however that ends: a shell waits for the end of its input.
+    /// Where the images' trees are. Removed with this process, however it ends: a shell waits for the end of its input.
     static let directory = Result<String, any Error> {
         var template = Array("\(Requirements.directory)/lamina-images-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw SystemError.last("make a directory in", Requirements.directory) }
@@ -52,7 +52,7 @@ struct GeneratedImage {
         let sizes = large.map { "\($0.name):\($0.mebibytes)" }.joined(separator: ",")
         let started = now()
         try run(["python3", "-c", Scripts.generate, tree, name, sizes, "\(smallFileCount)"]).orThrow()
-        // Level 1: the tests are of what comes out, not of how small it is.
+        // Level 1: the tests check what comes out, not how small it is.
         let layout = "\(directory)/\(name).oci"
         let converted = try run(
             [Requirements.lamina, "convert", "--json", "--level", "1", "dir:\(tree)", "oci:\(layout):latest"],
@@ -70,7 +70,7 @@ struct GeneratedImage {
         print("made the image \(name), \(layerSize >> 20) MiB compressed, in \(Int(now() - started)) s")
     }
 
-    /// What names the image at a proxy of the registry.
+    /// The image's name at a proxy of the registry.
     func reference(_ proxy: CountingProxy) -> String { "\(proxy.host)/\(name):latest" }
 }
 
@@ -84,11 +84,11 @@ private enum Janitor {
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
         posix_spawn_file_actions_adddup2(&actions, ends[0], 0)
-        // A test runner waits until nobody holds its output any more.
+        // A test runner waits until no process holds its output any more.
         posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, 1, 2)
         closeOthers(&actions)
-        // Ctrl-C at the tests is not for it.
+        // Ctrl-C at the tests must not reach it.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }

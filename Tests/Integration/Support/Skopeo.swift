@@ -1,4 +1,5 @@
-/// skopeo, with a policy of the tests' own: that of the machine (/etc/containers/policy.json) may be missing, or refuse what is not signed.
+/// skopeo, with a policy of the tests: that of the machine (/etc/containers/policy.json) may be missing, or refuse what is not
+/// signed.
 enum Skopeo {
     @discardableResult
     static func copy(_ arguments: [String], in sandbox: Sandbox) throws -> Outcome {

@@ -1,12 +1,12 @@
 import Glibc
 import LaminaSystem
 
-/// A supervisor and the server that it has now.
+/// A supervisor and its current server.
 struct Supervised {
     let child: Child
     let sandbox: Sandbox
 
-    /// The server's process; nil between two.
+    /// The server's process; nil between two servers.
     var server: pid_t? {
         let path = "/proc/\(child.pid)/task/\(child.pid)/children"
         return (try? readFile(path)).flatMap { bytes in
@@ -20,7 +20,7 @@ struct Supervised {
         return try sandbox.status().server?.pid == server
     }
 
-    /// Kills the server, and waits until another has its place, ready or not.
+    /// Kills the server, and waits until another has replaced it, ready or not.
     func killServer(_ signal: Int32 = SIGKILL) throws {
         guard let old = server else { return }
         kill(old, signal)
@@ -29,6 +29,6 @@ struct Supervised {
         }
     }
 
-    /// How often a server took over, by its own word.
+    /// How many times a server took over, as it says itself.
     var takeovers: Int { child.errorsSoFar.split(separator: "\n").count { $0.contains("the mounts go on") } }
 }

@@ -13,7 +13,7 @@ enum TreeOracle {
         try outcome.orThrow()
     }
 
-    /// The differences between two descriptions, as tree.py prints them; nil when there are none.
+    /// The differences between two descriptions, as tree.py prints them; nil if there are none.
     ///
     /// - Parameters:
     ///   - ignoringDirectoryTimes: as Tests/Fixtures/README.md allows for the fixtures.
@@ -53,10 +53,10 @@ enum TreeOracle {
         #expect(found == nil, "\(comment): \(found ?? "")", sourceLocation: location)
     }
 
-    /// Expects that a mount shows what a directory has.
+    /// Expects that a mount shows the contents of a directory.
     ///
-    /// - Parameter ignoringDirectoryTimes: of directories that a layer does not list, and the root, containerd and umoci show when
-    ///   they were unpacked.
+    /// - Parameter ignoringDirectoryTimes: for directories that a layer does not list, and for the root, containerd and umoci
+    ///   show when they were unpacked.
     static func expectSame(
         _ directory: String, at mount: String, in sandbox: Sandbox, keepsFractions: Bool = false,
         ignoringDirectoryTimes: Bool = false, _ comment: String = "", _ location: SourceLocation = #_sourceLocation

@@ -1,4 +1,4 @@
-// What the benchmarks need of Linux and Swift cannot say: variadic system calls and macros.
+// What the benchmarks need of Linux and Swift cannot express: variadic system calls and macros.
 #ifndef CBENCH_H
 #define CBENCH_H
 

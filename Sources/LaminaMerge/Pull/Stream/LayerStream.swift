@@ -4,29 +4,29 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 
-/// Puts a layer without a table of contents into the store: fetch, decompress, take the tar apart, hash and place, in one
-/// pass whose state is recorded every few MiB. The layer is in the index only when the digests of its blob and its tar were
-/// right; until then nothing of it is served.
+/// Puts a layer without a table of contents into the store: fetch, decompress, take the tar apart, hash and place, in one pass,
+/// whose state is recorded every few MiB. The layer is in the index only after the digests of its blob and its tar were right;
+/// until then nothing of it is served.
 struct LayerStream {
-    /// A power cut costs so much of a blob, in bytes, and what comes while it is being synced.
+    /// What a power cut costs of a blob, in bytes, besides what comes during the sync.
     private static let syncedBytes: Int64 = 8 << 20
 
     let engine: MergeEngine
     let source: any BlobSource
     let descriptor: Descriptor
     let diffID: Digest
-    /// How the blob is built, where a footer said so; what its first bytes say otherwise.
+    /// How the blob is built, if a footer said so; otherwise its first bytes say it.
     var format: LayerFormat?
     let shouldStop: @Sendable () -> Bool
-    /// Told how many compressed bytes were fetched in all, and up to where the blob has been placed.
+    /// Gets how many compressed bytes were fetched in all, and up to where the blob has been placed.
     let report: (_ fetched: Int64, _ placed: Int64) -> Void
 
-    /// Streams the layer, or what is left of it.
+    /// Streams the layer, or the rest of it.
     ///
     /// - Throws: `MergeError`, `OCIError`, `StoreError`, `SystemError`. What was recorded stays for the next try, unless the
     ///   layer is wrong.
     func run() throws -> LayerID {
-        // One at a time: who comes second finds the layer in the index, or goes on where the first has failed.
+        // One at a time: the second finds the layer in the index, or goes on where the first has failed.
         while true {
             let isOurs = engine.streaming.wait(seconds: 0.2) { streaming -> Bool? in
                 streaming.insert(descriptor.digest).inserted ? true : nil
@@ -43,7 +43,7 @@ struct LayerStream {
             try engine.store.abandon(stream.id, of: descriptor.digest)
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
         } catch let error as MergeError where error.code == .badImage {
-            // Nothing of this can be gone on from: the next try begins at the start.
+            // No process can go on from this: the next try begins at the start.
             try engine.store.abandon(stream.id, of: descriptor.digest)
             throw error
         }
@@ -71,7 +71,7 @@ struct LayerStream {
                 stream = try engine.store.stream(of: descriptor.digest)
             }
         }
-        // What it goes on from first: a power cut must not take it back to where one of these is needed.
+        // First make durable what it goes on from: a power cut must not take it back to a place that needs one of these.
         if resumed != nil { try engine.recorder.sync() }
         try engine.store.files.removeSpools(
             of: descriptor.digest,
@@ -87,7 +87,7 @@ struct LayerStream {
         return try addToIndex(stream.id, state)
     }
 
-    /// What an earlier process has left; nil when it cannot be gone on from.
+    /// What an earlier process has left; nil if this process cannot go on from it.
     private func resume(_ stream: StreamRecord) throws -> (state: StreamState, spool: File?)? {
         guard let bytes = stream.state, let state = StreamState.decode(bytes), state.format != nil,
             state.isVerified || stream.checkpoint != nil
@@ -132,7 +132,7 @@ struct LayerStream {
                 reader.advance(to: offset + Int64(range.count), isRecorded: false)
             case .output(let buffer, let offset): try current.takeTar(buffer.bytes, at: offset)
             case .checkpoint(let position, let tar):
-                // What a reader gives again on its way to where it goes on is on record already.
+                // What a reader gives again, on its way to where it goes on, is recorded already.
                 guard tar >= current.state.tarOffset else { continue }
                 try current.record(position)
                 reader.advance(to: current.state.blobOffset, isRecorded: true)

@@ -1,6 +1,6 @@
 import LaminaSystem
 
-/// Hands work from one thread to the next in order, with a bound on how far the first may be ahead.
+/// Passes work from one thread to the next in order, with a bound on how far the first may be ahead.
 final class StreamPipe<Element: Sendable>: Sendable {
     private struct State {
         var elements = FIFO<(element: Element, bytes: Int)>()
@@ -26,7 +26,7 @@ final class StreamPipe<Element: Sendable>: Sendable {
             return true
         }
         guard isTaken else { throw MergeError.stopped }
-        // One thread pushes: what there was room for, there still is.
+        // Only one thread pushes, so room that was there is still there.
         state.withLock(notify: true) { state in
             state.elements.append((element, bytes))
             state.bytes += bytes
@@ -35,7 +35,7 @@ final class StreamPipe<Element: Sendable>: Sendable {
 
     /// Waits for the next element; nil at the end.
     ///
-    /// - Throws: what the other end failed with, behind everything that it had handed on before.
+    /// - Throws: the error of the other end, after everything that it had passed on before.
     func pop() throws -> Element? {
         let next = state.wait { state -> Result<(element: Element, bytes: Int)?, any Error>? in
             if let next = state.elements.pop() { return .success(next) }
@@ -64,9 +64,9 @@ final class StreamPipe<Element: Sendable>: Sendable {
     }
 }
 
-/// Memory that threads hand to each other; given back to where it is from when nobody has it any more.
+/// Memory that threads pass to each other; it goes back to its pool with the last reference.
 final class StreamBuffer: @unchecked Sendable {
-    // @unchecked: the bytes and `count` are written by the thread that took the buffer, before it hands it on; from then on
+    // @unchecked: the thread that took the buffer writes the bytes and `count` before it passes the buffer on; from then on
     // they are only read.
     let memory: UnsafeMutableRawBufferPointer
     var count = 0
@@ -84,10 +84,10 @@ final class StreamBuffer: @unchecked Sendable {
     subscript(range: Range<Int>) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: memory[range]) }
 }
 
-/// Buffers of one size that are used again. How many there are is bounded by the pipes that they go through.
+/// Buffers of one size, for reuse. The pipes that they go through bound their number.
 final class StreamBufferPool: Sendable {
     private struct Free: @unchecked Sendable {
-        // Memory that nobody has; touched with the lock held only.
+        // Memory that is not in use; touched only with the lock held.
         var buffers: [UnsafeMutableRawBufferPointer] = []
     }
 

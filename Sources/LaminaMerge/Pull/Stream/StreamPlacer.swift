@@ -6,12 +6,12 @@ import LaminaSystem
 /// Takes a plain layer's tar as it comes: hashes blob, tar and files, writes each file's bytes to the store once, and
 /// records with each checkpoint what came before it.
 ///
-/// A file's name is its digest, which is known at its end. A small file waits in memory for that, or is there whole at once;
-/// a large one is written to a spool, which then gets its name. At a checkpoint nothing is kept in memory alone.
+/// A file's name is its digest, which is known at its end. A small file waits in memory for that, or comes whole at once; a
+/// large one is written to a spool, which then gets its name. At a checkpoint nothing is in memory alone.
 final class StreamPlacer {
     /// Files above this size go to a spool, in bytes.
     private static let smallSize: Int64 = 256 << 10
-    /// What may stand in the store unrecorded where it has a limit, in bytes: what is not recorded cannot be given up.
+    /// How much may be in the store unrecorded if it has a limit, in bytes: what is not recorded cannot be given up.
     private static let unrecordedLimit: Int64 = 8 << 20
     private static let zeros = [UInt8](repeating: 0, count: 64 << 10)
 
@@ -23,7 +23,7 @@ final class StreamPlacer {
     private var lines: [UInt8] = []
     /// What the step has landed, so that a file that comes twice is written once.
     private var landed: Set<Digest> = []
-    /// Of the names of all files of the step.
+    /// The lease of the names of all files of the step.
     private var lease: WritingLease
     /// The bytes so far of a small file.
     private var small: [UInt8] = []
@@ -31,10 +31,10 @@ final class StreamPlacer {
     private var spool: File?
     /// What was reserved for the step, on disk.
     private var reserved: Int64 = 0
-    /// Spools whose files have their names, and the syncfs after which nothing needs them.
+    /// Spools whose files have their names, and the syncfs after which they are not needed.
     private var retired: [(spools: [String], sync: Int64)] = []
 
-    /// - Parameter spool: that of the file that the state is in the midst of.
+    /// - Parameter spool: the spool of the file that the state is in the middle of.
     init(engine: MergeEngine, layer: Digest, stream: StreamID, state: StreamState, spool: File?) {
         self.engine = engine
         self.layer = layer
@@ -46,7 +46,8 @@ final class StreamPlacer {
 
     deinit { engine.space?.giveBack(reserved) }
 
-    /// Takes bytes of the blob: hashes those that were not hashed before. A blob that is the tar itself is hashed as that.
+    /// Takes bytes of the blob: hashes those that were not hashed before. If the blob is the tar itself, it is hashed as the
+    /// tar.
     func takeBlob(_ bytes: UnsafeRawBufferPointer, at offset: Int64) {
         let known = Int(min(max(state.blobOffset - offset, 0), Int64(bytes.count)))
         let new = UnsafeRawBufferPointer(rebasing: bytes[known...])
@@ -74,7 +75,7 @@ final class StreamPlacer {
 
     /// Records everything that has come so far.
     ///
-    /// - Parameter position: where a reader can begin to go on from here; nil at the end.
+    /// - Parameter position: where a reader can begin in order to go on from here; nil at the end.
     func record(_ position: StreamPosition?) throws {
         try spill()
         step.state = try state.encoded()
@@ -94,7 +95,7 @@ final class StreamPlacer {
         try removeRetired(upTo: engine.store.durableSync())
     }
 
-    /// Takes away spools that a power cut cannot make needed again.
+    /// Removes spools that even a power cut cannot make necessary again.
     private func removeRetired(upTo sync: Int64) throws {
         for entry in retired where entry.sync <= sync {
             for spool in entry.spools { engine.store.files.removeSpool(spool) }
@@ -102,13 +103,13 @@ final class StreamPlacer {
         retired.removeAll { $0.sync <= sync }
     }
 
-    /// Makes everything durable that was recorded, and leaves no spool behind.
+    /// Makes durable everything that was recorded, and leaves no spool behind.
     func settle() throws {
         try engine.recorder.sync()
         try removeRetired(upTo: engine.store.durableSync())
     }
 
-    /// Holds the digests of everything against what the manifest and the configuration say, and records that they are right.
+    /// Compares the digests of everything with the manifest and the configuration, and records that they are right.
     func finish(expecting diffID: Digest) throws {
         try state.tar.finish()
         let diff = state.diffHash.digest()
@@ -138,7 +139,7 @@ extension StreamPlacer {
         guard let file = state.file else { return }
         let size = file.entry.header.size
         if file.received == 0, Int64(payload.count) == size, size <= Self.smallSize {
-            // All of it at once: no detour.
+            // All of it came at once: no detour.
             let digest = SHA256.hash(payload)
             try write(payload, digest)
             return try end(file.entry, digest, spool: nil)
@@ -159,7 +160,7 @@ extension StreamPlacer {
         reserved += bytes
     }
 
-    /// Takes a part of a hole: in a spool it stays one.
+    /// Takes a part of a hole: in a spool it stays a hole.
     private func takeZeros(_ count: Int) throws {
         guard let file = state.file else { return }
         if file.entry.header.size > Self.smallSize { _ = try openSpool(file.entry) }
@@ -178,7 +179,7 @@ extension StreamPlacer {
         guard let file = state.file else { return }
         let digest = file.hash.digest()
         if let written = spool {
-            // It may be longer: what came behind the checkpoint that an earlier process went on to.
+            // The file may be longer: with what came after the checkpoint, in an earlier process.
             try written.truncate(to: file.entry.header.size)
             spool = nil
             lease.cover(BackingName(digest: digest, claim: nil))
@@ -195,11 +196,11 @@ extension StreamPlacer {
         guard landed.insert(digest).inserted else { return }
         let size = Int64(bytes.count)
         let name = BackingName(digest: digest, claim: nil)
-        // First the lease: what the store has of it stays then, whoever removes what.
+        // The lease comes first: what the store has of it then stays, whatever other code removes.
         lease.cover(name)
         if try !engine.store.hasMerged(digest, size: size) {
             try reserve(SpaceKeeper.onDisk(size))
-            // In place: whoever has this name has these bytes.
+            // In place: every writer of this name has the same bytes.
             try lease.openInPlace(name, size: size).write(bytes, at: 0)
         }
         step.landed.append(StreamStep.Landed(digest: digest, size: size, spool: nil))
@@ -212,7 +213,7 @@ extension StreamPlacer {
         }
         EntryLines.append(entry, digest: digest, to: &lines)
         state.file = nil
-        // Between two checkpoints too: a reader that goes on from the last one passes over what is on record.
+        // Also between two checkpoints: a reader that goes on from the last one skips what is recorded.
         if engine.space != nil, reserved > Self.unrecordedLimit { try record(nil) }
     }
 
@@ -232,13 +233,13 @@ extension StreamPlacer {
         return opened
     }
 
-    /// Gives contents that claim the same digest, and have their bytes already, the one file.
+    /// Gives one file to all contents that claim the same digest and have their bytes already.
     private func shareTwins(of landed: StreamStep.Landed) throws {
         let contents = try engine.store.index.merged(landed.digest, size: landed.size)
         guard contents.count > 1, let own = contents.first(where: { $0.name.claim == nil }) else { return }
-        // One that fails has a layer that lied, or a file that is damaged; both are on record then.
+        // If one fails, its layer lied, or a file is damaged; both are recorded then.
         for twin in contents where try twin.id != own.id && engine.prover.prove(twin) {
-            // Given up meanwhile, for one: nothing is lost but the sharing.
+            // For example, it was given up meanwhile: only the sharing is lost.
             do { try engine.store.adopt(own, as: twin) } catch { engine.recorder.report(error) }
         }
     }

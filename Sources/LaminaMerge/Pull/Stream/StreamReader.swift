@@ -5,29 +5,29 @@ import Synchronization
 
 /// What comes out of a blob that is read as a stream, in order.
 enum StreamEvent: Sendable {
-    /// How the blob is compressed, as its first bytes say. Comes once, before everything else.
+    /// How the blob is compressed, by its first bytes. Comes once, before everything else.
     case format(LayerFormat)
     /// Bytes of the blob that were decompressed, and the offset of the first in the blob.
     case blob(StreamBuffer, Range<Int>, at: Int64)
     /// Bytes of the tar, and the offset of the first in the tar.
     case output(StreamBuffer, at: Int64)
-    /// Everything before this place has come, and a reader can begin here or a little before.
+    /// Everything before this place has come, and a reader can begin here or a little before it.
     case checkpoint(StreamPosition, tar: Int64)
 }
 
-/// Fetches a blob and decompresses it, each on a thread of its own.
+/// Fetches a blob and decompresses it, each on its own thread.
 final class StreamReader: Sendable {
-    /// Output between two checkpoints, in bytes. What is read too much, once before it and once behind it, for a file that was
-    /// evicted; each checkpoint takes up to 32 KiB of the index.
+    /// How many bytes of output are between two checkpoints. For a file that was evicted, this much is read too much, once
+    /// before it and once behind it; each checkpoint takes up to 32 KiB of the index.
     static let spacing: Int64 = 8 << 20
-    /// How many bytes of the blob may have been asked for beyond the last checkpoint that is on record: what a kill costs at
-    /// most. Layers compress to less than they are, so that the next bytes are on their way while a checkpoint is placed.
+    /// How many bytes of the blob may have been requested beyond the last recorded checkpoint: what a kill costs at most.
+    /// Layers compress, so the next bytes are on their way while a checkpoint is placed.
     static let window = spacing
-    /// A request goes out for no less, as each may take a round trip.
+    /// No request is smaller, because each may take a round trip.
     private static let leastRequest: Int64 = 2 << 20
 
-    /// What decompression may be behind fetching, and placing behind decompression, in bytes: enough that no thread waits for
-    /// another's slowest moment.
+    /// How far fetching may be ahead of decompression, and decompression ahead of placing, in bytes: enough that no thread
+    /// waits for another's slowest moment.
     private static let fetchedAhead = 2 << 20
     private static let outputAhead = 4 << 20
     private static let blobBufferSize = 256 << 10
@@ -54,7 +54,7 @@ final class StreamReader: Sendable {
         fetchWindow = FetchWindow(size: Self.window, leastRequest: Self.leastRequest, recorded: recorded)
     }
 
-    /// Says up to where the blob was placed, and that this is on record, if it is.
+    /// Notes up to where the blob was placed, and whether that is recorded.
     func advance(to placed: Int64, isRecorded: Bool) {
         fetchWindow.advance(placed: placed, recorded: isRecorded ? placed : nil)
     }
@@ -62,7 +62,7 @@ final class StreamReader: Sendable {
     /// Starts to read.
     ///
     /// - Parameters:
-    ///   - position: where; with `format` nil, the start.
+    ///   - position: where; if `format` is nil, the start.
     ///   - tar: the offset in the tar of the last checkpoint, at or behind the position.
     func start(
         at position: StreamPosition, format: LayerFormat?, tar: Int64, shouldStop: @escaping @Sendable () -> Bool
@@ -75,7 +75,7 @@ final class StreamReader: Sendable {
             threads.append(
                 try Thread("stream-inflate") {
                     self.finish(self.events) { try self.decompress(position, format, lastCheckpoint: tar) }
-                    // Whatever it ended with, nothing more is taken: who fetches must not wait for it.
+                    // Whatever it ended with, nothing more is taken: the fetching thread must not wait for it.
                     self.fetchWindow.close()
                     self.fetched.close()
                 })
@@ -177,7 +177,7 @@ final class StreamReader: Sendable {
                 try events.push(.checkpoint(decoder.position, tar: decoder.outputOffset), bytes: 0)
                 lastCheckpoint = decoder.outputOffset
             }
-            // Counted as little as it takes: the output that it became is counted too.
+            // It counts as little as possible: the output that it became is counted too.
             try events.push(.blob(piece, told..<piece.count, at: pieceStart + Int64(told)), bytes: piece.count - told)
         }
         try flush()

@@ -2,7 +2,7 @@ import FoundationEssentials
 import LaminaDigest
 import LaminaFormats
 
-/// Where a stream stands: what a process that was killed leaves to the next one, and the index keeps with each checkpoint.
+/// Where a stream stands: what a killed process leaves to the next one; the index keeps it with each checkpoint.
 struct StreamState: Codable {
     /// A file of which a part has come.
     struct OpenFile: Codable {
@@ -17,12 +17,12 @@ struct StreamState: Codable {
     private var formatNumber: Int32
     /// Bytes of the tar that were read and hashed.
     var tarOffset: Int64 = 0
-    /// Bytes of the blob that were hashed; what a reader that begins before them gives again is passed over.
+    /// Bytes of the blob that were hashed; a reader that begins earlier gives some again, and these are skipped.
     var blobOffset: Int64 = 0
     var blobHash = SHA256()
     var diffHash = SHA256()
     var tar = TarReader()
-    /// With its bytes in its temporary file.
+    /// With its bytes in its spool.
     var file: OpenFile?
     /// Both digests were right: nothing is left to read.
     var isVerified = false
@@ -35,7 +35,7 @@ struct StreamState: Codable {
     /// As bytes for the index.
     func encoded() throws -> [UInt8] { [UInt8](try JSONEncoder().encode(self)) }
 
-    /// Reads what an earlier process, perhaps of another version, has left; nil for what this one cannot go on from.
+    /// Reads what an earlier process, perhaps of another version, has left; nil if this one cannot go on from it.
     static func decode(_ bytes: [UInt8]) -> StreamState? {
         let state = try? JSONDecoder().decode(StreamState.self, from: Data(bytes))
         return state?.version == currentVersion ? state : nil
