@@ -31,8 +31,8 @@ extension ImageMount {
             guard let upper else {
                 if form == .overlay { return try show("\(root)/\(directory)", at: target, rights) }
                 return try Mount.mount(
-                    type: "overlay", source: sealedSource(root: root), at: target, flags: flags(rights).union(.readOnly),
-                    data: "lowerdir=\(lower)", relativeTo: root)
+                    type: "overlay", source: sealedSource(root: root), at: target,
+                    flags: flags(rights).union(.readOnly), data: "lowerdir=\(lower)", relativeTo: root)
             }
             let work = workDirectory(of: upper)
             try makeUpper(upper)

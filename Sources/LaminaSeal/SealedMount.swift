@@ -90,14 +90,15 @@ public enum SealedMount {
         _ place: Place, at names: String, _ backing: Backing
     ) throws(SystemError) -> String {
         let image = "\(place.base)/\(place.image)"
+        let flags: Mount.Flags = [.readOnly, .noSetUserID, .noDevices]
         for _ in 0..<8 {
             let before = known()
             switch backing {
             case .file:
-                try Mount.mount(type: "erofs", source: image, at: names, flags: [.readOnly, .noSetUserID, .noDevices])
+                try Mount.mount(type: "erofs", source: image, at: names, flags: flags)
             case .loop:
                 let device = try LoopDevice(of: File(image, O_RDONLY))
-                try Mount.mount(type: "erofs", source: device.path, at: names, flags: [.readOnly, .noSetUserID, .noDevices])
+                try Mount.mount(type: "erofs", source: device.path, at: names, flags: flags)
             }
             guard let before, let after = known() else { return unknown }
             let new = after.subtracting(before)
