@@ -3,6 +3,7 @@
 
 DROP VIEW IF EXISTS content_status;
 DROP VIEW IF EXISTS snapshot_status;
+DROP VIEW IF EXISTS chain_status;
 DROP VIEW IF EXISTS image_status;
 DROP VIEW IF EXISTS layer_status;
 DROP VIEW IF EXISTS merge_progress;
@@ -60,7 +61,11 @@ SELECT
     END AS diff_id_proof,
     strftime('%Y-%m-%dT%H:%M:%SZ', l.diff_id_at, 'unixepoch') AS diff_id_proven_at,
     CASE WHEN l.computed_diff_id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.computed_diff_id)) END
-        AS computed_diff_id
+        AS computed_diff_id,
+    l.origin AS repository,
+    strftime('%Y-%m-%dT%H:%M:%SZ', l.quarantined_at, 'unixepoch') AS quarantined_at,
+    l.quarantine AS quarantine,
+    l.id AS layer_row
 FROM layer AS l
 JOIN (
     SELECT
@@ -361,6 +366,28 @@ SELECT
     CASE WHEN c.used_at = 0 THEN NULL ELSE strftime('%Y-%m-%dT%H:%M:%SZ', c.used_at / 1000, 'unixepoch') END AS used_at,
     c.id AS content_row
 FROM content AS c;
+
+-- What is known of the layers that containerd's chains are made of: by the claim of whoever wrote an image, proven, or found false.
+CREATE VIEW chain_status AS
+SELECT
+    (SELECT value FROM snapshot_label AS c WHERE c.snapshot = s.id AND c.name = 'containerd.io/snapshot.ref') AS chain_id,
+    CASE
+        WHEN l.quarantined_at IS NOT NULL THEN 'quarantined'
+        WHEN l.diff_id_state = 1 THEN 'proven'
+        WHEN EXISTS (SELECT 1 FROM proven_layer AS p WHERE p.digest = l.digest
+                     AND p.toc_digest = coalesce(l.toc_digest, x'') AND p.diff_id = l.diff_id) THEN 'proven'
+        ELSE 'claimed'
+    END AS state,
+    l.quarantine AS reason,
+    s.reference AS image,
+    'sha256:' || lower(hex(l.digest)) AS layer,
+    CASE WHEN l.toc_digest IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.toc_digest)) END AS toc_digest,
+    CASE WHEN l.diff_id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.diff_id)) END AS diff_id,
+    l.origin AS repository,
+    CAST(s.key AS TEXT) AS snapshot,
+    l.id AS layer_row
+FROM snapshot AS s
+JOIN layer AS l ON l.id = s.layer;
 
 -- containerd's snapshots: which are lazy layers, and why the others are not.
 CREATE VIEW snapshot_status AS

@@ -40,7 +40,10 @@ public struct ContainerdServer: Sendable {
         var services: [any RegistrableRPCService] = [SnapshotsService(snapshotter: snapshotter)]
         forwarder = try images.map { try Forwarder(path: $0.path) }
         if let images, let forwarder {
-            services.append(ImageService(containerd: forwarder, credentials: images.credentials, log: images.log))
+            services.append(
+                ImageService(
+                    containerd: forwarder, credentials: images.credentials, settle: { try snapshotter.settle($0) },
+                    log: images.log))
         }
         server = GRPCServer(transport: transport, services: services)
     }

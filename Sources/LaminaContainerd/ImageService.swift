@@ -1,5 +1,6 @@
 import GRPCCore
 import LaminaOCI
+import LaminaStore
 import LaminaSystem
 import Logging
 import SwiftProtobuf
@@ -9,6 +10,8 @@ import SwiftProtobuf
 struct ImageService: RegistrableRPCService {
     let containerd: Forwarder
     let credentials: KeptCredentials
+    /// Sees that the chains of an image are its own, as far as they are on record.
+    let settle: @Sendable (_ reference: String) throws -> Void
     let log: Logger
 
     /// The same methods and numbers under two names; containerd 1.6 answers to both, kubelet since 1.26 calls only the first.
@@ -35,7 +38,15 @@ struct ImageService: RegistrableRPCService {
         func forwarded() async throws -> Forwarder.Answer {
             try await containerd.forward(request.message, request.metadata, to: method, for: context)
         }
-        guard method.method == Self.pull, let offer = PullOffer(request.message) else { return try await forwarded() }
+        guard method.method == Self.pull else { return try await forwarded() }
+        // Before, as nothing is made upon a chain that is in quarantine; and after, as another pull may have come in between.
+        func settled() async throws -> Forwarder.Answer {
+            try await settle(request.message)
+            let answer = try await forwarded()
+            if answer.isSuccess { try await settle(request.message) }
+            return answer
+        }
+        guard let offer = PullOffer(request.message) else { return try await settled() }
         let credentials = credentials
         // Whatever happens to them, the pull goes on.
         let pull = try? await onThread("credentials") {
@@ -44,14 +55,37 @@ struct ImageService: RegistrableRPCService {
         log.debug(
             "a pull comes with credentials",
             metadata: ["image": "\(offer.image)", "kept": "\(pull != nil)"])
-        guard let pull else { return try await forwarded() }
+        guard let pull else { return try await settled() }
         do {
-            let answer = try await forwarded()
+            let answer = try await settled()
             await end(pull, succeeded: answer.isSuccess)
             return answer
         } catch {
             await end(pull, succeeded: false)
             throw error
+        }
+    }
+
+    private func settle(_ message: [UInt8]) async throws {
+        guard let image = PullOffer.image(of: message) else { return }
+        let (settle, log) = (settle, log)
+        let refusal = try await onThread("settle") { () -> String? in
+            do {
+                try settle(image)
+                return nil
+            } catch let error as SnapshotError {
+                return error.message
+            } catch {
+                // containerd's own pull says what is wrong with the registry, or does without it.
+                log.warning(
+                    "an image is pulled, and its chains were not looked at",
+                    metadata: ["image": "\(image)", "error": "\(error)"])
+                return nil
+            }
+        }
+        if let refusal {
+            log.error("a pull is refused", metadata: ["image": "\(image)", "reason": "\(refusal)"])
+            throw RPCError(code: .failedPrecondition, message: refusal)
         }
     }
 
@@ -67,7 +101,15 @@ private struct PullOffer {
     /// Which server they are for; empty for the image's registry.
     var server: String
 
-    /// nil if nothing came along, or if containerd will refuse what did.
+    /// The image that a pull is of.
+    static func image(of message: [UInt8]) -> String? {
+        var options = BinaryDecodingOptions()
+        options.discardUnknownFields = true
+        let request = try? Runtime_V1_PullImageRequest(serializedBytes: message, options: options)
+        return request.flatMap { try? ImageReference(parsing: $0.image.image) }?.description
+    }
+
+    /// nil where nothing came along, and where containerd will refuse what did.
     init?(_ message: [UInt8]) {
         var options = BinaryDecodingOptions()
         // Most of the request describes the pod.

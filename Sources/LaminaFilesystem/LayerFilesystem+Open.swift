@@ -39,6 +39,8 @@ extension LayerFilesystem {
         do {
             guard let inode = try reader(thread).inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
             guard inode.mode & UInt32(S_IFMT) == UInt32(S_IFREG) else { return reply.error(EINVAL) }
+            // Of a layer that is another one than was said nothing is served any more.
+            if store.quarantined.contains(inode.id) { return reply.error(EIO) }
             guard let content = inode.content else {
                 return answer(OpenTable.Open(mode: .cached, handle: 0), node, reply)
             }
@@ -53,7 +55,8 @@ extension LayerFilesystem {
     /// This serves most opens.
     public func reopen(node: UInt64, thread: FUSEThread, reply: consuming ReopenReply) -> Bool {
         let request = OpenTable.Request(unique: reply.unique, isResent: reply.isResent)
-        // If no more opens can be recorded, the ordinary `open` reports that.
+        if store.quarantined.contains(Int64(bitPattern: node)) { return false }
+        // Where no more opens can be recorded, the other way says so.
         guard let again = try? opens.again(node, request) else { return false }
         if !reply.passthrough(again.backing, handle: again.handle) { opens.release(node, again.handle) }
         // A caller waits for the answer, but none for the counters.
@@ -79,13 +82,16 @@ extension LayerFilesystem {
             }
             switch try opens.open(opening.node, opening.content, opening.request, bytes(of: opening, isMerged)) {
             case .served(let open):
-                if !isMerged { askMerge { [engine] in engine.background(opening.content) } }
+                if !isMerged {
+                    let layer = try? reader.layerID(of: Int64(bitPattern: opening.node))
+                    askMerge { [engine] in engine.background(opening.content, of: layer) }
+                }
                 answer(open, opening.node, reply)
             case .decide: decide(opening, reader, reply)
             case .pending: join(opening, reply)
             case .merge:
                 counters.waited.add(1, ordering: .relaxed)
-                wait(for: opening, reply)
+                wait(for: opening, of: try reader.layerID(of: Int64(bitPattern: opening.node)), reply)
             }
         } catch {
             refuse(error, reply)
@@ -113,14 +119,14 @@ extension LayerFilesystem {
         serve(opening, spareReader, mayWait: false, reply)
     }
 
-    /// Parks an open until its file is merged, or cannot be merged.
-    private func wait(for opening: Opening, _ reply: consuming OpenReply) {
+    /// Parks an open until its file is merged, or cannot be.
+    private func wait(for opening: Opening, of layer: LayerID?, _ reply: consuming OpenReply) {
         let place = TicketPlace()
         let parked = reply.park { [engine] in
             if let ticket = place.ticket.withLock({ $0 }) { _ = engine.leave(ticket) }
         }
         askMerge { [self] in
-            let ticket = engine.whole(opening.content) { [self] result in
+            let ticket = engine.whole(opening.content, of: layer) { [self] result in
                 if isLeft(parked, result) { return }
                 guard let reply = parked.take() else { return }
                 switch result {

@@ -21,6 +21,7 @@ extension LayerFilesystem {
     ) {
         do {
             guard let inode = try reader.inode(Int64(bitPattern: node)) else { return reply.error(ENOENT) }
+            if store.quarantined.contains(inode.id) { return reply.error(EIO) }
             let end = min(inode.size, offset.addingReportingOverflow(Int64(size)).partialValue)
             guard let content = inode.content, offset >= 0, offset < end else {
                 return reply.bytes(UnsafeRawBufferPointer(start: nil, count: 0))
@@ -33,7 +34,7 @@ extension LayerFilesystem {
                 }
             }
             if hasLanded, let file = try file(of: content, reader) { return answer(range, file, reply) }
-            wait(for: range, of: content, reply)
+            wait(for: range, of: content, in: try reader.layerID(of: inode.id), reply)
         } catch {
             report(error)
             reply.error(EIO)
@@ -42,7 +43,8 @@ extension LayerFilesystem {
 
     /// Parks a read until its chunks have landed, or cannot land.
     private func wait(
-        for range: Range<Int64>, of content: ContentID, isRetry: Bool = false, _ reply: consuming ReadReply
+        for range: Range<Int64>, of content: ContentID, in layer: LayerID?, isRetry: Bool = false,
+        _ reply: consuming ReadReply
     ) {
         let parked = reply.park()
         let take: @Sendable (UnsafeRawBufferPointer) -> Void = { [self] bytes in
@@ -51,7 +53,7 @@ extension LayerFilesystem {
             reply.bytes(bytes)
         }
         askMerge { [self] in
-            engine.range(range, of: content, take: take) { [self] result in
+            engine.range(range, of: content, in: layer, take: take) { [self] result in
                 if isLeft(parked, result) { return }
                 guard let reply = parked.take() else { return }
                 switch result {
@@ -59,7 +61,7 @@ extension LayerFilesystem {
                     do {
                         if let file = try file(of: content, spareReader) { return answer(range, file, reply) }
                         // Evicted since.
-                        if !isRetry { return wait(for: range, of: content, isRetry: true, reply) }
+                        if !isRetry { return wait(for: range, of: content, in: layer, isRetry: true, reply) }
                         log("the file of \(content) is missing")
                     } catch {
                         report(error)

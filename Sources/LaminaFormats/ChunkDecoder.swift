@@ -26,7 +26,7 @@ public final class ChunkDecoder {
 
     private let decompressor: OpaquePointer
     private let inflater: Inflater
-    /// Whether the last member of zstd was decompressed to its end.
+    /// Whether the last member was decompressed to its end.
     public internal(set) var isWhole = false
     /// Set up with the first frame: most stores never have one.
     var zstd: ZstdStream?
@@ -36,7 +36,9 @@ public final class ChunkDecoder {
     /// decompressed far beyond what is needed.
     let gate: DecoderGate?
     private var isInside = false
-    /// Whether its memory is given away afterwards.
+    /// Whether what is behind the bytes that are needed is wanted, too.
+    private var goesToEnd = false
+    /// Whether its memory goes to others after this.
     private var isLent = false
 
     /// A decoder with no buffer yet. Throws ``FormatError`` `tooLarge` when memory is short.
@@ -62,15 +64,18 @@ public final class ChunkDecoder {
 
     /// Decompresses `member` and gives its payload, at least the first `needed` bytes, to `body`; valid during the call.
     ///
-    /// For gzip as ``inflate(_:needing:_:)``; a member of zstd is a frame, perhaps followed by more; one that is not compressed
-    /// is its own payload. With `whole`, a member of zstd is decompressed to its end if that is not far (64 MiB); ``isWhole``
-    /// says whether it was.
+    /// For gzip as ``inflate(_:needing:_:)``; a member of zstd is a frame, perhaps followed by more; one that is not
+    /// compressed is its own payload. With `whole`, a member of zstd is decompressed to its end where that is not far (64 MiB), and one of
+    /// gzip where what it has behind what is needed fits into 1 MiB; ``isWhole`` says whether it was.
     public func decode<Result>(
         _ member: UnsafeRawBufferPointer, as compression: StreamDecompressor.Compression, needing needed: Int,
         whole: Bool = false, _ body: (UnsafeRawBufferPointer) throws -> Result
     ) throws -> Result {
         switch compression {
-        case .gzip: return try inflate(member, needing: needed, body)
+        case .gzip:
+            goesToEnd = whole
+            defer { goesToEnd = false }
+            return try inflate(member, needing: needed, body)
         case .zstd:
             guard needed >= 0, needed <= Int.max / 2 else { throw Self.impossible(needed) }
             reserve(needed + Self.smallSlack)
@@ -114,18 +119,44 @@ public final class ChunkDecoder {
                 .tooLarge, "the member's payload does not fit the buffer", expected: "\(needed) bytes",
                 actual: "\(output.count)")
         }
+        isWhole = false
         if Self.payloadSize(of: member, needing: needed) ?? needed <= output.count {
             var used = 0
             var written = 0
             let status = libdeflate_gzip_decompress_ex(
                 decompressor, member.baseAddress, member.count, output.baseAddress, output.count, &used, &written)
-            if status == LIBDEFLATE_SUCCESS, written >= needed { return written }
+            if status == LIBDEFLATE_SUCCESS, written >= needed {
+                isWhole = used == member.count
+                return goesToEnd && !isWhole ? inflateRest(of: member, used, into: output, written) : written
+            }
         }
         return try stream(member, into: output, needing: needed)
     }
 
-    /// The payload size of `member` from its last four bytes, if it can be inflated in one go: at least `needed` and at most 1
-    /// MiB more. `nil`: the member will be streamed.
+    /// Inflates the gzip members behind the first one, as long as there is room: writers that work in parallel begin one where their
+    /// parts meet.
+    private func inflateRest(
+        of member: UnsafeRawBufferPointer, _ start: Int, into output: UnsafeMutableRawBufferPointer, _ before: Int
+    ) -> Int {
+        var (position, end) = (start, before)
+        while position < member.count, end < output.count {
+            let input = UnsafeRawBufferPointer(rebasing: member[position...])
+            let room = UnsafeMutableRawBufferPointer(rebasing: output[end...])
+            var (used, written) = (0, 0)
+            guard
+                libdeflate_gzip_decompress_ex(
+                    decompressor, input.baseAddress, input.count, room.baseAddress, room.count, &used, &written)
+                    == LIBDEFLATE_SUCCESS, used > 0
+            else { break }
+            position += used
+            end += written
+        }
+        isWhole = position == member.count
+        return end
+    }
+
+    /// The size of the payload of `member` as its last four bytes say it, when it can be had in one go: at least
+    /// `needed` and not more than 1 MiB over that. `nil`: the member will be streamed.
     public static func payloadSize(of member: UnsafeRawBufferPointer, needing needed: Int) -> Int? {
         // 10 bytes of header, 8 of trailer.
         guard member.count >= 18 else { return nil }

@@ -16,6 +16,8 @@ public struct FormatError: Error, Sendable, Equatable {
         case badTar
         /// A size, a count or a ratio is over its limit.
         case tooLarge
+        /// A chunk, or the member that it is in, is more than memory is to be had for: the layer can be read as a whole only.
+        case largeChunk
         /// A compressed stream or member is damaged.
         case corruptMember
         /// A compressed stream ends before it is complete.

@@ -14,8 +14,11 @@ public struct FormatLimits: Sendable {
     public var nameBytes = 4096
     /// The bytes of one component of a path: NAME_MAX of Linux.
     public var componentBytes = 255
-    /// How many bytes one member or frame must be decompressed to for a chunk: so much memory one decoder may take.
-    public var chunkBytes: Int64 = 1 << 30
+    /// The bytes that one member or frame must be decompressed to for a chunk: what one decoder may come to hold.
+    /// With the compressed member beside it it stays under 512 MiB. Layers with larger ones are read as a whole.
+    public var chunkBytes: Int64 = 160 << 20
+    /// The compressed bytes of one member or frame, which are in memory as a whole.
+    public var memberBytes: Int64 = 192 << 20
     /// The bytes of zeros that are hashed to verify the holes of one layer, each size once: ten seconds or so.
     public var zeroBytes: Int64 = 16 << 30
     /// The bytes of one file. No file system beneath the store takes more than 2^63 - 1; sums stay far from overflow.

@@ -28,12 +28,16 @@ public final class MergeEngine: Sendable {
         public var provingDelay: Double?
         /// Whether a layer is indexed only when its diff ID is known: if necessary, its whole blob is read for that.
         public var requiresDiffID = false
-        /// Whether a layer is refused if its table of contents has no digests of chunks.
+        /// Whether the files of a layer from this place (a source's location) are its repository's alone.
+        public var isolates: @Sendable (_ location: String) -> Bool = { _ in false }
+        /// Whether a layer is refused whose table of contents has no digests of chunks.
         public var refusesUnproven = false
         /// What the store may take, in bytes; nil: no limit.
         public var maxBytes: Int64?
         /// How much a layer's table of contents may contain.
         public var formatLimits = FormatLimits()
+        /// How many entries all layers of an image may bring together.
+        public var imageEntries = 1_500_000
 
         public init() {}
     }
@@ -52,6 +56,8 @@ public final class MergeEngine: Sendable {
     let healer: Healer
     /// The layers that are being streamed.
     let streaming = Monitor<Set<Digest>>([])
+    /// For the tables of contents that are being read.
+    let tocMemory: TOCMemory
     let decodeQueue = Monitor(DecodeQueue())
     private let fetcher: Fetcher
     private let decoder: Decoder
@@ -68,6 +74,7 @@ public final class MergeEngine: Sendable {
     public init(store: Store, options: Options) throws {
         self.store = store
         self.options = options
+        tocMemory = TOCMemory(limit: options.formatLimits.tocBytes)
         let (paces, counters, reporter) = (ConnectionPaces(), MergeCounters(), ErrorReporter())
         let pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
         let recorder = Recorder(
@@ -128,26 +135,38 @@ public final class MergeEngine: Sendable {
     // MARK: Asking
 
     /// Merges a whole content; for files small enough to wait for.
+    ///
+    /// - Parameter layer: that the file is of: its source is asked, and no source of another repository's images.
     @discardableResult
-    public func whole(_ content: ContentID, _ completion: @escaping MergeCompletion) -> MergeTicket {
-        context.board.request(content, range: nil, startsBackground: false, completion)
+    public func whole(
+        _ content: ContentID, of layer: LayerID? = nil, _ completion: @escaping MergeCompletion
+    ) -> MergeTicket {
+        context.board.request(
+            content, of: layer, origin: origin(layer), range: nil, startsBackground: false, completion)
     }
+
+    private func origin(_ layer: LayerID?) -> Origin { layer.map { context.sources.origin(of: $0) } ?? .any }
 
     /// Merges the chunks that hold a range of the file, and goes on with the rest behind it.
     ///
-    /// - Parameter take: called instead of `completion` if the range is in one chunk that was fetched for it: with its bytes,
-    ///   verified. They are gone when it returns.
+    /// - Parameters:
+    ///   - layer: that the file is of: its source is asked, and no source of another repository's images.
+    ///   - take: called in the place of `completion` where the range is of one chunk that was fetched for it: with its bytes,
+    ///     verified. They are gone when it returns.
     @discardableResult
     public func range(
-        _ range: Range<Int64>, of content: ContentID, take: (@Sendable (UnsafeRawBufferPointer) -> Void)? = nil,
-        _ completion: @escaping MergeCompletion
+        _ range: Range<Int64>, of content: ContentID, in layer: LayerID? = nil,
+        take: (@Sendable (UnsafeRawBufferPointer) -> Void)? = nil, _ completion: @escaping MergeCompletion
     ) -> MergeTicket {
-        context.board.request(content, range: range, startsBackground: true, take: take, completion)
+        context.board.request(
+            content, of: layer, origin: origin(layer), range: range, startsBackground: true, take: take, completion)
     }
 
-    /// Merges a content in the background, without a waiter.
-    public func background(_ content: ContentID) {
-        _ = context.board.request(content, range: 0..<0, startsBackground: true) { [context] result in
+    /// Merges a content while nobody waits for it.
+    public func background(_ content: ContentID, of layer: LayerID? = nil) {
+        _ = context.board.request(
+            content, of: layer, origin: origin(layer), range: 0..<0, startsBackground: true
+        ) { [context] result in
             if case .failure(let error) = result, error.code != .interrupted { context.reporter.report(error) }
         }
     }

@@ -39,5 +39,13 @@ public struct MergeError: Error, Sendable, CustomStringConvertible {
         }
     }
 
+    /// Whether it is the place's fault that bytes were asked of: another one may have them.
+    var isOfSource: Bool {
+        switch code {
+        case .fetch, .digestMismatch, .corrupt, .badImage: true
+        case .disproven, .write, .unsupportedLayer, .interrupted, .index: false
+        }
+    }
+
     public var description: String { cause.map { "\(message): \($0)" } ?? message }
 }

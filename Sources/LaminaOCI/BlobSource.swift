@@ -46,12 +46,17 @@ public protocol BlobSource: Sendable {
 
     /// Notes that bytes of a blob from here were wrong, so that another server is asked for them next.
     ///
-    /// - Returns: whether there is another server that has not given wrong bytes.
+    /// - Returns: whether there is an elsewhere that has not been distrusted. Asked again without a read in between, false: a loop that
+    ///   goes on while it is true comes to its end.
     func distrust(_ digest: Digest) -> Bool
+
+    /// The same source for who holds its bytes against a table of contents: what is found wrong by that is wrong for nobody else.
+    func trusting(_ toc: Digest?) -> any BlobSource
 }
 
 extension BlobSource {
     public func distrust(_ digest: Digest) -> Bool { false }
+    public func trusting(_ toc: Digest?) -> any BlobSource { self }
 
     /// Reads a whole small blob into memory and verifies its size and digest.
     ///
@@ -78,8 +83,8 @@ extension BlobSource {
                 try descriptor.verify(bytes, from: location)
                 return bytes
             } catch {
-                // Each time one more server is distrusted.
-                guard distrust(descriptor.digest) else { throw error }
+                // Each time somebody more is distrusted.
+                guard distrust(descriptor.digest), !shouldStop() else { throw error }
             }
         }
     }

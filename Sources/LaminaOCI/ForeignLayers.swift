@@ -1,5 +1,5 @@
 public import LaminaDigest
-import Synchronization
+import LaminaSystem
 
 // Layers that a registry may not hand out: the manifest's `urls` say where else they are.
 // https://github.com/opencontainers/image-spec/blob/main/descriptor.md, `urls`: "SHOULD contain valid URIs … an implementation
@@ -60,7 +60,7 @@ public final class ForeignLayersSource: BlobSource {
     private let urls: [Digest: [String]]
     private let settings: RegistryClient.Settings
     /// Which URL gave a layer.
-    private let givers = Mutex<[Digest: String]>([:])
+    private let givers: Monitor<[Digest: String]>
 
     /// - Returns: the source itself if no layer has URLs.
     public static func around(
@@ -71,8 +71,11 @@ public final class ForeignLayersSource: BlobSource {
         return urls.isEmpty ? base : ForeignLayersSource(base, urls, registries.settings)
     }
 
-    private init(_ base: any BlobSource, _ urls: [Digest: [String]], _ settings: RegistryClient.Settings) {
-        (self.base, self.urls, self.settings) = (base, urls, settings)
+    private init(
+        _ base: any BlobSource, _ urls: [Digest: [String]], _ settings: RegistryClient.Settings,
+        givers: Monitor<[Digest: String]> = Monitor([:])
+    ) {
+        (self.base, self.urls, self.settings, self.givers) = (base, urls, settings, givers)
     }
 
     public var location: String { base.location }
@@ -110,7 +113,8 @@ public final class ForeignLayersSource: BlobSource {
             }
             do {
                 try read(source)
-                return givers.withLock { $0[digest] = source.location }
+                givers.withLock { $0[digest] = source.location }
+                return
             } catch let error as OCIError where error.code != .interrupted {
                 failures.append(error)
             }
@@ -129,4 +133,8 @@ public final class ForeignLayersSource: BlobSource {
     }
 
     public func distrust(_ digest: Digest) -> Bool { base.distrust(digest) }
+
+    public func trusting(_ toc: Digest?) -> any BlobSource {
+        ForeignLayersSource(base.trusting(toc), urls, settings, givers: givers)
+    }
 }

@@ -13,8 +13,8 @@ final class ImageLayers: Sendable {
     private enum Progress {
         case waiting
         case running
-        /// An error stays until one caller has got it; a later caller has it tried again.
-        case done(Result<Void, any Error>, isTold: Bool)
+        /// An error stands until somebody has been told of it; whoever asks after that has it tried again.
+        case done(Result<LayerID, any Error>, isTold: Bool)
     }
 
     private struct State {
@@ -62,8 +62,8 @@ final class ImageLayers: Sendable {
     /// Gets the layer with a chain ID into the index; blocks until it is there.
     ///
     /// - Parameter below: the chain ID of the layer below; nil for the lowest.
-    /// - Returns: the digest of its blob.
-    func layer(_ offer: LayerOffer, below: String?) throws -> Digest {
+    /// - Returns: the layer.
+    func layer(_ offer: LayerOffer, below: String?) throws -> LayerID {
         let image = try state.wait { $0.image }.get()
         let position = try state.withLock { state in
             guard let position = state.chains.firstIndex(of: offer.chain) else {
@@ -79,25 +79,38 @@ final class ImageLayers: Sendable {
         guard offer.layer == nil || image.resolved.layers[position].digest == offer.layer else {
             throw LayerRefusal("the image \(image.resolved.reference) of its registry has another blob for the layer")
         }
+        // An image that says itself which image it is: what it names would be asked for its sake.
+        guard
+            !image.resolved.layers[position].annotations.keys.contains(where: {
+                $0.hasPrefix(LayerOffer.annotationPrefix)
+            })
+        else { throw LayerRefusal.annotated(image.resolved.reference.description) }
         // From here up, as far as the client says that it will ask. The same blob may be there twice.
         let wanted = Set(offer.neighbours)
         let ahead = image.resolved.layers.indices[position...].filter {
             $0 == position || wanted.contains(image.resolved.layers[$0].digest)
         }
         enqueue(ahead, askedFor: position, of: image)
-        try state.wait { state -> Result<Void, any Error>? in
+        return try state.wait { state -> Result<LayerID, any Error>? in
             guard case .done(let result, _) = state.layers[position] else { return nil }
             state.layers[position] = .done(result, isTold: true)
             return result
         }.get()
-        return image.resolved.layers[position].digest
     }
 
-    /// Gets a layer that was deleted since into the index again.
-    func again(_ digest: Digest) throws {
+    /// Has the next question for a layer index it anew: it has gone from the index since.
+    func forget(_ layer: LayerID) {
+        state.withLock { state in
+            for (position, progress) in state.layers {
+                if case .done(.success(layer), _) = progress { state.layers[position] = nil }
+            }
+        }
+    }
+
+    /// The image, once it is resolved, and the chain ID of each of its layers.
+    func resolved() throws -> (image: RemoteImage, chains: [String]) {
         let image = try state.wait { $0.image }.get()
-        guard let position = image.resolved.layers.firstIndex(where: { $0.digest == digest }) else { return }
-        _ = try image.index(position, shouldStop: shouldStop)
+        return (image, state.withLock { $0.chains })
     }
 
     private func enqueue(_ positions: [Int], askedFor asked: Int, of image: RemoteImage) {
@@ -133,7 +146,7 @@ final class ImageLayers: Sendable {
                 return next
             }
             guard let position = next else { return }
-            let result = Result { _ = try image.index(position, shouldStop: shouldStop) }
+            let result = Result { try image.index(position, shouldStop: shouldStop) }
             state.withLock(notify: true) { $0.layers[position] = .done(result, isTold: false) }
         }
     }
@@ -141,6 +154,12 @@ final class ImageLayers: Sendable {
 
 /// Why a layer is not made lazy; the sentence is for the log and the index.
 struct LayerRefusal: Error, CustomStringConvertible {
+    static func annotated(_ image: String) -> LayerRefusal {
+        LayerRefusal(
+            "the manifest of the layer has the annotations \(LayerOffer.annotationPrefix)* itself, which only clients set (\(image))"
+        )
+    }
+
     var description: String
     init(_ description: String) { self.description = description }
 }

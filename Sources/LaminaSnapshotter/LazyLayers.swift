@@ -39,20 +39,21 @@ final class LazyLayers: Sendable {
     /// Callers that wait for the network are told that it ends.
     func stop() { isStopping.set() }
 
-    /// Gets the layer that is offered into the index.
+    var hasStopped: Bool { isStopping.isSet }
+
+    /// Has the layer that is offered in the index.
     ///
     /// - Parameter below: the chain ID of the layer below.
-    /// - Returns: its blob's digest, and its image.
-    /// - Throws: `LayerRefusal` if it cannot be lazy, otherwise the registry's error.
-    func layer(_ offer: LayerOffer, below: String?) throws -> (Digest, ImageLayers) {
+    /// - Returns: the layer, and the image that it is of.
+    /// - Throws: `LayerRefusal` where it cannot be lazy, and what the registry's answer was otherwise.
+    func layer(_ offer: LayerOffer, below: String?) throws -> (LayerID, ImageLayers) {
         guard let reference = offer.reference else {
             throw LayerRefusal(
                 "the client does not say what image it is of: it pulls the ordinary way, or passes no annotations "
                     + "(disable_snapshot_annotations)")
         }
         let key = Key(reference: reference, manifest: offer.manifest)
-        let (image, isNew) = entry(key)
-        if isNew { image.begin { try resolve(reference, offer.manifest) } }
+        let image = image(key)
         do {
             return (try image.layer(offer, below: below), image)
         } catch {
@@ -60,6 +61,21 @@ final class LazyLayers: Sendable {
             if !(error is LayerRefusal), !image.isResolved { forget(key, image) }
             throw error
         }
+    }
+
+    /// An image of a registry, resolved now or a moment ago.
+    func image(_ reference: String) throws -> ImageLayers {
+        let key = Key(reference: reference, manifest: nil)
+        let image = image(key)
+        // One that could not be had is asked for anew the next time.
+        if !image.isResolved { forget(key, image) }
+        return image
+    }
+
+    private func image(_ key: Key) -> ImageLayers {
+        let (image, isNew) = entry(key)
+        if isNew { image.begin { try resolve(key.reference, key.manifest) } }
+        return image
     }
 
     private func resolve(_ reference: String, _ manifest: Digest?) throws -> RemoteImage {

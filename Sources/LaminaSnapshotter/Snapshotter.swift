@@ -1,5 +1,5 @@
 import Glibc
-import LaminaDigest
+public import LaminaDigest
 public import LaminaMerge
 public import LaminaStore
 import LaminaSystem
@@ -42,26 +42,39 @@ public final class Snapshotter: Sendable {
         /// Called by `cleanup` if lazy layers that nothing else holds may have been removed.
         public var collectGarbage: @Sendable () throws -> Void = {}
         public var sealing = Sealing()
+        /// Whether a chain is committed for an image only when its tars were hashed.
+        public var requiresProof: @Sendable (_ reference: String) -> Bool = { _ in false }
+        /// Whether the manifests that a client has of a layer say nothing that only clients say: throws, with the reason, where one does
+        /// or where nobody can tell. Asked before anything is asked of what such labels name.
+        public var vouchForLabels: @Sendable (_ namespace: String, _ layer: Digest, _ prefix: String) throws -> Void = {
+            _, _, _ in
+        }
         public init() {}
     }
 
     let store: Store
     let log: Logger
-    private let layers: LazyLayers
+    let layers: LazyLayers
+    let merge: MergeEngine
+    let requiresProof: @Sendable (String) -> Bool
+    private let vouchForLabels: @Sendable (String, Digest, String) throws -> Void
     private let directories: SnapshotDirectories
     private let background: BackgroundMerge
     private let fetching: LayerFetching
     private let layerUsage: LayerUsage
-    private let viewsChanged: @Sendable () -> Void
+    let viewsChanged: @Sendable () -> Void
     private let collectGarbage: @Sendable () throws -> Void
-    private let sealing: Sealing
-    /// Whether snapshots were removed since the last garbage collection; for an earlier process that is not known.
+    let sealing: Sealing
+    /// Whether snapshots were removed since garbage was collected; of a process before this one that is not known.
     private let hasRemoved = Atomic<Bool>(true)
 
     /// - Throws: `StoreError` if the directory of the snapshots cannot be made.
     public init(store: Store, merge: MergeEngine, options: Options, log: Logger) throws {
         self.store = store
         self.log = log
+        self.merge = merge
+        requiresProof = options.requiresProof
+        vouchForLabels = options.vouchForLabels
         directories = try SnapshotDirectories(store: store)
         layers = LazyLayers(merge: merge, speaksPlainHTTP: options.speaksPlainHTTP)
         background = try BackgroundMerge(merge: merge, log: log)
@@ -94,7 +107,7 @@ public final class Snapshotter: Sendable {
         }
         if try store.index.snapshot(key) != nil { throw SnapshotError(.alreadyExists, "the snapshot \(key) exists") }
         do {
-            try makeLazy(offer, parent: parent, labels: labels)
+            try makeLazy(offer, key, parent: parent, labels: labels)
         } catch {
             let reason = error is LayerRefusal ? "\(error)" : "the layer cannot be mounted: \(error)"
             report(offer, key, refusal: reason)
@@ -112,6 +125,7 @@ public final class Snapshotter: Sendable {
     private func create(
         _ key: SnapshotKey, parent: SnapshotKey?, kind: SnapshotKind, labels: [String: String], refusal: String? = nil
     ) throws -> [SnapshotMount] {
+        if let parent { try refuseQuarantined(parent) }
         let sealed = try parent.flatMap { try sealedChain(above: $0, labels) }
         defer { sealed.map(sealing.release) }
         // `cleanup` removes what a failed call leaves.
@@ -139,7 +153,21 @@ public final class Snapshotter: Sendable {
         "containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping",
     ]
 
-    private func makeLazy(_ offer: LayerOffer, parent: SnapshotKey?, labels: [String: String]) throws {
+    /// Refuses labels that whoever wrote the image may have written, before anything is asked of what they name.
+    private func checkLabels(_ offer: LayerOffer, _ key: SnapshotKey) throws {
+        guard let layer = offer.layer else { throw LayerRefusal("the client's labels name no layer") }
+        // containerd's names of snapshots are NAMESPACE/SEQUENCE/KEY.
+        let namespace = String(decoding: key.bytes.prefix { $0 != UInt8(ascii: "/") }, as: UTF8.self)
+        do {
+            try vouchForLabels(namespace, layer, LayerOffer.annotationPrefix)
+        } catch {
+            throw LayerRefusal("what image the layer is of is not believed: \(error)")
+        }
+    }
+
+    private func makeLazy(
+        _ offer: LayerOffer, _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String]
+    ) throws {
         let below = try parent.map { parent in
             guard let chain = try store.index.lazyChain(of: parent) else {
                 throw LayerRefusal("the layer below was unpacked, and layers above it cannot be had otherwise")
@@ -147,21 +175,34 @@ public final class Snapshotter: Sendable {
             return chain
         }
         let name = LayerNames.committed(chain: offer.chain, parent: parent)
-        // If the store has it, no registry is asked again; for a second namespace this is the case.
-        if try store.index.lazyChain(of: name) == offer.chain { return }
-        // Held until a snapshot holds them.
+        // Nothing that is there is asked of a registry again; for a second namespace it is this one.
+        if let known = try store.index.snapshot(name), let layer = known.layer,
+            known.labels[snapshotChainLabel] == offer.chain, try stands(layer, for: offer)
+        {
+            return
+        }
+        if offer.mayBeOfManifest { try checkLabels(offer, key) }
+        // Until a snapshot holds them.
         let hold = store.hold(offer.neighbours + (offer.layer.map { [$0] } ?? []))
         defer { withExtendedLifetime(hold) {} }
         for _ in 0..<2 {
             let (layer, image) = try layers.layer(offer, below: below)
             let source = image.image
+            if try store.index.lazyChain(of: name) == offer.chain {
+                try replace(offer, by: layer, of: source)
+                return
+            }
+            if requiresProof(offer.reference ?? "") { try requireProof(of: layer, offer) }
             if let id = try store.commitLayer(layer, as: name, parent: parent, labels: labels, image: source) {
                 viewsChanged()
                 background.add(id, of: source, LayerFetching(labels: labels, standard: fetching))
                 return
             }
-            // It was collected between indexing and here, because nothing referred to it.
-            try image.again(layer)
+            if let found = try store.index.quarantine().first(where: { $0.layer == layer }) {
+                throw LayerRefusal("nothing of the layer is served: \(found.reason)")
+            }
+            // Between indexing and here it was collected: nothing referred to it.
+            image.forget(layer)
         }
         throw LayerRefusal("the layer went from the store as soon as it was there")
     }
@@ -246,6 +287,7 @@ public final class Snapshotter: Sendable {
             throw SnapshotError(
                 .failedPrecondition, "the snapshot \(key) is committed: only active ones and views are mounted")
         }
+        try refuseQuarantined(key)
         return mounts(of: chain)
     }
 

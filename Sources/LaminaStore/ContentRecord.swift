@@ -35,6 +35,8 @@ public struct ChunkRecord: Sendable {
     public var digest: Digest
     public var hasLanded: Bool
     public var source: ChunkPlace
+    /// Where else the same repository has it, for when its first place fails.
+    public var others: [ChunkPlace] = []
 
     public init(offset: Int64, size: Int64, digest: Digest, hasLanded: Bool, source: ChunkPlace) {
         self.offset = offset
@@ -82,15 +84,22 @@ public struct LayerBlob: Sendable {
     public var size: Int64
     /// `LayerFormat`'s raw value.
     public var format: Int
+    /// Of its table of contents: bytes that were wrong by it say nothing of another one.
+    public var tocDigest: Digest?
+    /// The repository that it is of: nobody else is asked for it.
+    public var origin: String
     public var prioritizedEnd: Int64?
     /// Where it can be fetched, newest first.
     public var locations: [String]
-    /// Whether what its members hold besides files is kept, so that its diff ID can be computed: for zstd:chunked without a
-    /// tar-split, until it is computed.
+    /// Whether what its members hold beside files is kept, so that its diff ID can be told: of every layer with a table of contents
+    /// and without a tar-split, until it has been told.
     public var keepsTarParts: Bool
 }
 
 extension Index {
+    /// How many other places of a chunk are of use: each is tried once.
+    private static let otherPlaces = 3
+
     static let contentColumns = "c.id, c.digest, c.claim, c.size, c.state, c.proof"
 
     static func content(_ row: Statement, from column: Int32 = 0) throws -> ContentRecord {
@@ -113,20 +122,34 @@ extension Index {
     /// The chunks of a content in file order, each with one place where it can be fetched. A content of one chunk has no chunk
     /// row: its chunk is the whole.
     ///
-    /// - Parameter layer: the layer to take places from, if it has the chunk.
+    /// - Parameter layer: who asks: places are its own, then those of other layers of its repository, and no others. Without it every
+    ///   layer's, which is for the bytes that the store has had already.
     public func chunks(of content: ContentRecord, preferring layer: LayerID?) throws -> [ChunkRecord] {
         try read { database in
             let statement = try database.cached(
                 """
                 SELECT s.offset, s.layer, s.blob_offset, s.blob_size, s.inner_offset, k.size, k.digest, k.landed
-                FROM chunk_source s LEFT JOIN chunk k ON k.content = s.content AND k.offset = s.offset
-                WHERE s.content = ? ORDER BY s.offset, s.layer = ? DESC, s.layer, s.blob_offset, s.inner_offset
+                FROM chunk_source s JOIN layer y ON y.id = s.layer
+                LEFT JOIN chunk k ON k.content = s.content AND k.offset = s.offset
+                WHERE s.content = ?1 AND (?2 IS NULL OR y.origin = (SELECT origin FROM layer WHERE id = ?2))
+                ORDER BY s.offset, s.layer = ?2 DESC, s.layer, s.blob_offset, s.inner_offset
                 """
             ).bind(1, content.id.row).bind(2, layer?.row)
             var chunks: [ChunkRecord] = []
             try statement.forEach { row in
                 let offset = row.integer(0)
-                guard chunks.last?.offset != offset else { return }
+                if let last = chunks.indices.last, chunks[last].offset == offset {
+                    let place = ChunkPlace(
+                        layer: LayerID(row.integer(1)), blobOffset: row.integer(2), blobSize: row.integer(3),
+                        innerOffset: row.integer(4))
+                    // Another place in the same blob is no other source.
+                    let known = [chunks[last].source] + chunks[last].others
+                    if chunks[last].others.count < Self.otherPlaces, !known.contains(where: { $0.layer == place.layer })
+                    {
+                        chunks[last].others.append(place)
+                    }
+                    return
+                }
                 chunks.append(
                     ChunkRecord(
                         offset: offset, size: row.isNull(5) ? content.size : row.integer(5),
@@ -155,7 +178,8 @@ extension Index {
             return try database.cached(
                 """
                 SELECT \(Self.contentColumns), s.blob_offset, s.blob_size, s.inner_offset,
-                       EXISTS (SELECT 1 FROM content t WHERE t.digest = c.digest AND t.id <> c.id AND t.state = 2)
+                       c.isolated = 0 AND EXISTS (SELECT 1 FROM content t WHERE t.digest = c.digest AND t.id <> c.id
+                                                  AND t.state = 2 AND t.isolated = 0)
                 FROM chunk_source s JOIN content c ON c.id = s.content
                 WHERE s.layer = ?1 AND (s.blob_offset, s.inner_offset) > (?2, ?3) AND s.blob_offset < ?5
                   AND s.offset = 0 AND c.state < 2
@@ -179,7 +203,8 @@ extension Index {
             return try database.cached(
                 """
                 SELECT digest, size, format, prioritized_end,
-                       format = 2 AND diff_id IS NOT NULL AND diff_id_state = 0 AND tar_split_offset IS NULL
+                       format IN (1, 2, 4) AND diff_id IS NOT NULL AND diff_id_state = 0 AND tar_split_offset IS NULL,
+                       toc_digest, origin
                 FROM layer WHERE id = ?
                 """
             ).bind(1, layer.row)
@@ -189,19 +214,22 @@ extension Index {
                     }
                     return LayerBlob(
                         id: layer, digest: digest, size: row.integer(1), format: Int(row.integer(2)),
-                        prioritizedEnd: row.optionalInteger(3), locations: locations,
+                        tocDigest: row.digest(5), origin: row.text(6), prioritizedEnd: row.optionalInteger(3),
+                        locations: locations,
                         keepsTarParts: row.integer(4) != 0)
                 }
         }
     }
 
-    /// A merged content with this whole-file digest other than `content` itself; proven ones first.
+    /// A merged content with this whole-file digest other than `content` itself; proven ones first. What is one repository's own is
+    /// found by nobody, and finds nothing.
     public func twin(of content: ContentRecord) throws -> ContentRecord? {
         try read { database in
             try database.cached(
                 """
                 SELECT \(Self.contentColumns) FROM content c
-                WHERE c.digest = ? AND c.id <> ? AND c.size = ? AND c.state = 2 AND c.proof < 2
+                WHERE c.digest = ?1 AND c.id <> ?2 AND c.size = ?3 AND c.state = 2 AND c.proof < 2 AND c.isolated = 0
+                AND (SELECT isolated FROM content WHERE id = ?2) = 0
                 ORDER BY c.proof = 1 DESC LIMIT 1
                 """
             ).bind(1, digest: content.name.digest).bind(2, content.id.row).bind(3, content.size)
@@ -226,7 +254,8 @@ extension Index {
             if let whole = try database.cached(
                 """
                 SELECT \(Self.contentColumns) FROM content c
-                WHERE c.digest = ? AND c.size = ? AND c.state = 2 AND c.id <> ? AND c.proof < 2
+                WHERE c.digest = ?1 AND c.size = ?2 AND c.state = 2 AND c.id <> ?3 AND c.proof < 2 AND c.isolated = 0
+                AND (SELECT isolated FROM content WHERE id = ?3) = 0
                 ORDER BY c.proof = 1 DESC LIMIT 1
                 """
             ).bind(1, digest: digest).bind(2, size).bind(3, content.row).first({ try Self.content($0) }) {
@@ -235,7 +264,8 @@ extension Index {
             return try database.cached(
                 """
                 SELECT \(Self.contentColumns), k.offset FROM chunk k JOIN content c ON c.id = k.content
-                WHERE k.digest = ? AND k.size = ? AND k.landed = 1 AND c.id <> ? LIMIT 1
+                WHERE k.digest = ?1 AND k.size = ?2 AND k.landed = 1 AND c.id <> ?3 AND c.isolated = 0
+                AND (SELECT isolated FROM content WHERE id = ?3) = 0 LIMIT 1
                 """
             ).bind(1, digest: digest).bind(2, size).bind(3, content.row)
                 .first { (try Self.content($0).name, $0.integer(6)) }

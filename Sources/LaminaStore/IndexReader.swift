@@ -60,6 +60,7 @@ public final class IndexReader: Sendable {
         let xattr: Statement
         let xattrNames: Statement
         let layer: Statement
+        let layerID: Statement
         let content: Statement
 
         init(path: String, cacheKibibytes: Int) throws {
@@ -84,6 +85,8 @@ public final class IndexReader: Sendable {
                        EXISTS (SELECT 1 FROM xattr WHERE inode BETWEEN first_inode AND last_inode)
                 FROM layer WHERE ? BETWEEN first_inode AND last_inode LIMIT 1
                 """)
+            layerID = try connection.prepare(
+                "SELECT id, last_inode FROM layer WHERE first_inode <= ? ORDER BY first_inode DESC LIMIT 1")
             content = try connection.prepare("SELECT \(Index.contentColumns) FROM content c WHERE c.id = ?")
         }
 
@@ -116,6 +119,13 @@ public final class IndexReader: Sendable {
     /// An inode by number. About 1 µs.
     public func inode(_ id: Int64) throws -> Inode? {
         try answer { state in try state.inode.bind(1, id).first(Self.inode) }
+    }
+
+    /// The layer that a file is of; nil for a directory that a view has of its own. About 2 µs.
+    public func layerID(of inode: Int64) throws -> LayerID? {
+        try answer { state in
+            try state.layerID.bind(1, inode).first { $0.integer(1) >= inode ? LayerID($0.integer(0)) : nil } ?? nil
+        }
     }
 
     /// A content by number. About 1 µs.

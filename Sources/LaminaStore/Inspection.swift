@@ -31,6 +31,8 @@ public struct LayerInspection: Sendable, Codable, Equatable {
     public var diffIDProof: String
     public var diffIDProvenAt: String?
     public var computedDiffID: String?
+    /// Why nothing of it is served any more.
+    public var quarantine: String?
     /// The images that have it, by reference.
     public var images: [String]
     /// Where its blob can be fetched, the newest first.
@@ -69,8 +71,7 @@ extension Index {
             try Self.layers(
                 database,
                 """
-                JOIN layer AS b ON 'sha256:' || lower(hex(b.digest)) = s.digest
-                JOIN image_layer AS il ON il.layer = b.id
+                JOIN image_layer AS il ON il.layer = s.layer_row
                 JOIN image AS m ON m.id = il.image
                 WHERE m.reference = ?1 AND m.platform = ?2 ORDER BY il.position
                 """, record.reference, record.platform)
@@ -91,35 +92,36 @@ extension Index {
             """
             SELECT s.digest, s.diff_id, s.toc_digest, s.format, s.compressed_bytes, s.contents, s.merged_contents, s.bytes,
                    s.landed_bytes, s.state, s.indexed_at, s.toc_proof, s.blob_proven_at, s.chunks_proven_at,
-                   s.files_proven_at, s.diff_id_proof, s.diff_id_proven_at, s.computed_diff_id
+                   s.files_proven_at, s.diff_id_proof, s.diff_id_proven_at, s.computed_diff_id, s.layer_row, s.quarantine
             FROM layer_status AS s \(rest)
             """
         )
         for (number, text) in texts.enumerated() { statement.bind(Int32(number + 1), text: text) }
         let rows = try statement.map {
-            LayerInspection(
-                digest: $0.text(0), diffID: $0.optionalText(1), tocDigest: $0.optionalText(2), format: $0.text(3),
-                compressedBytes: $0.integer(4), contents: $0.integer(5), mergedContents: $0.integer(6),
-                bytes: $0.integer(7), landedBytes: $0.integer(8), state: $0.text(9), indexedAt: $0.text(10),
-                tocProof: $0.text(11), blobProvenAt: $0.optionalText(12), chunksProvenAt: $0.optionalText(13),
-                filesProvenAt: $0.optionalText(14), diffIDProof: $0.text(15), diffIDProvenAt: $0.optionalText(16),
-                computedDiffID: $0.optionalText(17), images: [], sources: [])
+            (
+                $0.integer(18),
+                LayerInspection(
+                    digest: $0.text(0), diffID: $0.optionalText(1), tocDigest: $0.optionalText(2), format: $0.text(3),
+                    compressedBytes: $0.integer(4), contents: $0.integer(5), mergedContents: $0.integer(6),
+                    bytes: $0.integer(7), landedBytes: $0.integer(8), state: $0.text(9), indexedAt: $0.text(10),
+                    tocProof: $0.text(11), blobProvenAt: $0.optionalText(12), chunksProvenAt: $0.optionalText(13),
+                    filesProvenAt: $0.optionalText(14), diffIDProof: $0.text(15), diffIDProvenAt: $0.optionalText(16),
+                    computedDiffID: $0.optionalText(17), quarantine: $0.optionalText(19), images: [], sources: [])
+            )
         }
-        return try rows.map { row in
+        return try rows.map { layer, row in
             var row = row
-            guard let digest = Digest(parsing: row.digest) else { return row }
             row.images = try database.cached(
                 """
-                SELECT DISTINCT m.reference FROM layer AS l JOIN image_layer AS il ON il.layer = l.id
-                JOIN image AS m ON m.id = il.image WHERE l.digest = ? ORDER BY 1
+                SELECT DISTINCT m.reference FROM image_layer AS il JOIN image AS m ON m.id = il.image
+                WHERE il.layer = ? ORDER BY 1
                 """
-            ).bind(1, digest: digest).map { $0.text(0) }
+            ).bind(1, layer).map { $0.text(0) }
             row.sources = try database.cached(
                 """
-                SELECT p.location FROM layer AS l JOIN layer_source AS p ON p.layer = l.id
-                WHERE l.digest = ? ORDER BY p.added DESC
+                SELECT location FROM layer_source WHERE layer = ? ORDER BY added DESC
                 """
-            ).bind(1, digest: digest).map { $0.text(0) }
+            ).bind(1, layer).map { $0.text(0) }
             return row
         }
     }

@@ -23,7 +23,7 @@ extension LayerImporter {
         var start = 0
         while start < contents.count {
             let rest = contents[start...].prefix(RowInserter.rowLimit)
-            let batch = rest.prefix { $0.chunks.count == 1 }
+            let batch = rest.prefix { $0.chunks.count == 1 && isolation == nil }
             if batch.isEmpty {
                 ids.append(
                     try addContent(digest: rest[start].digest, size: rest[start].size, chunks: rest[start].chunks))
@@ -85,8 +85,11 @@ extension LayerImporter {
     ///
     /// - Parameter chunks: in file order, tiling the file.
     public func addContent(digest: Digest, size: Int64, chunks: [ImportedChunk]) throws -> ContentID {
-        var claim = chunks.count > 1 ? Self.claim(chunks) : nil
+        var claim = chunks.count > 1 || isolation != nil ? Self.claim(chunks, isolation) : nil
         var (content, isNew) = try insertOrFind(digest, claim, size)
+        if isNew, isolation != nil {
+            try database.cached("UPDATE content SET isolated = 1 WHERE id = ?").bind(1, content.id.row).run()
+        }
         if claim == nil, content.size != size {
             // Some layer lies about the size of these bytes. It is not known yet which one, so they are kept apart.
             claim = Self.claim(chunks)
@@ -140,13 +143,15 @@ extension LayerImporter {
         if let claim { statement.bind(2, digest: claim) } else { statement.bind(2, blob: []) }
     }
 
-    /// SHA-256 of the chunk list: two layers that claim one digest share its bytes unproven only if they agree on the list.
-    private static func claim(_ chunks: [ImportedChunk]) -> Digest {
+    /// SHA-256 of the chunk list: two layers that claim one digest share its bytes unproven only when they agree on it. With the
+    /// repository, where its files are its own.
+    private static func claim(_ chunks: [ImportedChunk], _ isolation: String? = nil) -> Digest {
         var hash = SHA256()
         for chunk in chunks {
             withUnsafeBytes(of: (chunk.offset.littleEndian, chunk.size.littleEndian)) { hash.update($0) }
             chunk.digest.withUnsafeBytes { hash.update($0) }
         }
+        if let isolation { Array(isolation.utf8).withUnsafeBytes { hash.update($0) } }
         return hash.digest()
     }
 }

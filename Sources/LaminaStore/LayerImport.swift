@@ -17,9 +17,13 @@ public struct LayerRecord: Sendable {
     public var size: Int64
     /// Members before this blob offset are prioritized.
     public var prioritizedEnd: Int64?
-    /// Where the blob can be fetched.
+    /// Where the blob can be had: the repository that it was found in, which is part of what a layer is.
     public var location: String
-    /// What was found out about the diff ID while indexing, and the tar's digest if it differs.
+    /// Whether its files are this repository's alone, so that no other image gets them without having brought them.
+    public var isIsolated = false
+    /// What the blob has behind its members and belongs to its tar, as it stands there: the table of contents of an eStargz.
+    public var tail: (offset: Int64, bytes: [UInt8])?
+    /// What was found of the diff ID while indexing, and the tar's digest where that is another.
     public var diffIDState = DiffIDState.unknown
     public var computedDiffID: Digest?
     /// Where in the blob the last member ends.
@@ -68,13 +72,8 @@ public struct ImportedChunk: Sendable {
 }
 
 extension Store {
-    /// The layer with this digest, if the index has it.
-    public func layer(_ digest: Digest) throws -> LayerID? {
-        try index.read { database in
-            try database.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: digest)
-                .first { LayerID($0.integer(0)) }
-        }
-    }
+    /// A layer with this digest, if the index has one; of several the oldest.
+    public func layer(_ digest: Digest) throws -> LayerID? { try index.layers(of: digest).first?.id }
 
     /// Records a source of a layer's blob, as the newest; a known one becomes the newest.
     public func addSource(_ location: String, to layer: LayerID) throws {
@@ -85,17 +84,23 @@ extension Store {
     ///
     /// - Parameters:
     ///   - inodeCount: how many inodes `body` will add; they are numbered without a gap.
-    ///   - stream: the stream that the tree was made of; it is at its end now.
-    ///   - body: adds the tree. The first inode that it adds is the root.
-    /// - Returns: the layer; if its digest is known, the existing one.
+    ///   - stream: what the tree was made of, and is at its end now.
+    ///   - body: adds the tree. The inode that it adds first is the root.
+    /// - Returns: the layer; the one that is there already when blob, table of contents, diff ID and repository are
+    ///   known.
     public func importLayer(
         _ record: LayerRecord, inodeCount: Int, stream: StreamID? = nil, _ body: (LayerImporter) throws -> Void
     ) throws -> LayerID {
         try write { writer in
             let database = writer.connection
-            // Within the transaction: two imports of one layer may run at the same time.
-            let known = try database.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: record.digest)
-                .first { LayerID($0.integer(0)) }
+            // Within the transaction: two imports of one layer may come at the same time.
+            let known = try database.cached(
+                """
+                SELECT id FROM layer WHERE digest = ?1 AND origin = ?2 AND toc_digest IS ?3
+                    AND (?3 IS NULL OR diff_id IS ?4)
+                """
+            ).bind(1, digest: record.digest).bind(2, text: record.location).bind(3, digest: record.tocDigest)
+                .bind(4, digest: record.diffID).first { LayerID($0.integer(0)) }
             if let known {
                 try writer.addSource(record.location, to: known)
                 return known
@@ -106,10 +111,10 @@ extension Store {
                 INSERT INTO layer (id, digest, diff_id, toc_digest, format, size, root, first_inode, last_inode,
                                    prioritized_end, indexed_at, toc_checksum, toc_proof, blob_proven_at,
                                    diff_id_state, diff_id_at, computed_diff_id, members_end, tar_split_offset,
-                                   tar_split_size, chunks_proven_at, files_proven_at)
+                                   tar_split_size, chunks_proven_at, files_proven_at, origin, isolated)
                 VALUES ((SELECT max(coalesce((SELECT max(id) FROM layer), 0), last_layer) + 1 FROM store), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, CASE WHEN ?12 >= 2 OR ?13 > 0 THEN ?10 END,
                         ?13, CASE WHEN ?13 > 0 THEN ?10 END, ?14, ?15, ?16, ?17, iif(?12 = 3, ?10, NULL),
-                        iif(?12 = 3, ?10, NULL))
+                        iif(?12 = 3, ?10, NULL), ?18, ?19)
                 """
             ).bind(1, digest: record.digest).bind(2, digest: record.diffID).bind(3, digest: record.tocDigest)
                 .bind(4, Int64(record.format)).bind(5, record.size).bind(6, first).bind(7, first)
@@ -117,11 +122,14 @@ extension Store {
                 .bind(11, digest: record.tocChecksum).bind(12, record.tocProof.rawValue)
                 .bind(13, record.diffIDState.rawValue).bind(14, digest: record.computedDiffID)
                 .bind(15, record.membersEnd).bind(16, record.tarSplit?.lowerBound)
-                .bind(17, record.tarSplit.map { Int64($0.count) }).run()
+                .bind(17, record.tarSplit.map { Int64($0.count) }).bind(18, text: record.location)
+                .bind(19, record.isIsolated ? 1 : 0).run()
             let layer = LayerID(database.lastInsertedRow)
             try writer.addSource(record.location, to: layer)
+            try writer.noteTrust(of: record, layer)
             let importer = try LayerImporter(
                 writer, layer: layer, firstInode: first, group: try writer.group(for: layer, of: stream))
+            importer.isolation = record.isIsolated ? record.location : nil
             try body(importer)
             try importer.finish()
             guard importer.nextInode == first + Int64(inodeCount) else {
@@ -225,6 +233,8 @@ public final class LayerImporter {
     var uncounted: Set<Int64> = []
     /// How many inodes have each content.
     var files = FileCounts()
+    /// The repository whose files are its own; nil where they are shared.
+    var isolation: String?
 
     fileprivate init(_ writer: Writer, layer: LayerID, firstInode: Int64, group: Int64) throws {
         self.writer = writer

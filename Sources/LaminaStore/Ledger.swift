@@ -214,7 +214,9 @@ extension Store {
                 """
             ).bind(1, layer.row).bind(2, diffID.rawValue).bind(3, Int64(time(nil))).bind(4, digest: computed).run()
             try database.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
+            try writer.settle(diffID, computed, of: layer)
         }
+        if diffID == .mismatch { try readQuarantine() }
     }
 
     /// Writes into the ledger what a pass over a layer's whole blob has shown about its diff ID.
@@ -224,6 +226,23 @@ extension Store {
                 "UPDATE layer SET diff_id_state = ?2, diff_id_at = ?3, computed_diff_id = ?4, blob_proven_at = ?3 WHERE id = ?1"
             ).bind(1, layer.row).bind(2, state.rawValue).bind(3, Int64(time(nil))).bind(4, digest: computed).run()
             try writer.connection.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
+            try writer.settle(state, computed, of: layer)
+        }
+        if state == .mismatch { try readQuarantine() }
+    }
+}
+
+extension Writer {
+    /// What a diff ID that was told means: it is known for ever, or nothing of the layer is served any more.
+    fileprivate func settle(_ state: DiffIDState, _ computed: Digest?, of layer: LayerID) throws {
+        switch state {
+        case .proven: try noteProven(layer)
+        case .mismatch:
+            let expected =
+                try connection.cached("SELECT diff_id FROM layer WHERE id = ?").bind(1, layer.row)
+                .first { $0.digest(0) } ?? nil
+            try quarantine(layer, because: Self.mismatch(computed, expected))
+        case .unknown, .notProvable: break
         }
     }
 }

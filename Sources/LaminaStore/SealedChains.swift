@@ -348,19 +348,25 @@ extension Connection {
         return try Set(views).allSatisfy { try missing.bind(1, $0.row).first { _ in true } == nil }
     }
 
-    /// SHA-256 of what identifies a chain, in any store: its layers' digests and what their views inherit.
+    /// SHA-256 of what tells a chain from every other, in whatever store: its layers' digests, those of their tables of contents, and what their views inherit.
     ///
     /// - Throws: `StoreError.notFound` if a view is not in the index.
     fileprivate func digest(ofChain views: [ViewID]) throws -> Digest {
         var hash = SHA256()
         let find = try cached(
-            "SELECT l.digest, v.inherits FROM layer_view v JOIN layer l ON l.id = v.layer WHERE v.id = ?")
+            """
+            SELECT l.digest, v.inherits, coalesce(l.toc_digest, x''), iif(l.isolated = 1, l.origin, '')
+            FROM layer_view v JOIN layer l ON l.id = v.layer WHERE v.id = ?
+            """)
         for view in views {
             let isFound =
                 try find.bind(1, view.row).first { row -> Bool in
                     hash.update(row.blob(0))
                     withUnsafeBytes(of: UInt8(truncatingIfNeeded: row.blob(1).count)) { hash.update($0) }
                     hash.update(row.blob(1))
+                    // Of one blob there may be several trees, and several repositories' files.
+                    hash.update(row.blob(2))
+                    Array(row.text(3).utf8).withUnsafeBytes { hash.update($0) }
                     return true
                 } ?? false
             guard isFound else { throw StoreError(.notFound, "the view \(view) is not in the index") }

@@ -1,5 +1,5 @@
 import Glibc
-public import LaminaDigest
+import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 import Synchronization
@@ -45,20 +45,20 @@ extension Store {
     ///
     /// A second call with the same arguments changes nothing.
     /// - Parameters:
-    ///   - blob: the digest of the layer.
+    ///   - layer: which of those that its blob is known as.
     ///   - parent: a lazy layer, or nil for the lowest.
     ///   - image: the image with which it is requested.
     /// - Returns: the layer; nil if the store does not have it, or not any more.
     /// - Throws: `SnapshotError.failedPrecondition` if the parent is no lazy layer: then the attributes of directories that the
     ///   layer does not list would be unknown.
     public func commitLayer(
-        _ blob: Digest, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
+        _ layer: LayerID, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
         image: SnapshotImage? = nil
     ) throws -> LayerID? {
         try writeSnapshots { writer in
-            let found = try writer.connection.cached("SELECT id FROM layer WHERE digest = ?").bind(1, digest: blob)
-                .first { LayerID($0.integer(0)) }
-            guard let layer = found else { return nil }
+            let isThere = try writer.connection.cached("SELECT 1 FROM layer WHERE id = ? AND quarantined_at IS NULL")
+                .bind(1, layer.row).first { _ in true }
+            guard isThere != nil else { return nil }
             let parent = try parent.map { try writer.committedParent($0) }
             let known = try writer.connection.cached("SELECT parent, layer FROM snapshot WHERE key = ?")
                 .bind(1, blob: name.bytes).first { ($0.integer(0), $0.integer(1)) }

@@ -19,6 +19,8 @@ public final class Store: Sendable {
 
     let writer: Monitor<Writer>
     let holds = LayerHolds()
+    /// The inodes of layers that nothing is served of.
+    public let quarantined = QuarantinedInodes()
     let reserve: SpaceReserve
     /// What was opened, until it is recorded.
     public let uses = UseLog()
@@ -75,6 +77,7 @@ public final class Store: Sendable {
             reportOfOpening.withLock { $0.hasUnknownFiles = hasUnknownFiles }
             let report = try recheckAfterBoot(boot)
             reportOfOpening.withLock { ($0.rechecked, $0.lost) = (report.rechecked, report.lost) }
+            try readQuarantine()
         } catch let error as SQLiteError {
             throw StoreError(error, index: path)
         }

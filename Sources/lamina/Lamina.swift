@@ -25,7 +25,8 @@ struct Lamina: ParsableCommand {
             """,
         version: "lamina \(laminaVersion)",
         subcommands: [
-            Pull.self, Seal.self, Mount.self, Unmount.self, List.self, Status.self, Inspect.self, SQL.self, Check.self,
+            Pull.self, Seal.self, Mount.self, Unmount.self, List.self, Status.self, Inspect.self, Trust.self, SQL.self,
+            Check.self,
             Remove.self, Collect.self, Pin.self, Unpin.self, Convert.self, Doctor.self, Serve.self,
             Shutdown.self, Config.self, Debug.self, Version.self, GenerateManual.self,
         ])

@@ -283,7 +283,7 @@ struct FaultTests {
             let path = "\(fixture.directory)/store/content/\(try engine.content(SHA256.hash(bad)).name.path)"
             if !isCancelled { try createDirectories(path) }
             let pull = LayerPull(layer: try #require(record.layers.first))
-            engine.context.board.begin([pull])
+            engine.context.begin([pull])
             if isCancelled {
                 #expect(eventually { engine.totalFetchedBytes > 30_000 })
                 pull.cancel()

@@ -88,7 +88,7 @@ extension MergeEngine {
 
     /// What the plan knows of a content.
     func planned(_ content: ContentID) -> PlannedContent? {
-        context.board.with { plan in plan.keys[content].flatMap { plan.contents[$0] } }
+        context.board.with { plan in plan.slots(of: content).first.flatMap { plan.contents[$0] } }
     }
 
     /// Whether nothing is left of what was requested; waits a little for what is on its way to the index.

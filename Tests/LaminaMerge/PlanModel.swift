@@ -195,7 +195,7 @@ struct PlanModel {
             reserved = []
         } else if numbers.chance(30) {
             let id = ContentID(Int64(numbers.next(below: world.records.count)))
-            let wasKnown = plan.keys[id] != nil
+            let wasKnown = !plan.slots(of: id).isEmpty
             let got = plan.reserve([id])
             if wasKnown && !got.isEmpty { problems.append("a content was reserved while it is merged") }
             reserved = Array(got.values)

@@ -341,10 +341,11 @@ struct RequestTests {
             let answers = Answers()
             // Prepared from the first layer, but no chunk was requested yet.
             let content = try engine.content(SHA256.hash(bytes))
+            let origin = engine.context.sources.origin(of: LayerID(1))
             let key = engine.context.board.with { plan in
-                let key = plan.add(content.id)
+                let key = plan.add(content.id, for: origin)
                 // As if a chunk were on its way to the index: it stays in the plan.
-                plan.contents[key]?.unrecorded = 1
+                plan.unrecorded[content.id] = 1
                 plan.lanes.beginOther()
                 return key
             }

@@ -38,6 +38,26 @@ struct OfferTests {
         #expect(offer.neighbours == [first, second])
     }
 
+    @Test("is believed of containerd's own labels first, whatever a manifest's annotations say beside them")
+    func annotations() throws {
+        let annotated = [
+            "containerd.io/snapshot.ref": "sha256:chain",
+            "containerd.io/snapshot/remote/stargz.reference": "169.254.169.254/a:1",
+            "containerd.io/snapshot/remote/stargz.digest": "\(second)",
+        ]
+        let byCRI = [
+            "containerd.io/snapshot/cri.image-ref": "docker.io/library/a:1",
+            "containerd.io/snapshot/cri.layer-digest": "\(first)",
+        ]
+        let offer = try #require(LayerOffer(labels: annotated.merging(byCRI) { $1 }))
+        #expect(offer.reference == "docker.io/library/a:1" && offer.layer == first && !offer.mayBeOfManifest)
+        // Where only a part of them came, as they are cut off: still nothing of the others.
+        let part = ["containerd.io/snapshot/cri.image-layers": "\(first)"]
+        #expect(try #require(LayerOffer(labels: annotated.merging(part) { $1 })).reference == nil)
+        // Alone they may be a client's, which somebody has to vouch for.
+        #expect(try #require(LayerOffer(labels: annotated)).mayBeOfManifest)
+    }
+
     @Test("is nothing for a container, and no image for an ordinary pull")
     func none() throws {
         #expect(LayerOffer(labels: [:]) == nil)

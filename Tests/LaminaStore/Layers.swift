@@ -215,3 +215,14 @@ extension IndexReader {
         return values
     }
 }
+
+extension Store {
+    /// The same of the layer with this digest; nil where there is none.
+    func commitLayer(
+        _ blob: Digest, as name: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
+        image: SnapshotImage? = nil
+    ) throws -> LayerID? {
+        guard let layer = try layer(blob) else { return nil }
+        return try commitLayer(layer, as: name, parent: parent, labels: labels, image: image)
+    }
+}

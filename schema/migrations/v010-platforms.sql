@@ -4,6 +4,7 @@
 -- ALTER TABLE … RENAME looks through all views. They are made again when the index is opened.
 DROP VIEW IF EXISTS content_status;
 DROP VIEW IF EXISTS snapshot_status;
+DROP VIEW IF EXISTS chain_status;
 DROP VIEW IF EXISTS image_status;
 DROP VIEW IF EXISTS layer_status;
 DROP VIEW IF EXISTS merge_progress;

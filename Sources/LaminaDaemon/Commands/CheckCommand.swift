@@ -130,6 +130,7 @@ public struct CheckCommand: Sendable {
         case .size: "file of a wrong size"
         case .hole: "file with a hole"
         case .digest: "file with wrong bytes"
+        case .quarantine: "layer in quarantine"
         case .unreadable: "file that cannot be read"
         }
     }

@@ -20,6 +20,14 @@ public struct StatusReport: Sendable, Codable, Equatable {
     public var sealedBytes: Int64
     /// `[store] max_bytes`, if it cannot be kept because of sealed mounts.
     public var limitExceeded: Int64?
+    /// The layers that nothing is served of, and why.
+    public var quarantine: [QuarantineReport]
+}
+
+/// A layer that was found to be another one than was said.
+public struct QuarantineReport: Sendable, Codable, Equatable {
+    public var layer: String
+    public var reason: String
 }
 
 extension StatusReport {
@@ -34,6 +42,9 @@ extension StatusReport {
         containerd = try index.snapshotSummary(limit: 20)
         sealedBytes = try index.sealedBytes()
         limitExceeded = maxBytes > 0 && sealedBytes > maxBytes ? maxBytes : nil
+        quarantine = try index.quarantine().map {
+            QuarantineReport(layer: $0.digest.description, reason: $0.reason)
+        }
     }
 }
 
@@ -170,6 +181,9 @@ public struct StatusCommand: Sendable {
                 "[store] max_bytes is \(Units.bytes(limit)), and sealed images that are mounted need \(Units.bytes(report.sealedBytes)): "
                     + "it cannot be kept until some of them are unmounted",
             ])
+        }
+        for found in report.quarantine {
+            facts.append(["quarantine", "\(found.layer): \(found.reason); nothing of it is served"])
         }
         if report.containerd.snapshots > 0 {
             let snapshots = report.containerd

@@ -9,15 +9,20 @@ extension Configuration {
     /// How to reach registries, from the file and the environment.
     ///
     /// - Parameters:
-    ///   - spoolDirectory: where the blobs of registries without ranges are kept while they are read.
-    ///   - kept: what came along with pulls by kubelet.
-    ///   - retried: counts the requests that are repeated.
+    ///   - spoolDirectory: where the blobs of registries that know no ranges are kept while they are read.
+    ///   - room: what is asked before they are.
+    ///   - kept: what came along with the pulls of others.
+    ///   - retried: counts the requests that are made again.
     func registries(
-        spoolDirectory: String? = nil, kept: KeptCredentials? = nil, log: Logger,
+        spoolDirectory: String? = nil, room: SpoolRoom? = nil, kept: KeptCredentials? = nil, log: Logger,
         retried: EventCounter = EventCounter()
     ) -> Registries {
         var settings = RegistryClient.Settings()
         settings.spoolDirectory = spoolDirectory
+        if let room {
+            settings.reserveSpool = { try room.reserve($0) }
+            settings.releaseSpool = { room.release($0) }
+        }
         settings.stallLimit = .seconds(resolver.requestTimeoutSeconds)
         settings.tryLimit = blob.maxRetries + 1
         settings.backoff = .milliseconds(blob.minWaitMilliseconds)

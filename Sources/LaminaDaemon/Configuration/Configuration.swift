@@ -39,12 +39,28 @@ public struct Configuration: Sendable, Equatable {
         public var maxTOCBytes = 256 << 20
         /// The entries of a layer; one with more is refused.
         public var maxLayerEntries = 1_500_000
+        /// The entries of all layers of an image that are not in the index yet; one with more is refused.
+        public var maxImageEntries = 1_500_000
         /// What must be proven of an image's layers before it is mounted.
         public var require = Level.chunks
         /// Whether layers are accepted if their table of contents has no digests of chunks.
         public var verification = Verification.normal
         /// The group whose members may ask the server what `ls`, `status` and `sql` say; nil: none.
         public var group: String?
+        /// Who gets files that are in the store already, by containerd's words.
+        public var contentSharing = ContentSharing.shared
+        /// Registries, or repositories and what begins with them, whose files are shared all the same.
+        public var sharedRepositories: [String] = []
+        /// And those whose files are not.
+        public var isolatedRepositories: [String] = []
+
+        /// `content_sharing_policy`
+        public enum ContentSharing: String, Sendable, Equatable, CaseIterable {
+            /// Whoever names a digest gets the file that has it.
+            case shared
+            /// An image gets what its own repository has delivered once.
+            case isolated
+        }
 
         /// How much must be proven.
         public enum Level: String, Sendable, Equatable, CaseIterable {
@@ -62,7 +78,23 @@ public struct Configuration: Sendable, Equatable {
         }
     }
 
-    /// `[seal]`: images that the kernel shows without lamina.
+    /// `[trust]`: what a chain of layers has to be before containers start from it.
+    public struct Trust: Sendable, Equatable {
+        public var chains = Chains.claimed
+        /// Registries, or repositories and what begins with them, whose chains are taken as claimed.
+        public var claimedRepositories: [String] = []
+        /// And those whose chains have to be proven.
+        public var provenRepositories: [String] = []
+
+        public enum Chains: String, Sendable, Equatable, CaseIterable {
+            /// A layer is committed when its manifest vouches for its table of contents, and proven behind the containers.
+            case claimed
+            /// It is committed when its tar was hashed.
+            case proven
+        }
+    }
+
+    /// `[seal]`: images that the kernel shows by itself.
     public struct Seal: Sendable, Equatable {
         public var mode = Mode.asked
 
@@ -123,6 +155,8 @@ public struct Configuration: Sendable, Equatable {
         public var mergesInBackground = true
         /// Whether what is wanted first of a layer is fetched before it is opened.
         public var prefetches = true
+        /// containerd's own socket, where it is asked whether an image says itself what only clients say.
+        public var containerdAddress = CRIKeychain.defaultImageServicePath
     }
 
     /// `[cri_keychain]`: credentials that kubelet sends along with pulls.
@@ -146,6 +180,7 @@ public struct Configuration: Sendable, Equatable {
     public var fuse = FUSE()
     public var directoryCache = DirectoryCache()
     public var store = StoreSection()
+    public var trust = Trust()
     public var seal = Seal()
     public var log = Log()
     public var metrics = Metrics()

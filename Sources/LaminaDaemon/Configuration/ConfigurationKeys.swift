@@ -16,6 +16,7 @@ enum ConfigurationKeys {
         .integer("store.max_bytes", \.store.maxBytes, minimum: 0),
         .integer("store.max_toc_bytes", \.store.maxTOCBytes, minimum: 1),
         .integer("store.max_layer_entries", \.store.maxLayerEntries, minimum: 1),
+        .integer("store.max_image_entries", \.store.maxImageEntries, minimum: 1),
         .word("store.require", \.store.require),
         .word("store.verification", \.store.verification),
         .key("store.group", .string) {
@@ -23,6 +24,12 @@ enum ConfigurationKeys {
         } set: {
             if case .string(let name) = $1 { $0.store.group = name.isEmpty ? nil : name }
         },
+        .word("store.content_sharing_policy", \.store.contentSharing),
+        .strings("store.shared_repositories", \.store.sharedRepositories),
+        .strings("store.isolated_repositories", \.store.isolatedRepositories),
+        .word("trust.chains", \.trust.chains),
+        .strings("trust.claimed_repositories", \.trust.claimedRepositories),
+        .strings("trust.proven_repositories", \.trust.provenRepositories),
         .word("seal.mode", \.seal.mode),
         logLevel,
         .key("metrics.address", .address) {
@@ -33,6 +40,13 @@ enum ConfigurationKeys {
         .path("snapshotter.address", \.snapshotter.address),
         .boolean("snapshotter.background_merge", \.snapshotter.mergesInBackground),
         .boolean("snapshotter.prefetch", \.snapshotter.prefetches),
+        .key("snapshotter.containerd_address", .path) {
+            .string($0.snapshotter.containerdAddress)
+        } set: {
+            guard case .string(let path) = $1 else { return }
+            $0.snapshotter.containerdAddress =
+                path.isEmpty ? Configuration.CRIKeychain.defaultImageServicePath : path
+        },
         .boolean("cri_keychain.enable_keychain", \.criKeychain.isEnabled),
         .key("cri_keychain.image_service_path", .path) {
             .string($0.criKeychain.imageServicePath)

@@ -72,6 +72,10 @@ extension Engine {
 
     /// Refuses an image of which less is proven than `[store] require` demands.
     func requireProofs(of image: ImageRecord) throws {
+        if let found = try store.index.quarantine(of: image.views).first {
+            throw MergeError(
+                .badImage, "layer \(found.digest) of \(image.reference) is in quarantine: \(found.reason)")
+        }
         guard configuration.store.require == .diffID else { return }
         for layer in image.layers {
             let ledger = try store.index.ledger(of: layer)

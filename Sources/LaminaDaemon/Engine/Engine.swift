@@ -44,6 +44,7 @@ public final class Engine: Sendable {
     /// What came along with pulls by CRI; nil if nothing of it should be kept.
     let keptCredentials: KeptCredentials?
     private let registries: Registries
+    private let spoolRoom = SpoolRoom()
     private let filesystem = Mutex<LayerFilesystem?>(nil)
     private let snapshotter = Mutex<Snapshotter?>(nil)
     private let hasEnded = Atomic<Bool>(false)
@@ -71,15 +72,18 @@ public final class Engine: Sendable {
         options.workerCount = configuration.fuse.mergeWorkerCount
         keptCredentials = configuration.keptCredentials(root: root, log: log)
         options.registries = configuration.registries(
-            spoolDirectory: root, kept: keptCredentials, log: log, retried: retries)
+            spoolDirectory: root, room: spoolRoom, kept: keptCredentials, log: log, retried: retries)
         registries = options.registries
         options.provingDelay = Self.provingDelay
         options.requiresDiffID = configuration.store.require == .diffID
         options.refusesUnproven = configuration.store.verification == .strict
+        options.isolates = { [configuration] in configuration.isolates($0) }
         options.maxBytes = configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil
         options.formatLimits.tocBytes = configuration.store.maxTOCBytes
         options.formatLimits.entries = configuration.store.maxLayerEntries
+        options.imageEntries = configuration.store.maxImageEntries
         merge = try MergeEngine(store: store, options: options)
+        spoolRoom.set(merge)
         merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
         if store.openReport.hasUnknownFiles {
             log.warning(
@@ -216,6 +220,8 @@ public final class Engine: Sendable {
         options.fetching = LayerFetching(
             first: configuration.snapshotter.prefetches, whole: configuration.snapshotter.mergesInBackground)
         options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
+        options.requiresProof = { [configuration] in configuration.requiresProof($0) }
+        options.vouchForLabels = labelWitness()
         options.viewsChanged = { [weak self] in self?.viewsChanged() }
         if seals.isAutomatic { options.sealing = sealing }
         options.collectGarbage = { [weak self] in try self?.collectGarbageOften() }
@@ -258,6 +264,7 @@ public final class Engine: Sendable {
         if unmount { unmountAll() } else { filesystem?.leave() }
         // The merge first: readers that wait for a chunk are told, and no request is left when the connection ends.
         merge.stop()
+        spoolRoom.set(nil)
         if unmount, let filesystem { end(filesystem, notifier.withLock { $0 }) }
         if let filesystem {
             filesystem.tidy(settling: true)

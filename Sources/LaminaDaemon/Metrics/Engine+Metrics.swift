@@ -15,6 +15,7 @@ extension Engine {
         merges(&text)
         opens(&text)
         try store(&text)
+        try trust(&text)
         try sealing(&text)
         takeover(&text)
         process(&text)
@@ -80,6 +81,14 @@ extension Engine {
         let space = try FilesystemFacts.space(ofDirectory: root)
         text.gauge("lamina_store_filesystem_size_bytes", "Size of the store's file system.", space.total)
         text.gauge("lamina_store_filesystem_free_bytes", "Bytes of it that can still be written.", space.free)
+    }
+
+    private func trust(_ text: inout MetricsText) throws {
+        let chains = try store.index.chainCounts()
+        text.family(
+            "lamina_chains", .gauge, "Layers of containerd's chains, by what is known of them.", by: "state",
+            ChainState.allCases.map { (label: $0.rawValue, value: UInt64(clamping: chains[$0] ?? 0)) })
+        text.gauge("lamina_quarantined_layers", "Layers that nothing is served of.", try store.index.quarantine().count)
     }
 
     private func sealing(_ text: inout MetricsText) throws {

@@ -177,7 +177,10 @@ final class SealKeeper: Sendable {
     func hold(_ views: [ViewID]) -> Held? {
         guard case .on = ability() else { return nil }
         do {
-            guard let chain = try store.index.sealed(views) else { return nil }
+            // What is in quarantine is shown by nobody.
+            guard try store.index.quarantine(of: views).isEmpty, let chain = try store.index.sealed(views) else {
+                return nil
+            }
             state.withLock { $0.holds[chain.id, default: 0] += 1 }
             if let form = try attach(chain.id) { return Held(id: chain.id, form: form) }
             release(chain.id)

@@ -102,8 +102,10 @@ extension TreeBuilder {
         guard entry.isZeros || size <= limits.chunkBytes,
             entry.isZeros || 0...limits.chunkBytes - size ~= entry.innerOffset
         else {
+            // What no file is so large as is no file.
+            let isPlausible = size <= 1 << 40 && 0...1 << 40 ~= entry.innerOffset
             throw FormatError(
-                .tooLarge, "the chunk needs too much to be decompressed",
+                isPlausible ? .largeChunk : .tooLarge, "the chunk needs too much to be decompressed",
                 expected: "at most \(limits.chunkBytes) bytes",
                 actual: "\(size) bytes behind \(entry.innerOffset)")
         }

@@ -75,5 +75,7 @@ public struct TarPart: Sendable, Equatable {
         rest = Array(all[(8 * (1 + 2 * count))...])
     }
 
-    private static var broken: FormatError { FormatError(.corruptMember, "a kept part of the tar is damaged") }
+    init(cuts: [Cut], rest: [UInt8]) { (self.cuts, self.rest) = (cuts, rest) }
+
+    static var broken: FormatError { FormatError(.corruptMember, "a kept part of the tar is damaged") }
 }

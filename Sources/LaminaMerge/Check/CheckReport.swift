@@ -26,7 +26,9 @@ public struct CheckFinding: Sendable, Codable, Equatable {
         case index
         /// A backing file is not there, or it has another size, a hole where the index says that bytes are, or other bytes.
         case missing, size, hole, digest
-        /// It cannot be told: the disk, or the system, does not let the file be read now. Nothing is forgotten because of that.
+        /// A layer is another one than was said, and nothing of it is served.
+        case quarantine
+        /// Nobody can tell: the disk, or the system, does not let the file be read just now. Nothing is forgotten for that.
         case unreadable
 
         /// nil for a file that is sound.

@@ -100,6 +100,13 @@ public final class StoreCheck {
                     reason: "\(problem); end the server ('lamina shutdown'), then 'lamina check --repair'"))
         }
         if image == nil, result.damage.isEmpty { try checkTotals() }
+        let layers = images.map { Set($0.flatMap(\.layers)) }
+        for found in try engine.store.index.quarantine() where layers?.contains(found.layer) != false {
+            result.damage.append(
+                CheckFinding(
+                    .quarantine, digest: found.digest.description, path: "layer \(found.digest)",
+                    reason: "\(found.reason); nothing of it is served"))
+        }
     }
 
     /// The totals that the index keeps: how much of layers, images and the store is here.

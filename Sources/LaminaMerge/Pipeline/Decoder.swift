@@ -68,16 +68,17 @@ final class Decoder: Sendable {
             context.reporter.report(error)
             return
         }
+        let tar = TarRunEncoder()
         while let piece = queue.wait({ $0.next() }) {
-            let landed = decode(piece, with: decoder)
+            let landed = decode(piece, with: decoder, tar)
             context.space?.giveBack(piece.diskBytes - landed)
             context.pool.give(piece.buffer)
             context.pool.release(piece.reserved, urgent: piece.isUrgent)
         }
     }
 
-    /// - Returns: how much of it has landed, in bytes on disk.
-    private func decode(_ piece: Piece, with decoder: ChunkDecoder) -> Int64 {
+    /// - Returns: what has landed of it, in bytes on disk.
+    private func decode(_ piece: Piece, with decoder: ChunkDecoder, _ tar: TarRunEncoder) -> Int64 {
         var landed: [Part] = []
         var holes: [(part: Part, bytes: Int64)] = []
         var offset = 0
@@ -88,6 +89,13 @@ final class Decoder: Sendable {
         }
         defer { context.pool.give(decoder.takeMemory()) }
         var landing = Landing()
+        // Where the members whose rest is being gathered begin and end in the blob.
+        var run: Range<Int64>?
+        func keep() {
+            guard let range = run else { return }
+            landing.tarParts.append((piece.layer, range.lowerBound, Int64(range.count), tar.finish()))
+            run = nil
+        }
         for member in piece.members {
             let bytes = UnsafeRawBufferPointer(rebasing: piece.buffer[offset..<(offset + member.blobSize)])
             offset += member.blobSize
@@ -109,7 +117,12 @@ final class Decoder: Sendable {
                         }
                     }
                     if keepsTarParts, decoder.isWhole, wrong.isEmpty {
-                        landing.keepRest(of: member, decompressed, piece.layer)
+                        if let range = run, range.upperBound != member.blobOffset { keep() }
+                        tar.add(
+                            decompressed, at: member.blobOffset,
+                            cutting: member.parts.map { TarPart.Cut(offset: $0.innerOffset, size: $0.size) })
+                        let end = member.blobOffset + Int64(member.blobSize)
+                        run = (run?.lowerBound ?? member.blobOffset)..<end
                     }
                 }
             } catch {
@@ -118,6 +131,7 @@ final class Decoder: Sendable {
             }
             if !wrong.isEmpty { context.mistrust(member, wrong, piece.layer) }
         }
+        keep()
         let bytes =
             landed.reduce(0) { $0 + SpaceKeeper.onDisk(Int64($1.size)) } - holes.reduce(0) { $0 + $1.bytes }
         // First, so that what is on record is not also counted as on its way.
@@ -171,15 +185,6 @@ final class Decoder: Sendable {
                 MergeError(.write, "\(record.name.digest) cannot be written to the store", cause: error))
             return nil
         }
-    }
-}
-
-extension Landing {
-    /// Keeps what a verified member holds besides the files that were taken out of it.
-    fileprivate mutating func keepRest(of member: Member, _ payload: UnsafeRawBufferPointer, _ layer: LayerID) {
-        let cuts = member.parts.map { TarPart.Cut(offset: $0.innerOffset, size: $0.size) }
-        tarParts.append(
-            (layer, member.blobOffset, Int64(member.blobSize), TarPart.encode(payload, cutting: cuts)))
     }
 }
 

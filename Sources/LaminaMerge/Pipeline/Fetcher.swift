@@ -147,7 +147,7 @@ final class Fetcher: Sendable {
     /// Fetches the next window of a layer while the one before is being read.
     private func readAhead(_ layer: LayerID, behind place: ChunkPlace, window: Int) {
         let job = extended(
-            FetchJob(layer: layer, isUrgent: false), behind: place,
+            FetchJob(layer: layer, origin: context.sources.origin(of: layer), isUrgent: false), behind: place,
             end: place.blobOffset + place.blobSize + Int64(window), window: window)
         guard let source = context.board.with(notify: true, { $0.begin(readAhead: job) }) else { return }
         run(job, from: source)

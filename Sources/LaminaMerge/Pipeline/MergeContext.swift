@@ -23,7 +23,10 @@ struct MergeContext: Sendable {
         (try? sources.sources(of: layer).blob.digest.description) ?? layer.description
     }
 
-    /// Reports that parts cannot be fetched now: to the waiters, or else as an error that no caller waits for.
+    /// Begins pulls.
+    func begin(_ pulls: [LayerPull]) { board.begin(pulls) { sources.origin(of: $0) } }
+
+    /// Says that parts cannot be had just now: to those who wait for them, or else as an error that nobody waits for.
     func fail(_ members: [Member], _ error: MergeError) {
         guard members.contains(where: { !$0.parts.isEmpty }) else { return }
         if board.failed(members, error), error.code != .interrupted { reporter.report(error) }

@@ -39,13 +39,14 @@ final class PlanBoard: Sendable {
     // MARK: For those who ask
 
     func request(
-        _ content: ContentID, range: Range<Int64>?, startsBackground: Bool, take: ChunkTaker? = nil,
-        _ completion: @escaping MergeCompletion
+        _ content: ContentID, of layer: LayerID? = nil, origin: Origin = .any, range: Range<Int64>?,
+        startsBackground: Bool, take: ChunkTaker? = nil, _ completion: @escaping MergeCompletion
     ) -> MergeTicket {
         let ticket = MergeTicket(content: content, number: nextNumber())
         let request = Request(
-            ticket: ticket, range: range, startsBackground: startsBackground, isServed: take != nil)
-        // Wakes one fetcher: it takes the request, unless one that was awake has taken it.
+            ticket: ticket, origin: origin, layer: layer, range: range, startsBackground: startsBackground,
+            isServed: take != nil)
+        // One fetcher: it takes the request, or another one that was awake has.
         let isAccepted = state.withLockWakingOne { state in
             guard state.plan.request(request) else { return false }
             state.readers[ticket.number] = Reader(completion: completion, take: take)
@@ -84,9 +85,11 @@ final class PlanBoard: Sendable {
         state.withLock { $0.plan.hasLanded(range, of: content) }
     }
 
-    /// Begins pulls; those that the merge does not accept any more are told.
-    func begin(_ pulls: [LayerPull]) {
-        for pull in pulls { pull.set(id: nextNumber(), board: self) }
+    /// Begins pulls; those that the merge does not take any more are told.
+    ///
+    /// - Parameter origin: says of a layer for whose images it is.
+    func begin(_ pulls: [LayerPull], origin: (LayerID) -> Origin) {
+        for pull in pulls { pull.set(id: nextNumber(), origin: origin(pull.layer), board: self) }
         let refused = state.withLock(notify: true) { state in
             pulls.filter { pull in
                 guard let planned = pull.planned, state.plan.begin(planned) else { return true }

@@ -8,6 +8,8 @@ final class SourceCache: Sendable {
     private struct State {
         var blobs: [LayerID: LayerBlob] = [:]
         var sources: [String: any BlobSource] = [:]
+        /// The repositories, by their locations.
+        var origins: [String: Origin] = [:]
         /// Counts how often `blobs` was emptied.
         var generation = 0
     }
@@ -40,7 +42,22 @@ final class SourceCache: Sendable {
         }
         // One source that cannot be used is no reason not to use the others.
         if sources.isEmpty, let failure { throw failure }
-        return (blob, sources)
+        // Who was wrong by one table of contents may be right by another.
+        return (blob, sources.map { $0.trusting(blob.tocDigest) })
+    }
+
+    /// For whose images a layer is. Reads the index once for each layer.
+    func origin(of layer: LayerID) -> Origin {
+        let (known, generation) = state.withLock { ($0.blobs[layer], $0.generation) }
+        guard let blob = known ?? (try? index.blob(of: layer)) else { return .any }
+        return state.withLock { state in
+            if state.generation == generation { state.blobs[layer] = blob }
+            if let origin = state.origins[blob.origin] { return origin }
+            // Never given to another one: a content that is on its way for the one must not pass for the other's.
+            let origin = Origin(number: state.origins.count + 1)
+            state.origins[blob.origin] = origin
+            return origin
+        }
     }
 
     /// How the members of a layer's blob are compressed, and whether what they hold besides files is kept. The layer was

@@ -270,7 +270,14 @@ extension MergeEngine {
         return try body()
     }
 
-    /// Reports that files were removed from the store without this engine.
+    /// Makes room for bytes of a blob that are kept beside the store's files while they are read.
+    ///
+    /// - Throws: `MergeError` with ENOSPC where there is none.
+    public func reserveSpool(_ bytes: Int64) throws { try space?.reserve(bytes) }
+
+    public func releaseSpool(_ bytes: Int64) { space?.giveBack(bytes) }
+
+    /// Says that files went out of the store without this engine.
     public func spaceChanged() { space?.forget() }
 
     /// What reads contents without this engine: the file system.

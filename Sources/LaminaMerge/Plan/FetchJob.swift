@@ -34,6 +34,8 @@ struct FetchJob: Sendable {
     static let urgentSize = 8 << 20
 
     var layer: LayerID
+    /// For whose images it is.
+    var origin = Origin.any
     var members: [Member] = []
     /// Whether a reader waits for it.
     var isUrgent: Bool
@@ -87,7 +89,7 @@ struct FetchJob: Sendable {
             if let last = jobs.indices.last, jobs[last].canTake(content, index) {
                 jobs[last].add(content, index)
             } else {
-                var job = FetchJob(layer: chunks[index].source.layer, isUrgent: true)
+                var job = FetchJob(layer: chunks[index].source.layer, origin: content.origin, isUrgent: true)
                 job.add(content, index)
                 jobs.append(job)
             }

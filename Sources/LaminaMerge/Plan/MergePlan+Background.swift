@@ -81,7 +81,7 @@ extension MergePlan {
         let layer = content.chunks[first].source.layer
         let source = lanes.source(of: layer)
         guard lanes.mayRunBackground(source) else { return .nothing }
-        var job = FetchJob(layer: layer, isUrgent: false, limit: rangeSize(source))
+        var job = FetchJob(layer: layer, origin: content.origin, isUrgent: false, limit: rangeSize(source))
         contents.modify(key) { content in
             var index = first
             while index < content.chunks.count, content.states[index] == .absent, job.canTake(content, index) {
@@ -124,7 +124,7 @@ extension MergePlan {
                 return .work(.prepare(key, content, preferring: pull.layer))
             }
             if pull.preparing > 0 { return .nothing }
-            var job = FetchJob(layer: pull.layer, isUrgent: false, limit: limit)
+            var job = FetchJob(layer: pull.layer, origin: pull.origin, isUrgent: false, limit: limit)
             let isFull = fill(&job, from: &pull)
             if !job.members.isEmpty {
                 let source = lanes.source(of: job.layer)
@@ -134,14 +134,16 @@ extension MergePlan {
             if isFull { continue }
             if pull.isUsedUp { return .ended }
             if pull.current != nil || pull.deferred.isEmpty { continue }
-            guard pull.deferred.contains(where: { isReady($0.content.content.id) }) else { return .nothing }
+            guard pull.deferred.contains(where: { isReady($0.content.content.id, for: pull.origin) }) else {
+                return .nothing
+            }
             pull.takeDeferred()
         }
     }
 
-    /// Whether a content is neither being prepared nor reserved.
-    private func isReady(_ content: ContentID) -> Bool {
-        guard let key = keys[content] else { return true }
+    /// Whether nobody prepares a content or has it reserved.
+    private func isReady(_ content: ContentID, for origin: Origin) -> Bool {
+        guard let key = slot(of: content, for: origin) else { return true }
         return contents[key]?.isPrepared != false
     }
 
@@ -155,9 +157,10 @@ extension MergePlan {
             guard pull.scanned == pull.head || row.content.firstChunk.blobOffset < end else { return nil }
             pull.scanned += 1
             let id = row.content.content.id
-            guard row.content.needsPreparation, keys[id] == nil, !recentlyMerged.contains(id, since: row.time)
+            guard row.content.needsPreparation, slot(of: id, for: pull.origin) == nil,
+                !recentlyMerged.contains(id, since: row.time)
             else { continue }
-            let key = add(id)
+            let key = add(id, for: pull.origin)
             contents[key]?.preparingPull = pull.id
             pull.announce()
             return (key, id)
@@ -171,9 +174,8 @@ extension MergePlan {
     private mutating func fill(_ job: inout FetchJob, from pull: inout PlannedPull) -> Bool {
         while let row = pull.current {
             let id = row.content.content.id
-            guard let key = keys[id] ?? activate(row, of: pull) else {
-                // It was merged meanwhile. Or it was given up, and the pull has been told, because it waited for it or had it
-                // prepared.
+            guard let key = slot(of: id, for: pull.origin) ?? activate(row, of: pull) else {
+                // Merged meanwhile; or it was given up, and the pull, which waited or had it prepared, has been told.
                 if pull.isWaitingForHead || row.isAnnounced || recentlyMerged.contains(id, since: row.time) {
                     pull.skip()
                     continue
@@ -226,7 +228,7 @@ extension MergePlan {
         guard !pull.isWaitingForHead, !row.content.needsPreparation,
             !recentlyMerged.contains(row.content.content.id, since: row.time)
         else { return nil }
-        return add(single: row.content)
+        return add(single: row.content, for: pull.origin)
     }
 
     // MARK: The end of a pull

@@ -25,7 +25,7 @@ extension MergePlan {
                 if let pull = content.countingPull { ends.landed.append((pull, part.size)) }
                 if content.chunks.count > 1 {
                     landed.chunks.append((content.id, part.offset))
-                    content.unrecorded += 1
+                    unrecorded[content.id, default: 0] += 1
                 }
                 if content.missing == 0 { landed.merged.append(part.target) }
                 for index in content.waiters.indices.reversed() where content.waiters[index].chunks.contains(part.index)
@@ -42,11 +42,21 @@ extension MergePlan {
         return landed
     }
 
-    /// Reports that parts cannot be fetched now; a new request tries again.
+    /// Says that parts cannot be had just now; asking again tries again. What the same repository has in another layer, too, is fetched
+    /// from there first.
     mutating func failed(_ members: [Member], _ error: MergeError) -> PlanEnds {
         var ends = PlanEnds()
         var ended: [Waiter.Who] = []
+        var again: [SlotKey: [Int]] = [:]
         for part in members.lazy.flatMap(\.parts) {
+            if error.isOfSource, !isStopping, contents[part.key]?.states[part.index] == .inFlight {
+                var hasMoved = false
+                contents.modify(part.key) { hasMoved = $0.moveOn(part.index) }
+                if hasMoved {
+                    again[part.key, default: []].append(part.index)
+                    continue
+                }
+            }
             contents.modify(part.key) { content in
                 if content.states[part.index] == .inFlight { content.states[part.index] = .absent }
                 content.isFirstAwaited = false
@@ -59,6 +69,10 @@ extension MergePlan {
                     return true
                 }
             }
+        }
+        for (key, indices) in again {
+            guard let content = contents[key] else { continue }
+            for job in FetchJob.urgent(content, indices) { lanes.append(job) }
         }
         forEachContent(of: members) { $0.removeIfIdle($1) }
         for who in ended {
@@ -83,7 +97,8 @@ extension MergePlan {
             }
         }
         if !again.parts.isEmpty {
-            lanes.append(FetchJob(layer: layer, members: [again], isUrgent: true, isRetry: true))
+            let origin = again.parts.first.flatMap { contents[$0.key]?.origin } ?? .any
+            lanes.append(FetchJob(layer: layer, origin: origin, members: [again], isUrgent: true, isRetry: true))
         }
         return final
     }
@@ -143,13 +158,15 @@ extension MergePlan {
         var ended: [MergeTarget] = []
         ended.reserveCapacity(merged.count)
         for id in merged {
-            if let key = keys[id], let target = remove(key)?.target { ended.append(target) }
+            for key in slots(of: id) where contents[key]?.isMerged == true {
+                if let target = remove(key)?.target { ended.append(target) }
+            }
             recentlyMerged.insert(id)
         }
         for id in chunks {
-            guard let key = keys[id] else { continue }
-            contents[key]?.unrecorded -= 1
-            removeIfIdle(key)
+            guard let count = unrecorded[id] else { continue }
+            unrecorded[id] = count > 1 ? count - 1 : nil
+            if count == 1 { for key in slots(of: id) { removeIfIdle(key) } }
         }
         return ended
     }
@@ -178,10 +195,10 @@ extension MergePlan {
         var window = ReadAheadWindows.Window(size: next, last: place)
         var count = 0
         for neighbour in neighbours where !isStopping {
-            guard !neighbour.needsPreparation, keys[neighbour.content.id] == nil,
+            guard !neighbour.needsPreparation, slot(of: neighbour.content.id, for: job.origin) == nil,
                 !recentlyMerged.contains(neighbour.content.id, since: time)
             else { break }
-            let key = add(single: neighbour)
+            let key = add(single: neighbour, for: job.origin)
             guard let content = contents[key], job.canTake(content, 0) else {
                 remove(key)
                 break

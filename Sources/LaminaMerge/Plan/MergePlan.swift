@@ -34,9 +34,13 @@ struct MergePlan {
     }
 
     var contents = Slots<PlannedContent>()
-    var keys: [ContentID: SlotKey] = [:]
-    /// Contents that were merged a moment ago: rows that were read from the index earlier may not show it yet. Read its clock
-    /// before the rows, and it tells which those are.
+    var keys: [Wanted: SlotKey] = [:]
+    /// How many contents are wanted for each repository.
+    private var origins: [Origin: Int] = [:]
+    /// How many chunks of contents have landed that the index does not know of yet.
+    var unrecorded: [ContentID: Int] = [:]
+    /// Contents that were merged a moment ago: rows that were read from the index before may not know it yet. Its clock, read
+    /// before the rows, tells which those are.
     var recentlyMerged = Recent<ContentID>(limit: 16384)
     var lanes: FetchLanes
     var readAheads = ReadAheadWindows()
@@ -76,7 +80,10 @@ struct MergePlan {
     /// - Returns: whether it was there: then it is not answered.
     mutating func leave(_ ticket: MergeTicket) -> Bool {
         if requests.removeFirst(where: { $0.ticket == ticket }) { return true }
-        guard let key = keys[ticket.content] else { return false }
+        return slots(of: ticket.content).contains { leave(ticket, $0) }
+    }
+
+    private mutating func leave(_ ticket: MergeTicket, _ key: SlotKey) -> Bool {
         if let index = contents[key]?.early.firstIndex(where: { $0.ticket == ticket }) {
             contents[key]?.early.remove(at: index)
             return true
@@ -95,17 +102,17 @@ struct MergePlan {
         if let (job, source) = lanes.popUrgent() { return .fetch(job, source) }
         var ends = PlanEnds()
         while let request = requests.pop() {
-            if let key = keys[request.ticket.content] {
+            if let key = slot(of: request.ticket.content, for: request.origin) {
                 contents[key]?.early.append(request)
                 guard contents[key]?.isPrepared == true else { continue }
                 assign(key, &ends)
                 if !ends.isEmpty { return .tell(ends) }
                 if let (job, source) = lanes.popUrgent() { return .fetch(job, source) }
             } else {
-                let key = add(request.ticket.content)
+                let key = add(request.ticket.content, for: request.origin)
                 contents[key]?.early.append(request)
                 lanes.beginOther()
-                return .prepare(key, request.ticket.content, preferring: nil)
+                return .prepare(key, request.ticket.content, preferring: request.layer)
             }
         }
         if let (layer, window) = readAheads.popDue() {
@@ -126,42 +133,69 @@ struct MergePlan {
 
     /// What the plan knows of a content's bytes, which may be newer than what the index says.
     func knowledge(of content: ContentID) -> MergeEngine.Knowledge {
-        guard let key = keys[content], let known = contents[key] else { return .none }
-        return known.isMerged ? .merged : .merging
+        var found = MergeEngine.Knowledge.none
+        for key in slots(of: content) {
+            if contents[key]?.isMerged == true { return .merged }
+            found = .merging
+        }
+        return found
     }
 
     /// Whether a range of a content that is being merged has landed.
     func hasLanded(_ range: Range<Int64>, of content: ContentID) -> Bool {
-        guard let key = keys[content], let known = contents[key], known.isPrepared else { return false }
-        return known.indices(holding: range).allSatisfy { known.states[$0] == .landed }
+        slots(of: content).contains { key in
+            guard let known = contents[key], known.isPrepared else { return false }
+            return known.indices(holding: range).allSatisfy { known.states[$0] == .landed }
+        }
     }
 
     // MARK: Contents
 
-    /// Adds an unknown content; the caller prepares or reserves it.
-    mutating func add(_ id: ContentID) -> SlotKey {
-        let key = contents.insert { PlannedContent(key: $0, id: id) }
-        keys[id] = key
+    /// The slot of a content that is wanted for a repository's images, that is kept from everybody, or of which all has landed, whoever
+    /// brought it: then it is in the store.
+    func slot(of content: ContentID, for origin: Origin) -> SlotKey? {
+        if let own = keys[Wanted(content: content, origin: origin)] { return own }
+        let others = slots(of: content)
+        // What is for nobody in particular takes what is on its way.
+        if origin == .any { return others.first }
+        return others.first { contents[$0]?.origin == .reserved || contents[$0]?.isMerged == true }
+    }
+
+    /// All slots of a content. There are as many repositories as are being fetched from just now: one, most of the time.
+    func slots(of content: ContentID) -> [SlotKey] {
+        if origins.isEmpty { return [] }
+        return origins.keys.compactMap { keys[Wanted(content: content, origin: $0)] }
+    }
+
+    /// Adds a content that is not known; the caller prepares or reserves it.
+    mutating func add(_ id: ContentID, for origin: Origin = .any) -> SlotKey {
+        let key = contents.insert { PlannedContent(key: $0, id: id, origin: origin) }
+        keys[Wanted(content: id, origin: origin)] = key
+        origins[origin, default: 0] += 1
         return key
     }
 
     /// Adds a content of one chunk of which everything is known.
-    mutating func add(single row: UnmergedContent) -> SlotKey {
-        let key = contents.insert { PlannedContent(key: $0, single: row) }
-        keys[row.content.id] = key
+    mutating func add(single row: UnmergedContent, for origin: Origin = .any) -> SlotKey {
+        let key = contents.insert { PlannedContent(key: $0, single: row, origin: origin) }
+        keys[Wanted(content: row.content.id, origin: origin)] = key
+        origins[origin, default: 0] += 1
         return key
     }
 
     @discardableResult
     mutating func remove(_ key: SlotKey) -> PlannedContent? {
         guard let content = contents.remove(key) else { return nil }
-        keys[content.id] = nil
+        keys[content.wanted] = nil
+        let left = (origins[content.origin] ?? 1) - 1
+        origins[content.origin] = left > 0 ? left : nil
         if content.isRestWanted { producers.removeAll { $0 == .rest(key) } }
         return content
     }
 
     mutating func removeIfIdle(_ key: SlotKey) {
-        if contents[key]?.isIdle == true { remove(key) }
+        guard let content = contents[key], content.isIdle, unrecorded[content.id] == nil else { return }
+        remove(key)
     }
 
     /// Takes what there is of a content, and serves the requests that came meanwhile.
@@ -203,7 +237,7 @@ struct MergePlan {
     /// - Returns: the contents that it got; `release` gives them back.
     mutating func reserve(_ ids: [ContentID]) -> [ContentID: SlotKey] {
         var reserved: [ContentID: SlotKey] = [:]
-        for id in ids where !isStopping && keys[id] == nil { reserved[id] = add(id) }
+        for id in ids where !isStopping && slots(of: id).isEmpty { reserved[id] = add(id, for: .reserved) }
         return reserved
     }
 
@@ -289,6 +323,7 @@ struct MergePlan {
     /// Forgets all contents, when nothing lands any more.
     mutating func forgetAll() {
         for key in contents.keys { remove(key) }
+        unrecorded = [:]
     }
 }
 

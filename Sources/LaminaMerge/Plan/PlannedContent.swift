@@ -15,14 +15,14 @@ struct PlannedContent {
 
     let key: SlotKey
     let id: ContentID
+    /// For whose images: another repository's ask their own source for the same bytes.
+    let origin: Origin
     /// nil while the content is being prepared or reserved.
     private(set) var target: MergeTarget?
     private(set) var chunks: [ChunkRecord] = []
     var states: [ChunkState] = []
     /// How many chunks have not landed.
     var missing = 0
-    /// How many chunks have landed that the index does not know of yet.
-    var unrecorded = 0
     var waiters: [Waiter] = []
     /// Requests that are not assigned to chunks yet: those that came while the content was being prepared or reserved.
     var early: [Request] = []
@@ -39,14 +39,17 @@ struct PlannedContent {
     /// Where the background merge goes on: behind the latest read.
     var cursor = 0
 
-    init(key: SlotKey, id: ContentID) {
+    init(key: SlotKey, id: ContentID, origin: Origin = .any) {
         self.key = key
         self.id = id
+        self.origin = origin
     }
 
+    var wanted: Wanted { Wanted(content: id, origin: origin) }
+
     /// A content of one chunk, of which everything is known already.
-    init(key: SlotKey, single row: UnmergedContent) {
-        self.init(key: key, id: row.content.id)
+    init(key: SlotKey, single row: UnmergedContent, origin: Origin = .any) {
+        self.init(key: key, id: row.content.id, origin: origin)
         prepare(
             MergeTarget(row.content, chunkCount: 1),
             chunks: [
@@ -66,10 +69,19 @@ struct PlannedContent {
         missing = states.count { $0 == .absent }
     }
 
-    /// Whether no waiter is left and nothing of it is on its way: the index knows as much.
+    /// Whether nobody waits for it and nothing of it is on its way. Whether the index knows as much, the plan knows.
     var isIdle: Bool {
-        isPrepared && missing > 0 && early.isEmpty && waiters.isEmpty && !isRestWanted && unrecorded == 0
-            && !states.contains(.inFlight)
+        isPrepared && missing > 0 && early.isEmpty && waiters.isEmpty && !isRestWanted && !states.contains(.inFlight)
+    }
+
+    /// Takes the next place where the same repository has a chunk that could not be had from the one before.
+    ///
+    /// - Returns: whether there is one.
+    mutating func moveOn(_ index: Int) -> Bool {
+        guard !chunks[index].others.isEmpty else { return false }
+        chunks[index].source = chunks[index].others.removeFirst()
+        suspects.remove(index)
+        return true
     }
 
     /// Has a pull wait for all of it.
@@ -113,7 +125,23 @@ struct PlannedContent {
 /// Names one `LayerPull`.
 typealias PullID = UInt64
 
-/// A reader or pull that waits for chunks of one content.
+/// For whose images bytes are fetched: the layers of one repository of one registry, by a number that the process gives it.
+struct Origin: Hashable, Sendable {
+    let number: Int
+    /// For nobody's in particular: what the store has had is put right.
+    static let any = Origin(number: 0)
+    /// Kept from everybody.
+    static let reserved = Origin(number: -1)
+}
+
+/// A content that is wanted for some images. What is on its way for others is no answer: their source may lie, stall or be gone, and
+/// what they show their registry is not shown for these.
+struct Wanted: Hashable, Sendable {
+    var content: ContentID
+    var origin: Origin
+}
+
+/// Somebody who waits for chunks of one content.
 struct Waiter {
     enum Who: Equatable {
         /// The number of its ticket.
@@ -138,7 +166,11 @@ public struct MergeTicket: Hashable, Sendable {
 /// A request for bytes of a content.
 struct Request: Sendable {
     var ticket: MergeTicket
-    /// nil means the whole.
+    /// For whose image.
+    var origin = Origin.any
+    /// The layer that the file is of: its own places come first.
+    var layer: LayerID?
+    /// nil asks for the whole.
     var range: Range<Int64>?
     /// Whether the rest of the content is merged behind it.
     var startsBackground: Bool

@@ -19,6 +19,8 @@ struct PlannedPull {
 
     let id: PullID
     let layer: LayerID
+    /// The repository of the layer.
+    let origin: Origin
     /// The contents to merge, in about this order; nil: all of the layer.
     private var chosen: ArraySlice<Row>?
 
@@ -50,13 +52,16 @@ struct PlannedPull {
     /// Whether it has asked for everything.
     var hasEnded = false
 
-    init(id: PullID, layer: LayerID) {
+    init(id: PullID, layer: LayerID, origin: Origin = .any) {
         self.id = id
         self.layer = layer
+        self.origin = origin
     }
 
-    init(id: PullID, layer: LayerID, first contents: [UnmergedContent], readAt time: UInt64) {
-        self.init(id: id, layer: layer)
+    init(
+        id: PullID, layer: LayerID, origin: Origin = .any, first contents: [UnmergedContent], readAt time: UInt64
+    ) {
+        self.init(id: id, layer: layer, origin: origin)
         chosen = contents.map { Row(content: $0, time: time) }[...]
     }
 

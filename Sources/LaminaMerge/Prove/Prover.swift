@@ -87,7 +87,7 @@ final class Prover: Sendable {
                         MergeError(
                             .disproven,
                             "layer \(ledger.digest): its tar has the digest \(computed), and the image says \(diffID); "
-                                + "its files are right by its table of contents"))
+                                + "nothing of it is served any more"))
                 }
             }
             try context.store.recordProofs(of: layer, areFilesProven: areFilesProven, diffID: state, computed: computed)

@@ -17,6 +17,8 @@ final class TarProver {
     private let layer: LayerID
     private let ledger: LayerLedger
     private var hash = SHA256()
+    /// Of a layer whose table of contents is in no tar.
+    private var witness: TarWitness?
     private var file: (name: BackingName, file: File)?
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 4096)
 
@@ -28,15 +30,51 @@ final class TarProver {
 
     deinit { buffer.deallocate() }
 
-    /// The digest of the tar; `nil` if not all of it is known.
+    /// The digest of the tar; `nil` where not everything of it is known, or where it is not the tar of this tree.
     func digest() throws -> Digest? {
+        let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
+        witness = format == .estargz ? nil : TarWitness()
+        guard let digest = try told() else { return nil }
+        // Of another tar there is nothing more to say.
+        guard let witness, digest == ledger.diffID else { return digest }
+        do {
+            if try witness.confirms(layer, context.store.index) { return digest }
+        } catch let error as FormatError {
+            context.reporter.report(
+                MergeError(.corrupt, "layer \(ledger.digest): its tar is no layer's", cause: error))
+            return nil
+        }
+        context.reporter.report(
+            MergeError(
+                .disproven,
+                "layer \(ledger.digest): its tar has the diff ID, and its table of contents says other things than the tar does: that it is "
+                    + "the layer of its chain is not proven"))
+        return nil
+    }
+
+    private func take(_ bytes: UnsafeRawBufferPointer) throws {
+        hash.update(bytes)
+        try witness?.take(bytes)
+    }
+
+    private func told() throws -> Digest? {
         guard let source = try context.store.index.tarSource(of: layer) else { return nil }
         do {
             if let tarSplit = source.tarSplit { return try digest(by: tarSplit) }
-            guard LayerFormat(rawValue: Int32(clamping: ledger.format)) == .zstdChunked,
-                let end = source.membersEnd
-            else { return nil }
-            return try digest(membersEnd: end)
+            guard let format = LayerFormat(rawValue: Int32(clamping: ledger.format)), let end = source.membersEnd else {
+                return nil
+            }
+            switch format {
+            case .zstdChunked, .estargzExternal: return try digest(end: end, format.compression)
+            case .estargz:
+                // Its table of contents is a file of the tar, behind all others; the footer is an empty member.
+                // It has to be the one that the tree was made of, and not what somebody gives now.
+                guard let size = try context.store.index.blob(of: layer)?.size,
+                    try context.store.index.tarPart(of: layer, at: end)?.starts(with: [0x1f, 0x8b]) == true
+                else { return nil }
+                return try digest(end: size - Int64(EStargz.footerSize), format.compression)
+            default: return nil
+            }
         } catch let error as FormatError {
             context.reporter.report(
                 MergeError(.corrupt, "layer \(ledger.digest): its tar cannot be told from what is there", cause: error))
@@ -53,7 +91,7 @@ final class TarProver {
         try bytes.withUnsafeBytes { bytes in
             try TarSplit.read(bytes) { item in
                 switch item {
-                case .bytes(let bytes): hash.update(bytes)
+                case .bytes(let bytes): try take(bytes)
                 case .file(let name, let size):
                     guard size > 0, isComplete else { return }
                     let path = name.split(separator: UInt8(ascii: "/")).filter { !$0.elementsEqual(".".utf8) }
@@ -72,28 +110,41 @@ final class TarProver {
         return digest
     }
 
-    /// Uses what was kept of each member, and what was never fetched, if that is little.
-    private func digest(membersEnd: Int64) throws -> Digest? {
+    /// By what was kept of each member, and what was never fetched, as long as that is little.
+    private func digest(end: Int64, _ compression: StreamDecompressor.Compression) throws -> Digest? {
         let places = try context.store.index.tarPartPlaces(of: layer)
         var gaps: [Range<Int64>] = []
         var position: Int64 = 0
-        for place in places + [membersEnd..<membersEnd] {
+        for place in places + [end..<end] {
             if place.lowerBound > position { gaps.append(position..<place.lowerBound) }
             position = max(position, place.upperBound)
         }
         let missing = gaps.reduce(0) { $0 + Int64($1.count) }
-        guard missing <= max(Self.gapLimit, membersEnd / 16), gaps.count <= Self.gapCount else { return nil }
+        guard missing <= max(Self.gapLimit, end / 16), gaps.count <= Self.gapCount else { return nil }
         var nextGap = 0
         func fillGap(before end: Int64) throws {
             guard nextGap < gaps.count, gaps[nextGap].lowerBound < end else { return }
-            let stream = try StreamDecompressor(.zstd)
-            try fetch(gaps[nextGap]).withUnsafeBytes { try stream.push($0) { hash.update($0) } }
+            let stream = try StreamDecompressor(compression)
+            try fetch(gaps[nextGap]).withUnsafeBytes { try stream.push($0) { try take($0) } }
             nextGap += 1
         }
+        // Where the last member begins that was hashed. One may have been kept twice, as it has files that came one after the other.
+        var last: Int64 = -1
         for place in places {
             try fillGap(before: place.lowerBound)
             guard let bytes = try context.store.index.tarPart(of: layer, at: place.lowerBound) else { return nil }
-            guard try update(try bytes.withUnsafeBytes { try TarPart($0) }, at: place.lowerBound) else { return nil }
+            // As it stands in the blob.
+            if bytes.starts(with: [0x1f, 0x8b]) {
+                let stream = try StreamDecompressor(compression)
+                try bytes.withUnsafeBytes { try stream.push($0) { try take($0) } }
+                continue
+            }
+            for member in try bytes.withUnsafeBytes({ try TarRun($0) }).members {
+                let offset = member.blobOffset ?? place.lowerBound
+                if offset <= last { continue }
+                last = offset
+                guard try update(member.part, at: offset) else { return nil }
+            }
         }
         try fillGap(before: .max)
         return hash.digest()
@@ -105,19 +156,19 @@ final class TarProver {
     private func update(_ part: TarPart, at blobOffset: Int64) throws -> Bool {
         var rest = part.rest[...]
         var end = 0
-        func take(_ count: Int) {
+        func takeRest(_ count: Int) throws {
             let bytes = rest.prefix(count)
             rest = rest.dropFirst(bytes.count)
-            bytes.withUnsafeBytes { hash.update($0) }
+            try bytes.withUnsafeBytes { try take($0) }
         }
         for cut in part.cuts {
-            take(cut.offset - end)
+            try takeRest(cut.offset - end)
             end = cut.offset + cut.size
             let found = try context.store.index.content(in: layer, at: blobOffset, innerOffset: Int64(cut.offset))
             guard let found, found.offset + Int64(cut.size) <= found.record.size else { return false }
             try update(found.record, found.offset..<(found.offset + Int64(cut.size)))
         }
-        take(rest.count)
+        try takeRest(rest.count)
         return true
     }
 
@@ -133,7 +184,7 @@ final class TarProver {
             guard read > 0 else {
                 throw FormatError(.truncated, "\(content.name.digest) ends early", offset: offset)
             }
-            hash.update(UnsafeRawBufferPointer(rebasing: buffer[..<read]))
+            try take(UnsafeRawBufferPointer(rebasing: buffer[..<read]))
             offset += Int64(read)
         }
     }

@@ -90,9 +90,11 @@ public final class ImagePull {
         let indexer = LayerIndexer(
             store: engine.store, source: blobs, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
             refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits,
+            entries: EntryBudget(limit: engine.options.imageEntries), memory: engine.tocMemory,
             shouldStop: shouldStop,
             stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2) },
-            didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing)
+            didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing,
+            isolates: engine.options.isolates)
         var layers: [LayerID] = []
         for (number, descriptor) in image.layers.enumerated() {
             if shouldStop() { throw MergeError.stopped }
@@ -138,10 +140,15 @@ public final class ImagePull {
     private func index(
         _ descriptor: Descriptor, _ diffID: Digest?, by indexer: LayerIndexer, from source: any BlobSource
     ) throws -> LayerID {
+        // Whoever is found wrong by this image's table of contents may be right by another's.
+        let source = source.trusting(try TOCClaims(descriptor).identity)
+        var indexer = indexer
+        indexer.source = source
         while true {
             do {
                 return try indexer.index(descriptor, diffID: diffID)
             } catch let error as MergeError where [.badImage, .unsupportedLayer].contains(error.code) {
+                if shouldStop() { throw MergeError.stopped }
                 guard source.distrust(descriptor.digest) else { throw error }
                 engine.recorder.report(MergeError(error.code, "asking another server", cause: error))
             }
@@ -201,7 +208,7 @@ public final class ImagePull {
         var failure: MergeError?
         func run(_ new: [LayerPull]) throws {
             pulls += new
-            engine.context.board.begin(new)
+            engine.context.begin(new)
             for pull in new {
                 progress.current = try engine.store.index.blob(of: pull.layer)?.digest.description
                 while true {

@@ -39,8 +39,10 @@ extension LayerIndexer {
         }
         let blob = try source.blob(layer, limit: Self.blobLimit, shouldStop: shouldStop)
         didFetch(blob.count)
+        let share = try memory?.take(compressed: blob.count, limits, shouldStop)
         return FetchedTOC(
-            format: .estargzExternal, json: try blob.withUnsafeBytes { try EStargz.extractTOC(fromMember: $0) },
-            membersEnd: membersEnd)
+            format: .estargzExternal,
+            json: try blob.withUnsafeBytes { try EStargz.extractTOC(fromMember: $0, limits: limits) },
+            membersEnd: membersEnd, share: share)
     }
 }

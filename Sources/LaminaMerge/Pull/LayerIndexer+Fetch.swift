@@ -45,12 +45,14 @@ extension LayerIndexer {
         try checkSize(tocEnd - tocOffset, at: tocOffset)
         let bytes = try completed(tail, from: tailStart, with: tocOffset, descriptor)
         let count = Int(tocEnd - tocOffset)
+        let share = try memory?.take(compressed: count, limits, shouldStop)
         return try bytes.withUnsafeBytes { bytes in
             FetchedTOC(
                 format: .estargz,
                 json: try EStargz.extractTOC(
                     fromMember: UnsafeRawBufferPointer(rebasing: bytes[..<count]), limits: limits),
-                membersEnd: tocOffset, tail: (tocOffset, Int64(bytes.count), SHA256.hash(bytes)))
+                membersEnd: tocOffset, tail: (tocOffset, Int64(bytes.count), SHA256.hash(bytes)),
+                tarTail: Array(bytes[..<count]), share: share)
         }
     }
 
@@ -68,13 +70,14 @@ extension LayerIndexer {
         } else {
             bytes = try read(descriptor, place.range)
         }
+        let share = try memory?.take(compressed: Int(place.compressedSize), limits, shouldStop)
         return try bytes.withUnsafeBytes { bytes in
             let frame = UnsafeRawBufferPointer(rebasing: bytes[..<Int(place.compressedSize)])
             return FetchedTOC(
                 format: .zstdChunked, json: try ZstdChunked.extractTOC(frame, place: place, limits: limits),
                 membersEnd: place.offset - ZstdChunked.frameHeadSize,
                 tail: (place.offset, Int64(bytes.count), SHA256.hash(bytes)), checksum: SHA256.hash(frame),
-                tarSplit: tarSplit)
+                tarSplit: tarSplit, share: share)
         }
     }
 
@@ -135,12 +138,15 @@ extension LayerIndexer {
                 "layer \(descriptor.digest): its table of contents is in another image, and its manifest vouches for none: "
                     + "push the image again with the annotation containerd.io/snapshot/stargz/toc.digest")
         }
-        let pass = try readWhole(descriptor, diffID, toc.format.compression, tail: toc.tail)
+        let witness = Self.witness(for: toc.format)
+        let pass = try readWhole(descriptor, diffID, toc.format.compression, tail: toc.tail, witness: witness)
         guard pass.tail == toc.tail?.digest else {
             throw MergeError(
                 .badImage, "layer \(descriptor.digest): its table of contents was another when it was read again")
         }
-        return LayerProof(toc: isProven ? .manifest : .blob, diffID: pass.diffID, computedDiffID: pass.computed)
+        return LayerProof(
+            toc: isProven ? .manifest : .blob, diffID: pass.diffID, computedDiffID: pass.computed, isOfWholeBlob: true,
+            witness: pass.diffID == .proven ? witness : nil)
     }
 
     /// Computes the diff ID of a layer that is in the store, if the operator wants it known.
@@ -150,16 +156,45 @@ extension LayerIndexer {
         guard ledger.diffIDState == .unknown || ledger.diffIDState == .notProvable,
             let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
         else { return layer }
-        let pass = try readWhole(descriptor, ledger.diffID ?? diffID, format.compression, tail: nil)
-        try store.recordDiffID(pass.diffID, computed: pass.computed, of: layer)
+        let witness = Self.witness(for: format)
+        let membersEnd = format == .estargz ? try store.index.tarSource(of: layer)?.membersEnd : nil
+        let pass = try readWhole(
+            descriptor, ledger.diffID ?? diffID, format.compression, tail: nil, witness: witness,
+            keepingFrom: membersEnd)
+        if membersEnd != nil {
+            // The blob is what its digest says: so is the table of contents in it, and the tree may have been made of another one.
+            let toc = try pass.kept.dropLast(EStargz.footerSize).withUnsafeBytes {
+                try EStargz.extractTOC(fromMember: $0, limits: limits)
+            }
+            try store.recordTOC(SHA256.hash(toc), checksum: nil, of: descriptor.digest)
+            if SHA256.hash(toc) != ledger.tocDigest { return layer }
+        }
+        try record(pass.diffID, pass.computed, of: layer, witness)
         return layer
     }
 
-    /// Reads a blob from end to end. Its digest must be right; returns the digest of its tar, and that of a part of it.
+    private static func witness(for format: LayerFormat) -> TarWitness? { format == .estargz ? nil : TarWitness() }
+
+    /// Records what was found of a diff ID, once the tar's tree was held against the layer's.
+    func record(_ state: DiffIDState, _ computed: Digest?, of layer: LayerID, _ witness: TarWitness?) throws {
+        var state = state
+        if state == .proven, let witness {
+            do {
+                if try !witness.confirms(layer, store.index) { state = .notProvable }
+            } catch is FormatError {
+                state = .notProvable
+            }
+        }
+        try store.recordDiffID(state, computed: computed, of: layer)
+    }
+
+    /// Reads a blob from end to end: its digest must be right; tells its tar's, and that of a part of it.
     private func readWhole(
         _ descriptor: Descriptor, _ diffID: Digest?, _ compression: StreamDecompressor.Compression,
-        tail: (offset: Int64, size: Int64, digest: Digest)?
-    ) throws -> (tail: Digest?, diffID: DiffIDState, computed: Digest?) {
+        tail: (offset: Int64, size: Int64, digest: Digest)?, witness: TarWitness? = nil, keepingFrom kept: Int64? = nil
+    ) throws -> (tail: Digest?, diffID: DiffIDState, computed: Digest?, kept: [UInt8]) {
+        if let kept { try checkSize(descriptor.size - kept, at: kept) }
+        var keptBytes: [UInt8] = []
         var hash = SHA256()
         var tailHash = SHA256()
         // A blob that cannot be decompressed has no diff ID; its chunks show whether it can be served.
@@ -176,7 +211,17 @@ extension LayerIndexer {
                 tailHash.update(UnsafeRawBufferPointer(rebasing: bytes[range]))
             }
             if let stream = tar?.stream {
-                do { try stream.push(bytes) { tar?.hash.update($0) } } catch { tar = nil }
+                do {
+                    try stream.push(bytes) {
+                        tar?.hash.update($0)
+                        try witness?.take($0)
+                    }
+                } catch {
+                    tar = nil
+                }
+            }
+            if let kept, position + Int64(bytes.count) > kept {
+                keptBytes += bytes[Int(max(0, kept - position))...]
             }
             position += Int64(bytes.count)
             didFetch(bytes.count)
@@ -192,7 +237,7 @@ extension LayerIndexer {
             case (_, nil): .notProvable
             case (let diffID, let computed): diffID == computed ? .proven : .mismatch
             }
-        return (tail.map { _ in tailHash.digest() }, state, state == .mismatch ? computed : nil)
+        return (tail.map { _ in tailHash.digest() }, state, state == .mismatch ? computed : nil, keptBytes)
     }
 }
 
@@ -201,4 +246,8 @@ struct LayerProof {
     var toc: TOCProof
     var diffID = DiffIDState.unknown
     var computedDiffID: Digest?
+    /// Whether the blob was hashed, with the table of contents in it.
+    var isOfWholeBlob = false
+    /// Has seen the tar, where its table of contents is not in it: until the trees were held against each other, nothing is proven.
+    var witness: TarWitness?
 }

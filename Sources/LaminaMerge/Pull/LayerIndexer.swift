@@ -13,15 +13,19 @@ enum LayerKind {
 /// Puts a layer into the index: finds out its format, and imports its table of contents if it has one.
 struct LayerIndexer {
     let store: Store
-    let source: any BlobSource
-    /// The image's tag: an external table of contents is in the image with this tag and `-esgztoc`.
+    var source: any BlobSource
+    /// Of the image: an external table of contents is in the one of this tag and `-esgztoc`.
     var tag: String?
     /// Whether a layer is wanted only when its diff ID is known.
     var requiresDiffID = false
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
     var limits = FormatLimits()
-    /// Whether a layer that must be read as a whole is read: one whose table of contents the manifest does not prove.
+    /// What all layers of the image may bring together; nil: each by itself.
+    var entries: EntryBudget?
+    /// Memory for tables of contents that are being read, of the whole process.
+    var memory: TOCMemory?
+    /// Whether a layer that has to be read as a whole is: one whose table of contents nobody vouches for.
     var readsWholeBlobs = true
     let shouldStop: @Sendable () -> Bool
     /// Reads a layer without a table of contents as a whole; the format is known if a footer says it.
@@ -33,11 +37,17 @@ struct LayerIndexer {
     /// Runs the import of a layer with this many inodes, if there is room for it.
     var importing: (_ inodes: Int, _ body: () throws -> LayerID) throws -> LayerID = { try $1() }
 
-    /// The layer's row; indexes the layer if the store does not have it.
+    /// Whether the files of a layer from a place are its repository's alone.
+    var isolates: (_ location: String) -> Bool = { _ in false }
+
+    /// The layer's row; indexes it where the store does not have it.
+    ///
+    /// A layer is a blob, a table of contents and a repository: images that name different tables of contents for one blob have each
+    /// their own, until the whole blob was hashed.
     func index(_ descriptor: Descriptor, diffID: Digest?) throws -> LayerID {
-        let known = try store.layer(descriptor.digest)
         let claims = try TOCClaims(descriptor)
-        if let known, let layer = try reuse(known, claims, descriptor) {
+        try refuseFalse(claims, descriptor)
+        if let layer = try known(claims, descriptor, diffID) {
             return try provingDiffID(of: layer, descriptor, diffID)
         }
         guard readsWholeBlobs || claims.isVouchedFor else {
@@ -58,57 +68,109 @@ struct LayerIndexer {
             case .plain(let format): return try stream(descriptor, diffID, format)
             }
             let proof = try verify(toc, claims, descriptor, diffID)
-            if let known {
-                let claims = TOCClaims(tocDigest: toc.digest)
-                if let layer = try reuse(known, claims, descriptor) { return layer }
+            if toc.format != .estargzExternal { try refuseFalse(toc, descriptor) }
+            let tree: LayerTree
+            do {
+                tree = try toc.json.withUnsafeBytes {
+                    try LayerTree.parse(toc: $0, tocOffset: toc.membersEnd, format: toc.format, limits: limits)
+                }
+                // A member is in memory as a whole, however little of it is wanted.
+                if let large = tree.chunks.first(where: { $0.blobSize > limits.memberBytes }) {
+                    throw FormatError(
+                        .largeChunk, "the chunk is in a member that is too large", offset: large.blobOffset,
+                        expected: "at most \(limits.memberBytes) bytes", actual: "\(large.blobSize)")
+                }
+            } catch let error as FormatError where error.code == .largeChunk && readsWholeBlobs {
+                // In parts it would take more memory than there is to be had: it is read as a stream.
+                return try stream(descriptor, diffID, toc.format == .zstdChunked ? .plainZstd : .stargz)
             }
-            let tree = try toc.json.withUnsafeBytes {
-                try LayerTree.parse(toc: $0, tocOffset: toc.membersEnd, format: toc.format, limits: limits)
-            }
+            try entries?.take(tree.nodes.count, of: descriptor.digest)
             var record = LayerRecord(
                 digest: descriptor.digest, diffID: diffID, tocDigest: toc.digest, tocChecksum: toc.checksum,
                 tocProof: proof.toc, format: Int(toc.format.rawValue), size: descriptor.size,
                 prioritizedEnd: tree.prioritizedEnd, location: source.location)
-            (record.diffIDState, record.computedDiffID) = (proof.diffID, proof.computedDiffID)
+            // What a witness has to say something of is not proven yet.
+            let isSettled = proof.witness == nil || toc.format == .estargz
+            (record.diffIDState, record.computedDiffID) = (isSettled ? proof.diffID : .unknown, proof.computedDiffID)
             record.membersEnd = toc.membersEnd
             record.tarSplit = toc.tarSplit.flatMap { tree.isPlausible($0) ? $0.range : nil }
-            return try importing(tree.nodes.count) {
+            record.isIsolated = isolates(source.location)
+            record.tail = toc.tarTail.map { (toc.membersEnd, $0) }
+            let layer = try importing(tree.nodes.count) {
                 try store.importLayer(record, inodeCount: tree.nodes.count) { try $0.add(tree) }
             }
+            if !isSettled { try self.record(proof.diffID, proof.computedDiffID, of: layer, proof.witness) }
+            if proof.isOfWholeBlob, toc.format != .estargzExternal {
+                try store.recordTOC(toc.digest, checksum: toc.checksum, of: descriptor.digest)
+            }
+            return layer
         } catch let error as FormatError {
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
         }
     }
 
-    /// Takes a layer that the store has, if this image's manifest names its TOC; `nil`: the manifest names none, so the TOC has
-    /// to be looked at.
+    /// Refuses a table of contents that is not the one of a blob which was hashed as a whole.
+    private func refuseFalse(_ claims: TOCClaims, _ descriptor: Descriptor) throws {
+        guard let proven = try store.index.provenTOC(of: descriptor.digest) else { return }
+        if let claimed = claims.tocDigest, claimed != proven.digest {
+            throw Self.isFalse(claimed, proven.digest, descriptor)
+        }
+        if claims.tocDigest == nil, let claimed = claims.checksum, let checksum = proven.checksum, claimed != checksum {
+            throw Self.isFalse(claimed, checksum, descriptor)
+        }
+    }
+
+    private func refuseFalse(_ toc: FetchedTOC, _ descriptor: Descriptor) throws {
+        guard let proven = try store.index.provenTOC(of: descriptor.digest), proven.digest != toc.digest else { return }
+        throw Self.isFalse(toc.digest, proven.digest, descriptor)
+    }
+
+    private static func isFalse(_ claimed: Digest, _ proven: Digest, _ descriptor: Descriptor) -> MergeError {
+        MergeError(
+            .badImage,
+            "layer \(descriptor.digest) has the table of contents \(proven), as the whole blob was hashed, and this image says that "
+                + "it is \(claimed): the image is wrong")
+    }
+
+    /// Takes a layer that the store has, if its TOC is the one that this image's manifest vouches for; `nil`: the manifest
+    /// vouches for none, or the store has none with that one.
     ///
-    /// A lazily fetched blob is never hashed as a whole, so its digest does not prove its TOC. If a registry made up a TOC for
-    /// a well-known layer, images with the real layer must not get that TOC.
-    private func reuse(_ known: LayerID, _ claims: TOCClaims, _ descriptor: Descriptor) throws -> LayerID? {
-        let stored = try store.index.ledger(of: known)
-        // It was hashed as a whole: it is what its digest says, whatever a manifest claims.
-        if stored.tocProof == .whole {
-            try store.addSource(source.location, to: known)
-            return known
+    /// A lazily fetched blob is never hashed as a whole, so its digest does not prove the TOC that came with it: an image
+    /// whose registry made up a TOC for a well-known layer must not lend it to the images that hold the real one. One of another
+    /// repository is copied: it is served from the store and by this image's own registry, and not by that one's.
+    private func known(_ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?) throws -> LayerID? {
+        let isIsolated = isolates(source.location)
+        let fitting = try store.index.layers(of: descriptor.digest).filter {
+            claims.fits($0) && $0.isIsolated == isIsolated
+                && ($0.diffID == diffID || diffID == nil || $0.tocProof == .whole)
         }
-        let pairs = [(claims.tocDigest, stored.tocDigest), (claims.checksum, stored.tocChecksum)]
-        guard
-            let (claimed, found) = pairs.first(where: { $0.0 != nil && $0.1 != nil })
-                ?? pairs.first(where: { $0.0 != nil }),
-            let claimed
-        else { return nil }
-        // If a layer came without the compressed TOC's digest, only the JSON's digest is known.
-        if found == nil, claims.tocDigest == nil { return nil }
-        guard found == claimed else {
+        if let whole = fitting.first(where: { $0.tocProof == .whole }), let diffID, let proven = whole.diffID,
+            proven != diffID
+        {
             throw MergeError(
-                .badImage,
-                "layer \(descriptor.digest) is in the store with the table of contents \(found?.description ?? "of nobody"), "
-                    + "and this image has \(claimed) for it: one of the two images is wrong; "
-                    + "pull the one that you trust into a store of its own (--root)")
+                .badImage, "layer \(descriptor.digest): its tar has the digest \(proven), and the image says \(diffID)")
         }
-        try store.addSource(source.location, to: known)
-        return known
+        if let own = fitting.first(where: { $0.origin == source.location }) {
+            try store.addSource(source.location, to: own.id)
+            return own.id
+        }
+        guard !isIsolated, let other = fitting.first(where: { !$0.isQuarantined }) else { return nil }
+        return try store.copyLayer(other.id, to: source.location, diffID: diffID)
+    }
+}
+
+extension TOCClaims {
+    /// What tells this table of contents from others of the same blob.
+    var identity: Digest? { tocDigest ?? checksum }
+
+    /// Whether a layer of the store is the one that the manifest names.
+    fileprivate func fits(_ layer: KnownLayer) -> Bool {
+        // Hashed as a whole: it is what its digest says, whatever anybody claims.
+        if layer.tocProof == .whole { return true }
+        // Of a layer that came without the compressed TOC's digest only the JSON's is known.
+        if let tocDigest, let found = layer.tocDigest { return tocDigest == found }
+        if let checksum, let found = layer.tocChecksum { return checksum == found }
+        return false
     }
 }
 

@@ -13,6 +13,7 @@ public final class LayerPull: Sendable {
         /// What is to be pulled; given to the plan once.
         var chosen: (contents: [UnmergedContent], time: UInt64)?
         var id: PullID?
+        var origin = Origin.any
         weak var board: PlanBoard?
     }
 
@@ -52,9 +53,10 @@ public final class LayerPull: Sendable {
 
     // MARK: For the board
 
-    func set(id: PullID, board: PlanBoard) {
+    func set(id: PullID, origin: Origin, board: PlanBoard) {
         state.withLock { state in
             state.id = id
+            state.origin = origin
             state.board = board
         }
     }
@@ -63,9 +65,11 @@ public final class LayerPull: Sendable {
     var planned: PlannedPull? {
         state.withLock { state in
             guard let id = state.id else { return nil }
-            guard let (contents, time) = state.chosen else { return PlannedPull(id: id, layer: layer) }
+            guard let (contents, time) = state.chosen else {
+                return PlannedPull(id: id, layer: layer, origin: state.origin)
+            }
             state.chosen = nil
-            return PlannedPull(id: id, layer: layer, first: contents, readAt: time)
+            return PlannedPull(id: id, layer: layer, origin: state.origin, first: contents, readAt: time)
         }
     }
 

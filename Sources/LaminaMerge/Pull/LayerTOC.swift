@@ -65,13 +65,19 @@ struct FetchedTOC {
     /// For zstd:chunked: the SHA-256 of the JSON as it stands in the blob.
     let checksum: Digest?
     let tarSplit: ZstdChunked.Place?
+    /// What of the layer's tar stands behind its last member: the compressed table of contents of an eStargz, as it is in the blob.
+    let tarTail: [UInt8]?
+    /// What it takes of the memory for tables of contents, for as long as it is there.
+    private let share: TOCMemory.Share?
 
     /// Hashes the JSON.
     init(
         format: LayerFormat, json: [UInt8], membersEnd: Int64,
         tail: (offset: Int64, size: Int64, digest: Digest)? = nil, checksum: Digest? = nil,
-        tarSplit: ZstdChunked.Place? = nil
+        tarSplit: ZstdChunked.Place? = nil, tarTail: [UInt8]? = nil, share: TOCMemory.Share? = nil
     ) {
+        self.tarTail = tarTail
+        self.share = share
         self.format = format
         self.json = json
         digest = SHA256.hash(json)
@@ -80,9 +86,4 @@ struct FetchedTOC {
         self.checksum = checksum
         self.tarSplit = tarSplit
     }
-}
-
-extension TOCClaims {
-    /// Only the digest of the JSON.
-    init(tocDigest: Digest) { self.tocDigest = tocDigest }
 }

@@ -8,6 +8,7 @@ public struct RemoteImage: Sendable {
     private let engine: MergeEngine
     private let source: any BlobSource
     private let tag: String?
+    private let entries: EntryBudget
     /// Manifest, configuration and descriptors, each verified by its digest.
     public let resolved: ResolvedImage
 
@@ -19,6 +20,7 @@ public struct RemoteImage: Sendable {
         shouldStop: @Sendable () -> Bool
     ) throws {
         self.engine = engine
+        entries = EntryBudget(limit: engine.options.imageEntries)
         source = try reference.openSource(plainHTTP: plainHTTP, registries: engine.options.registries)
         tag = reference.tag
         resolved = try ImageResolver.resolve(
@@ -33,10 +35,14 @@ public struct RemoteImage: Sendable {
     ///   would have to be read as a whole, which is no better than unpacking it.
     public func index(_ position: Int, shouldStop: @escaping @Sendable () -> Bool) throws -> LayerID {
         let descriptor = resolved.layers[position]
+        // Whoever is found wrong by this image's table of contents may be right by another's.
+        let source = source.trusting(try TOCClaims(descriptor).identity)
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: tag, requiresDiffID: engine.options.requiresDiffID,
-            refusesUnproven: engine.options.refusesUnproven, readsWholeBlobs: false, shouldStop: shouldStop,
-            didFetch: { [engine] in engine.countFetched(Int64($0)) }, importing: engine.importing)
+            refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits, entries: entries,
+            memory: engine.tocMemory, readsWholeBlobs: false, shouldStop: shouldStop,
+            didFetch: { [engine] in engine.countFetched(Int64($0)) }, importing: engine.importing,
+            isolates: engine.options.isolates)
         while true {
             do {
                 engine.sources.add(source)
@@ -44,7 +50,8 @@ public struct RemoteImage: Sendable {
                 defer { engine.sources.add(source) }
                 return try indexer.index(descriptor, diffID: resolved.diffIDs[position])
             } catch let error as MergeError where error.code == .badImage {
-                // If the bytes were wrong, other sources are asked as long as there is one.
+                // Where the bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.
+                if shouldStop() { throw MergeError.stopped }
                 guard source.distrust(descriptor.digest) else { throw error }
                 engine.recorder.report(MergeError(error.code, "asking another server", cause: error))
             }
@@ -56,7 +63,7 @@ extension MergeEngine {
     /// Begins to merge what the store does not have of a layer; readers go first.
     public func pull(_ layer: LayerID) -> LayerPull {
         let pull = LayerPull(layer: layer)
-        context.board.begin([pull])
+        context.begin([pull])
         return pull
     }
 
@@ -84,7 +91,7 @@ extension MergeEngine {
         }
         guard !contents.isEmpty else { return nil }
         let pull = LayerPull(layer: layer, first: contents, readAt: time)
-        context.board.begin([pull])
+        context.begin([pull])
         return pull
     }
 }

@@ -40,9 +40,13 @@ final class BlobSpool: Sendable {
     }
 
     private func run(_ resource: RegistryClient.Resource, _ client: RegistryClient) {
+        var kept: Int64 = 0
         do {
             let receiver = RangeReceiver(range: 0..<size, size: size, subject: subject, skipLimit: .max) { bytes in
                 let offset = self.state.withLock { $0.landed }
+                // It takes disk like all else that lamina keeps.
+                try client.settings.reserveSpool(Int64(bytes.count))
+                kept += Int64(bytes.count)
                 try self.file.write(bytes, at: offset)
                 self.state.withLock(notify: true) { $0.landed += Int64(bytes.count) }
             }
@@ -52,13 +56,15 @@ final class BlobSpool: Sendable {
             state.withLock(notify: true) { $0.failure = cause }
         }
         while !isIdle { _ = state.wait(seconds: 1) { $0.isClosed ? true : nil } }
-        if let digest = resource.blob { client.session.forget(self, of: digest) }
-        // For a reader that found the spool in this very moment.
+        if let digest = resource.blob { client.session.forget(self, at: client.place(of: digest, resource)) }
+        // For whoever found the spool in this very moment.
         state.withLock(notify: true) { state in
             if state.failure == nil, state.landed < size {
                 state.failure = OCIError(.network, "\(subject) is not kept any longer")
             }
         }
+        // The file goes with its last reader.
+        client.settings.releaseSpool(kept)
     }
 
     private var isIdle: Bool {

@@ -3,12 +3,13 @@ import LaminaDigest
 extension RegistryClient {
     /// See ``BlobSource/read(_:size:range:shouldStop:into:)``.
     func readBlob(
-        _ digest: Digest, of repository: String, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
-        into sink: (UnsafeRawBufferPointer) throws -> Void
+        _ digest: Digest, of repository: String, toc: Digest? = nil, size: Int64, range: Range<Int64>,
+        shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
         var resource = Resource(
             repository: repository, path: "blobs/\(digest)", subject: "blob \(digest) of \(repository)")
         resource.blob = digest
+        resource.toc = toc
         try readBlob(digest, resource, size: size, range: range, shouldStop: shouldStop, into: sink)
     }
 
@@ -33,10 +34,10 @@ extension RegistryClient {
         try checkRange(range, of: digest, size: size)
         if range.isEmpty { return }
         do {
-            if let spool = session.spool(of: digest) {
+            if let spool = session.spool(at: place(of: digest, resource)) {
                 return try spool.read(range, shouldStop: shouldStop, into: sink)
             }
-            let first = session.order(hosts, .pull, of: digest).first
+            let first = session.order(hosts, .pull, of: resource.trust).first
             if let first, session.knowsNoRanges(first), range.lowerBound > RangeReceiver.skipLimit {
                 return try readSpooled(resource, size: size, range: range, shouldStop: shouldStop, into: sink)
             }
@@ -56,13 +57,17 @@ extension RegistryClient {
         }
     }
 
-    /// Through a file that takes the whole blob once, for all readers of any part.
+    func place(of digest: Digest, _ resource: Resource) -> RegistrySession.SpoolPlace {
+        .init(registry: endpoint, path: resource.fullPath, blob: digest)
+    }
+
+    /// By way of a file that takes the whole blob once, whoever reads which part of it.
     private func readSpooled(
         _ resource: Resource, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
         into sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
         guard let digest = resource.blob else { return }
-        let spool = try session.spool(of: digest) {
+        let spool = try session.spool(at: place(of: digest, resource)) {
             try BlobSpool(of: resource, size: size, client: self)
         }
         try spool.read(range, shouldStop: shouldStop, into: sink)

@@ -11,8 +11,12 @@ extension RegistryClient {
         var headers: [String] = []
         var capability = RegistryHost.Capability.pull
         var blob: Digest?
-        /// The name for errors.
+        /// Of the table of contents that the blob's bytes are held against.
+        var toc: Digest?
+        /// What errors call it.
         var subject: String
+
+        var trust: RegistrySession.BlobTrust? { blob.map { .init(blob: $0, toc: toc) } }
 
         var fullPath: String { repository.isEmpty ? path : "\(repository)/\(path)" }
     }
@@ -24,7 +28,7 @@ extension RegistryClient {
     func fetch(
         _ resource: Resource, into receiver: any HTTPReceiver, shouldStop: @Sendable () -> Bool
     ) throws -> (head: HTTPHead, host: RegistryHost) {
-        let order = session.order(hosts, resource.capability, of: resource.blob)
+        let order = session.order(hosts, resource.capability, of: resource.trust)
         var failures: [OCIError] = []
         // Slow servers come again after all others, and may then take their time.
         var turns = ArraySlice(order)
@@ -36,7 +40,7 @@ extension RegistryClient {
                 let attempt = HostAttempt(
                     host: host, resource: resource, session: session, settings: isLast ? settings : settings.forMirror)
                 let head = try attempt.run(into: receiver, shouldStop: shouldStop)
-                session.worked(host, for: resource.blob, isSlow: isSecondTurn)
+                session.worked(host, for: resource.trust, isSlow: isSecondTurn)
                 return (head, host)
             } catch let error as OCIError where error.code != .interrupted {
                 // A server that just does not have it has not failed.

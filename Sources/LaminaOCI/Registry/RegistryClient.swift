@@ -54,7 +54,12 @@ public struct RegistryClient: Sendable {
         /// temporary files.
         public var spoolDirectory: String?
 
-        /// Gets each failure that will be tried again, and the wait before that; for a log.
+        /// Asked before so many bytes of a blob are kept in ``spoolDirectory``; throws where there is no room for them.
+        public var reserveSpool: @Sendable (_ bytes: Int64) throws -> Void = { _ in }
+        /// Told how many of them are there no more.
+        public var releaseSpool: @Sendable (_ bytes: Int64) -> Void = { _ in }
+
+        /// Told about each failure that is tried again, and how long is waited before that; for a log.
         public var onRetry: @Sendable (_ failure: OCIError, _ wait: Duration) -> Void = { _, _ in }
         /// Gets each server that is given up for the next one; for a log.
         public var onFallThrough: @Sendable (_ failure: OCIError) -> Void = { _ in }

@@ -14,10 +14,23 @@ final class RegistrySession: Sendable {
         /// Which servers are asked last, and until when.
         var failures: [RegistryHost.Key: ContinuousClock.Instant] = [:]
         var withoutRanges: Set<RegistryHost.Key> = []
-        /// Which server last gave a blob, and which ones gave wrong bytes of it.
-        var givers: [Digest: RegistryHost.Key] = [:]
-        var liars: [Digest: Set<RegistryHost.Key>] = [:]
-        var spools: [Digest: BlobSpool] = [:]
+        /// Who gave a blob last, and who gave wrong bytes of it.
+        var givers: [BlobTrust: RegistryHost.Key] = [:]
+        var liars: [BlobTrust: Set<RegistryHost.Key>] = [:]
+        var spools: [SpoolPlace: BlobSpool] = [:]
+    }
+
+    /// A blob as somebody's table of contents describes it: a false one shows no server to be wrong for the others.
+    struct BlobTrust: Hashable {
+        var blob: Digest
+        var toc: Digest?
+    }
+
+    /// Whose blob is kept: what one repository gave to who may read it is given to nobody who asks another one.
+    struct SpoolPlace: Hashable {
+        var registry: RegistryClient.Endpoint
+        var path: String
+        var blob: Digest
     }
 
     struct Place: Hashable {
@@ -34,9 +47,8 @@ final class RegistrySession: Sendable {
 
     init(credentials: CredentialStore) { authorizer = Authorizer(store: credentials) }
 
-    /// The servers for a request: only those that can answer it, first those that did not fail recently, last those that gave
-    /// wrong bytes of the blob.
-    func order(_ hosts: [RegistryHost], _ capability: RegistryHost.Capability, of blob: Digest?) -> [RegistryHost] {
+    /// The servers for a request: those that can, first those that lately did not fail, last those that lied about the blob.
+    func order(_ hosts: [RegistryHost], _ capability: RegistryHost.Capability, of blob: BlobTrust?) -> [RegistryHost] {
         let now = ContinuousClock().now
         let (failures, liars) = state.withLock { state in (state.failures, blob.flatMap { state.liars[$0] } ?? []) }
         func rank(_ host: RegistryHost) -> Int {
@@ -52,8 +64,8 @@ final class RegistrySession: Sendable {
         state.withLock { $0.failures[host.key] = until }
     }
 
-    /// - Parameter isSlow: whether it worked only because it got all the time that it wanted.
-    func worked(_ host: RegistryHost, for blob: Digest?, isSlow: Bool) {
+    /// - Parameter isSlow: whether it worked only because it was given all the time that it wanted.
+    func worked(_ host: RegistryHost, for blob: BlobTrust?, isSlow: Bool) {
         state.withLock { state in
             if !isSlow { state.failures[host.key] = nil }
             guard let blob else { return }
@@ -62,15 +74,21 @@ final class RegistrySession: Sendable {
         }
     }
 
-    /// The server that last gave a blob is asked last for it from now on; false if there is no other server.
-    func distrust(_ blob: Digest, among hosts: [RegistryHost]) -> Bool {
+    /// Whoever gave a blob last is asked last for it from now on.
+    ///
+    /// - Returns: whether there is somebody else who has not been found wrong; false, too, where it is the same one again: so a loop
+    ///   that goes on as long as this is true asks each server once.
+    func distrust(_ blob: BlobTrust, among hosts: [RegistryHost]) -> Bool {
         state.withLock { state in
-            // What was kept of it is wrong too.
-            state.spools[blob]?.close()
-            state.spools[blob] = nil
-            guard let giver = state.givers[blob] else { return false }
+            // What was kept of it is as wrong.
+            for (place, spool) in state.spools
+            where place.blob == blob.blob && hosts.contains(where: { $0.name == place.registry.host }) {
+                spool.close()
+                state.spools[place] = nil
+            }
+            guard let giver = state.givers.removeValue(forKey: blob) else { return false }
             if state.liars.count >= Self.entryLimit { state.liars = [:] }
-            state.liars[blob, default: []].insert(giver)
+            guard state.liars[blob, default: []].insert(giver).inserted else { return false }
             return hosts.contains { !(state.liars[blob] ?? []).contains($0.key) && $0.capabilities.contains(.pull) }
         }
     }
@@ -94,19 +112,19 @@ final class RegistrySession: Sendable {
 
     func learnt(noRangesAt host: RegistryHost) { state.withLock { _ = $0.withoutRanges.insert(host.key) } }
 
-    func spool(of blob: Digest) -> BlobSpool? { state.withLock { $0.spools[blob] } }
+    func spool(at place: SpoolPlace) -> BlobSpool? { state.withLock { $0.spools[place] } }
 
-    /// The one spool of a blob: the existing one, or the one that `make` makes.
-    func spool(of blob: Digest, orMake make: () throws -> BlobSpool) rethrows -> BlobSpool {
+    /// The one spool of a blob: the one that is there, or the one that `make` makes.
+    func spool(at place: SpoolPlace, orMake make: () throws -> BlobSpool) rethrows -> BlobSpool {
         try state.withLock { state in
-            if let spool = state.spools[blob] { return spool }
+            if let spool = state.spools[place] { return spool }
             let spool = try make()
-            state.spools[blob] = spool
+            state.spools[place] = spool
             return spool
         }
     }
 
-    func forget(_ spool: BlobSpool, of blob: Digest) {
-        state.withLock { if $0.spools[blob] === spool { $0.spools[blob] = nil } }
+    func forget(_ spool: BlobSpool, at place: SpoolPlace) {
+        state.withLock { if $0.spools[place] === spool { $0.spools[place] = nil } }
     }
 }

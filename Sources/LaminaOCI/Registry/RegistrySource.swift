@@ -5,6 +5,8 @@ public struct RegistrySource: BlobSource {
     public let client: RegistryClient
     /// The path below the registry's host, such as `library/debian`.
     public let repository: String
+    /// Of the table of contents that a blob's bytes are held against.
+    private var toc: Digest?
 
     public init(client: RegistryClient, repository: String) {
         self.client = client
@@ -17,12 +19,21 @@ public struct RegistrySource: BlobSource {
         _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
         into sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
-        try client.readBlob(digest, of: repository, size: size, range: range, shouldStop: shouldStop, into: sink)
+        try client.readBlob(
+            digest, of: repository, toc: toc, size: size, range: range, shouldStop: shouldStop, into: sink)
     }
 
     public func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
         try client.manifest(target, of: repository, shouldStop: shouldStop)
     }
 
-    public func distrust(_ digest: Digest) -> Bool { client.session.distrust(digest, among: client.hosts) }
+    public func distrust(_ digest: Digest) -> Bool {
+        client.session.distrust(.init(blob: digest, toc: toc), among: client.hosts)
+    }
+
+    public func trusting(_ toc: Digest?) -> any BlobSource {
+        var source = self
+        source.toc = toc
+        return source
+    }
 }

@@ -71,6 +71,9 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             guard bytes.count < 1 << 16 else { return }
             let part = try TarPart(bytes)
             precondition(part.cuts.allSatisfy { $0.size >= 0 && $0.offset >= 0 })
+            for member in try TarRun(bytes).members {
+                precondition(member.part.cuts.allSatisfy { $0.size >= 0 && $0.offset >= 0 })
+            }
         }
     }
 

@@ -28,7 +28,10 @@ final class LaminaContainerd {
         address = sandbox.directory + "/l.sock"
         let configuration = sandbox.directory + "/lamina.toml"
         try write(laminaConfiguration.utf8, to: configuration)
-        lamina = try sandbox.supervise("--address", address, "--config", configuration)
+        // Where it is asked what is in a manifest.
+        lamina = try sandbox.supervise(
+            "--address", address, "--config", configuration, "--set",
+            "snapshotter.containerd_address=\(Containerd.socket(in: sandbox))")
         containerd = try Containerd(in: sandbox, proxies: [snapshotter: address], cri: cri)
     }
 
@@ -93,20 +96,20 @@ final class LaminaContainerd {
     }
 
     /// Mounts an image read-only, by `ctr images mount`.
-    func mountImage(_ reference: String, at mount: String) throws {
-        try images("mount", reference, mount)
+    func mountImage(_ reference: String, at mount: String, namespace: String = "default") throws {
+        try images(["mount", reference, mount], namespace: namespace)
     }
 
-    /// Unmounts it, and removes the snapshot that it was mounted from.
-    func unmountImage(_ mount: String) throws {
-        try images("unmount", "--rm", "--snapshotter", snapshotter, mount)
+    /// Unmounts it, and takes away the snapshot that it was mounted from.
+    func unmountImage(_ mount: String, namespace: String = "default") throws {
+        try images(["unmount", "--rm", "--snapshotter", snapshotter, mount], namespace: namespace)
     }
 
-    /// By a ctr whose `images mount` supports other snapshotters than overlayfs (`Tests/Containerd/ctr`).
-    private func images(_ words: String...) throws {
+    /// By a ctr whose `images mount` knows other snapshotters than overlayfs (`Tests/Containerd/ctr`).
+    private func images(_ words: [String], namespace: String) throws {
         let program = try GoProgram.ctr.get()
         try sandbox.startProgram(
-            [program, "-a", socket, "-n", "default", "--snapshotter", snapshotter, "images"] + words
+            [program, "-a", socket, "-n", namespace, "--snapshotter", snapshotter, "images"] + words
         ).wait(seconds: 120).orThrow()
     }
 

@@ -35,10 +35,7 @@ struct LayerStream {
             if shouldStop() { throw MergeError.stopped }
         }
         defer { engine.streaming.withLock(notify: true) { _ = $0.remove(descriptor.digest) } }
-        if let known = try engine.store.layer(descriptor.digest) {
-            try engine.store.addSource(source.location, to: known)
-            return known
-        }
+        if let known = try known() { return known }
         let stream = try engine.store.stream(of: descriptor.digest)
         do {
             return try run(stream)
@@ -50,6 +47,18 @@ struct LayerStream {
             try engine.store.abandon(stream.id, of: descriptor.digest)
             throw error
         }
+    }
+
+    /// What somebody else has brought meanwhile.
+    private func known() throws -> LayerID? {
+        let isIsolated = engine.options.isolates(source.location)
+        let whole = try engine.store.index.layers(of: descriptor.digest).filter { $0.tocProof == .whole }
+        if let own = whole.first(where: { $0.origin == source.location }) {
+            try engine.store.addSource(source.location, to: own.id)
+            return own.id
+        }
+        guard !isIsolated, let other = whole.first(where: { !$0.isIsolated && !$0.isQuarantined }) else { return nil }
+        return try engine.store.copyLayer(other.id, to: source.location, diffID: diffID)
     }
 
     private func run(_ stream: StreamRecord) throws -> LayerID {
@@ -152,6 +161,7 @@ struct LayerStream {
             digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
             size: descriptor.size, prioritizedEnd: nil, location: source.location)
         record.diffIDState = .proven
+        record.isIsolated = engine.options.isolates(source.location)
         return try engine.importing(tree.nodes.count) {
             try engine.store.importLayer(record, inodeCount: tree.nodes.count, stream: stream) { try $0.add(tree) }
         }

@@ -1,0 +1,39 @@
+import LaminaDigest
+import LaminaFormats
+import LaminaOCI
+public import LaminaStore
+
+extension MergeEngine {
+    /// Fetches what is missing of a layer and hashes its tar, however long that takes; readers go first all the same.
+    ///
+    /// Where the tar cannot be put together from what was fetched, the whole blob is read for it.
+    /// - Returns: `claimed` where even that tells nothing, as the image says no diff ID.
+    /// - Throws: `MergeError`, `StoreError`, `SystemError`, `OCIError` when it cannot be fetched just now.
+    public func proveWhole(_ layer: LayerID, shouldStop: @escaping @Sendable () -> Bool) throws -> ChainState {
+        let known = try store.index.chainState(of: layer)
+        if known != .claimed { return known }
+        let pull = pull(layer)
+        defer { pull.cancel() }
+        while true {
+            if shouldStop() || context.stop.isSet { throw MergeError.stopped }
+            guard let result = pull.wait(seconds: 0.2) else { continue }
+            try result.get()
+            break
+        }
+        try recorder.flush()
+        try prover.prove(layer)
+        let proven = try store.index.chainState(of: layer)
+        if proven != .claimed { return proven }
+        let (blob, sources) = try context.sources.sources(of: layer)
+        guard let source = sources.first else {
+            throw MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
+        }
+        let indexer = LayerIndexer(
+            store: store, source: source, requiresDiffID: true,
+            shouldStop: { [context] in shouldStop() || context.stop.isSet },
+            didFetch: { [self] in countFetched(Int64($0)) })
+        let descriptor = Descriptor(mediaType: "", digest: blob.digest, size: blob.size)
+        _ = try indexer.provingDiffID(of: layer, descriptor, nil)
+        return try store.index.chainState(of: layer)
+    }
+}

@@ -1,0 +1,124 @@
+import LaminaDigest
+import LaminaMerge
+import LaminaOCI
+import LaminaStore
+import LaminaSystem
+import Logging
+
+// What chains are made of. A chain ID is the digest of tars that nobody has read when the first container starts: until they were
+// hashed, that a layer is the one of its chain is the claim of whoever wrote the image that came first.
+
+extension Snapshotter {
+    /// Refuses what stands on a layer that was found to be another one than was said.
+    func refuseQuarantined(_ key: SnapshotKey) throws {
+        guard let found = try store.index.quarantine(below: key) else { return }
+        throw SnapshotError(
+            .failedPrecondition,
+            "the layer \(found.digest) below is in quarantine: \(found.reason); pull an image that has the right one through lamina's "
+                + "image service, and it takes its place")
+    }
+
+    /// Whether a layer that stands for a chain is good enough for an image that has the chain, too.
+    func stands(_ layer: LayerID, for offer: LayerOffer) throws -> Bool {
+        switch try store.index.chainState(of: layer) {
+        case .proven: return true
+        case .quarantined: return false
+        case .claimed:
+            let ledger = try store.index.ledger(of: layer)
+            let isSame =
+                (offer.layer == nil || offer.layer == ledger.digest)
+                && (offer.toc == nil || ledger.tocDigest == nil || offer.toc == ledger.tocDigest)
+            return isSame && !requiresProof(offer.reference ?? "")
+        }
+    }
+
+    /// Reads all of a layer and hashes its tar; blocks until that is done.
+    ///
+    /// - Throws: `LayerRefusal` where it is another one, or cannot be told.
+    func requireProof(of layer: LayerID, _ offer: LayerOffer) throws {
+        let state = try merge.proveWhole(layer, shouldStop: { [layers] in layers.hasStopped })
+        guard state == .proven else {
+            throw LayerRefusal(
+                "its tar is not known to be the one of the chain \(offer.chain): "
+                    + (try reason(layer) ?? "parts of it were never fetched"))
+        }
+    }
+
+    /// Has a layer stand for a chain in the place of another one, once its own tar was hashed: so nobody's word is believed, and the
+    /// registry of the other one need not answer.
+    func replace(_ offer: LayerOffer, by layer: LayerID, of image: SnapshotImage?) throws {
+        try requireProof(of: layer, offer)
+        try takePlaces([(offer.chain, layer)], of: image)
+    }
+
+    private func reason(_ layer: LayerID) throws -> String? {
+        try store.index.quarantine().first { $0.layer == layer }?.reason
+    }
+
+    private func takePlaces(_ layers: [(chain: String, layer: LayerID?)], of image: SnapshotImage?) throws {
+        let changed = try store.takePlaces(layers, of: image)
+        guard changed > 0 else { return }
+        viewsChanged()
+        sealing.changed()
+        log.warning(
+            "a layer that was proven has taken the place of another one in its chain",
+            metadata: ["image": "\(image?.reference ?? "?")", "snapshots": "\(changed)"])
+    }
+
+    /// Sees that the chains of an image are that image's, as far as they are on record: one that is made of another blob, or in
+    /// quarantine, is proven first, or replaced by the image's own layer when that is proven.
+    ///
+    /// Asks the registry for the manifest; of layers only where something differs, and then all of those.
+    /// - Throws: `SnapshotError.failedPrecondition` where a chain cannot be told to be the image's.
+    public func settle(_ reference: String) throws {
+        let layers = try self.layers.image(reference)
+        let (image, chains) = try layers.resolved()
+        let hold = store.hold(image.resolved.layers.map(\.digest))
+        defer { withExtendedLifetime(hold) {} }
+        var places: [(chain: String, layer: LayerID?)] = []
+        var differs = false
+        for (position, chain) in chains.enumerated() {
+            places.append((chain, nil))
+            for known in try store.index.layers(ofChain: chain) {
+                if try isGood(known, image.resolved.layers[position], reference) { continue }
+                differs = true
+                let own = try self.own(position, of: image, chain: chain)
+                if own != known { places[position].layer = own }
+            }
+        }
+        if differs { try takePlaces(places, of: layers.image) }
+    }
+
+    private func isGood(_ known: LayerID, _ descriptor: Descriptor, _ reference: String) throws -> Bool {
+        var offer = LayerOffer(chain: "", layer: descriptor.digest)
+        offer.reference = reference
+        offer.toc = descriptor.annotations["containerd.io/snapshot/stargz/toc.digest"].flatMap { Digest(parsing: $0) }
+        if try stands(known, for: offer) { return true }
+        // What is here as a whole is told without a question to anybody.
+        guard try store.index.chainState(of: known) == .claimed, try store.index.isWhole(known) else { return false }
+        return try merge.proveWhole(known, shouldStop: { [layers] in layers.hasStopped }) == .proven
+    }
+
+    /// The image's own layer, proven.
+    private func own(_ position: Int, of image: RemoteImage, chain: String) throws -> LayerID {
+        let digest = image.resolved.layers[position].digest
+        do {
+            let own = try image.index(position, shouldStop: { [layers] in layers.hasStopped })
+            let state = try merge.proveWhole(own, shouldStop: { [layers] in layers.hasStopped })
+            if state == .proven { return own }
+            throw LayerRefusal(try reason(own) ?? "parts of its tar were never fetched")
+        } catch {
+            throw SnapshotError(
+                .failedPrecondition,
+                "another image has brought another layer for the chain \(chain), and that \(digest) of \(image.resolved.reference) is the "
+                    + "right one cannot be proven: \(error)")
+        }
+    }
+}
+
+extension LayerOffer {
+    init(chain: String, layer: Digest) {
+        self.chain = chain
+        self.layer = layer
+    }
+}
