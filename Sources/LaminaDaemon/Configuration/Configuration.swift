@@ -96,7 +96,7 @@ public struct Configuration: Sendable, Equatable {
 
     /// `[seal]`: images that the kernel shows by itself.
     public struct Seal: Sendable, Equatable {
-        public var mode = Mode.asked
+        public var mode = Mode.auto
 
         public enum Mode: String, Sendable, Equatable, CaseIterable {
             /// If this machine can, images are sealed when all of them has landed, and later mounts of them are sealed.

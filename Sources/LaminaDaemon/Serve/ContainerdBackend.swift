@@ -1,6 +1,8 @@
+import Glibc
 import LaminaDigest
 import LaminaOCI
 import LaminaSnapshotter
+import LaminaSystem
 
 #if Containerd
     import LaminaContainerd
@@ -26,10 +28,26 @@ extension Engine {
 
 extension Engine {
     /// Asks containerd whether the manifests that it has of a layer say what only clients say.
+    ///
+    /// Without a socket at its address there is no containerd to ask, and the labels are believed: no image can take the socket away. One
+    /// that is there and does not answer is a containerd that restarts, and labels wait for it.
     func labelWitness() -> @Sendable (_ namespace: String, _ layer: Digest, _ prefix: String) throws -> Void {
         #if Containerd
             let path = configuration.snapshotter.containerdAddress
-            return { namespace, layer, prefix in
+            let isTold = Monitor(false)
+            return { [log] namespace, layer, prefix in
+                if access(path, F_OK) != 0, errno == ENOENT {
+                    let isFirst = isTold.withLock { told in
+                        defer { told = true }
+                        return !told
+                    }
+                    if isFirst {
+                        log.warning(
+                            "labels say which images layers are of, and no containerd is there to be asked whether an image says so itself: they are believed. Name its socket by [snapshotter] containerd_address",
+                            metadata: ["socket": "\(path)"])
+                    }
+                    return
+                }
                 try ManifestWitness(socket: path).vouch(for: layer.description, in: namespace, prefix: prefix)
             }
         #else
