@@ -57,7 +57,7 @@ SELECT
     strftime('%Y-%m-%dT%H:%M:%SZ', l.chunks_proven_at, 'unixepoch') AS chunks_proven_at,
     strftime('%Y-%m-%dT%H:%M:%SZ', l.files_proven_at, 'unixepoch') AS files_proven_at,
     CASE l.diff_id_state
-        WHEN 1 THEN 'proven' WHEN 2 THEN 'mismatch' WHEN 3 THEN 'not provable' ELSE 'not yet'
+        WHEN 1 THEN 'proven' WHEN 2 THEN 'mismatch' WHEN 4 THEN 'mismatch' WHEN 3 THEN 'not provable' ELSE 'not yet'
     END AS diff_id_proof,
     strftime('%Y-%m-%dT%H:%M:%SZ', l.diff_id_at, 'unixepoch') AS diff_id_proven_at,
     CASE WHEN l.computed_diff_id IS NULL THEN NULL ELSE 'sha256:' || lower(hex(l.computed_diff_id)) END

@@ -150,7 +150,10 @@ extension Index {
     public func chainStatus(of image: ImageRecord) throws -> [ChainStatus] {
         try image.layers.map { layer in
             let (ledger, state) = try (ledger(of: layer), chainState(of: layer))
-            let reason = state == .quarantined ? try quarantine().first { $0.layer == layer }?.reason : nil
+            let reason =
+                ledger.diffIDState == .unpadded
+                ? "its tar has the diff ID once the zeros are added that are missing at its end"
+                : state == .quarantined ? try quarantine().first { $0.layer == layer }?.reason : nil
             return ChainStatus(
                 chain: nil, state: state.rawValue, reason: reason, image: image.reference,
                 layer: ledger.digest.description, tocDigest: ledger.tocDigest?.description,

@@ -22,10 +22,7 @@ extension EndToEnd {
             return "\(try sandbox.proxy().host)/\(name):latest"
         }
 
-        /// Those whose diff IDs are right: the others are in quarantine as soon as all of them is here (`ChunkedFormatTests`).
-        static let right = names.filter { !$0.hasSuffix("skopeo-1.9") }
-
-        @Test("with all files merged, the tree is containerd's", arguments: right)
+        @Test("with all files merged, the tree is containerd's", arguments: names)
         func merged(_ name: String) throws {
             try Sandbox.with { sandbox in
                 let reference = try Self.reference(name, sandbox)

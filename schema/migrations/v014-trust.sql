@@ -43,7 +43,7 @@ UPDATE sqlite_schema SET sql = 'CREATE TABLE layer (
     blob_proven_at INTEGER,
     chunks_proven_at INTEGER,
     files_proven_at INTEGER,
-    diff_id_state INTEGER NOT NULL DEFAULT 0 CHECK (diff_id_state IN (0, 1, 2, 3)),
+    diff_id_state INTEGER NOT NULL DEFAULT 0 CHECK (diff_id_state IN (0, 1, 2, 3, 4)),
     diff_id_at INTEGER,
     computed_diff_id BLOB CHECK (length(computed_diff_id) = 32),
     members_end INTEGER,

@@ -54,7 +54,8 @@ public struct TrustCommand: Sendable {
         case .proven: "its tar was hashed, and has the diff ID"
         case .quarantined: layer.reason ?? "it is another layer than was said"
         case .claimed, nil:
-            "whoever wrote the image says so; each file is verified by the table of contents, the tar was not hashed yet"
+            layer.reason
+                ?? "whoever wrote the image says so; each file is verified by the table of contents, the tar was not hashed yet"
         }
     }
 }

@@ -81,7 +81,7 @@ extension Engine {
             let ledger = try store.index.ledger(of: layer)
             switch ledger.diffIDState {
             case .proven: continue
-            case .mismatch:
+            case .mismatch, .unpadded:
                 throw MergeError(
                     .badImage,
                     "layer \(ledger.digest) of \(image.reference) is not the layer that the image's configuration names: its "

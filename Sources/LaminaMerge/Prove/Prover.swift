@@ -79,15 +79,17 @@ final class Prover: Sendable {
             }
             var (state, computed) = (ledger.diffIDState, Optional<Digest>.none)
             if state == .unknown, let diffID = ledger.diffID {
-                computed = try TarProver(context, layer: layer, ledger: ledger).digest()
-                state = computed == nil ? .notProvable : computed == diffID ? .proven : .mismatch
-                if state != .mismatch { computed = nil }
+                let tar = TarProver(context, layer: layer, ledger: ledger)
+                (state, computed) = try tar.digest() == nil ? (.notProvable, nil) : tar.verdict(diffID)
                 if let computed {
+                    let end =
+                        state == .unpadded
+                        ? "only the zeros at its end are missing, and it is served" : "nothing of it is served any more"
                     context.reporter.report(
                         MergeError(
                             .disproven,
-                            "layer \(ledger.digest): its tar has the digest \(computed), and the image says \(diffID); "
-                                + "nothing of it is served any more"))
+                            "layer \(ledger.digest): its tar has the digest \(computed), and the image says \(diffID); \(end)"
+                        ))
                 }
             }
             try context.store.recordProofs(of: layer, areFilesProven: areFilesProven, diffID: state, computed: computed)

@@ -30,6 +30,23 @@ final class TarProver {
 
     deinit { buffer.deallocate() }
 
+    /// What a tar's hash says of a diff ID, and the digest that the tar has where it is another one.
+    static func judge(_ hash: SHA256, _ diffID: Digest) -> (DiffIDState, Digest?) {
+        let digest = hash.digest()
+        if digest == diffID { return (.proven, nil) }
+        // A tar ends with two blocks of zeros and is filled up to a record of 20 blocks (POSIX.1-2024, pax, "ustar Interchange Format").
+        var padded = hash
+        let block = [UInt8](repeating: 0, count: 512)
+        for _ in 0..<22 {
+            padded.update(block)
+            if padded.digest() == diffID { return (.unpadded, digest) }
+        }
+        return (.mismatch, digest)
+    }
+
+    /// What the tar's digest says of the diff ID, once `digest` has given it.
+    func verdict(_ diffID: Digest) -> (DiffIDState, Digest?) { Self.judge(hash, diffID) }
+
     /// The digest of the tar; `nil` where not everything of it is known, or where it is not the tar of this tree.
     func digest() throws -> Digest? {
         let format = LayerFormat(rawValue: Int32(clamping: ledger.format))

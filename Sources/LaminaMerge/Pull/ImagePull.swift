@@ -195,6 +195,9 @@ public final class ImagePull {
         report(progress)
         let landedBefore = progress.landedBytes
         let fetchedBefore = (progress.fetchedBytes, engine.totalFetchedBytes)
+        // What the index refused before, as on a full disk, is tried again first: there may be room by now, and what still cannot be recorded
+        // is told when it stands in the way.
+        try? engine.recorder.flush()
         // A layer that an image has twice is merged once.
         var seen: Set<LayerID> = []
         let layers = image.layers.filter { seen.insert($0).inserted }

@@ -230,14 +230,13 @@ extension LayerIndexer {
         guard actual == descriptor.digest else {
             throw MergeError(.badImage, "layer \(descriptor.digest): the blob has another digest: \(actual)")
         }
-        let computed = tar?.hash.digest()
-        let state: DiffIDState =
-            switch (diffID, computed) {
-            case (nil, _): .unknown
-            case (_, nil): .notProvable
-            case (let diffID, let computed): diffID == computed ? .proven : .mismatch
+        let (state, computed): (DiffIDState, Digest?) =
+            switch (diffID, tar) {
+            case (nil, _): (.unknown, nil)
+            case (_, nil): (.notProvable, nil)
+            case (let diffID?, let tar?): TarProver.judge(tar.hash, diffID)
             }
-        return (tail.map { _ in tailHash.digest() }, state, state == .mismatch ? computed : nil, keptBytes)
+        return (tail.map { _ in tailHash.digest() }, state, computed, keptBytes)
     }
 }
 
