@@ -120,26 +120,12 @@ struct IndexingTests {
         let fixture = try Fixture()
         let store = try fixture.openStore()
         let (named, given) = (layer(1), layer(2))
-        let source = TwoFaced(honest: Whole(bytes: given.blob), forged: given.blob)
+        let source = TwoFaced(honest: OneBlob(bytes: given.blob), forged: given.blob)
         let indexer = LayerIndexer(store: store, source: source, shouldStop: { false }, didFetch: { _ in })
         let descriptor = Descriptor(
             mediaType: MediaType.ociLayerGzip, digest: named.digest, size: Int64(given.blob.count))
         let error = try #require(#expect(throws: MergeError.self) { try indexer.index(descriptor, diffID: nil) })
         #expect(error.description.contains("\(named.digest)") && error.description.contains("\(given.digest)"))
-    }
-
-    private struct Whole: BlobSource {
-        let bytes: [UInt8]
-        var location: String { "oci:/none" }
-
-        func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
-            throw OCIError(.notFound, "there is none")
-        }
-
-        func read(
-            _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
-            into sink: (UnsafeRawBufferPointer) throws -> Void
-        ) throws { try bytes[Int(range.lowerBound)..<Int(range.upperBound)].withUnsafeBytes { try sink($0) } }
     }
 
     @Test("without a table of contents is read as a whole, and its ledger says that all of it is proven")

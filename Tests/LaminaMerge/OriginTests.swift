@@ -199,21 +199,6 @@ struct OriginTests {
         return layer
     }
 
-    /// Gives one blob's bytes under another one's digest.
-    private struct Liar: BlobSource {
-        let bytes: [UInt8]
-        var location: String
-
-        func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
-            throw OCIError(.notFound, "there is none")
-        }
-
-        func read(
-            _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
-            into sink: (UnsafeRawBufferPointer) throws -> Void
-        ) throws { try bytes[Int(range.lowerBound)..<Int(range.upperBound)].withUnsafeBytes { try sink($0) } }
-    }
-
     @Test(
         "two tables of contents of one blob stand beside each other until the blob was hashed; then the false one is refused",
         arguments: [true, false], [true, false])
@@ -224,7 +209,7 @@ struct OriginTests {
         let store = try fixture.openStore()
         func index(_ toc: Digest, _ bytes: [UInt8], _ location: String, proving: Bool = false) throws -> LayerID {
             try LayerIndexer(
-                store: store, source: Liar(bytes: bytes, location: location), requiresDiffID: proving,
+                store: store, source: OneBlob(bytes: bytes, location: location), requiresDiffID: proving,
                 shouldStop: { false },
                 didFetch: { _ in }
             ).index(

@@ -199,3 +199,18 @@ extension Store {
         try index.files(of: image).map { "\($0.path) \($0.mode) \($0.bytes) \($0.digest ?? "-") \($0.state ?? "-")" }
     }
 }
+
+/// A source with one blob's bytes, which it gives under any digest.
+struct OneBlob: BlobSource {
+    let bytes: [UInt8]
+    var location = "oci:/none"
+
+    func manifest(_ target: ManifestTarget, shouldStop: @Sendable () -> Bool) throws -> ManifestBytes {
+        throw OCIError(.notFound, "there is none")
+    }
+
+    func read(
+        _ digest: Digest, size: Int64, range: Range<Int64>, shouldStop: @Sendable () -> Bool,
+        into sink: (UnsafeRawBufferPointer) throws -> Void
+    ) throws { try bytes[Int(range.lowerBound)..<Int(range.upperBound)].withUnsafeBytes { try sink($0) } }
+}

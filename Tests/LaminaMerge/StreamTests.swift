@@ -226,6 +226,20 @@ struct StreamTests {
         }
     }
 
+    @Test("is refused to an image that names another tar, also when another stream has brought it meanwhile")
+    func otherDiffID() throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer([("a", noise(5000, seed: 1))])
+        let descriptor = try fixture.write(layer, .gzip)
+        try fixture.withEngine { engine in
+            let known = try fixture.stream(engine, descriptor, layer.diffID)
+            let other = SHA256.hash([1])
+            let error = try #require(throws: MergeError.self) { try fixture.stream(engine, descriptor, other) }
+            #expect(error.code == .badImage && error.message.contains("\(other)"), "\(error)")
+            #expect(try fixture.stream(engine, descriptor, layer.diffID) == known)
+        }
+    }
+
     @Test("begins anew when what an earlier process has left cannot be used")
     func damagedState() throws {
         let fixture = try Fixture()

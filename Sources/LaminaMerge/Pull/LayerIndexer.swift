@@ -139,23 +139,34 @@ struct LayerIndexer {
     /// whose registry made up a TOC for a well-known layer must not lend it to the images that hold the real one. One of another
     /// repository is copied: it is served from the store and by this image's own registry, and not by that one's.
     private func known(_ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?) throws -> LayerID? {
-        let isIsolated = isolates(source.location)
-        let fitting = try store.index.layers(of: descriptor.digest).filter {
-            claims.fits($0) && $0.isIsolated == isIsolated
-                && ($0.diffID == diffID || diffID == nil || $0.tocProof == .whole)
+        try store.known(descriptor, diffID, at: source.location, isIsolated: isolates(source.location)) {
+            claims.fits($0) && ($0.diffID == diffID || diffID == nil || $0.tocProof == .whole)
         }
+    }
+}
+
+extension Store {
+    /// Takes a layer that the index has for an image at a location: the one of that repository, or a copy of another repository's.
+    ///
+    /// - Parameter fits: whether a layer of the blob may be the image's, by its table of contents.
+    /// - Throws: `MergeError.badImage` if the blob was hashed as a whole and its tar is not the one that the image names.
+    func known(
+        _ descriptor: Descriptor, _ diffID: Digest?, at location: String, isIsolated: Bool,
+        _ fits: (KnownLayer) -> Bool
+    ) throws -> LayerID? {
+        let fitting = try index.layers(of: descriptor.digest).filter { $0.isIsolated == isIsolated && fits($0) }
         if let whole = fitting.first(where: { $0.tocProof == .whole }), let diffID, let proven = whole.diffID,
             proven != diffID
         {
             throw MergeError(
                 .badImage, "layer \(descriptor.digest): its tar has the digest \(proven), and the image says \(diffID)")
         }
-        if let own = fitting.first(where: { $0.origin == source.location }) {
-            try store.addSource(source.location, to: own.id)
+        if let own = fitting.first(where: { $0.origin == location }) {
+            try addSource(location, to: own.id)
             return own.id
         }
         guard !isIsolated, let other = fitting.first(where: { !$0.isQuarantined }) else { return nil }
-        return try store.copyLayer(other.id, to: source.location, diffID: diffID)
+        return try copyLayer(other.id, to: location, diffID: diffID)
     }
 }
 

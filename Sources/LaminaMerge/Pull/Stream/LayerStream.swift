@@ -49,16 +49,11 @@ struct LayerStream {
         }
     }
 
-    /// What somebody else has brought meanwhile.
+    /// The layer, if another stream of the blob has brought it meanwhile.
     private func known() throws -> LayerID? {
-        let isIsolated = engine.options.isolates(source.location)
-        let whole = try engine.store.index.layers(of: descriptor.digest).filter { $0.tocProof == .whole }
-        if let own = whole.first(where: { $0.origin == source.location }) {
-            try engine.store.addSource(source.location, to: own.id)
-            return own.id
-        }
-        guard !isIsolated, let other = whole.first(where: { !$0.isIsolated && !$0.isQuarantined }) else { return nil }
-        return try engine.store.copyLayer(other.id, to: source.location, diffID: diffID)
+        try engine.store.known(
+            descriptor, diffID, at: source.location, isIsolated: engine.options.isolates(source.location)
+        ) { $0.tocProof == .whole }
     }
 
     private func run(_ stream: StreamRecord) throws -> LayerID {
