@@ -69,14 +69,20 @@ int lamina_notify_send(
     return sent < 0 ? -1 : 0;
 }
 
-int lamina_notify_socket(const char *path, size_t path_length) {
-    struct sockaddr_un address;
-    socklen_t length = fill_address(&address, path, path_length, false);
-    if (length == 0) {
+/// A socket for datagrams, and the address of `path`; -1 with errno.
+static int datagram_socket(const char *path, size_t path_length, struct sockaddr_un *address, socklen_t *length) {
+    *length = fill_address(address, path, path_length, false);
+    if (*length == 0) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    return socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+int lamina_notify_socket(const char *path, size_t path_length) {
+    struct sockaddr_un address;
+    socklen_t length;
+    int descriptor = datagram_socket(path, path_length, &address, &length);
     if (descriptor < 0) return -1;
     int on = 1;
     if (setsockopt(descriptor, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0 &&
@@ -90,12 +96,8 @@ int lamina_notify_socket(const char *path, size_t path_length) {
 
 int lamina_notify_answers(const char *path, size_t path_length) {
     struct sockaddr_un address;
-    socklen_t length = fill_address(&address, path, path_length, false);
-    if (length == 0) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
-    int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    socklen_t length;
+    int descriptor = datagram_socket(path, path_length, &address, &length);
     if (descriptor < 0) return -1;
     int result = connect(descriptor, (struct sockaddr *)&address, length) == 0 ? 1
         : errno == ECONNREFUSED || errno == ENOENT                             ? 0

@@ -30,13 +30,13 @@ struct ControlServer: Service {
         if listening !== inherited, notifier.holds, !notifier.hold(listening, as: .control) {
             log.warning("the service manager does not keep the control socket")
         }
-        let http = channel()
-        let log = http.log
+        let log = log.quiet
+        let http = HTTP1Channel(answering: routes.router(), log: log)
         // NIO closes the descriptor that it gets.
         let accepted = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .childChannelOption(.allowRemoteHalfClosure, value: true)
             .bind(fcntl(listening.descriptor, F_DUPFD_CLOEXEC, 3)) { child in
-                http.channel.setup(channel: child, logger: log)
+                http.setup(channel: child, logger: log)
             }
         ready()
         try await withThrowingTaskGroup(of: Void.self) { group in
@@ -45,7 +45,7 @@ struct ControlServer: Service {
                     try await accepted.executeThenClose { inbound in
                         try await withThrowingDiscardingTaskGroup { connections in
                             for try await connection in inbound {
-                                connections.addTask { await http.channel.handle(value: connection, logger: log) }
+                                connections.addTask { await http.handle(value: connection, logger: log) }
                             }
                         }
                     }
@@ -76,27 +76,6 @@ struct ControlServer: Service {
 
     /// How long clients have to take their last answer when the server ends. Otherwise a silent client would keep it for ever.
     private static let patience = Duration.seconds(5)
-
-    /// What answers one connection.
-    private func channel() -> (channel: HTTP1Channel, log: Logger) {
-        var quiet = log
-        quiet.logLevel = max(log.logLevel, .warning)
-        let (responder, logger) = (routes.router().buildResponder(), quiet)
-        let channel = HTTP1Channel(
-            responder: { request, writer, channel in
-                let context = BasicRequestContext(
-                    source: ApplicationRequestContextSource(channel: channel, logger: logger))
-                var response: Response
-                do {
-                    response = try await responder.respond(to: request, context: context)
-                } catch {
-                    response = Response(status: .internalServerError)
-                }
-                response.headers[.server] = "lamina"
-                try await writer.write(response: response.head, body: response.body)
-            }, configuration: HTTP1Channel.Configuration())
-        return (channel, logger)
-    }
 
     /// One thread is enough for sockets that a handful of commands and containerd use; the default is one for each core.
     ///

@@ -25,9 +25,7 @@ struct MetricsServer: Service {
     func run() async throws {
         let router = Router(context: BasicRequestContext.self)
         Observability(engine: engine).add(to: router)
-        var quiet = log
-        quiet.logLevel = max(log.logLevel, .warning)
-        let log = log
+        let (quiet, log) = (log.quiet, log)
         let application = Application(
             router: router,
             server: .http1(

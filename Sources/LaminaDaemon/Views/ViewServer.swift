@@ -44,24 +44,10 @@ struct ViewServer: Service {
         if mkdir(Self.directory, 0o711) == 0 { chmod(Self.directory, 0o711) }
         let listening = try socket.listen(nil, for: group)
         defer { socket.withdraw() }
-        var quiet = log
-        quiet.logLevel = max(log.logLevel, .warning)
-        let logger = quiet
-        let responder = ViewRoutes(viewed: viewed).router().buildResponder()
+        let logger = log.quiet
         let http = HTTP1Channel(
-            responder: { request, writer, channel in
-                let context = BasicRequestContext(
-                    source: ApplicationRequestContextSource(channel: channel, logger: logger))
-                var response: Response
-                do {
-                    response = try await responder.respond(to: request, context: context)
-                } catch {
-                    response = Response(status: .internalServerError)
-                }
-                response.headers[.server] = "lamina"
-                try await writer.write(response: response.head, body: response.body)
-            },
-            configuration: HTTP1Channel.Configuration(
+            answering: ViewRoutes(viewed: viewed).router(), log: logger,
+            HTTP1Channel.Configuration(
                 additionalChannelHandlers: [ConnectionLifetime(Self.lifetime)], idleTimeout: Self.idleLimit))
         let accepted = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .serverChannelInitializer { channel in
