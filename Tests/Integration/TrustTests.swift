@@ -6,7 +6,7 @@ import LaminaTestSupport
 import Testing
 
 extension EndToEnd {
-    /// Images that name what is not theirs, with a real containerd: docs/security-images.md has the rules.
+    /// Images that name what is not theirs, with a real containerd: docs/security.md has the rules.
     @Suite("what one image may do to another, under containerd", Containerd.isInstalled)
     struct Trust {
         private static let honest = Array("this is the honest file\n".utf8)
@@ -36,6 +36,25 @@ extension EndToEnd {
             try cri.containerd.mountImage(reference, at: mount, namespace: "k8s.io")
             defer { try? cri.containerd.unmountImage(mount, namespace: "k8s.io") }
             return try readFile(mount + "/data/mark")
+        }
+
+        @Test(
+            "a client's labels are believed where no containerd is there to be asked, and not while one does not answer",
+            Requirements.tools("ctr-remote:stargz-snapshotter"), arguments: [true, false])
+        func witness(isThere: Bool) throws {
+            try Sandbox.with { sandbox in
+                let address = sandbox.directory + "/other.sock"
+                // A name without a server: what a containerd leaves that restarts.
+                if isThere { try write([], to: address) }
+                let containerd = try LaminaContainerd(sandbox, witness: address)
+                defer { containerd.stop() }
+                let reference = try push(sandbox, isThere ? "witness-silent" : "witness-absent").honest
+                try containerd.pullLazily(reference)
+                let lazy = try sandbox.number("SELECT count(*) FROM snapshot_status WHERE lazy = 'yes'")
+                #expect(lazy == (isThere ? 0 : 1))
+                let isTold = containerd.lamina.child.errorsSoFar.contains("[snapshotter] containerd_address")
+                #expect(isTold, "\(containerd.lamina.child.errorsSoFar)")
+            }
         }
 
         private func states(_ sandbox: Sandbox) throws -> [String] {

@@ -22,16 +22,18 @@ final class LaminaContainerd {
     /// - Parameters:
     ///   - laminaConfiguration: lines of TOML.
     ///   - cri: the configuration of containerd's plugin for kubelet; without it the plugin is off.
-    init(_ sandbox: Sandbox, laminaConfiguration: String = "", cri: String? = nil) throws {
+    ///   - witness: where lamina asks what is in a manifest; without it containerd's own socket.
+    init(
+        _ sandbox: Sandbox, laminaConfiguration: String = "", cri: String? = nil, witness: String? = nil
+    ) throws {
         self.sandbox = sandbox
         // The path of a unix socket has 107 bytes at most.
         address = sandbox.directory + "/l.sock"
         let configuration = sandbox.directory + "/lamina.toml"
         try write(laminaConfiguration.utf8, to: configuration)
-        // Where it is asked what is in a manifest.
         lamina = try sandbox.supervise(
             "--address", address, "--config", configuration, "--set",
-            "snapshotter.containerd_address=\(Containerd.socket(in: sandbox))")
+            "snapshotter.containerd_address=\(witness ?? Containerd.socket(in: sandbox))")
         containerd = try Containerd(in: sandbox, proxies: [snapshotter: address], cri: cri)
     }
 
