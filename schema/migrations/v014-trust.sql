@@ -15,7 +15,7 @@ UPDATE layer SET origin = coalesce(
 DELETE FROM layer_source
 WHERE location NOT LIKE 'url:%' AND location <> (SELECT l.origin FROM layer AS l WHERE l.id = layer_source.layer);
 UPDATE layer SET quarantined_at = coalesce(diff_id_at, indexed_at),
-    quarantine = 'its tar has another digest than the image''s configuration says'
+    quarantine = 'its tar has another digest than the image''s configuration says, as an earlier version found; after lamina rm and a new pull it is looked at anew'
 WHERE diff_id_state = 2;
 
 -- One blob may have several rows now. The constraint is changed in the text (https://sqlite.org/lang_altertable.html#otheralter), and
