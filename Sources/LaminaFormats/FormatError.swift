@@ -16,7 +16,7 @@ public struct FormatError: Error, Sendable, Equatable {
         case badTar
         /// A size, a count or a ratio is over its limit.
         case tooLarge
-        /// A chunk, or the member that it is in, is more than memory is to be had for: the layer can be read as a whole only.
+        /// A chunk, or the member that holds it, is larger than the memory that decoders have: the layer can be read only as a stream.
         case largeChunk
         /// A compressed stream or member is damaged.
         case corruptMember

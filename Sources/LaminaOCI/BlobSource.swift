@@ -50,7 +50,7 @@ public protocol BlobSource: Sendable {
     ///   goes on while it is true comes to its end.
     func distrust(_ digest: Digest) -> Bool
 
-    /// The same source for who holds its bytes against a table of contents: what is found wrong by that is wrong for nobody else.
+    /// The same source for a caller that verifies its bytes by a table of contents. A server that is wrong by that table is not distrusted by callers with another table.
     func trusting(_ toc: Digest?) -> any BlobSource
 }
 

@@ -5,8 +5,8 @@ import LaminaStore
 import LaminaSystem
 import Logging
 
-// What chains are made of. A chain ID is the digest of tars that nobody has read when the first container starts: until they were
-// hashed, that a layer is the one of its chain is the claim of whoever wrote the image that came first.
+// What chains are made of. A chain ID is the digest of tars that were not read yet when the first container starts. Until they were
+// hashed, only the author of the first image says that a layer is the one of its chain.
 
 extension Snapshotter {
     /// Refuses what stands on a layer that was found to be another one than was said.
@@ -44,7 +44,7 @@ extension Snapshotter {
         }
     }
 
-    /// Has a layer stand for a chain in the place of another one, once its own tar was hashed: so nobody's word is believed, and the
+    /// Lets a layer stand for a chain in place of another layer, once its own tar was hashed. So no image is believed, and the
     /// registry of the other one need not answer.
     func replace(_ offer: LayerOffer, by layer: LayerID, of image: SnapshotImage?) throws {
         try requireProof(of: layer, offer)

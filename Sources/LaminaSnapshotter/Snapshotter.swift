@@ -88,7 +88,7 @@ public final class Snapshotter: Sendable {
         }
     }
 
-    /// Ends the work behind the calls. Calls that wait for the network end with an error.
+    /// Ends the background work. Calls that wait for the network end with an error.
     public func stop() {
         layers.stop()
         background.stop()

@@ -86,7 +86,7 @@ public struct LayerBlob: Sendable {
     public var format: Int
     /// Of its table of contents: bytes that were wrong by it say nothing of another one.
     public var tocDigest: Digest?
-    /// The repository that it is of: nobody else is asked for it.
+    /// The repository that it is of: no other is asked for it.
     public var origin: String
     public var prioritizedEnd: Int64?
     /// Where it can be fetched, newest first.

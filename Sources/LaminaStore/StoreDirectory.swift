@@ -1,10 +1,10 @@
 import Glibc
 public import LaminaSystem
 
-/// Whose a store is. Its files are everybody's images with the modes that they have in the store, not in the images: so nobody but its
-/// owner may look into it, and nobody but its owner may have put anything there.
+/// Whose a store is. Its files come from images of all users, and do not have the modes that the images give them. So only its owner may
+/// look into it, and only its owner may have put anything there.
 ///
-/// Everything below the root is reached by a directory of mode 0700. Who reads a mount needs no right to it: the kernel has looked up what
+/// Everything below the root is reached by a directory of mode 0700. A reader of a mount needs no right to it: the kernel looked up what
 /// a mount is made of when its owner mounted it (docs/decisions/028-whose-a-store-is.md).
 public enum StoreDirectory {
     /// Of the root and what lamina makes in it.
@@ -56,7 +56,7 @@ public enum StoreDirectory {
         return directory
     }
 
-    /// Refuses a store that is not this user's, for who only looks into it.
+    /// Refuses a store that is not this user's, for a caller that only reads.
     ///
     /// - Throws: `StoreError.foreign`; nothing where there is no store.
     static func check(_ root: String) throws(StoreError) {
@@ -72,7 +72,7 @@ public enum StoreDirectory {
         }
     }
 
-    /// Says of a path, as somebody gave it, whether a link on the way to it is somebody else's.
+    /// Refuses a path, as a user gave it, if a link on the way to it belongs to another user.
     ///
     /// - Throws: `StoreError.foreign`. What is not there is no reason to throw.
     public static func refuseForeignLinks(_ path: String) throws(StoreError) {
@@ -81,7 +81,7 @@ public enum StoreDirectory {
         } catch let error as StoreError {
             throw error
         } catch {
-            // It is looked at again, and told of then, by who opens it.
+            // The caller that opens it says what is wrong.
         }
     }
 
@@ -109,7 +109,7 @@ public enum StoreDirectory {
         throw StoreError(.foreign, "the store \(root) belongs to user \(owner), \(way)")
     }
 
-    /// Whoever names `/srv` for a store does not want it to be closed to everybody.
+    /// A user who names `/srv` for a store does not want `/srv` to be closed to all others.
     private static func requireStore(_ root: String, _ directory: File, _ status: stat) throws {
         let names = try File.names(inDirectory: ".", of: directory)
         // A file system of its own has this one from the start.

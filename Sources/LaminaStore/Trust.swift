@@ -3,7 +3,7 @@ public import LaminaDigest
 import LaminaSQLite
 import Synchronization
 
-/// Why a layer is served to nobody any more.
+/// Why a layer is no longer served.
 public struct Quarantine: Sendable, Equatable {
     public var layer: LayerID
     public var digest: Digest
@@ -14,7 +14,7 @@ public struct Quarantine: Sendable, Equatable {
 
 /// What is known of a layer that a chain is made of.
 public enum ChainState: String, Sendable, Codable, CaseIterable {
-    /// Whoever wrote the image says so.
+    /// Only the author of the image says so.
     case claimed
     /// Its tar was hashed, here and at any time.
     case proven
@@ -129,7 +129,7 @@ extension Index {
         }
     }
 
-    /// What is known of the layers of chains, those of one image only where that is named.
+    /// What is known of the layers of all chains, or of one image's.
     public func chainStatus(ofImage reference: String? = nil) throws -> [ChainStatus] {
         try read { database in
             try database.cached(
@@ -188,7 +188,7 @@ extension Connection {
 }
 
 extension Store {
-    /// Has nothing of a layer served any more. On disk when it returns. Twice is once: the first reason stays.
+    /// Stops serving a layer. On disk when it returns. Twice is once: the first reason stays.
     public func quarantine(_ layer: LayerID, because reason: String) throws {
         try writeDurably { writer in try writer.quarantine(layer, because: reason) }
         try readQuarantine()

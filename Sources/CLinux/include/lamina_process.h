@@ -31,7 +31,7 @@ int lamina_notify_send(
 /// A datagram socket at `path` that receives such messages and who sent them. -1 with errno: EADDRINUSE, ENAMETOOLONG.
 int lamina_notify_socket(const char *path, size_t path_length);
 
-/// Whether somebody receives at the datagram socket `path`: 1; 0: nobody any more, or there is none. -1 with errno.
+/// Whether a process receives at the datagram socket `path`: 1; 0: none any more, or there is no socket; -1 with errno.
 int lamina_notify_answers(const char *path, size_t path_length);
 
 /// Takes a message: its size, -1 with errno (EAGAIN: there is none). `count` is the room in `descriptors`, then how many came;

@@ -1,7 +1,7 @@
 import LaminaOCI
 import LaminaStore
 
-/// `lamina trust show`: what is known of the layers that an image is made of, and by whom. Reads the index, whoever has the store.
+/// `lamina trust show`: which layers of an image are claimed, proven or in quarantine, and why. Reads the index; no server is needed.
 public struct TrustCommand: Sendable {
     public var reference: String
     public var platform: String?

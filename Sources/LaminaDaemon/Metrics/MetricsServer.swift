@@ -6,8 +6,8 @@ import ServiceLifecycle
 
 /// Serves metrics and health over TCP. That it cannot is no reason to take mounts down: it says so and tries again.
 ///
-/// Everybody who reaches the port may connect. Each connection takes a descriptor, of which the files that the kernel reads by itself
-/// take one each: so there are few at a time, and none stays for long. Who comes meanwhile waits in the queue of the socket.
+/// Any process that reaches the port may connect. Each connection takes a descriptor, and so does each file in passthrough mode. So
+/// few connections are open at a time, and none for long. Further ones wait in the queue of the socket.
 struct MetricsServer: Service {
     let address: ListenAddress
     let engine: any ControlledEngine
@@ -15,7 +15,7 @@ struct MetricsServer: Service {
 
     /// Between two attempts to listen.
     private static let pause = Duration.seconds(10)
-    /// A Prometheus or two, the probes of a kubelet, and somebody with curl.
+    /// A Prometheus or two, the probes of a kubelet, and a person with curl.
     static let connectionLimit = 32
     /// How long a connection may say nothing: a request is one packet, and the next scrape can connect again.
     private static let idleLimit = TimeAmount.seconds(5)

@@ -177,7 +177,7 @@ final class SealKeeper: Sendable {
     func hold(_ views: [ViewID]) -> Held? {
         guard case .on = ability() else { return nil }
         do {
-            // What is in quarantine is shown by nobody.
+            // What is in quarantine is not mounted.
             guard try store.index.quarantine(of: views).isEmpty, let chain = try store.index.sealed(views) else {
                 return nil
             }

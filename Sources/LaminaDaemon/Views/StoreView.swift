@@ -1,12 +1,12 @@
 import Glibc
 import LaminaStore
 
-/// How a command that only looks sees a store: the index itself; or, for a user who may not have that, what the server shows of it.
+/// How a command that only reads sees a store: by the index itself, or, without the right to open it, by the server.
 enum StoreView {
     case index(Index)
     case server(ControlClient)
 
-    /// - Throws: `StoreError.foreign` for who may not look, with what to do.
+    /// - Throws: `StoreError.foreign` for a user without the right to look; it says what to do.
     static func open(_ context: CommandContext) throws -> StoreView {
         do {
             return .index(try Index(root: context.root))

@@ -7,8 +7,8 @@ import NIOCore
 import NIOPosix
 import ServiceLifecycle
 
-/// Answers the members of `[store] group`: at a socket of its own, outside of the store, which they may not enter. It only reads, and what
-/// it reads is fixed: nobody's SQL runs in the server.
+/// Answers the members of `[store] group` at a socket outside of the store, which they may not enter. It only reads, and its queries are
+/// fixed: a client's SQL never runs in the server.
 struct ViewServer: Service {
     let root: String
     /// The group that may look.
@@ -24,7 +24,7 @@ struct ViewServer: Service {
     }
 
     private static let directory = "/run/lamina"
-    /// As for the metrics' port: who may connect may do so often.
+    /// As for the metrics' port: a member may connect often.
     private static let connectionLimit = 32
     private static let idleLimit = TimeAmount.seconds(5)
     private static let lifetime = TimeAmount.seconds(60)

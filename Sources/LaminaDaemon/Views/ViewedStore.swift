@@ -1,6 +1,6 @@
 import LaminaStore
 
-/// What a store shows of itself to who may look at it and no more (`[store] group`): what `ls`, `status` and `sql` say.
+/// What a store shows to members of `[store] group`, who may not open its files: what `ls`, `status` and `sql` say.
 ///
 /// All calls block.
 protocol ViewedStore: Sendable {

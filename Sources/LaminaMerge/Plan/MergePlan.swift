@@ -156,7 +156,7 @@ struct MergePlan {
     func slot(of content: ContentID, for origin: Origin) -> SlotKey? {
         if let own = keys[Wanted(content: content, origin: origin)] { return own }
         let others = slots(of: content)
-        // What is for nobody in particular takes what is on its way.
+        // A request for no repository in particular takes what is on its way.
         if origin == .any { return others.first }
         return others.first { contents[$0]?.origin == .reserved || contents[$0]?.isMerged == true }
     }

@@ -128,9 +128,9 @@ typealias PullID = UInt64
 /// For whose images bytes are fetched: the layers of one repository of one registry, by a number that the process gives it.
 struct Origin: Hashable, Sendable {
     let number: Int
-    /// For nobody's in particular: what the store has had is put right.
+    /// For no repository in particular: what the store had is put right.
     static let any = Origin(number: 0)
-    /// Kept from everybody.
+    /// Kept from all requests.
     static let reserved = Origin(number: -1)
 }
 

@@ -85,7 +85,7 @@ final class TarProver {
             case .zstdChunked, .estargzExternal: return try digest(end: end, format.compression)
             case .estargz:
                 // Its table of contents is a file of the tar, behind all others; the footer is an empty member.
-                // It has to be the one that the tree was made of, and not what somebody gives now.
+                // It has to be the one that the tree was made of, and not what a registry gives now.
                 guard let size = try context.store.index.blob(of: layer)?.size,
                     try context.store.index.tarPart(of: layer, at: end)?.starts(with: [0x1f, 0x8b]) == true
                 else { return nil }

@@ -140,7 +140,7 @@ public final class ImagePull {
     private func index(
         _ descriptor: Descriptor, _ diffID: Digest?, by indexer: LayerIndexer, from source: any BlobSource
     ) throws -> LayerID {
-        // Whoever is found wrong by this image's table of contents may be right by another's.
+        // A server that is wrong by this image's table of contents may be right by another image's.
         let source = source.trusting(try TOCClaims(descriptor).identity)
         var indexer = indexer
         indexer.source = source

@@ -81,7 +81,7 @@ struct LayerIndexer {
                         expected: "at most \(limits.memberBytes) bytes", actual: "\(large.blobSize)")
                 }
             } catch let error as FormatError where error.code == .largeChunk && readsWholeBlobs {
-                // In parts it would take more memory than there is to be had: it is read as a stream.
+                // In parts the layer would take more memory than decoders have. So it is read as a stream.
                 return try stream(descriptor, diffID, toc.format == .zstdChunked ? .plainZstd : .stargz)
             }
             try entries?.take(tree.nodes.count, of: descriptor.digest)

@@ -35,7 +35,7 @@ public struct RemoteImage: Sendable {
     ///   would have to be read as a whole, which is no better than unpacking it.
     public func index(_ position: Int, shouldStop: @escaping @Sendable () -> Bool) throws -> LayerID {
         let descriptor = resolved.layers[position]
-        // Whoever is found wrong by this image's table of contents may be right by another's.
+        // A server that is wrong by this image's table of contents may be right by another image's.
         let source = source.trusting(try TOCClaims(descriptor).identity)
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: tag, requiresDiffID: engine.options.requiresDiffID,

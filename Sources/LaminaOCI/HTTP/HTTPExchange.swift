@@ -52,7 +52,7 @@ final class HTTPExchange {
     private(set) var head = HTTPHead()
     /// The beginning of the body of a response with a status other than 200 and 206.
     private(set) var errorBody: [UInt8] = []
-    /// What the server was shown, and nobody else is.
+    /// What the server was shown, and a log must not show.
     private var secrets: [Secret] = []
     /// Seconds of `Retry-After`, 0 without one.
     private(set) var retryAfter: Int64 = 0

@@ -14,7 +14,7 @@ struct Origin: Hashable, Sendable {
 
     /// `nil` for what libcurl takes for no http or https URL, and for one with a user in it.
     init?(of url: String) {
-        // Without CURLU_GUESS_SCHEME: what has no scheme is no URL. A NUL would end it for libcurl, and for nobody else.
+        // Without CURLU_GUESS_SCHEME: what has no scheme is no URL. A NUL would end it for libcurl alone.
         guard !url.utf8.contains(0), let handle = curl_url() else { return nil }
         defer { curl_url_cleanup(handle) }
         guard curl_url_set(handle, CURLUPART_URL, url, UInt32(CURLU_DISALLOW_USER)) == CURLUE_OK,

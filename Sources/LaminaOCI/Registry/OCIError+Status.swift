@@ -30,7 +30,7 @@ extension OCIError {
     /// Of a text that is longer nothing is looked at.
     private static let messageLimit = 2000
 
-    /// URLs in a text without their queries: those of a signed one let whoever reads the log have what it is for.
+    /// A text whose URLs have lost their queries: the query of a signed URL would give a reader of the log the right to use it.
     private static func withoutQueries(_ text: some StringProtocol) -> String {
         text.split(separator: " ", omittingEmptySubsequences: false).map { word in
             word.contains("://") ? Origin.withoutQuery(String(word)) : String(word)

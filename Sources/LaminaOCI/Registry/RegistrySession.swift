@@ -20,13 +20,13 @@ final class RegistrySession: Sendable {
         var spools: [SpoolPlace: BlobSpool] = [:]
     }
 
-    /// A blob as somebody's table of contents describes it: a false one shows no server to be wrong for the others.
+    /// A blob as one table of contents describes it: by a false table no server is found wrong for the others.
     struct BlobTrust: Hashable {
         var blob: Digest
         var toc: Digest?
     }
 
-    /// Whose blob is kept: what one repository gave to who may read it is given to nobody who asks another one.
+    /// Where a kept blob came from. What one repository gave is not given to a request for another repository.
     struct SpoolPlace: Hashable {
         var registry: RegistryClient.Endpoint
         var path: String
@@ -74,9 +74,9 @@ final class RegistrySession: Sendable {
         }
     }
 
-    /// Whoever gave a blob last is asked last for it from now on.
+    /// The server that gave the blob last is asked last for it from now on.
     ///
-    /// - Returns: whether there is somebody else who has not been found wrong; false, too, where it is the same one again: so a loop
+    /// - Returns: whether another server is left that was not found wrong. False also if the same server was wrong before: so a loop
     ///   that goes on as long as this is true asks each server once.
     func distrust(_ blob: BlobTrust, among hosts: [RegistryHost]) -> Bool {
         state.withLock { state in

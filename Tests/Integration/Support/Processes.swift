@@ -31,7 +31,7 @@ private func statField(_ field: Int, of pid: pid_t) -> Int {
 func majorFaults(_ pid: pid_t) -> Int { statField(12, of: pid) }
 
 /// The time that the threads of a process have had of the processors, in nanoseconds. That of threads which have ended is not in it: it is
-/// for what rests. (The clock ticks of `stat` count whoever is there when the clock ticks, and on a busy machine that is the wrong one.)
+/// for what rests. (The clock ticks of `stat` go to the process that runs when the clock ticks. On a busy machine that is another one.)
 func processorTime(_ pid: pid_t) -> Int64 {
     names(in: "/proc/\(pid)/task").reduce(0) { sum, thread in
         let line = (try? readFile("/proc/\(pid)/task/\(thread)/schedstat")).map { String(decoding: $0, as: UTF8.self) }
