@@ -13,7 +13,9 @@ DESTDIR ?=
 
 # With the Swift runtime inside, the binary runs on machines that have none.
 # Libraries are taken from the system's directories alone (no RUNPATH).
-RELEASE := -c release --static-swift-stdlib --disable-local-rpath --product lamina
+# Each function and each constant is a section of its own: the linker leaves out those that nothing uses.
+SECTIONS := -Xswiftc -function-sections -Xcc -ffunction-sections -Xcc -fdata-sections
+RELEASE := -c release --static-swift-stdlib --disable-local-rpath $(SECTIONS) --product lamina
 # Where the release build puts the binary: SwiftPM keeps this link to its directory. Not asked of Swift, as `sudo make install` has
 # root's PATH, in which it need not be.
 BINARY := $(CURDIR)/.build/release/lamina

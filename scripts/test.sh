@@ -17,7 +17,7 @@ status=0
 # One at a time: many tests block (registries, mounts, child processes), and some measure. On two cores a few that block
 # leave none of Swift's pool to a server under test.
 # A test that hangs is ended, and the log's last line names it: so lines are written as they come.
-limit=${LAMINA_TEST_LIMIT:-3600}
+limit=${LAMINA_TEST_LIMIT:-4200}
 timeout --kill-after 10 "$limit" stdbuf -oL swift test --skip-build --no-parallel "$@" 2>&1 | tee "$log" || status=$?
 if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
     echo "test: ended after $limit s (LAMINA_TEST_LIMIT); this one did not finish: $(grep 'started\.$' "$log" | tail -1)" >&2

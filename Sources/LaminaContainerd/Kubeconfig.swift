@@ -43,13 +43,20 @@ public enum Kubeconfig {
         }
     }
 
+    /// A truth of YAML 1.1, as kubectl reads it; text in quotation marks is none.
+    private static func isTrue(_ node: Node) -> Bool {
+        guard let scalar = node.scalar, scalar.style == .plain else { return false }
+        return ["true", "yes", "on"].contains(scalar.string.lowercased())
+    }
+
     /// Reads a file's bytes; other files that it names are read when they are needed, relative to it.
     static func parse(_ bytes: [UInt8], path: String) throws(OCIError) -> ClusterAccess {
         func wrong(_ what: String) -> OCIError { OCIError(.badConfiguration, "the kubeconfig \(path): \(what)") }
         let root: Node
         do {
-            // Nodes, not values: an alias refers to its anchor, however often it is used.
-            guard let node = try Yams.compose(yaml: String(decoding: bytes, as: UTF8.self)) else {
+            // Nodes, not values: an alias refers to its anchor, however often it is used. All of them are text (`.basic`): the type that a
+            // plain scalar may be is found by ICU's regular expressions, whose data the program does not have.
+            guard let node = try Yams.compose(yaml: String(decoding: bytes, as: UTF8.self), .basic) else {
                 throw wrong("it is empty")
             }
             root = node
@@ -76,7 +83,7 @@ public enum Kubeconfig {
         let directory = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
         let place = Place(directory: directory, wrong: wrong)
         var tls = TLSSettings()
-        tls.skipsVerification = cluster["insecure-skip-tls-verify"]?.bool ?? false
+        tls.skipsVerification = cluster["insecure-skip-tls-verify"].map(Self.isTrue) ?? false
         if let name = cluster["tls-server-name"]?.string, !name.isEmpty {
             throw wrong(
                 "tls-server-name is nothing that lamina can do; the server's certificate has to name the server")

@@ -40,7 +40,7 @@ final class Conversion {
             let layers = ForeignLayersSource.around(blobs, for: image.layers, registries: options.registries)
             return try writing { try convert(image, from: layers, to: $0) }
         case .tar(let path):
-            let input = TarFileInput(file: try File(path, O_RDONLY), path: path)
+            let input = TarFileInput(file: try Self.open(path), path: path)
             begin(layers: 1, bytes: try input.fileSize())
             return try writing { layout in
                 let layers = try self.convert([input], to: layout)
@@ -56,6 +56,14 @@ final class Conversion {
                     [layer], ImageDocuments.new(self.platform, [layer], self.options.created), to: layout)
             }
         }
+    }
+
+    /// Standard input is not opened by its name: it may be a pipe of another user, or a socket.
+    private static func open(_ path: String) throws(SystemError) -> File {
+        guard path == ConversionSource.standardInput else { return try File(path, O_RDONLY) }
+        let descriptor = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
+        guard descriptor >= 0 else { throw .last("open", path) }
+        return File(adopting: descriptor, path: path)
     }
 
     private var platform: Platform { (options.platform ?? .host).normalized }

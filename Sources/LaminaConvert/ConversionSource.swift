@@ -9,6 +9,8 @@ public enum ConversionSource: Sendable, Equatable, CustomStringConvertible {
     /// A directory tree as the one layer.
     case directory(path: String)
 
+    static let standardInput = "/dev/stdin"
+
     /// Reads `oci:DIR[:TAG]`, `tar:FILE` (`tar:-` is standard input), `dir:PATH` or a registry's reference.
     ///
     /// - Throws: `ConvertError` `badReference`.
@@ -22,7 +24,7 @@ public enum ConversionSource: Sendable, Equatable, CustomStringConvertible {
             return path
         }
         if let path = try path("tar:") {
-            self = .tar(path: path == "-" ? "/dev/stdin" : path)
+            self = .tar(path: path == "-" ? Self.standardInput : path)
         } else if let path = try path("dir:") {
             self = .directory(path: path)
         } else {

@@ -15,6 +15,8 @@ final class SpooledLayer {
     }
 
     private let file: File
+    /// The bytes of sparse files as they are read, with their holes, one after the other; and where each begins, by its entry.
+    private let expanded: (file: File, offsets: [Int: Int64])?
     private var entries: [TarEntry] = []
     private var names = LayerNames()
     private let fates: [LayerNames.Fate]?
@@ -29,6 +31,8 @@ final class SpooledLayer {
         var rules = LayerEntries()
         var reader = TarReader()
         var written: Int64 = 0
+        var expanded: (file: File, offsets: [Int: Int64])?
+        var (isExpanding, expandedEnd) = (false, Int64(0))
         let take: (UnsafeRawBufferPointer) throws -> Void = { bytes in
             try file.write(bytes, at: written)
             written += Int64(bytes.count)
@@ -36,21 +40,30 @@ final class SpooledLayer {
             while true {
                 switch try reader.next(&piece) {
                 case .more: return
-                case .payload, .zeros: continue
+                case .payload(let bytes):
+                    guard isExpanding else { continue }
+                    try expanded?.file.write(bytes, at: expandedEnd)
+                    expandedEnd += Int64(bytes.count)
+                case .zeros(let count):
+                    // They stay a hole.
+                    if isExpanding { expandedEnd += Int64(count) }
                 case .entry(var entry):
-                    guard !entry.isSparse else {
-                        throw FormatError(
-                            .unsupported, "it is a sparse file, which cannot be moved to the front of its layer",
-                            entry: entry.header.displayName, offset: entry.offset)
-                    }
+                    isExpanding = false
                     guard try rules.isKept(&entry) else { continue }
+                    if entry.isSparse {
+                        isExpanding = true
+                        expanded = try expanded ?? (Self.namelessFile(in: directory), [:])
+                        expanded?.offsets[entries.count] = expandedEnd
+                    }
                     entries.append(entry)
                     names.add(entry.header)
                 }
             }
         }
         try input.readTar(for: conversion, into: take) { try reader.finish() }
+        try expanded?.file.truncate(to: expandedEnd)
         self.file = file
+        self.expanded = expanded
         self.entries = entries
         self.names = names
         fates = names.fates()
@@ -155,16 +168,20 @@ final class SpooledLayer {
 
     private func write(_ number: Int, to writer: LayerWriter, for conversion: Conversion) throws {
         var entry = entries[number]
+        var source = number
         switch fate(number) {
         case .linksTo(let target): entry.header.linkName = entries[target].header.name
-        case .becomes(let source):
+        case .becomes(let other):
             let name = entry.header.name
-            entry = entries[source]
+            entry = entries[other]
             entry.header.name = name
+            source = other
         case .stays, .replaced: break
         }
         try writer.append(entry.header)
-        var offset = entry.payloadOffset
+        let sparse = expanded?.offsets[source]
+        let file = sparse == nil ? self.file : expanded?.file ?? self.file
+        var offset = sparse ?? entry.payloadOffset
         let end = offset + entry.header.size
         while offset < end {
             try conversion.checkStop()

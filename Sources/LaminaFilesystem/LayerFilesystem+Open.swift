@@ -99,7 +99,7 @@ extension LayerFilesystem {
     }
 
     private func bytes(of opening: Opening, _ isMerged: Bool) -> OpenTable.Bytes {
-        if isMerged { return passthroughRefusal == nil ? .merged : .mergedForUs }
+        if isMerged { return .merged }
         return opening.size <= options.lazyThreshold ? .awaited : .missing
     }
 
@@ -193,9 +193,8 @@ extension LayerFilesystem {
         }
     }
 
-    /// Looks at a merged content's file, and gives it to the kernel if nothing is wrong with it.
+    /// Looks at a merged content's file, and gives it to the kernel if nothing is wrong with it, and the kernel takes files.
     private func look(_ content: ContentID, _ reader: IndexReader) throws -> Look {
-        guard passthroughRefusal == nil else { return .cached }
         guard let record = try reader.content(content) else { return .cached }
         do throws(SystemError) {
             guard let file = try backingFile(record.name) else {
@@ -204,6 +203,7 @@ extension LayerFilesystem {
             }
             // The last line of defence: a mapping of a hole reads zeros, which were not verified unless the layer lists them.
             guard try file.size() == record.size, try isWhole(file, record) else { return .damaged(record) }
+            guard passthroughRefusal == nil else { return .cached }
             return try register(file).map { .passthrough($0) } ?? .cached
         } catch {
             if error.code == EMFILE || error.code == ENFILE { return .crowded(error) }

@@ -38,10 +38,8 @@ final class OpenTable: Sendable {
 
     /// What is known of the bytes of an inode that is being opened.
     enum Bytes {
-        /// All are there: the kernel may have the file, if a look at the file permits it.
+        /// All are there: a look at the file decides whether the kernel may have it, if the kernel takes files at all.
         case merged
-        /// All are there, but the kernel gets no files.
-        case mergedForUs
         /// Not all are there; the open may be answered at once.
         case missing
         /// Not all are there, and the open waits for them.
@@ -140,7 +138,7 @@ final class OpenTable: Sendable {
             case .merged:
                 shard.entries[node] = Entry(backing: nil, count: 0, content: content, joined: [])
                 return .decide
-            case .mergedForUs, .missing:
+            case .missing:
                 return .served(try add(&shard, index, node, content, request, nil))
             case .awaited:
                 return .merge

@@ -175,7 +175,7 @@ public final class Snapshotter: Sendable {
             return chain
         }
         let name = LayerNames.committed(chain: offer.chain, parent: parent)
-        // Nothing that is there is asked of a registry again; for a second namespace it is this one.
+        // lamina asks no registry again for a layer that it has. A second namespace gets this same snapshot.
         if let known = try store.index.snapshot(name), let layer = known.layer,
             known.labels[snapshotChainLabel] == offer.chain, try stands(layer, for: offer)
         {

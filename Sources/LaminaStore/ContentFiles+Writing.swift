@@ -98,13 +98,19 @@ extension WritingLease {
 
     /// Gives `name` its own file with the bytes of the file that it shares.
     private func privateCopy(of shared: File, _ name: BackingName) throws(SystemError) -> File {
-        let momentary = name.path + ".copy"
-        let copy = try File(
-            momentary, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: files.directory)
-        try copy.copyRange(from: shared, at: 0, to: 0, count: Int(try shared.size()))
-        // The index may say that these bytes are on disk. The name must not come to mean a file that is not.
-        try copy.synchronize()
-        try files.rename(momentary, to: files.path(of: name))
-        return copy
+        // One at a time: several writers may have the same name, and so use the same momentary name.
+        try files.copying.withLock { _ throws(SystemError) in
+            // Another writer may have made it meanwhile.
+            let now = try open(name)
+            if try now.status().st_ino != shared.status().st_ino { return now }
+            let momentary = name.path + ".copy"
+            let copy = try File(
+                momentary, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: StoreDirectory.fileMode, in: files.directory)
+            try copy.copyRange(from: shared, at: 0, to: 0, count: Int(try shared.size()))
+            // The index may say that these bytes are on disk. The name must not come to mean a file that is not.
+            try copy.synchronize()
+            try files.rename(momentary, to: files.path(of: name))
+            return copy
+        }
     }
 }

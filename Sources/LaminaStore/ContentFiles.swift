@@ -12,6 +12,8 @@ public final class ContentFiles: Sendable {
     let directory: File
     let leases = NameLeases()
     private let linking = Monitor(())
+    /// Held while a name gets a file of its own.
+    let copying = Monitor(())
     /// Names whose files are being written beside them; empty unless there was damage (`ContentFiles+Aside.swift`).
     let aside = Monitor<Set<BackingName>>([])
     let asideCount = Atomic<Int>(0)

@@ -3,7 +3,7 @@ import LaminaDigest
 import LaminaSQLite
 import LaminaSystem
 
-/// What is wrong with a content's backing file: only this type says so.
+/// What is wrong with a content's backing file. Opens use the same rule for size and holes (`LayerFilesystem+Open.swift`).
 ///
 /// Temporary errors are none of these: EMFILE, ENOMEM, EINTR, or EIO, from which a disk may recover, say nothing about the
 /// file. They are thrown, with the file's path, and nothing is forgotten because of them.

@@ -24,7 +24,8 @@ extension Store {
     /// landed, it does nothing.
     ///
     /// An error of syncfs means that some write was lost, and it is not known which: everything that was not durable is hashed
-    /// again, from the disk, and what is wrong becomes absent.
+    /// again, from the disk, and what is wrong becomes absent. The kernel tells of a lost write once. So nothing becomes durable until all of
+    /// it has been hashed, however often that fails.
     ///
     /// - Returns: whether something became durable.
     @discardableResult
@@ -36,12 +37,12 @@ extension Store {
             return writer.nextSync
         }
         guard let began else { return false }
+        try recheckAfterLoss()
         do {
             try files.synchronize()
         } catch {
-            for content in try writer.withLock({ try Self.volatileContents($0.connection) }) {
-                _ = try recheck(content)
-            }
+            writer.withLock { $0.hasLostWrites = true }
+            try recheckAfterLoss()
             throw StoreError(
                 .system(error.code), "a write to \(root)/content was lost; what was not durable was checked again",
                 cause: error)
@@ -52,6 +53,27 @@ extension Store {
         return true
     }
 
+    /// Hashes what was not durable when a syncfs failed, if one has.
+    private func recheckAfterLoss() throws {
+        let suspects = try writer.withLock { try $0.hasLostWrites ? Self.volatileContents($0.connection) : nil }
+        guard let suspects else { return }
+        for content in suspects { _ = try recheckOrTakeBack(content) }
+        writer.withLock { $0.hasLostWrites = false }
+    }
+
+    /// Hashes a content that may have lost writes. Bytes that the disk does not give were not promised to any caller: they are taken back, so
+    /// that one file does not stand in the way of all others.
+    ///
+    /// - Returns: whether all of it is right.
+    private func recheckOrTakeBack(_ content: ContentRecord) throws -> Bool {
+        do {
+            return try recheck(content)
+        } catch let error as SystemError where error.code == EIO {
+            try takeBack(index.landedRanges(of: content).map(\.range), of: content.id)
+            return false
+        }
+    }
+
     /// Hashes what was not durable at the end of another boot, and records the new boot.
     func recheckAfterBoot(_ boot: String) throws -> OpenReport {
         var report = OpenReport()
@@ -60,14 +82,7 @@ extension Store {
         let volatile = try writer.withLock { try $0.hasVolatileContent() ? Self.volatileContents($0.connection) : [] }
         for content in volatile {
             report.rechecked += 1
-            do {
-                if try !recheck(content) { report.lost += 1 }
-            } catch let error as SystemError where error.code == EIO {
-                // These bytes were not promised to any caller, and the disk does not give them: one file must not keep the
-                // store from opening.
-                try takeBack(index.landedRanges(of: content).map(\.range), of: content.id)
-                report.lost += 1
-            }
+            if try !recheckOrTakeBack(content) { report.lost += 1 }
         }
         try write { writer in
             // Before anything lands: the next syncfs would record that these states are on disk, and they were not.

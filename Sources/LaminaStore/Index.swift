@@ -39,7 +39,7 @@ public final class Index: Sendable {
     public init(root: String) throws {
         path = Self.path(root: root)
         try StoreDirectory.check(root)
-        guard (try? File(path, 0)) != nil else { throw Self.noStore(root) }
+        guard try Self.isThere(path) else { throw Self.noStore(root) }
         let connection = try Self.connect(path)
         let version = try connection.withLock { try Self.usable($0.database, path: path) }
         // The power failed while the store was being made: it is empty.
@@ -57,9 +57,18 @@ public final class Index: Sendable {
         StoreError(.missing, "there is no store at \(root); 'lamina pull' makes one")
     }
 
+    /// Whether there is an index. That it cannot be looked at now does not mean that there is none.
+    static func isThere(_ path: String) throws(StoreError) -> Bool {
+        // Not by opening it: to close any descriptor of a database ends SQLite's locks on it (https://www.sqlite.org/howtocorrupt.html, 2.2).
+        if access(path, F_OK) == 0 { return true }
+        let error = SystemError.last("look at", path)
+        if error.code == ENOENT || error.code == ENOTDIR { return false }
+        throw StoreError(.system(error.code), "the index \(path) cannot be looked at", cause: error)
+    }
+
     /// Whether there is no index yet, or only one that a process began to make.
     static func isEmpty(_ path: String) throws -> Bool {
-        guard access(path, F_OK) == 0 else { return true }
+        guard try isThere(path) else { return true }
         return (try? connect(path).withLock { try usable($0.database, path: path) }) == 0
     }
 
@@ -68,7 +77,7 @@ public final class Index: Sendable {
     /// - Throws: `StoreError.incompatible` if it cannot. A store that is not there can be made.
     public static func check(root: String) throws {
         let path = Self.path(root: root)
-        guard (try? File(path, 0)) != nil else { return }
+        guard try isThere(path) else { return }
         try connect(path).withLock { _ = try usable($0.database, path: path) }
     }
 
@@ -168,14 +177,16 @@ extension Index {
     private static let keptOpen = Mutex<[String: File]>([:])
 
     private static func kept(_ path: String) throws(SystemError) -> File {
-        let opened = try File(path, O_RDONLY)
-        let status = try opened.status()
-        return keptOpen.withLock { files in
-            let key = "\(path):\(status.st_ino)"
-            let file = files[key] ?? opened
-            // This one is kept open too.
-            files[file === opened ? key : "\(key):\(opened.descriptor)"] = opened
-            return file
+        var status = stat()
+        guard stat(path, &status) == 0 else { throw .last("look at", path) }
+        let inode = status.st_ino
+        return try keptOpen.withLock { files throws(SystemError) in
+            if let file = files["\(path):\(inode)"] { return file }
+            let opened = try File(path, O_RDONLY)
+            // The path may mean another file by now. Whichever was kept before stays open too.
+            let key = "\(path):\(try opened.status().st_ino)"
+            files[files[key] == nil ? key : "\(key):\(opened.descriptor)"] = opened
+            return opened
         }
     }
 
@@ -187,7 +198,8 @@ extension Index {
         defer { buffer.deallocate() }
         for name in [path, path + "-wal"] {
             do throws(SystemError) {
-                let file = try kept(name)
+                // The log has no locks: they are in the database and in `-shm`.
+                let file = try name == path ? kept(name) : File(name, O_RDONLY)
                 var offset: Int64 = 0
                 while true {
                     let count = try file.read(into: buffer, at: offset)

@@ -28,7 +28,7 @@ extension Store {
     public static func indexState(root: String) throws -> IndexState {
         try StoreDirectory.check(root)
         let path = Index.path(root: root)
-        guard access(path, F_OK) == 0 else {
+        guard try Index.isThere(path) else {
             let files = backingFileCount(root: root)
             return files == 0 ? .noStore : .missing(files: files)
         }

@@ -10,8 +10,8 @@ import LaminaSystem
 /// | reading | a copy, a proof, a check | removal |
 /// | removing | collection, eviction, what was given up | writers and readers, which wait |
 ///
-/// Several writers may have one name. If the name has no claim, each writes the same bytes, those that have its digest. A name
-/// with a claim has one merge at a time (`MergeEngine`). An open needs no lease: eviction asks the file system first.
+/// Several writers may have one name: a merge for each repository, a stream. Each writes only bytes that have the digests of the name, so all of
+/// them write the same. An open needs no lease: eviction asks the file system first.
 ///
 /// A removal never waits for a name, and no code asks for a lease while it holds the writer of the index. So there is no circle
 /// of waiting.

@@ -52,18 +52,29 @@ extension Store {
                 """
             ).bind(1, image.row).first { ($0.integer(0), $0.integer(1)) } ?? (0, 0)
         }
-        let pinned = try index.read { database in
-            try database.cached(
+        return RoomForImage(
+            total: total, missing: missing, pinned: try pinnedSpace(besides: image), index: indexSpace(),
+            free: files.diskSpace()?.free)
+    }
+
+    /// What a layer that the index does not know yet finds: what pinned images keep, what the index takes, and what is free.
+    public func roomForStream(of bytes: Int64) throws -> RoomForImage {
+        RoomForImage(
+            total: bytes, missing: bytes, pinned: try pinnedSpace(besides: nil), index: indexSpace(),
+            free: files.diskSpace()?.free)
+    }
+
+    private func pinnedSpace(besides image: ImageID?) throws -> Int64 {
+        try index.read { database in
+            let statement = try database.cached(
                 """
                 SELECT coalesce(sum((c.size - c.holes + 4095) / 4096 * 4096), 0) FROM content c
                 WHERE c.state > 0 AND c.id IN (
                     SELECT s.content FROM image m JOIN image_layer il ON il.image = m.id
                     JOIN chunk_source s ON s.layer = il.layer WHERE m.pinned = 1 AND m.id <> ?1)
-                """
-            ).bind(1, image.row).first { $0.integer(0) } ?? 0
+                """)
+            return try statement.bind(1, image?.row ?? -1).first { $0.integer(0) } ?? 0
         }
-        return RoomForImage(
-            total: total, missing: missing, pinned: pinned, index: indexSpace(), free: files.diskSpace()?.free)
     }
 }
 

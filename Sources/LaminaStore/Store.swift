@@ -188,6 +188,8 @@ final class Writer {
     let connection: Connection
     /// The number of the syncfs that makes durable what lands now: the next one to begin.
     var nextSync: Int64
+    /// Whether a syncfs has failed since all that is not durable was looked at.
+    var hasLostWrites = false
     /// What this transaction has changed of the contents' totals.
     var groups = GroupChanges()
 

@@ -306,6 +306,18 @@ extension Index {
         }
     }
 
+    /// Up to where a stream that has not ended has read a layer's blob, in compressed bytes: its last checkpoint, or 0.
+    public func streamedBytes(of layer: Digest) throws -> Int64 {
+        try read { database in
+            try database.cached(
+                """
+                SELECT coalesce(max(c.blob_offset), 0) FROM stream s JOIN checkpoint c ON c.stream = s.id
+                WHERE s.digest = ? AND s.state IS NOT NULL
+                """
+            ).bind(1, digest: layer).first { $0.integer(0) } ?? 0
+        }
+    }
+
     /// What was kept of a stream's entries, in order; each compressed.
     public func lines(of stream: StreamID) throws -> [[UInt8]] {
         try read { database in

@@ -131,7 +131,8 @@ extension Store {
             return
         }
         try files.leases.removing([base]) { free in
-            if !free.isEmpty { _ = try files.removePath(unknown.path) }
+            // A file that was put aside is served until it is replaced.
+            if !free.isEmpty, !files.isAside(base) { _ = try files.removePath(unknown.path) }
         }
     }
 }

@@ -1,6 +1,7 @@
 import Foundation
 import Glibc
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 /// What the program and its unit are made like. Nothing here needs a mount.
@@ -46,6 +47,17 @@ struct Hardening {
                     > 0)
             #expect(!headers.contains("(RUNPATH)") && !headers.contains("(RPATH)"), "\(headers)")
         }
+    }
+
+    @Test(
+        "the release binary is below 50 MB without its symbols: no data of ICU, and nothing that nobody calls",
+        .enabled(if: getenv("LAMINA_BINARY") != nil, "LAMINA_BINARY names no release binary"))
+    func size() throws {
+        let scratch = Scratch()
+        let stripped = scratch.path + "/stripped"
+        try run(["strip", "-o", stripped, Self.binary.path]).orThrow()
+        let size = try FileManager.default.attributesOfItem(atPath: stripped)[.size] as? Int
+        #expect(try #require(size) < 50_000_000)
     }
 
     @Test("the recipe of the release says all of that: no path of a library beside the program")

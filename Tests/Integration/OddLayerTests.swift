@@ -111,8 +111,20 @@ extension EndToEnd {
                         "/bin/sh", "-c", words, "sh", tree, Requirements.lamina, "\(destination):\(number)", source,
                     ]).orThrow()
                 }
-                let mount = try sandbox.mount(destination + ":0")
-                try run(["cmp", mount + "/f", tree + "/f"]).orThrow()
+                // Standard input that cannot be opened by a name: a socket.
+                let socket = """
+                    import socket, subprocess, sys
+                    a, b = socket.socketpair()
+                    tar = subprocess.Popen(["tar", "-C", sys.argv[1], "-c", "f"], stdout=b)
+                    b.close()
+                    code = subprocess.call([sys.argv[2], "convert", "tar:-", sys.argv[3]], stdin=a)
+                    sys.exit(code or tar.wait())
+                    """
+                try run(["python3", "-c", socket, tree, Requirements.lamina, destination + ":socket"]).orThrow()
+                for tag in ["0", "socket"] {
+                    let mount = try sandbox.mount("\(destination):\(tag)", at: tag)
+                    try run(["cmp", mount + "/f", tree + "/f"]).orThrow()
+                }
                 let tar = sandbox.directory + "/layer.tar"
                 try run(["tar", "-C", tree, "-cf", tar, "f"]).orThrow()
                 // A file that compresses to less than a block of a tar.

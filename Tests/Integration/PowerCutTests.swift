@@ -30,7 +30,7 @@ extension EndToEnd {
                     [
                         "python3", script, "--lamina", Requirements.lamina, "--directory", sandbox.directory,
                         "--scale", "0.15",
-                    ] + words, seconds: 300)
+                    ] + words, seconds: 900)
                 let lines = outcome.output.split(separator: "\n").suffix(40).joined(separator: "\n")
                 #expect(outcome.exitCode == 0, "\(program)\n\(lines)\n\(outcome.errors.suffix(2000))")
                 print(lines)

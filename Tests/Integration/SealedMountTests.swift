@@ -178,6 +178,15 @@ extension EndToEnd {
                 server.send(SIGTERM)
                 server.wait(seconds: 30)
                 #expect(try run(["cmp", mount + "/larger", image.tree + "/larger"]).exitCode == 0)
+                // From a mount namespace that does not have it, nothing ends, and the answer says where it is.
+                let blind = try run([
+                    "unshare", "--mount", "--propagation", "private", "sh", "-c",
+                    "umount \"$2\"; exec \"$1\" umount --root \"$3\" \"$2\"",
+                    "sh", Requirements.lamina, mount, sandbox.root,
+                ])
+                #expect(blind.exitCode != 0 && blind.errors.contains("another mount namespace"), "\(blind)")
+                #expect(try way(mount, sandbox) == "sealed")
+                #expect(try run(["cmp", mount + "/larger", image.tree + "/larger"]).exitCode == 0)
                 try sandbox.lamina("umount", mount)
                 #expect(try sandbox.mounts().isEmpty)
                 #expect(try sandbox.number("SELECT count(*) FROM sealed_use") == 0)

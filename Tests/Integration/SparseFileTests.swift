@@ -69,6 +69,29 @@ extension EndToEnd {
             }
         }
 
+        @Test("are put first in their layer like others, and keep their holes", arguments: ["gnu", "posix"])
+        func prioritized(format: String) throws {
+            try Sandbox.with { sandbox in
+                let tree = try sandbox.mountPoint("tree")
+                try run(["sh", "-c", Self.make, "sh", tree]).orThrow()
+                let tar = sandbox.directory + "/sparse.tar"
+                try run([
+                    "tar", "--format", format, "--sparse", "-C", tree, "-cf", tar, "data", "disk", "front", "nothing",
+                    "tail",
+                ])
+                .orThrow()
+                let image = "oci:\(sandbox.directory)/image:x"
+                try sandbox.start([
+                    "convert", "--prioritized-file", "nothing", "--prioritized-file", "tail", "--prioritized-file",
+                    "data",
+                    "tar:\(tar)", image,
+                ]).wait().orThrow()
+                try sandbox.lamina("pull", image)
+                #expect(try allocated(sandbox) < 12 << 20)
+                try expectSame(tree, try sandbox.mount(image))
+            }
+        }
+
         @Test(
             "read through a mount before they are there, they land the same way",
             arguments: ["estargz", "zstd-chunked"])

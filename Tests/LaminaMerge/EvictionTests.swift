@@ -1,6 +1,7 @@
 import Glibc
 import LaminaDigest
 import LaminaStore
+import LaminaSystem
 import LaminaTestSupport
 import Synchronization
 import Testing
@@ -110,6 +111,40 @@ struct EvictionTests {
                 #expect(answers.wait() && answers.error() != nil)
             }
             #expect(try engine.store.contents().map(\.state) == before.map(\.state))
+        }
+    }
+
+    @Test("blobs that are kept beside the store count, and where nothing can go for one of them that is said soon")
+    func spools() throws {
+        let fixture = try Fixture()
+        try fixture.write(Self.layer)
+        let limit = Self.total / 2
+        try withEngine(fixture, limit: limit) { engine in
+            try engine.merge(try fixture.index(engine))
+            // A blob that can never fit costs nothing that is there.
+            let before = try engine.store.contents().map(\.state)
+            let never = #expect(throws: MergeError.self) {
+                try engine.reserveSpool(1, of: engine.options.maxBytes! + 1)
+            }
+            #expect(never?.description.contains("max_bytes") == true)
+            #expect(try engine.store.contents().map(\.state) == before)
+            try engine.reserveSpool(limit / 2, of: limit / 2)
+            #expect(try engine.store.spaceUsed() + limit / 2 <= engine.options.maxBytes! + (4 << 20))
+            let begin = ContinuousClock.now
+            let result = Mutex<Result<Void, any Error>?>(nil)
+            let asking = try Thread("spool") {
+                let outcome = Result { try engine.reserveSpool(limit * 7 / 10, of: limit * 7 / 10) }
+                result.withLock { $0 = outcome }
+            }
+            #expect(eventually(seconds: 20) { result.withLock { $0 != nil } })
+            #expect(throws: MergeError.self) { try result.withLock { $0 }?.get() }
+            #expect(ContinuousClock.now - begin < .seconds(10))
+            // What was kept is gone: there is room again.
+            engine.releaseSpool(limit / 2)
+            try engine.reserveSpool(limit * 7 / 10, of: limit * 7 / 10)
+            engine.releaseSpool(limit * 7 / 10)
+            // Only now: the thread must have its answer before the engine ends.
+            asking.join()
         }
     }
 

@@ -109,6 +109,65 @@ struct StreamTests {
         }
     }
 
+    @Test("waits with an evicted file while too much that has landed is not on record")
+    func heldUp() throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.mixed()
+        _ = try fixture.write(layer, .gzip)
+        try fixture.withEngine { engine in
+            _ = try fixture.index(engine)
+            let bytes = try #require(layer.files["large1"])
+            let content = try engine.content(SHA256.hash(bytes))
+            #expect(try engine.evict(content))
+            engine.context.pool.landed(MergeEngine.inFlightLimit)
+            let answers = Answers()
+            engine.whole(content.id, answers.take())
+            #expect(!answers.wait(seconds: 0.5))
+            engine.context.pool.recorded(MergeEngine.inFlightLimit)
+            #expect(answers.wait() && answers.allSucceededOnce)
+            #expect(try engine.store.bytes(content) == bytes)
+            #expect(engine.inFlightBytes == 0)
+        }
+    }
+
+    @Test("is begun only where there is room for it and the layers above it, of which what was read already is no part")
+    func room() throws {
+        let fixture = try Fixture()
+        let layers = [try PlainLayer.long.get(), try PlainLayer.mixed(3)]
+        let descriptors = try writeImage(
+            layers.map { ImageLayer(blob: $0.blob(.gzip), tocDigest: nil, diffID: $0.diffID) }, tag: "a",
+            layout: fixture.layout)
+        try fixture.withEngine { engine in
+            let asked = Mutex<[Int64]>([])
+            func index(_ room: Int64) throws -> ImageRecord {
+                let check = ImagePull.RoomCheck(
+                    ofLayers: { bytes in
+                        asked.withLock { $0.append(bytes) }
+                        if bytes > room { throw MergeError(.write, "no room") }
+                    }, ofImage: { _ in })
+                return try ImagePull(engine, roomCheck: check, shouldStop: { false }, report: { _ in })
+                    .index(ImageReference(parsing: "oci:\(fixture.layout):a"), platform: nil, plainHTTP: true)
+            }
+            let all = descriptors.reduce(0) { $0 + $1.size }
+            #expect(throws: MergeError.self) { try index(all - 1) }
+            #expect(asked.withLock { $0 } == [all])
+            // A part of the first comes, and the rest of it is what is needed then.
+            let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
+            source.behaviour.allowance = Int(descriptors[0].size) * 3 / 4
+            #expect(throws: (any Error).self) {
+                try fixture.stream(engine, descriptors[0], layers[0].diffID, from: source) {
+                    if source.behaviour.allowance == 0 { source.behaviour.isDown = true }
+                    return false
+                }
+            }
+            asked.withLock { $0 = [] }
+            _ = try index(all - 1)
+            let (first, second) = try asked.withLock { ($0[0], try #require($0.last)) }
+            #expect(first < all - descriptors[0].size / 4 && first >= all - descriptors[0].size * 3 / 4)
+            #expect(second == descriptors[1].size)
+        }
+    }
+
     @Test("has an evicted file back by its own bytes and two checkpoints", arguments: PlainLayer.Writer.allCases)
     func evicted(writer: PlainLayer.Writer) throws {
         let fixture = try Fixture()

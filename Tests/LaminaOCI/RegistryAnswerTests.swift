@@ -115,6 +115,10 @@ struct RegistryAnswerTests {
         (Answer(200, ["Content-Type": "application/vnd.oci.image.manifest.v1+json"]), .http, "0 bytes"),
         (Answer(200, html, page, hasLength: false), .http, "'text/html'"),
         (Answer(206, html, page), .http, "a part of"),
+        // JSON, and no manifest.
+        (Answer(200, ["Content-Type": "application/json"], #"{"message":"Forbidden"}"#), .http, "'application/json'"),
+        (Answer(200, [:], "{}"), .http, "2 bytes"), (Answer(200, [:], #""ok""#), .http, "4 bytes"),
+        (Answer(200, [:], "[]"), .http, "2 bytes"), (Answer(200, [:], "null"), .http, "4 bytes"),
         (Answer(302, ["Location": "/login"]), .http, "/login"),
         (Answer(307, ["Location": "/login?next=x"]), .http, "'text/html'"),
         (Answer(302), .http, "302"), (Answer(301, ["Location": "ftp://x/"]), .http, "no place"),
@@ -127,7 +131,9 @@ struct RegistryAnswerTests {
         (Answer(500, html, page), .unavailable, "500"), (Answer(502, html, page), .unavailable, "502"),
         (Answer(503), .unavailable, "503"),
         (
-            Answer(200, ["Docker-Content-Digest": "sha256:\(String(repeating: "1", count: 64))"], "{}"),
+            Answer(
+                200, ["Docker-Content-Digest": "sha256:\(String(repeating: "1", count: 64))"],
+                #"{"schemaVersion":2}"#),
             .digestMismatch, "sha256:1111"
         ),
         (Answer(400, [:], "Client sent an HTTP request to an HTTPS server.\n"), .tls, "speaks TLS"),

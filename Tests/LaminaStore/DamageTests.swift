@@ -97,6 +97,14 @@ struct DamageTests {
         let read = #expect(throws: StoreError.self) { _ = try Index(root: scratch.root).images() }
         #expect(read?.code == .damaged)
         #expect(read?.description.contains(scratch.index) == true)
+        // A server meets it again and again: that costs no descriptors.
+        func descriptors() throws -> Int {
+            try scratch.shell("ls -l /proc/$PPID/fd | grep -cF '\(scratch.root)' || true").split(separator: "\n").first
+                .flatMap { Int($0) } ?? -1
+        }
+        let before = try descriptors()
+        for _ in 0..<20 { #expect(throws: StoreError.self) { _ = try Index(root: scratch.root).images() } }
+        #expect(try descriptors() <= before + 1)
     }
 
     @Test("rows that make no sense are named")

@@ -44,6 +44,31 @@ struct DurabilityTests {
         #expect(try durable() == [contents[0].name.digest, contents[2].name.digest])
     }
 
+    @Test("after a write was lost nothing becomes durable before all that may have lost it was looked at")
+    func lostWrites() throws {
+        let store = try scratch.open()
+        let contents = try importFiles(store)
+        var landing = Landing()
+        for (number, content) in contents.prefix(2).enumerated() {
+            try scratch.write(files[number].bytes, to: content, in: store)
+            landing.merged.append((content.id, .proven))
+        }
+        try store.record(landing)
+        let paths = contents.map { "\(store.root)/content/\($0.name.path)" }
+        // One lost its bytes; another cannot be looked at now, which says nothing of it.
+        try File(paths[0], O_RDWR).truncate(to: 10)
+        #expect(rename(paths[1], paths[1] + ".away") == 0 && symlink(paths[1], paths[1]) == 0)
+        store.writer.withLock { $0.hasLostWrites = true }
+        let before = try store.durableSync()
+        for _ in 0..<3 { #expect(throws: (any Error).self) { try store.makeDurable() } }
+        #expect(try store.durableSync() == before)
+        #expect(try durable() == [])
+        #expect(unlink(paths[1]) == 0 && rename(paths[1] + ".away", paths[1]) == 0)
+        #expect(try store.makeDurable())
+        #expect(try durable() == [contents[1].name.digest])
+        #expect(try store.index.content(contents[0].id)?.state != .merged)
+    }
+
     /// What a person sees.
     private func durable(_ other: Scratch? = nil) throws -> Set<Digest> {
         let database = try Connection(path: (other ?? scratch).index, access: .readOnly)

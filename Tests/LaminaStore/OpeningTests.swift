@@ -54,6 +54,16 @@ struct OpeningTests {
         #expect(groups.count == 256 && Set(groups).count > 20)
     }
 
+    @Test("an index that cannot be looked at is not said to be missing")
+    func unreachable() throws {
+        #expect(symlink("index.db", scratch.index) == 0)
+        for open in [{ _ = try Index(root: scratch.root) }, { try Index.check(root: scratch.root) }] {
+            let error = #expect(throws: StoreError.self) { try open() }
+            guard case .system(ELOOP)? = error?.code else { Issue.record("\(String(describing: error))"); continue }
+        }
+        #expect(throws: StoreError.self) { try Store.indexState(root: scratch.root) }
+    }
+
     @Test("a root that is let go of leaves no log behind and no lock")
     func closes() throws {
         try scratch.open().importLayer("a", [Entry("x", .file(FileBytes(pattern(10))))])

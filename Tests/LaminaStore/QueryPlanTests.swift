@@ -63,9 +63,9 @@ struct QueryPlanTests {
         "content_status": ["content"], "content_use": ["content"], "content_landed": ["content"],
         "duplicate_content": ["content"],
         "What would `lamina gc` delete?": ["content"],
-        "What is in the store as somebody claimed it, and not yet proven?": ["content"],
+        "Which contents are not proven yet?": ["content"],
         // The most frequent of all contents, then their files.
-        "Which files are there several times?": ["content", "inode"],
+        "Which files are duplicates?": ["content", "inode"],
         "Which files are the hottest?": ["content", "inode"],
         "content_file": ["inode"],
     ]

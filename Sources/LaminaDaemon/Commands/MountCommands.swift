@@ -144,7 +144,7 @@ public struct UnmountCommand: Sendable {
         guard let known else { return nil }
         let engine = try Engine(root: context.root, configuration: context.configuration, log: context.log)
         defer { engine.shutdown(unmount: false) }
-        try engine.unmount(target)
+        try engine.unmount(target, isAlone: true)
         try engine.tidySeals()
         return MountListing(target: target, reference: known.reference, writable: known.upper, sealed: true)
     }

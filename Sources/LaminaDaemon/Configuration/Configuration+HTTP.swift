@@ -20,7 +20,7 @@ extension Configuration {
         var settings = RegistryClient.Settings()
         settings.spoolDirectory = spoolDirectory
         if let room {
-            settings.reserveSpool = { try room.reserve($0) }
+            settings.reserveSpool = { try room.reserve($0, of: $1) }
             settings.releaseSpool = { room.release($0) }
         }
         settings.stallLimit = .seconds(resolver.requestTimeoutSeconds)

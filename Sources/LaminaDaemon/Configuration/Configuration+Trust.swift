@@ -17,7 +17,7 @@ struct RepositoryPolicy: Sendable {
         case (nil, nil): return standard
         case (_?, nil): return true
         case (nil, _?): return false
-        // Of two that are one it is the one that is not the standard: somebody meant it.
+        // If both lists have the same prefix, the exception wins over the default: somebody wrote it on purpose.
         case (let yes?, let no?): return yes == no ? !standard : yes > no
         }
     }

@@ -20,7 +20,9 @@ extension Engine {
         let wanted = try platform.map(Platform.init(parsing:))
         let known = try store.index.image(name, for: wanted)
         if let known, let rank = known.rank(on: wanted ?? .host), wanted == nil || rank == 0 { return known }
-        let pull = ImagePull(merge, shouldStop: shouldStop) { progress(PullProgress($0, reference: name)) }
+        let pull = ImagePull(merge, roomCheck: roomCheck(name), shouldStop: shouldStop) {
+            progress(PullProgress($0, reference: name))
+        }
         do {
             let image = try counted { try pull.index(parsed, platform: wanted, plainHTTP: plainHTTP) }
             viewsChanged()

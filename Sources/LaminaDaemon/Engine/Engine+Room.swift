@@ -9,22 +9,27 @@ extension Engine {
     /// The check for a pull of an image.
     func roomCheck(_ reference: String) -> ImagePull.RoomCheck {
         ImagePull.RoomCheck(
-            ofLayer: { [self] bytes in
-                // It has no table of contents, so it cannot be fetched lazily.
-                let what = "a layer of \(reference), compressed,"
+            ofLayers: { [self] bytes in
+                // Without a table of contents they cannot be fetched lazily.
+                let what = "what of \(reference) has no table of contents, compressed,"
                 try requireOnDisk(bytes, what, "")
-                if let limit, bytes > limit { throw limitError(what, bytes, limit, "", "") }
+                guard let limit else { return }
+                let room = try store.roomForStream(of: bytes)
+                guard bytes > limit - room.index - room.pinned else { return }
+                throw limitError(what, bytes, limit, Self.taken(room), "")
             },
             ofImage: { [self] room in
                 let lazily = ", or have its files fetched when they are opened ('lamina pull --lazy')"
                 try requireOnDisk(room.missing, reference, lazily)
                 let taken = room.index + room.pinned
                 guard let limit, room.total > limit - taken else { return }
-                let pinned = room.pinned > 0 ? " and other pinned images \(Units.bytes(room.pinned))" : ""
-                throw limitError(
-                    reference, room.total, limit, ", of which the index takes \(Units.bytes(room.index))" + pinned,
-                    lazily)
+                throw limitError(reference, room.total, limit, Self.taken(room), lazily)
             })
+    }
+
+    private static func taken(_ room: RoomForImage) -> String {
+        let pinned = room.pinned > 0 ? " and other pinned images \(Units.bytes(room.pinned))" : ""
+        return ", of which the index takes \(Units.bytes(room.index))" + pinned
     }
 
     private var limit: Int64? { configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil }

@@ -11,7 +11,10 @@ extension Engine {
     ///
     /// - Throws: `StoreError.notFound` if no image of this store is mounted there, `.conflict` if it is in use, or something
     ///   else is mounted over it.
-    public func unmount(_ target: String) throws {
+    public func unmount(_ target: String) throws { try unmount(target, isAlone: false) }
+
+    /// - Parameter isAlone: no server runs, so the mount may have been made from another mount namespace than this process is in.
+    func unmount(_ target: String, isAlone: Bool) throws {
         let target = (try? realPath(target)) ?? target
         try mounting.withLock { _ in
             guard try store.index.mounts().contains(where: { $0.target == target }) else {
@@ -33,10 +36,20 @@ extension Engine {
                 } catch {
                     throw StoreError(.system(error.code), "cannot unmount \(target)", cause: error)
                 }
+            } else if isAlone, let elsewhere = mountElsewhere(target) {
+                throw StoreError(
+                    .conflict,
+                    "\(target) is mounted in another mount namespace, that of \(elsewhere): "
+                        + "'nsenter --mount --target \(elsewhere.process) lamina umount \(target)' ends it there")
             }
             try store.removeMount(target: target)
         }
         seals.poke()
+    }
+
+    /// A process that sees a mount of this store at a place, in another mount namespace.
+    private func mountElsewhere(_ target: String) -> MountUser? {
+        Mount.inAnyNamespace { $0.directory == target && ImageMount.isOwn($0, root: root) }.first?.user
     }
 
     /// The mount of an image of this store at a place; if there are several, the last.

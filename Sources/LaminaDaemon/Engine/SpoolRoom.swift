@@ -8,7 +8,9 @@ final class SpoolRoom: Sendable {
 
     func set(_ merge: MergeEngine?) { self.merge.withLock { $0 = merge } }
 
-    func reserve(_ bytes: Int64) throws { try merge.withLock { $0 }?.reserveSpool(bytes) }
+    func reserve(_ bytes: Int64, of whole: Int64) throws {
+        try merge.withLock { $0 }?.reserveSpool(bytes, of: whole)
+    }
 
     func release(_ bytes: Int64) { merge.withLock { $0 }?.releaseSpool(bytes) }
 }

@@ -260,7 +260,7 @@ final class SealKeeper: Sendable {
                 mounted[id] = nil
             }
             for mount in try store.index.sealedMounts() {
-                // Of one that a killed process was about to mount it is not known by what name: while it is there, it is.
+                // A process was killed before it recorded the mount's name. The mount counts as alive while the mount table shows it.
                 let isAlive = mount.device.map(SealedMount.isAlive) ?? (mounted[mount.sealed] != nil)
                 if isAlive { continue }
                 try store.noteUse(of: mount.sealed)

@@ -78,8 +78,10 @@ private struct RestreamedFiles {
     private var tar = TarReader()
     /// Where the current file goes until its digest is known.
     private var target = Target.nowhere
-    /// What was reserved for it.
+    /// What was reserved for it: of the disk, and of what may be in flight. What has landed and is not on record holds the next file up.
     private var reserved: Int64 = 0
+    private var inFlight = 0
+    private let isUrgent: Bool
     private var hash = SHA256()
     private var received: Int64 = 0
     /// Whether the member at the front has begun.
@@ -89,6 +91,7 @@ private struct RestreamedFiles {
         self.context = context
         layer = job.layer
         members = job.members[...]
+        isUrgent = job.isUrgent
     }
 
     var isDone: Bool { members.isEmpty }
@@ -146,6 +149,8 @@ private struct RestreamedFiles {
     }
 
     private mutating func open(_ part: Part, _ record: ContentRecord) throws {
+        try context.pool.reserve(part.size, urgent: isUrgent)
+        inFlight = part.size
         try context.space?.reserve(SpaceKeeper.onDisk(record.size))
         reserved = SpaceKeeper.onDisk(record.size)
         guard part.size > Self.smallSize else { return target = .memory([]) }
@@ -216,6 +221,8 @@ private struct RestreamedFiles {
         target = .nowhere
         context.space?.giveBack(reserved)
         reserved = 0
+        if inFlight > 0 { context.pool.release(inFlight, urgent: isUrgent) }
+        inFlight = 0
     }
 
     /// Reports what has not come.

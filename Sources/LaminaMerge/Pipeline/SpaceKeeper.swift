@@ -15,6 +15,9 @@ final class SpaceKeeper: Sendable {
         var used: Int64 = 0
         /// What is reserved and neither landed nor given back.
         var pending: Int64 = 0
+        /// What is reserved for files beside the store's, which are not in its size: blobs of servers without ranges. They stay as long as
+        /// somebody reads them, so no round waits for them to land.
+        var beside: Int64 = 0
         var isKnown = false
         /// Whether something was counted since the store's size was taken from the index.
         var isEstimate = false
@@ -63,7 +66,7 @@ final class SpaceKeeper: Sendable {
     func reserve(_ bytes: Int64, holding own: Int64 = 0) throws(MergeError) {
         guard bytes > 0 else { return }
         // Nothing is given up for bytes that can never fit.
-        if bytes > limit { throw full(bytes) }
+        try requireWithinLimit(bytes)
         let start = state.withLock(notify: true) { state -> UInt64? in
             if state.isStopping || (state.isKnown && state.used + bytes <= limit) {
                 take(bytes, &state)
@@ -92,6 +95,11 @@ final class SpaceKeeper: Sendable {
         if !isTaken { throw full(bytes) }
     }
 
+    /// - Throws: `MergeError` with ENOSPC for what can never fit.
+    func requireWithinLimit(_ bytes: Int64) throws(MergeError) {
+        if bytes > limit { throw full(bytes) }
+    }
+
     private func take(_ bytes: Int64, _ state: inout State) {
         state.used += bytes
         state.pending += bytes
@@ -116,6 +124,26 @@ final class SpaceKeeper: Sendable {
         state.withLock(notify: true) { state in
             state.used -= bytes
             state.pending -= bytes
+        }
+    }
+
+    /// Reserves room for bytes of a file that is not one of the store's, as `reserve` does, until `giveBackBeside`.
+    ///
+    /// - Parameter whole: how large the file becomes: nothing is given up for one that can never fit.
+    func reserveBeside(_ bytes: Int64, of whole: Int64) throws(MergeError) {
+        try requireWithinLimit(whole)
+        try reserve(bytes)
+        state.withLock(notify: true) { state in
+            state.pending -= bytes
+            state.beside += bytes
+        }
+    }
+
+    func giveBackBeside(_ bytes: Int64) {
+        guard bytes > 0 else { return }
+        state.withLock(notify: true) { state in
+            state.used -= bytes
+            state.beside -= bytes
         }
     }
 
@@ -153,8 +181,8 @@ final class SpaceKeeper: Sendable {
 
     /// Counts again what the store takes.
     private func settle(_ engine: MergeEngine) throws {
-        let (isDue, before, pending) = state.withLock { state in
-            (!state.isKnown || (state.isEstimate && state.pending == 0), state.used, state.pending)
+        let (isDue, before, pending, beside) = state.withLock { state in
+            (!state.isKnown || (state.isEstimate && state.pending == 0), state.used, state.pending, state.beside)
         }
         guard isDue else { return }
         try engine.recorder.flush()
@@ -162,7 +190,7 @@ final class SpaceKeeper: Sendable {
         state.withLock(notify: true) { state in
             // What was reserved or given back meanwhile, and what is on its way.
             let since = state.isKnown ? state.used - before : state.pending
-            state.used = counted + since
+            state.used = counted + since + (state.isKnown ? beside : state.beside)
             state.isEstimate = since != 0 || pending != 0
             state.isKnown = true
             // If everything is open or pinned, the next look is delayed.
@@ -237,7 +265,7 @@ final class SpaceKeeper: Sendable {
     }
 
     private func recount(_ engine: MergeEngine) throws {
-        let (before, pending) = state.withLock { ($0.used, $0.pending) }
+        let (before, pending) = state.withLock { ($0.used, $0.pending + $0.beside) }
         let counted = try engine.store.spaceUsed()
         // Some of what is pending may have been recorded already: it is counted twice until nothing is pending.
         state.withLock { state in state.used = counted + pending + (state.used - before) }
@@ -273,9 +301,13 @@ extension MergeEngine {
     /// Makes room for bytes of a blob that are kept beside the store's files while they are read.
     ///
     /// - Throws: `MergeError` with ENOSPC where there is none.
-    public func reserveSpool(_ bytes: Int64) throws { try space?.reserve(bytes) }
+    ///
+    /// - Parameter whole: the size of the blob. If that can never fit, nothing is given up for its beginning.
+    public func reserveSpool(_ bytes: Int64, of whole: Int64) throws {
+        try space?.reserveBeside(bytes, of: whole)
+    }
 
-    public func releaseSpool(_ bytes: Int64) { space?.giveBack(bytes) }
+    public func releaseSpool(_ bytes: Int64) { space?.giveBackBeside(bytes) }
 
     /// Says that files went out of the store without this engine.
     public func spaceChanged() { space?.forget() }

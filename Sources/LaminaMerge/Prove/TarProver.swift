@@ -52,7 +52,7 @@ final class TarProver {
         let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
         witness = format == .estargz ? nil : TarWitness()
         guard let digest = try told() else { return nil }
-        // Of another tar there is nothing more to say.
+        // A tar with another digest needs no witness.
         guard let witness, digest == ledger.diffID else { return digest }
         do {
             if try witness.confirms(layer, context.store.index) { return digest }
@@ -145,7 +145,7 @@ final class TarProver {
             try fetch(gaps[nextGap]).withUnsafeBytes { try stream.push($0) { try take($0) } }
             nextGap += 1
         }
-        // Where the last member begins that was hashed. One may have been kept twice, as it has files that came one after the other.
+        // Offset of the last member that was hashed. A member that holds several files may be stored twice.
         var last: Int64 = -1
         for place in places {
             try fillGap(before: place.lowerBound)

@@ -36,14 +36,15 @@ public final class ImagePull {
     /// Called before a layer is read as a whole, when only its compressed size is known, and before an image is merged; throws
     /// if there is no room.
     public struct RoomCheck {
-        public var ofLayer: (_ compressedBytes: Int64) throws -> Void
+        /// Of the layers that are read as streams, what is still to be fetched.
+        public var ofLayers: (_ compressedBytes: Int64) throws -> Void
         public var ofImage: (RoomForImage) throws -> Void
 
         public init(
-            ofLayer: @escaping (_ compressedBytes: Int64) throws -> Void,
+            ofLayers: @escaping (_ compressedBytes: Int64) throws -> Void,
             ofImage: @escaping (RoomForImage) throws -> Void
         ) {
-            self.ofLayer = ofLayer
+            self.ofLayers = ofLayers
             self.ofImage = ofImage
         }
     }
@@ -59,6 +60,8 @@ public final class ImagePull {
     private var hold: LayerHold?
 
     private let roomCheck: RoomCheck?
+    /// The layers that are not indexed yet, from the current one on.
+    private var ahead: ArraySlice<Descriptor> = []
 
     public init(
         _ engine: MergeEngine, roomCheck: RoomCheck? = nil, shouldStop: @escaping @Sendable () -> Bool,
@@ -99,6 +102,7 @@ public final class ImagePull {
         for (number, descriptor) in image.layers.enumerated() {
             if shouldStop() { throw MergeError.stopped }
             progress.current = descriptor.digest.description
+            ahead = image.layers[number...]
             let diffID = number < image.diffIDs.count ? image.diffIDs[number] : nil
             layers.append(try index(descriptor, diffID, by: indexer, from: blobs))
             if let elsewhere = (blobs as? ForeignLayersSource)?.location(of: descriptor.digest), let layer = layers.last
@@ -155,6 +159,17 @@ public final class ImagePull {
         }
     }
 
+    /// Compressed bytes of the layers ahead that are likely streams, without what the index has or a stream has read already.
+    private func bytesToStream() throws -> Int64 {
+        var seen: Set<Digest> = []
+        return try ahead.reduce(0) { sum, layer in
+            guard seen.insert(layer.digest).inserted, (try? TOCClaims(layer))?.isVouchedFor == false,
+                try engine.store.index.layers(of: layer.digest).isEmpty
+            else { return sum }
+            return try sum + max(0, layer.size - engine.store.index.streamedBytes(of: layer.digest))
+        }
+    }
+
     /// Reads a layer without a table of contents, or the rest of it.
     private func stream(
         _ descriptor: Descriptor, from source: any BlobSource, diffID: Digest?, format: LayerFormat?
@@ -164,7 +179,7 @@ public final class ImagePull {
                 .badImage,
                 "the image's configuration has no diff ID for layer \(descriptor.digest), which nothing else can prove")
         }
-        try roomCheck?.ofLayer(descriptor.size)
+        try roomCheck?.ofLayers(bytesToStream())
         let fetchedBefore = progress.fetchedBytes
         var reported = ContinuousClock.now
         (progress.stage, progress.bytes, progress.landedBytes) = (.streaming, descriptor.size, 0)

@@ -45,7 +45,7 @@ final class BlobSpool: Sendable {
             let receiver = RangeReceiver(range: 0..<size, size: size, subject: subject, skipLimit: .max) { bytes in
                 let offset = self.state.withLock { $0.landed }
                 // It takes disk like all else that lamina keeps.
-                try client.settings.reserveSpool(Int64(bytes.count))
+                try client.settings.reserveSpool(Int64(bytes.count), self.size)
                 kept += Int64(bytes.count)
                 try self.file.write(bytes, at: offset)
                 self.state.withLock(notify: true) { $0.landed += Int64(bytes.count) }

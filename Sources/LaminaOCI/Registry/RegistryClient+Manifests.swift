@@ -24,6 +24,12 @@ extension RegistryClient {
 
 /// Collects a manifest, and accepts it only if it is the one that was asked for: a mirror that gives another one is skipped.
 final class ManifestReceiver: DocumentReceiver {
+    /// What a manifest or an index has at least one of (image-spec's manifest.md and image-index.md; Docker's schema 1 too, which is refused
+    /// by its own name).
+    private static let names: Set<String> = [
+        "schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers", "artifactType",
+    ]
+
     private let target: ManifestTarget
     private let place: String
     private var said: Digest?
@@ -42,9 +48,11 @@ final class ManifestReceiver: DocumentReceiver {
     }
 
     override func end() throws {
-        // A proxy's own page, or a log-in page that the request was redirected to, comes with 200: the next server may have the
-        // manifest.
-        if (try? JSON.parse(bytes)) == nil {
+        // A proxy's own page, a log-in page that the request was redirected to, or an error as JSON comes with 200: the next server may have
+        // the manifest.
+        guard case .object(let members)? = try? JSON.parse(bytes),
+            members.contains(where: { Self.names.contains($0.name) })
+        else {
             let type = contentType.map { "of type '\($0.prefix(100))'" } ?? "without a Content-Type"
             throw OCIError(.http, "what came as \(subject) is no manifest but \(bytes.count) bytes \(type)")
         }

@@ -55,7 +55,7 @@ public struct RegistryClient: Sendable {
         public var spoolDirectory: String?
 
         /// Asked before so many bytes of a blob are kept in ``spoolDirectory``; throws where there is no room for them.
-        public var reserveSpool: @Sendable (_ bytes: Int64) throws -> Void = { _ in }
+        public var reserveSpool: @Sendable (_ bytes: Int64, _ whole: Int64) throws -> Void = { _, _ in }
         /// Told how many of them are there no more.
         public var releaseSpool: @Sendable (_ bytes: Int64) -> Void = { _ in }
 

@@ -132,6 +132,8 @@ extension StreamPlacer {
         guard entry.header.kind == .regular, entry.header.size > 0 else {
             return EntryLines.append(entry, digest: nil, to: &lines)
         }
+        // Said by its header already, before anything is given up for its first bytes.
+        try engine.space?.requireWithinLimit(entry.header.size)
         state.file = StreamState.OpenFile(entry: entry)
     }
 
