@@ -14,7 +14,7 @@ DESTDIR ?=
 # With the Swift runtime inside, the binary runs on machines that have none.
 # Libraries are taken from the system's directories alone (no RUNPATH).
 # Each function and each constant is a section of its own: the linker leaves out those that nothing uses.
-SECTIONS := -Xswiftc -function-sections -Xcc -ffunction-sections -Xcc -fdata-sections
+SECTIONS := -Xswiftc -Xfrontend -Xswiftc -function-sections -Xcc -ffunction-sections -Xcc -fdata-sections
 RELEASE := -c release --static-swift-stdlib --disable-local-rpath $(SECTIONS) --product lamina
 # Where the release build puts the binary: SwiftPM keeps this link to its directory. Not asked of Swift, as `sudo make install` has
 # root's PATH, in which it need not be.
