@@ -74,6 +74,11 @@ def make_layers():
     base += [("tmp", None, {"mode": 0o1777}), ("root", None, {"mode": 0o700})]
     base += [(name, b"", {"type": tarfile.SYMTYPE, "linkname": "usr/" + name}) for name in ["bin", "lib", "lib64"]]
     for name, data in sorted(programs().items()):
+        parts = name.split("/")[:-1]
+        # A directory that no layer lists would have the time of the unpacking.
+        for parent in ("/".join(parts[:count]) for count in range(1, len(parts) + 1)):
+            if all(known[0] != parent for known in base):
+                base.append((parent, None, {}))
         base.append((name, data, {"mode": 0o755}))
     base += [
         ("etc/passwd", b"root:x:0:0::/root:/bin/sh\n", {}), ("etc/group", b"root:x:0:\n", {}),
@@ -242,7 +247,7 @@ def tree(path):
                 fact += [status.st_nlink, hashlib.sha256(open(whole, "rb").read()).hexdigest()]
             fact += [(key, os.getxattr(whole, key, follow_symlinks=False))
                      for key in sorted(os.listxattr(whole, follow_symlinks=False)) if not key.startswith("trusted.overlay")]
-            # A directory that no layer lists has the time of the unpacking.
+            # As the one of these that is meant to be such.
             found[short] = None if short == "app" else fact
     return found
 
