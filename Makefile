@@ -183,6 +183,17 @@ faults: setup-test ## Let the n-th system call fail: FAULTS_EACH (40) of each ki
 	python3 Tests/PowerCut/faults.py --lamina "$(BINARY)" --directory "$(POWERCUT_DIR)" --each $(FAULTS_EACH) --fs $(FAULTS_FS) \
 	    --scenes "$(FAULTS_SCENES)" $(if $(FAULT),--fault "$(FAULT)")
 
+# Directories with other podmans besides this machine's own: by default those that `make readers` has fetched.
+PODMANS ?= $(wildcard .build/readers/*/bin)
+
+.PHONY: test-podman
+test-podman: setup-test ## Hold this machine's podman, and those of `make readers` (PODMANS), against lamina's image store; as root.
+	$(SWIFT) build $(RELEASE)
+	@directory=$$(mktemp -d "$${TMPDIR:-/var/tmp}/lamina-podman-XXXXXX"); status=0; \
+	python3 Tests/Podman/check.py --lamina "$(BINARY)" --directory "$$directory" machine \
+	    $(foreach podman,$(PODMANS),"$(abspath $(podman))") || status=$$?; \
+	rm -rf --one-file-system "$$directory"; exit $$status
+
 MODEL_SECONDS ?= 600
 MODEL_ROUNDS ?= 50
 

@@ -99,7 +99,7 @@ let package = Package(
                 .embedInCode("migrations/v009-stream-resume.sql"), .embedInCode("migrations/v010-platforms.sql"),
                 .embedInCode("migrations/v011-totals.sql"), .embedInCode("migrations/v012-sealed.sql"),
                 .embedInCode("migrations/v013-mount-rights.sql"),
-                .embedInCode("migrations/v014-trust.sql"),
+                .embedInCode("migrations/v014-trust.sql"), .embedInCode("migrations/v018-podman.sql"),
                 .embedInCode("views.sql"),
             ], swiftSettings: swift),
 
@@ -122,6 +122,7 @@ let package = Package(
                 "LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaMerge",
                 .product(name: "Logging", package: "swift-log"),
             ]),
+        room("LaminaPodman", ["LaminaDigest", "LaminaSystem", "LaminaTOML", "LaminaOCI", "LaminaStore"]),
         .target(
             name: "LaminaContainerd",
             dependencies: [
@@ -141,6 +142,7 @@ let package = Package(
             [
                 "LaminaDigest", "LaminaSystem", "LaminaTOML", "LaminaOCI", "LaminaFormats", "LaminaConvert",
                 "LaminaSeal", "LaminaStore", "LaminaMerge", "LaminaFUSE", "LaminaFilesystem", "LaminaSnapshotter",
+                "LaminaPodman",
                 .target(name: "LaminaContainerd", condition: .when(traits: ["Containerd"])),
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
@@ -179,6 +181,9 @@ let package = Package(
             ["LaminaStore", "LaminaSQLite", "LaminaSchema", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaFUSE", ["LaminaFUSE", "LaminaSystem"]),
         tests("LaminaContainerd", ["LaminaContainerd", "LaminaOCI", "LaminaSystem", "LaminaTestSupport"]),
+        tests(
+            "LaminaPodman",
+            ["LaminaPodman", "LaminaOCI", "LaminaStore", "LaminaDigest", "LaminaSystem", "LaminaTestSupport"]),
         tests("LaminaSnapshotter", ["LaminaSnapshotter", "LaminaStore", "LaminaDigest"]),
         tests(
             "LaminaDaemon",

@@ -354,7 +354,9 @@ UNION ALL
 SELECT s.layer, s.view, 'snapshot', CAST(s.key AS TEXT) FROM snapshot AS s WHERE s.view IS NOT NULL
 UNION ALL
 SELECT v.layer, v.id, 'sealed', 'sealed/' || u.sealed
-FROM sealed_use AS u JOIN sealed_view AS sv ON sv.sealed = u.sealed JOIN layer_view AS v ON v.id = sv.view;
+FROM sealed_use AS u JOIN sealed_view AS sv ON sv.sealed = u.sealed JOIN layer_view AS v ON v.id = sv.view
+UNION ALL
+SELECT p.layer, p.view, 'podman', lower(hex(p.id)) FROM podman_layer AS p;
 
 -- How often each content was opened, and when it was used last.
 CREATE VIEW content_use AS

@@ -21,7 +21,7 @@ for part in "${@:-build}"; do
     # A registry and the tools that the tests compare with.
     test)
         packages+=(
-            docker-registry skopeo umoci containerd stargz-snapshotter runc systemd openssl curl python3 attr tar gzip pigz
+            docker-registry skopeo umoci containerd stargz-snapshotter podman buildah conmon runc systemd openssl curl python3 attr tar gzip pigz
             tabix zstd erofs-utils e2fsprogs xfsprogs btrfs-progs mount util-linux python3-prometheus-client python3-yaml groff-base
             # What containerd's own tests are built with.
             golang-go golang-github-containerd-containerd-dev golang-google-grpc-dev

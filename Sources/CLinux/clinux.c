@@ -136,3 +136,8 @@ void lamina_tune_heap(int arenas) {
     // would be in the same heaps, which grow to hundreds of megabytes because each small block keeps a gap from being used.
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
 }
+
+int lamina_try_write_lock(int fd) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
+    return fcntl(fd, F_OFD_SETLK, &lock);
+}

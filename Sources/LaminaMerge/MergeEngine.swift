@@ -30,6 +30,8 @@ public final class MergeEngine: Sendable {
         public var requiresDiffID = false
         /// Whether the files of a layer from this place (a source's location) are its repository's alone.
         public var isolates: @Sendable (_ location: String) -> Bool = { _ in false }
+        /// Whether the tar-split of each tar that is hashed is kept, for those who want the tar again.
+        public var keepsTarSplits = false
         /// Whether a layer is refused whose table of contents has no digests of chunks.
         public var refusesUnproven = false
         /// What the store may take, in bytes; nil: no limit.

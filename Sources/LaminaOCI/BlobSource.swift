@@ -122,7 +122,8 @@ public enum BlobSources {
             guard let slash = rest.firstIndex(of: "/"), ImageReference.isHost(rest[..<slash]) else { break }
             let repository = String(rest[rest.index(after: slash)...])
             guard ImageReference.isRepository(repository) else { break }
-            let client = try registries.client(for: String(rest[..<slash]), plainHTTP: scheme == .http)
+            let client = try registries.client(
+                for: String(rest[..<slash]), repository: repository, plainHTTP: scheme == .http)
             return RegistrySource(client: client, repository: repository)
         }
         throw OCIError(.badReference, "'\(location.prefix(300))' is no location of blobs")
@@ -141,7 +142,8 @@ extension ImageReference {
             return OCILayoutSource(directory: directory)
         case .registry(let host, let repository):
             return RegistrySource(
-                client: try registries.client(for: host, plainHTTP: plainHTTP), repository: repository)
+                client: try registries.client(for: host, repository: repository, plainHTTP: plainHTTP),
+                repository: repository)
         }
     }
 }

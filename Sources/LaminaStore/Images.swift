@@ -34,17 +34,21 @@ extension Store {
     ///
     /// - Parameters:
     ///   - platform: normalized, so that a platform has one image.
+    ///   - manifestBytes: the manifest itself; those who want it do without the image where it is nil.
     ///   - outdated: images of the same reference for other platforms that this one replaces, with their mounts and pins.
     public func addImage(
-        reference: String, manifest: Digest, platform: String, config: [UInt8], layers: [LayerID], views: [ViewID],
-        replacing outdated: [ImageID] = []
+        reference: String, manifest: Digest, manifestBytes: [UInt8]? = nil, platform: String, config: [UInt8],
+        layers: [LayerID], views: [ViewID], replacing outdated: [ImageID] = []
     ) throws -> ImageID {
         precondition(layers.count == views.count, "each layer has its view")
         return try writeDurably { writer in
             let database = writer.connection
             let image = try Self.imageRow(reference, platform, outdated, in: database)
-            try database.cached("UPDATE image SET manifest_digest = ?, config = ?, pulled_at = ? WHERE id = ?")
-                .bind(1, digest: manifest).bind(2, blob: config).bind(3, Int64(time(nil))).bind(4, image.row).run()
+            let update = try database.cached(
+                "UPDATE image SET manifest_digest = ?, config = ?, pulled_at = ?, manifest = ? WHERE id = ?"
+            ).bind(1, digest: manifest).bind(2, blob: config).bind(3, Int64(time(nil))).bind(5, image.row)
+            if let manifestBytes { update.bind(4, blob: manifestBytes) } else { update.bindNull(4) }
+            try update.run()
             try database.cached("DELETE FROM image_layer WHERE image = ?").bind(1, image.row).run()
             let insert = try database.cached(
                 "INSERT INTO image_layer (image, position, layer, view) VALUES (?, ?, ?, ?)")

@@ -241,6 +241,16 @@ public final class File: Sendable {
         )
     }
 
+    /// Tries to lock the file for writing (fcntl(2), "Open file description locks"), which programs that use fcntl's locks see; false if
+    /// another one has a lock of it. It ends with this object.
+    public func tryWriteLock() throws(SystemError) -> Bool {
+        while lamina_try_write_lock(descriptor) != 0 {
+            if errno == EAGAIN || errno == EACCES { return false }
+            if errno != EINTR { throw SystemError.last("lock", path) }
+        }
+        return true
+    }
+
     /// Tries to lock the file for this process alone (flock); false if another process holds the lock.
     public func tryLock() throws(SystemError) -> Bool {
         while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {

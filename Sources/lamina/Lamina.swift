@@ -27,7 +27,7 @@ struct Lamina: ParsableCommand {
         subcommands: [
             Pull.self, Seal.self, Mount.self, Unmount.self, List.self, Status.self, Inspect.self, Trust.self, SQL.self,
             Check.self,
-            Remove.self, Collect.self, Pin.self, Unpin.self, Convert.self, Doctor.self, Serve.self,
+            Remove.self, Collect.self, Pin.self, Unpin.self, Convert.self, Doctor.self, Setup.self, Serve.self,
             Shutdown.self, Config.self, Debug.self, Version.self, GenerateManual.self,
         ])
 

@@ -61,11 +61,15 @@ struct Doctor: ParsableCommand {
             With IMAGE it walks the way to that image instead: servers and mirrors, connection, credentials, manifest, and \
             the format of each layer, lazy or not and why. Exit code 1 when it cannot be pulled.
 
+            'lamina doctor podman' looks whether podman, buildah, skopeo and CRI-O see the images of the store. (An image of that name \
+            is docker.io/library/podman.)
+
               sudo lamina doctor
               lamina doctor registry.example.org/app:1
+              sudo lamina doctor podman
             """)
 
-    @Argument(help: "An image; the machine without it.") var image: String?
+    @Argument(help: "An image, or 'podman'; the machine without it.") var image: String?
 
     @OptionGroup var imageOptions: ImageOptions
 

@@ -17,6 +17,7 @@ private let arrows: [String: Set<String>] = [
     "LaminaFUSE": ["LaminaSystem", "CFuse"],
     "LaminaFilesystem": ["LaminaSystem", "LaminaSeal", "LaminaFUSE", "LaminaStore", "LaminaMerge"],
     "LaminaSnapshotter": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaMerge"],
+    "LaminaPodman": ["LaminaDigest", "LaminaSystem", "LaminaTOML", "LaminaOCI", "LaminaStore"],
     "LaminaContainerd": ["LaminaSystem", "LaminaOCI", "LaminaStore", "LaminaSnapshotter"],
 ]
 

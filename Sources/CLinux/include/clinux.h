@@ -50,6 +50,10 @@ int lamina_leave_no_access_times(int fd);
 /// Has ext4 put the directories that are made in this one far from each other (chattr +T). Returns the same as the one before.
 int lamina_spread_directories(int fd);
 
+/// Locks a whole file for writing, for its open file description (F_OFD_SETLK): against that, and against the locks of whole processes
+/// (F_SETLK), which others take. 0, or -1 with errno: EAGAIN where somebody has it. It ends with the descriptor.
+int lamina_try_write_lock(int fd);
+
 /// syncfs(2), which glibc declares for _GNU_SOURCE only.
 int lamina_syncfs(int fd);
 

@@ -60,6 +60,7 @@ public struct PullCommand: Sendable {
             ? "complete, \(Units.bytes(result.bytes))"
             : "indexed, \(Units.bytes(result.landedBytes)) of \(Units.bytes(result.bytes)) in the store"
         return "\(result.reference) (\(result.platform)): \(layers), \(state), \(fetched)\n\(result.manifestDigest)"
+            + (result.podman.map { "\n\($0)" } ?? "")
     }
 }
 

@@ -172,6 +172,15 @@ public struct StatusCommand: Sendable {
                     : "off: \(seal.reason ?? "no reason given")",
             ])
         }
+        if let podman = report.server?.podman {
+            facts.append([
+                "podman",
+                podman.problem ?? "\(counted(podman.images, "image")) in \(podman.directory)",
+            ])
+            for (reference, reason) in podman.absent.sorted(by: { $0.key < $1.key }) {
+                facts.append(["not for podman", "\(reference): \(reason)"])
+            }
+        }
         if report.server != nil, !report.mounts.isEmpty, report.mounts.allSatisfy({ $0.way == "sealed" }) {
             facts.append(["server needed", "no: every mount is sealed, and reads on without it"])
         }

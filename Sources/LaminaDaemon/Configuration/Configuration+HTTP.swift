@@ -36,11 +36,15 @@ extension Configuration {
             retried.count()
             log.warning("the next server is asked instead", metadata: ["failure": "\(failure)"])
         }
-        return Registries(
-            hosts: resolver.hosts,
-            credentials: CredentialStore(
-                file: resolver.credentialsFile, kept: kept, cluster: clusterSecrets(log: log)),
-            settings: settings)
+        var (hosts, credentials) = (
+            resolver.hosts,
+            CredentialStore(file: resolver.credentialsFile, kept: kept, cluster: clusterSecrets(log: log))
+        )
+        if resolver.readsContainersFiles {
+            hosts.containers = .ofProcess()
+            credentials.containersFiles = CredentialStore.podmanFiles()
+        }
+        return Registries(hosts: hosts, credentials: credentials, settings: settings)
     }
 
     /// The pull secrets of a cluster; nil if the cluster should not be asked.

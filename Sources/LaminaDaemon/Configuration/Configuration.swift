@@ -108,6 +108,27 @@ public struct Configuration: Sendable, Equatable {
         }
     }
 
+    /// `[podman]`: what podman, buildah, skopeo and CRI-O see of the store.
+    public struct Podman: Sendable, Equatable {
+        /// The directory of the image store; nil: they see nothing.
+        public var images: String?
+        /// When they see an image.
+        public var ids = IDs.proven
+        /// Registries, or repositories and what begins with them, whose diff IDs are taken as claimed.
+        public var claimedRepositories: [String] = []
+        /// And those whose diff IDs have to be proven.
+        public var provenRepositories: [String] = []
+        /// Where they keep what is their own, besides what `storage.conf` says.
+        public var graphRoots: [String] = []
+
+        public enum IDs: String, Sendable, Equatable, CaseIterable {
+            /// When the tar of each layer was hashed, and is what the image says.
+            case proven
+            /// When it can be mounted: its layers are taken to be what its author says.
+            case claimed
+        }
+    }
+
     /// `[log]`
     public struct Log: Sendable, Equatable {
         public var level = Logger.Level.info
@@ -129,6 +150,8 @@ public struct Configuration: Sendable, Equatable {
     public struct Resolver: Sendable, Equatable {
         /// `config_path` and `[[resolver.host."H".mirrors]]`.
         public var hosts = HostsConfiguration()
+        /// `containers_files`: whether podman's `registries.conf`, `certs.d` and `auth.json` are read.
+        public var readsContainersFiles = true
         /// `creds_file`: credentials in docker's format, read before docker's own file.
         public var credentialsFile: String?
         /// `request_timeout_sec`: how long a registry may send nothing before it is asked again.
@@ -182,6 +205,7 @@ public struct Configuration: Sendable, Equatable {
     public var store = StoreSection()
     public var trust = Trust()
     public var seal = Seal()
+    public var podman = Podman()
     public var log = Log()
     public var metrics = Metrics()
     public var http = HTTP()

@@ -31,6 +31,11 @@ enum ConfigurationKeys {
         .strings("trust.claimed_repositories", \.trust.claimedRepositories),
         .strings("trust.proven_repositories", \.trust.provenRepositories),
         .word("seal.mode", \.seal.mode),
+        .path("podman.images", \.podman.images),
+        .word("podman.ids", \.podman.ids),
+        .strings("podman.claimed_repositories", \.podman.claimedRepositories),
+        .strings("podman.proven_repositories", \.podman.provenRepositories),
+        .strings("podman.graph_roots", \.podman.graphRoots),
         logLevel,
         .key("metrics.address", .address) {
             .string($0.metrics.address?.description ?? "")
@@ -64,6 +69,7 @@ enum ConfigurationKeys {
             $0.resolver.hosts.directories = text.split(separator: ":").map(String.init)
         },
         .path("resolver.creds_file", \.resolver.credentialsFile),
+        .boolean("resolver.containers_files", \.resolver.readsContainersFiles),
         requestTimeout,
         .integer(
             "blob.max_retries", \.blob.maxRetries, minimum: 0, zero: Configuration().blob.maxRetries),

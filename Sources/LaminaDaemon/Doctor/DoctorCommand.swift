@@ -45,7 +45,29 @@ public struct DoctorCommand: Sendable {
         return report.works ? .success : .failure
     }
 
+    /// What `lamina doctor podman --json` shows.
+    public struct PodmanReport: Sendable, Codable, Equatable {
+        /// Whether podman sees the store's images.
+        public var works: Bool
+        public var findings: [Finding]
+    }
+
+    private func examinePodman(_ context: CommandContext) throws -> ExitStatus {
+        let isServed = (try? context.client.isServed()) ?? false
+        let findings = PodmanExamination(
+            root: context.root, configuration: context.configuration, isServed: isServed
+        ).examine()
+        let report = PodmanReport(works: !findings.contains { $0.state == .fail }, findings: findings)
+        try context.output.show(report) {
+            Self.lines(findings, usesColor: context.output.usesColor).joined(separator: "\n") + "\n\n"
+                + (report.works
+                    ? "podman sees the images of this store." : "podman does not see the images of this store.")
+        }
+        return report.works ? .success : .failure
+    }
+
     public func run(_ context: CommandContext) throws -> ExitStatus {
+        if reference == "podman" { return try examinePodman(context) }
         if let reference { return try examine(reference, context) }
         let report = Doctor(root: context.root).examine()
         try context.output.show(report) { Self.text(report, usesColor: context.output.usesColor) }

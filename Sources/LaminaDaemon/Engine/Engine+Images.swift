@@ -26,6 +26,7 @@ extension Engine {
         do {
             let image = try counted { try pull.index(parsed, platform: wanted, plainHTTP: plainHTTP) }
             viewsChanged()
+            podman?.update()
             return image
         } catch let error as OCIError where error.code != .interrupted {
             guard let known else { throw error }

@@ -42,11 +42,13 @@ extension Engine {
         let name = try ImageReference(parsing: reference).description
         // A mount that was ended with umount(8) is no reason to refuse.
         if isServing { _ = try activeMounts() }
+        try requireUnused(name)
         try mounting.withLock { _ in
             let active = try activeTargets()
             try store.removeImage(name) { active.contains($0) }
         }
         log.info("an image is removed", metadata: ["image": "\(name)"])
+        podman?.update()
         return RemoveResult(reference: name, garbage: collects ? try collectGarbage(dryRun: false) : nil)
     }
 
@@ -84,7 +86,11 @@ extension Engine {
     public func collectGarbage(dryRun: Bool, looksForUnknown: Bool) throws -> GarbageReport {
         if isServing { _ = try activeMounts() }
         // Mounts that are not in use any more hold layers until they are looked at.
-        if !dryRun { try seals.tidy() }
+        if !dryRun {
+            try seals.tidy()
+            // So does what podman had upon it.
+            podman?.update(force: true)
+        }
         let filesystem = servingFilesystem
         let hold = store.hold(try layersMountedAnywhere())
         defer { withExtendedLifetime(hold) {} }
@@ -95,7 +101,10 @@ extension Engine {
             let swept = try store.sweep()
             (report.files, report.bytes) = (swept.files, swept.bytes)
         }
-        if !dryRun { try store.removeUnknownImages() }
+        if !dryRun {
+            try store.removeUnknownImages()
+            try store.removeUnheldTarSplits()
+        }
         if looksForUnknown {
             let strays = try store.removeUnknownFiles(dryRun: dryRun)
             report.files += strays.files

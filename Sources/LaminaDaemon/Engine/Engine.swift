@@ -5,6 +5,7 @@ import LaminaFUSE
 import LaminaFilesystem
 import LaminaMerge
 import LaminaOCI
+import LaminaPodman
 import LaminaSnapshotter
 import LaminaStore
 import LaminaSystem
@@ -34,6 +35,8 @@ public final class Engine: Sendable {
     let pullCounters = PullCounters()
     /// Sealed images, which the kernel shows without lamina.
     let seals: SealKeeper
+    /// What podman sees; nil if nothing.
+    let podman: PodmanKeeper?
     let usage = StoreUsage<CacheUsage>()
     let sealedBytes = StoreUsage<Int64>()
     /// How often a request to a registry was repeated.
@@ -67,6 +70,15 @@ public final class Engine: Sendable {
         self.log = log
         store = try Store(root: root)
         seals = SealKeeper(store: store, mode: configuration.seal.mode, log: log)
+        do {
+            podman = try configuration.imageStore(store, log: log).map { [store] in
+                PodmanKeeper($0, store: store, log: log)
+            }
+        } catch {
+            // What else this process does goes on.
+            log.error("podman is shown nothing", metadata: ["error": "\(error)"])
+            podman = nil
+        }
         var options = MergeEngine.Options()
         options.bufferSize = configuration.fuse.mergeBufferSize
         options.workerCount = configuration.fuse.mergeWorkerCount
@@ -76,6 +88,7 @@ public final class Engine: Sendable {
         registries = options.registries
         options.provingDelay = Self.provingDelay
         options.requiresDiffID = configuration.store.require == .diffID
+        options.keepsTarSplits = podman != nil
         options.refusesUnproven = configuration.store.verification == .strict
         options.isolates = { [configuration] in configuration.isolates($0) }
         options.maxBytes = configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil
@@ -128,14 +141,20 @@ public final class Engine: Sendable {
                 parsed, platform: try platform.map(Platform.init(parsing:)), plainHTTP: plainHTTP)
             filesystem.withLock { $0 }?.viewsChanged()
             if let pin { try store.setPinned(pin, name, image: image.id) }
-            if !lazy { try pull.merge(image) }
+            podman?.update()
+            if !lazy {
+                try pull.merge(image)
+                try proveForPodman(image, shouldStop: shouldStop)
+                podman?.update()
+            }
             return image
         }
         let totals = try store.index.totals(of: image.id)
         return PullResult(
             reference: name, manifestDigest: image.manifestDigest.description, platform: image.platform,
             layers: image.layers.count, bytes: totals.bytes, landedBytes: totals.landedBytes,
-            fetchedBytes: pull.current.fetchedBytes, complete: totals.mergedContents == totals.contents)
+            fetchedBytes: pull.current.fetchedBytes, complete: totals.mergedContents == totals.contents,
+            podman: podmanRemark(name))
     }
 
     /// Counts a pull, and failures of registries before there were bytes to fetch.
@@ -168,6 +187,7 @@ public final class Engine: Sendable {
         // Before the mounts, because some are of sealed images.
         try seals.start()
         if takenOver != nil { try adoptMounts() } else { try restoreMounts() }
+        try podman?.start()
     }
 
     func makeFilesystem(_ record: SessionRecord?) throws -> LayerFilesystem {
@@ -239,7 +259,8 @@ public final class Engine: Sendable {
             passthrough: filesystem != nil && filesystem?.passthroughRefusal == nil,
             passthroughReason: filesystem?.passthroughRefusal, opens: filesystem?.statistics ?? FilesystemCounters(),
             fetchedBytes: merge.totalFetchedBytes, inFlightBytes: Int64(merge.inFlightBytes),
-            startedAt: startedAt.formatted(.iso8601), merge: merge.load, seal: seals.status())
+            startedAt: startedAt.formatted(.iso8601), merge: merge.load, seal: seals.status(),
+            podman: podman?.status())
     }
 
     // MARK: The end
@@ -254,6 +275,7 @@ public final class Engine: Sendable {
         guard !hasEnded.exchange(true, ordering: .sequentiallyConsistent) else { return }
         snapshotter.withLock { $0.take() }?.stop()
         seals.stop()
+        podman?.stop()
         // With the mounts, because they say which image the files belonged to.
         recordUses()
         for thread in sweeping.withLock({ threads in

@@ -52,11 +52,14 @@ public struct PullResult: Sendable, Codable, Equatable {
     public var fetchedBytes: Int64
     /// Whether the store has all of the image.
     public var complete: Bool
+    /// Whether podman has it, as a sentence; nil if podman is shown nothing.
+    public var podman: String?
 
     public init(
         reference: String, manifestDigest: String, platform: String, layers: Int, bytes: Int64, landedBytes: Int64,
-        fetchedBytes: Int64, complete: Bool
+        fetchedBytes: Int64, complete: Bool, podman: String? = nil
     ) {
+        self.podman = podman
         self.reference = reference
         self.manifestDigest = manifestDigest
         self.platform = platform
@@ -112,12 +115,15 @@ public struct ServerStatus: Sendable, Codable, Equatable {
     public var merge: MergeEngine.Load?
     /// Sealed images; also nil from an older one.
     public var seal: SealStatus?
+    /// What podman sees; nil if nothing.
+    public var podman: PodmanStatus?
 
     public init(
         pid: Int32, version: String, root: String, passthrough: Bool, passthroughReason: String?,
         opens: FilesystemCounters, fetchedBytes: UInt64, inFlightBytes: Int64, startedAt: String,
-        merge: MergeEngine.Load? = nil, seal: SealStatus? = nil
+        merge: MergeEngine.Load? = nil, seal: SealStatus? = nil, podman: PodmanStatus? = nil
     ) {
+        self.podman = podman
         self.seal = seal
         self.merge = merge
         self.pid = pid

@@ -29,11 +29,30 @@ extension MergeEngine {
             throw MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
         }
         let indexer = LayerIndexer(
-            store: store, source: source, requiresDiffID: true,
+            store: store, source: source, requiresDiffID: true, keepsTarSplits: options.keepsTarSplits,
             shouldStop: { [context] in shouldStop() || context.stop.isSet },
             didFetch: { [self] in countFetched(Int64($0)) })
         let descriptor = Descriptor(mediaType: "", digest: blob.digest, size: blob.size)
         _ = try indexer.provingDiffID(of: layer, descriptor, nil)
         return try store.index.chainState(of: layer)
+    }
+
+    /// Sees that there is a tar-split of a proven layer's tar; reads the whole blob once more where there is none.
+    ///
+    /// - Returns: whether there is one; false for a tar that cannot be split.
+    /// - Throws: `MergeError`, `StoreError`, `OCIError` when the blob cannot be fetched just now.
+    public func keepTarSplit(of layer: LayerID, shouldStop: @escaping @Sendable () -> Bool) throws -> Bool {
+        guard let diffID = try store.index.ledger(of: layer).diffID else { return false }
+        if try store.hasTarSplit(of: diffID) { return true }
+        let (blob, sources) = try context.sources.sources(of: layer)
+        guard let source = sources.first else {
+            throw MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
+        }
+        let indexer = LayerIndexer(
+            store: store, source: source, keepsTarSplits: true,
+            shouldStop: { [context] in shouldStop() || context.stop.isSet },
+            didFetch: { [self] in countFetched(Int64($0)) })
+        try indexer.keepTarSplit(of: layer)
+        return try store.hasTarSplit(of: diffID)
     }
 }

@@ -102,7 +102,9 @@ final class Prover: Sendable {
         for layer in image.layers where whole.contains(layer) {
             let ledger = try context.store.index.ledger(of: layer)
             let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
-            if format == .zstdChunked, ledger.diffIDState == .unknown { try prove(layer) }
+            // Of the others only where somebody wants what comes of it.
+            guard format == .zstdChunked || context.options.keepsTarSplits else { continue }
+            if ledger.diffIDState == .unknown { try prove(layer) }
         }
     }
 

@@ -19,6 +19,7 @@ final class TarProver {
     private var hash = SHA256()
     /// Of a layer whose table of contents is in no tar.
     private var witness: TarWitness?
+    private let split: TarSplitKeeper?
     private var file: (name: BackingName, file: File)?
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 4096)
 
@@ -26,6 +27,7 @@ final class TarProver {
         self.context = context
         self.layer = layer
         self.ledger = ledger
+        split = TarSplitKeeper(context.store, ledger.diffID, isWanted: context.options.keepsTarSplits)
     }
 
     deinit { buffer.deallocate() }
@@ -45,7 +47,15 @@ final class TarProver {
     }
 
     /// What the tar's digest says of the diff ID, once `digest` has given it.
-    func verdict(_ diffID: Digest) -> (DiffIDState, Digest?) { Self.judge(hash, diffID) }
+    func verdict(_ diffID: Digest) -> (DiffIDState, Digest?) {
+        let verdict = Self.judge(hash, diffID)
+        if verdict.0 == .proven, let reason = split?.keep() {
+            context.reporter.report(
+                MergeError(
+                    .unsupportedLayer, "layer \(ledger.digest): its tar cannot be put together later", cause: reason))
+        }
+        return verdict
+    }
 
     /// The digest of the tar; `nil` where not everything of it is known, or where it is not the tar of this tree.
     func digest() throws -> Digest? {
@@ -71,6 +81,7 @@ final class TarProver {
 
     private func take(_ bytes: UnsafeRawBufferPointer) throws {
         hash.update(bytes)
+        split?.take(bytes)
         try witness?.take(bytes)
     }
 

@@ -92,7 +92,8 @@ public final class ImagePull {
         report(progress)
         let indexer = LayerIndexer(
             store: engine.store, source: blobs, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
-            refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits,
+            keepsTarSplits: engine.options.keepsTarSplits, refusesUnproven: engine.options.refusesUnproven,
+            limits: engine.options.formatLimits,
             entries: EntryBudget(limit: engine.options.imageEntries), memory: engine.tocMemory,
             shouldStop: shouldStop,
             stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2) },
@@ -117,8 +118,8 @@ public final class ImagePull {
         let store = engine.store
         let found = (image.listedPlatform ?? image.platform).normalized
         let id = try store.addImage(
-            reference: reference.description, manifest: image.manifestDigest, platform: found.description,
-            config: image.configBytes, layers: layers, views: try store.views(of: layers),
+            reference: reference.description, manifest: image.manifestDigest, manifestBytes: image.manifestBytes,
+            platform: found.description, config: image.configBytes, layers: layers, views: try store.views(of: layers),
             replacing: try outdated(reference, by: found, for: platform ?? .host))
         guard let record = try store.index.image(id) else {
             throw MergeError(.index, "\(reference) is not in the index after it was put there")

@@ -173,6 +173,16 @@ extension LayerIndexer {
         return layer
     }
 
+    /// Reads a blob once more for its layer's tar-split alone.
+    func keepTarSplit(of layer: LayerID) throws {
+        let ledger = try store.index.ledger(of: layer)
+        guard let blob = try store.index.blob(of: layer), let diffID = ledger.diffID,
+            let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
+        else { return }
+        let descriptor = Descriptor(mediaType: "", digest: blob.digest, size: blob.size)
+        _ = try readWhole(descriptor, diffID, format.compression, tail: nil)
+    }
+
     private static func witness(for format: LayerFormat) -> TarWitness? { format == .estargz ? nil : TarWitness() }
 
     /// Records what was found of a diff ID, once the tar's tree was held against the layer's.
@@ -199,6 +209,7 @@ extension LayerIndexer {
         var tailHash = SHA256()
         // A blob that cannot be decompressed has no diff ID; its chunks show whether it can be served.
         var tar: (stream: StreamDecompressor, hash: SHA256)? = try (StreamDecompressor(compression), SHA256())
+        let split = TarSplitKeeper(store, diffID, isWanted: keepsTarSplits)
         var position: Int64 = 0
         let tailRange = tail.map { $0.offset..<($0.offset + $0.size) } ?? 0..<0
         try source.read(
@@ -214,6 +225,7 @@ extension LayerIndexer {
                 do {
                     try stream.push(bytes) {
                         tar?.hash.update($0)
+                        split?.take($0)
                         try witness?.take($0)
                     }
                 } catch {
@@ -236,6 +248,7 @@ extension LayerIndexer {
             case (_, nil): (.notProvable, nil)
             case (let diffID?, let tar?): TarProver.judge(tar.hash, diffID)
             }
+        if state == .proven { split?.keep() }
         return (tail.map { _ in tailHash.digest() }, state, computed, keptBytes)
     }
 }

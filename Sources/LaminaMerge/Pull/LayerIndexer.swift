@@ -18,6 +18,8 @@ struct LayerIndexer {
     var tag: String?
     /// Whether a layer is wanted only when its diff ID is known.
     var requiresDiffID = false
+    /// Whether the tar-split of a tar that is hashed is kept.
+    var keepsTarSplits = false
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
     var limits = FormatLimits()

@@ -39,7 +39,8 @@ public struct RemoteImage: Sendable {
         let source = source.trusting(try TOCClaims(descriptor).identity)
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: tag, requiresDiffID: engine.options.requiresDiffID,
-            refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits, entries: entries,
+            keepsTarSplits: engine.options.keepsTarSplits, refusesUnproven: engine.options.refusesUnproven,
+            limits: engine.options.formatLimits, entries: entries,
             memory: engine.tocMemory, readsWholeBlobs: false, shouldStop: shouldStop,
             didFetch: { [engine] in engine.countFetched(Int64($0)) }, importing: engine.importing,
             isolates: engine.options.isolates)

@@ -6,6 +6,8 @@ import LaminaSystem
 public struct CredentialStore: Sendable, Hashable {
     /// A file that must exist: `--creds-file`.
     public var file: String?
+    /// podman's own files, which may be missing; they come before docker's.
+    public var containersFiles: [String] = []
     /// Docker's own file, which may be missing.
     public var defaultFile: String?
     /// What came along with pulls by kubelet; it is looked through after the files.
@@ -38,6 +40,24 @@ public struct CredentialStore: Sendable, Hashable {
         return String(cString: home) + "/.docker/config.json"
     }
 
+    /// Where podman, buildah and skopeo keep logins (containers-auth.json(5)): `$REGISTRY_AUTH_FILE` alone, or the file of this boot and then
+    /// the one that stays.
+    public static func podmanFiles() -> [String] {
+        func value(_ name: String) -> String? {
+            guard let text = getenv(name), text[0] != 0 else { return nil }
+            return String(cString: text)
+        }
+        if let path = value("REGISTRY_AUTH_FILE") { return [path] }
+        let runtime = value("XDG_RUNTIME_DIR").map { "\($0)/containers" } ?? "/run/containers/\(getuid())"
+        // podman of root looks there whatever the session says.
+        var files = geteuid() == 0 ? ["/run/containers/0/auth.json"] : []
+        if !files.contains(runtime + "/auth.json") { files.append(runtime + "/auth.json") }
+        if let home = value("XDG_CONFIG_HOME") ?? value("HOME").map({ "\($0)/.config" }) {
+            files.append(home + "/containers/auth.json")
+        }
+        return files
+    }
+
     /// Credentials, and where they come from in words.
     struct Found: Sendable {
         var credentials: Credentials
@@ -53,7 +73,8 @@ public struct CredentialStore: Sendable, Hashable {
     func find(
         host: String, repository: String, refused: Set<Credentials> = [], shouldStop: () -> Bool
     ) throws(OCIError) -> Found? {
-        for (path, isOptional) in [(file, false), (defaultFile, true)] {
+        let optional = containersFiles + [defaultFile].compactMap(\.self)
+        for (path, isOptional) in [(file, false)] + optional.map({ (Optional($0), true) }) {
             guard let path, let config = try Self.read(path, isOptional: isOptional) else { continue }
             if let name = config.helper(for: host) {
                 let helper = CredentialHelper(name: name, timeLimit: helperTimeLimit)

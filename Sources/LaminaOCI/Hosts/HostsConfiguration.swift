@@ -2,12 +2,15 @@ import Glibc
 import LaminaSystem
 package import LaminaTOML
 
-/// How to reach registries: containerd's directories of `hosts.toml`, and mirrors in lamina's own configuration.
+/// How to reach registries: containerd's directories of `hosts.toml`, mirrors in lamina's own configuration, and where these say nothing of a
+/// registry, podman's `registries.conf`.
 public struct HostsConfiguration: Sendable, Hashable {
     /// Looked through in this order; the first that has something for a registry decides.
     public var directories = HostsConfiguration.defaultDirectories
     /// By registry; they come before those of the directories.
     public var mirrors: [String: [RegistryHost]] = [:]
+    /// What podman asks; nil: nobody cares.
+    public var containers: ContainersRegistries?
 
     public static let defaultDirectories = ["/etc/lamina/certs.d", "/etc/containerd/certs.d"]
 
@@ -18,12 +21,22 @@ public struct HostsConfiguration: Sendable, Hashable {
 
     /// The servers to ask for images of a registry, in order: mirrors, then the registry itself.
     ///
-    /// - Parameter plainHTTP: HTTP without TLS to the registry itself, if no file names it.
+    /// - Parameters:
+    ///   - repository: that is asked for; without it `registries.conf` is not looked at.
+    ///   - plainHTTP: HTTP without TLS to the registry itself, if no file names it.
     /// - Throws: `badConfiguration`, naming file and line.
-    public func hosts(for registry: String, plainHTTP: Bool) throws(OCIError) -> [RegistryHost] {
+    public func hosts(
+        for registry: String, repository: String? = nil, plainHTTP: Bool
+    ) throws(OCIError) -> [RegistryHost] {
         var hosts = mirrors[registry] ?? []
         var server = RegistryHost(.init(registry: registry, plainHTTP: plainHTTP))
-        if let directory = directory(of: registry) {
+        let directory = directory(of: registry)
+        if hosts.isEmpty, directory == nil, let containers, let repository {
+            if let found = try containers.hosts(for: registry, repository) { return found }
+            server.tls = Self.certificates(of: registry, in: ContainersRegistries.certificateDirectories)
+            if server.tls != TLSSettings(), !plainHTTP { server.scheme = .https }
+        }
+        if let directory {
             let path = directory + "/hosts.toml"
             if let bytes = try read(path), !bytes.isEmpty {
                 let file = try HostsFile(parsing: bytes, path: path)
@@ -39,7 +52,7 @@ public struct HostsConfiguration: Sendable, Hashable {
                     server = file.server
                 }
             } else {
-                server.tls = certificates(in: directory)
+                server.tls = Self.certificates(in: directory)
                 if server.tls != TLSSettings() {
                     server.origin = directory
                     if !plainHTTP { server.scheme = .https }
@@ -75,8 +88,14 @@ public struct HostsConfiguration: Sendable, Hashable {
         }
     }
 
+    /// Those of a registry, in the first of some directories that has one for it.
+    static func certificates(of registry: String, in directories: [String]) -> TLSSettings {
+        directories.map { "\($0)/\(registry)" }.first { ImageReference.isDirectory($0) }.map { certificates(in: $0) }
+            ?? TLSSettings()
+    }
+
     /// Docker's way: `*.crt` are trusted, `x.cert` with `x.key` is the client's own certificate.
-    private func certificates(in directory: String) -> TLSSettings {
+    private static func certificates(in directory: String) -> TLSSettings {
         var tls = TLSSettings()
         var names: [String] = []
         guard let listing = opendir(directory) else { return tls }

@@ -23,6 +23,8 @@ public struct RegistryHost: Sendable, Hashable {
     public var tls = TLSSettings()
     /// Sent with each request, but to no other host.
     public var headers: [Header] = []
+    /// What this server calls the repository that is asked for; nil: the same.
+    public var repository: String?
     /// The registry that it mirrors; sent as `ns` to servers that may mirror several.
     public var namespace: String?
     /// Where it is configured; `nil` for a registry without configuration.

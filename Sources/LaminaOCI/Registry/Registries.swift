@@ -31,11 +31,15 @@ public struct Registries: Sendable {
     ///
     /// - Parameters:
     ///   - registry: as in references.
+    ///   - repository: that is asked for: registries.conf may name servers for a part of a registry.
     ///   - plainHTTP: HTTP without TLS also to another machine, if no file says otherwise; for this machine it is the default.
-    /// - Throws: `badConfiguration` for a wrong `hosts.toml`.
-    public func client(for registry: String, plainHTTP: Bool) throws(OCIError) -> RegistryClient {
+    /// - Throws: `badConfiguration` for a wrong `hosts.toml` or `registries.conf`, and for what that blocks.
+    public func client(for registry: String, repository: String? = nil, plainHTTP: Bool) throws(OCIError)
+        -> RegistryClient
+    {
         RegistryClient(
             endpoint: .init(registry: registry, plainHTTP: plainHTTP),
-            hosts: try hosts.hosts(for: registry, plainHTTP: plainHTTP), settings: settings, session: session)
+            hosts: try hosts.hosts(for: registry, repository: repository, plainHTTP: plainHTTP), settings: settings,
+            session: session)
     }
 }

@@ -19,6 +19,13 @@ extension RegistryClient {
         var trust: RegistrySession.BlobTrust? { blob.map { .init(blob: $0, toc: toc) } }
 
         var fullPath: String { repository.isEmpty ? path : "\(repository)/\(path)" }
+
+        /// As a server calls it.
+        func named(by host: RegistryHost) -> Resource {
+            var resource = self
+            if !repository.isEmpty, let name = host.repository { resource.repository = name }
+            return resource
+        }
     }
 
     /// Gets a resource from the first server that gives it, over as many exchanges as needed until `receiver` has what it
@@ -38,7 +45,8 @@ extension RegistryClient {
             let isLast = turns.isEmpty && slow.isEmpty || isSecondTurn
             do {
                 let attempt = HostAttempt(
-                    host: host, resource: resource, session: session, settings: isLast ? settings : settings.forMirror)
+                    host: host, resource: resource.named(by: host), session: session,
+                    settings: isLast ? settings : settings.forMirror)
                 let head = try attempt.run(into: receiver, shouldStop: shouldStop)
                 session.worked(host, for: resource.trust, isSlow: isSecondTurn)
                 return (head, host)

@@ -25,7 +25,7 @@ public struct RegistryProbe {
     /// - Throws: `badConfiguration` for a wrong `hosts.toml`; nil for an image of a layout, which has no registry.
     public init?(_ image: ImageReference, plainHTTP: Bool, registries: Registries) throws(OCIError) {
         guard case .registry(let host, let repository) = image.place else { return nil }
-        client = try registries.client(for: host, plainHTTP: plainHTTP)
+        client = try registries.client(for: host, repository: repository, plainHTTP: plainHTTP)
         self.repository = repository
         target = image.target
     }
@@ -37,14 +37,17 @@ public struct RegistryProbe {
         return client.hosts.filter { $0.capabilities.contains(.resolve) || $0.capabilities.contains(.pull) }.map {
             host in
             var visit = Visit(
-                url: host.url, isMirror: host.namespace != nil, origin: host.origin,
+                url: host.url,
+                isMirror: host.namespace != nil || host.name != RegistryHost.server(of: client.endpoint.host),
+                origin: host.origin,
                 skipsVerification: host.tls.skipsVerification)
             var challenges: [String] = []
             let resource = RegistryClient.Resource(
                 repository: repository, path: "manifests/\(target)",
                 headers: ["Accept: " + MediaType.accepted.joined(separator: ", ")],
                 subject: "manifest \(target) of \(repository)")
-            var attempt = HostAttempt(host: host, resource: resource, session: client.session, settings: settings)
+            var attempt = HostAttempt(
+                host: host, resource: resource.named(by: host), session: client.session, settings: settings)
             attempt.observe = { exchange, url in
                 visit.httpVersion = exchange.httpVersion ?? visit.httpVersion
                 if exchange.head.status == 401 { challenges += exchange.head.challenges }
@@ -62,7 +65,7 @@ public struct RegistryProbe {
             let wanted = challenges.flatMap(AuthChallenge.parse)
             if let challenge = wanted.first(where: { $0.scheme == "bearer" }) ?? wanted.first {
                 let grant = try? client.session.authorizer.grant(
-                    for: host, repository: repository, settings: settings, shouldStop: shouldStop)
+                    for: host, repository: host.repository ?? repository, settings: settings, shouldStop: shouldStop)
                 let realm =
                     challenge.scheme == "bearer"
                     ? challenge.parameters["realm"].map { " from \(Origin.withoutQuery($0))" } : nil

@@ -13,6 +13,8 @@ final class Sandbox {
     var root: String { directory + "/store" }
     /// Whether servers seal images. Most tests test what FUSE shows.
     var seals = false
+    /// Settings for every `lamina`, by their variables.
+    var settings: [String: String] = [:]
     private var children: [Child] = []
     private var ownProxy: CountingProxy?
 
@@ -48,7 +50,7 @@ final class Sandbox {
     func start(_ arguments: [String]) throws -> Child {
         let child = try Child(
             [Requirements.lamina] + arguments + ["--root", root],
-            environment: seals ? ["LAMINA_SEAL_MODE": "auto"] : [:])
+            environment: settings.merging(seals ? ["LAMINA_SEAL_MODE": "auto"] : [:]) { $1 })
         children.append(child)
         return child
     }

@@ -109,7 +109,7 @@ struct LayerStream {
             at: position, format: state?.format ?? format, tar: state?.tarOffset ?? 0, shouldStop: shouldStop)
         func placer(_ state: StreamState) -> StreamPlacer {
             StreamPlacer(
-                engine: engine, layer: descriptor.digest, stream: stream.id, state: state, spool: spool)
+                engine: engine, layer: descriptor.digest, diffID: diffID, stream: stream.id, state: state, spool: spool)
         }
         var current = (state ?? format.map { StreamState(format: $0) }).map(placer)
         var synced: Int64 = current?.state.blobOffset ?? 0

@@ -33,9 +33,16 @@ final class StreamPlacer {
     private var reserved: Int64 = 0
     /// Spools whose files have their names, and the syncfs after which they are not needed.
     private var retired: [(spools: [String], sync: Int64)] = []
+    /// Of a tar that comes from its beginning.
+    private let split: TarSplitKeeper?
 
-    /// - Parameter spool: the spool of the file that the state is in the middle of.
-    init(engine: MergeEngine, layer: Digest, stream: StreamID, state: StreamState, spool: File?) {
+    /// - Parameters:
+    ///   - diffID: what the tar is said to be.
+    ///   - spool: the spool of the file that the state is in the middle of.
+    init(engine: MergeEngine, layer: Digest, diffID: Digest, stream: StreamID, state: StreamState, spool: File?) {
+        split =
+            state.tarOffset == 0
+            ? TarSplitKeeper(engine.store, diffID, isWanted: engine.options.keepsTarSplits) : nil
         self.engine = engine
         self.layer = layer
         self.stream = stream
@@ -62,6 +69,7 @@ final class StreamPlacer {
         let known = Int(min(max(state.tarOffset - offset, 0), Int64(bytes.count)))
         var piece = UnsafeRawBufferPointer(rebasing: bytes[known...])
         state.diffHash.update(piece)
+        split?.take(piece)
         state.tarOffset += Int64(piece.count)
         while true {
             switch try state.tar.next(&piece) {
@@ -121,6 +129,10 @@ final class StreamPlacer {
             throw MergeError(
                 .badImage, "layer \(layer): its tar is not the configuration's: expected diff ID \(diffID), got \(diff)"
             )
+        }
+        if let reason = split?.keep() {
+            engine.recorder.report(
+                MergeError(.unsupportedLayer, "layer \(layer): its tar cannot be put together later", cause: reason))
         }
         state.isVerified = true
         try record(nil)

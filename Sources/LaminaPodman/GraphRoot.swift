@@ -1,0 +1,107 @@
+import Glibc
+import LaminaDigest
+import LaminaOCI
+import LaminaSystem
+
+/// Something of podman's that stands upon what the image store shows.
+public struct PodmanUse: Sendable, Hashable {
+    public enum Kind: String, Sendable, Hashable {
+        case container, image, layer, mount
+    }
+
+    public var kind: Kind
+    /// Its name, where it has one, else the beginning of its id.
+    public var name: String
+    /// The graph root that it is in; of a mount, the process that has it.
+    public var place: String
+    /// The layer that it needs, with all below.
+    var layer: Digest?
+    /// The image that it was made of.
+    var image: Digest?
+
+    /// As in a sentence: `podman's container web (in /var/lib/containers/storage)`.
+    public var text: String {
+        kind == .mount ? "a mount of \(place)" : "podman's \(kind.rawValue) \(name) (in \(place))"
+    }
+}
+
+/// A directory in which podman, buildah or CRI-O keep layers, images and containers of their own (`graphroot`): read to know what they
+/// have upon others' layers. Only looked at, and without their locks: the caller has the lock of the image store, without which they make
+/// nothing new upon it.
+struct GraphRoot {
+    var path: String
+
+    /// The bytes of one of its files.
+    private static let byteLimit = 256 << 20
+
+    /// What is in it, by what it stands upon.
+    ///
+    /// - Throws: `PodmanError.unreadable` for a file that is there and cannot be read: then nothing is known.
+    func uses() throws -> [PodmanUse] {
+        var uses: [PodmanUse] = []
+        // containers/storage keeps what ends with a restart in a file of its own.
+        for file in ["overlay-containers/containers.json", "overlay-containers/volatile-containers.json"] {
+            for item in try items(file) {
+                uses.append(use(.container, item, layer: item["layer"], image: item["image"]))
+            }
+        }
+        for item in try items("overlay-images/images.json") {
+            uses.append(use(.image, item, layer: item["layer"], image: item["id"]))
+            if case .array(let mapped)? = item["mapped-layers"] {
+                for layer in mapped { uses.append(use(.image, item, layer: layer, image: nil)) }
+            }
+        }
+        for file in ["overlay-layers/layers.json", "overlay-layers/volatile-layers.json"] {
+            for item in try items(file) { uses.append(use(.layer, item, layer: item["parent"], image: nil)) }
+        }
+        return uses.filter { $0.layer != nil || $0.image != nil }
+    }
+
+    private func use(_ kind: PodmanUse.Kind, _ item: JSON, layer: JSON?, image: JSON?) -> PodmanUse {
+        func id(_ value: JSON?) -> Digest? {
+            if case .string(let text)? = value { Digest(hex: text) } else { nil }
+        }
+        var name = "?"
+        if case .string(let text)? = item["id"] { name = String(text.prefix(12)) }
+        if case .array(let names)? = item["names"], case .string(let first)? = names.first { name = first }
+        return PodmanUse(
+            kind: kind, name: String(name.prefix(300)), place: path, layer: id(layer), image: id(image))
+    }
+
+    private func items(_ file: String) throws -> [JSON] {
+        let bytes: [UInt8]
+        do {
+            bytes = try readFile("\(path)/\(file)", limit: Self.byteLimit)
+        } catch {
+            if error.code == ENOENT || error.code == ENOTDIR { return [] }
+            throw PodmanError.unreadable("\(path)/\(file)", "\(error)")
+        }
+        if bytes.isEmpty { return [] }
+        switch try? JSON.parse(bytes) {
+        case .array(let items)?: return items
+        case .null?: return []
+        default: throw PodmanError.unreadable("\(path)/\(file)", "it is no JSON array")
+        }
+    }
+}
+
+/// What is wrong with an image store, or with what it is held against.
+public enum PodmanError: Error, Sendable, CustomStringConvertible {
+    case unreadable(String, String)
+    /// The directory is somebody else's.
+    case foreign(String)
+    /// Somebody has its lock.
+    case busy(String)
+    case path(String)
+
+    public var description: String {
+        switch self {
+        case .unreadable(let path, let reason): "\(path) cannot be read: \(reason)"
+        case .foreign(let path):
+            "\(path) is not empty, and lamina has not made it: [podman] images takes a directory of its own"
+        case .busy(let path):
+            "podman, buildah or CRI-O have had the lock \(path) for a long time: what they do has to end first"
+        case .path(let path): "\(path) has a comma or a colon in its path, which podman cannot mount from"
+        }
+    }
+}

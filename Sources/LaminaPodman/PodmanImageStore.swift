@@ -1,0 +1,232 @@
+import Glibc
+import LaminaDigest
+import LaminaOCI
+public import LaminaStore
+import LaminaSystem
+import Synchronization
+
+/// An additional image store of containers/storage, for podman, buildah, skopeo and CRI-O: a directory of plain files that says which images
+/// lamina has, and whose layers are links to lamina's views.
+///
+/// It is made of the index, and made again whenever that changes. What podman has something upon stays: the image store knows that
+/// from podman's own records, which it reads while it holds the lock without which podman makes nothing new upon it.
+///
+/// Calls block; one at a time does something.
+public final class PodmanImageStore: Sendable {
+    public struct Options: Sendable {
+        /// Whether the diff IDs of an image's layers are taken as its author says them, before they are proven.
+        public var believes: @Sendable (_ reference: String) -> Bool = { _ in false }
+        /// Where podman, buildah and CRI-O keep what is their own.
+        public var graphRoots: [String] = []
+
+        public init() {}
+    }
+
+    let store: Store
+    /// Absolute, and without symbolic links.
+    public let directory: String
+    private let options: Options
+    private let report: @Sendable (String) -> Void
+
+    private struct State {
+        var fingerprint: Digest?
+        var absences: [String: PodmanAbsence] = [:]
+        var images = 0
+        /// Whether what is no longer wanted is still there, because podman needs it.
+        var keepsMore = false
+    }
+    private let state = Mutex(State())
+    private let updating = Monitor(())
+
+    /// - Parameter report: gets a sentence about what does not stop the work.
+    /// - Throws: `PodmanError` for a directory that cannot be one.
+    public init(
+        store: Store, directory: String, options: Options, report: @escaping @Sendable (String) -> Void
+    ) throws {
+        for path in [directory, store.root]
+        where path.utf8.contains(where: { $0 == UInt8(ascii: ":") || $0 == UInt8(ascii: ",") }) {
+            throw PodmanError.path(path)
+        }
+        self.store = store
+        self.directory = directory
+        self.options = options
+        self.report = report
+        try ImageStoreFiles(directory: directory).prepare()
+    }
+
+    /// Makes the directory of an image store, without images: podman fails where one that it is told of is not there.
+    public static func prepare(_ directory: String) throws { try ImageStoreFiles(directory: directory).prepare() }
+
+    /// How many images it shows.
+    public var imageCount: Int { state.withLock { $0.images } }
+
+    /// Whether something of it is there only because podman needs it: it goes with a later update.
+    public var keepsMore: Bool { state.withLock { $0.keepsMore } }
+
+    /// Why it does not show an image; nil where it does.
+    public func absence(of reference: String) -> PodmanAbsence? { state.withLock { $0.absences[reference] } }
+
+    /// Whether podman has a name for images of this reference.
+    public static func canShow(_ reference: String) -> Bool { ImageStorePlan.name(reference) != nil }
+
+    /// Brings it to what the index has now, if that has changed since the last time.
+    ///
+    /// - Parameter force: also if it has not: each file is looked at, and podman's records are, for what stayed because of them.
+    /// - Throws: `PodmanError`, `StoreError`, `SystemError`; what it showed before is whole then.
+    public func update(force: Bool = false) throws {
+        try updating.withLock { _ in
+            let fingerprint = try store.index.podmanFingerprint()
+            if !force, state.withLock({ $0.fingerprint }) == fingerprint { return }
+            let plan = try publish()
+            state.withLock {
+                $0.fingerprint = fingerprint
+                $0.absences = plan.absences
+                $0.images = plan.images.count
+                $0.keepsMore = plan.keepsMore
+            }
+        }
+    }
+
+    /// What podman has upon an image that would go with its reference.
+    ///
+    /// - Throws: `PodmanError.unreadable` where podman's records cannot be read.
+    public func uses(of reference: String) throws -> [PodmanUse] {
+        try updating.withLock { _ in
+            let rows = try knownRows()
+            let without = try plan(rows, without: reference)
+            let goneLayers = Set(rows.keys).subtracting(without.layers.keys)
+            let goneImages = Set(try store.index.podmanImages().map(\.id)).subtracting(without.images.keys)
+            if goneLayers.isEmpty, goneImages.isEmpty { return [] }
+            return try uses(rows).filter { use in
+                use.layer.map { goneLayers.contains($0) } == true || use.image.map { goneImages.contains($0) } == true
+            }
+        }
+    }
+
+    // MARK: The work
+
+    private func knownRows() throws -> [Digest: PodmanLayerRow] {
+        Dictionary(uniqueKeysWithValues: try store.index.podmanLayers().map { ($0.id, $0) })
+    }
+
+    private func plan(_ rows: [Digest: PodmanLayerRow], without reference: String? = nil) throws -> ImageStorePlan {
+        let references = Set(try store.index.images().map(\.reference))
+        return ImageStorePlan(
+            try store.index.podmanCandidates().filter { $0.image.reference != reference }, references: references,
+            known: rows, believes: options.believes)
+    }
+
+    private func publish() throws -> ImageStorePlan {
+        let rows = try knownRows()
+        let oldImages = Dictionary(uniqueKeysWithValues: try store.index.podmanImages().map { ($0.id, $0) })
+        var plan = try plan(rows)
+        let files = ImageStoreFiles(directory: directory)
+        // Somebody may have taken the directory away.
+        try files.prepare()
+        // For what is only added none is needed: each file is replaced at once.
+        var lock: ImageStoreFiles.Lock?
+        defer { withExtendedLifetime(lock) {} }
+        if plan.takesAway(rows, oldImages) {
+            // From here on podman makes nothing new upon it.
+            lock = try? files.lock()
+            if lock == nil {
+                report("podman is at work: what it does has to end before something is taken out of \(directory)")
+            }
+            try keepWhatIsUsed(&plan, rows, oldImages, isLocked: lock != nil)
+        }
+        // Held before podman can see it.
+        let images = plan.images.values.map {
+            PodmanImageRow(id: $0.id, top: $0.top, manifest: $0.manifest, config: $0.config)
+        }
+        let newRows = plan.layers.values.map(\.row).filter { rows[$0.id] != $0 }
+        let newImages = images.filter { oldImages[$0.id] != $0 }
+        if !newRows.isEmpty || !newImages.isEmpty { try store.holdForPodman(newRows, newImages) }
+        try files.write(
+            try shown(plan), plan.images.values.sorted { $0.id.hex < $1.id.hex })
+        // Let go of when podman can see it no more.
+        try store.forgetForPodman(
+            layers: Set(rows.keys).subtracting(plan.layers.keys),
+            images: Set(oldImages.keys).subtracting(plan.images.keys))
+        return plan
+    }
+
+    private func keepWhatIsUsed(
+        _ plan: inout ImageStorePlan, _ rows: [Digest: PodmanLayerRow], _ images: [Digest: PodmanImageRow],
+        isLocked: Bool
+    ) throws {
+        var layers = isLocked ? [] : Set(rows.keys)
+        var used = isLocked ? [] : Set(images.keys)
+        do {
+            for use in isLocked ? try uses(rows) : [] {
+                if let layer = use.layer { layers.insert(layer) }
+                if let image = use.image { used.insert(image) }
+            }
+        } catch {
+            // What cannot be known is taken to be used.
+            report("nothing is taken out of \(directory) for now: \(error)")
+            (layers, used) = (Set(rows.keys), Set(images.keys))
+        }
+        try plan.keep(rows, images, layers: layers, images: used) { try store.index.podmanFacts($0.layer, $0.view) }
+    }
+
+    /// Everything that stands upon the image store's layers and images: podman's records, and mounts.
+    private func uses(_ rows: [Digest: PodmanLayerRow]) throws -> [PodmanUse] {
+        var uses = try options.graphRoots.flatMap { try GraphRoot(path: $0).uses() }
+        let prefix = "\(directory)/overlay/l/"
+        let byLink = Dictionary(rows.keys.map { (StorageNames.link($0), $0) }, uniquingKeysWith: { first, _ in first })
+        // Of containers whose graph root nobody told lamina of.
+        for (user, mount) in Mount.inAnyNamespace(where: {
+            $0.type == "overlay" && $0.filesystemOptions.contains(prefix)
+        }) {
+            for part in mount.filesystemOptions.split(whereSeparator: { $0 == ":" || $0 == "," || $0 == "=" })
+            where part.hasPrefix(prefix) {
+                guard let layer = byLink[String(part.dropFirst(prefix.count).prefix(26))] else { continue }
+                uses.append(
+                    PodmanUse(
+                        kind: .mount, name: mount.directory, place: "\(mount.directory), seen by \(user)", layer: layer)
+                )
+            }
+        }
+        return uses
+    }
+
+    /// Parents before children.
+    private func shown(_ plan: ImageStorePlan) throws -> [ShownLayer] {
+        var shown: [ShownLayer] = []
+        var done: [Digest: [String]] = [:]
+        func add(_ id: Digest) throws -> [String]? {
+            if let known = done[id] { return known }
+            guard let layer = plan.layers[id] else { return nil }
+            var lowers: [String] = []
+            if let parent = layer.row.parent {
+                // Without all below it a layer is nothing.
+                guard let below = try add(parent) else { return nil }
+                lowers = below
+            }
+            let tarSplit = store.tarSplitPath(of: layer.diffID)
+            let hasTarSplit = try store.hasTarSplit(of: layer.diffID)
+            let size = hasTarSplit ? layer.facts.tarSize : nil
+            let one = ShownLayer(
+                id: id, parent: layer.row.parent, lowers: lowers, directory: "\(store.root)/fs/\(layer.row.view)",
+                diffID: layer.diffID, tarSize: try size ?? store.index.estimatedTarSize(of: layer.row.layer),
+                // A blob of which only ranges were seen may be another one: then podman downloads it, and finds that out.
+                blob: layer.facts.isBlobProven && layer.facts.state == .proven ? layer.facts.digest : nil,
+                blobSize: layer.facts.size, compression: Self.compression(layer.facts.format),
+                tarSplit: hasTarSplit ? tarSplit : nil)
+            shown.append(one)
+            let result = ["l/\(one.link)"] + lowers
+            done[id] = result
+            return result
+        }
+        for id in plan.layers.keys.sorted(by: { $0.hex < $1.hex }) { _ = try add(id) }
+        return shown
+    }
+
+    private static func compression(_ format: Int) -> Int64 {
+        switch format {
+        case 2, 6: 4
+        case 7: 0
+        default: 2
+        }
+    }
+}
