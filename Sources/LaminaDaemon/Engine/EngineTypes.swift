@@ -112,12 +112,15 @@ public struct ServerStatus: Sendable, Codable, Equatable {
     public var merge: MergeEngine.Load?
     /// Sealed images; also nil from an older one.
     public var seal: SealStatus?
+    /// Plain layers that are being streamed; also nil from an older one.
+    public var streams: [StreamProgress]?
 
     public init(
         pid: Int32, version: String, root: String, passthrough: Bool, passthroughReason: String?,
         opens: FilesystemCounters, fetchedBytes: UInt64, inFlightBytes: Int64, startedAt: String,
-        merge: MergeEngine.Load? = nil, seal: SealStatus? = nil
+        merge: MergeEngine.Load? = nil, seal: SealStatus? = nil, streams: [StreamProgress]? = nil
     ) {
+        self.streams = streams
         self.seal = seal
         self.merge = merge
         self.pid = pid
