@@ -55,7 +55,7 @@ build: setup ## Build the release binary.
 
 # Without what speaks gRPC, which the demo does not show and which is more than half of a build. In a directory of its own, so that
 # this build and the other do not undo each other's work.
-DEMO_BUILD := $(RELEASE) --disable-default-traits --scratch-path .build-demo
+DEMO_BUILD := $(RELEASE) --traits ISAL --scratch-path .build-demo
 
 demo: setup ## Build, then show the whole way: convert, pull, mount, read, look into the index.
 	$(SWIFT) build $(DEMO_BUILD)
@@ -66,10 +66,11 @@ test: setup-test ## Build and run all tests; as root, with /dev/fuse, for the wh
 
 KILL_MEBIBYTES ?= 1024
 KILL_COUNT ?= 50
+KILL_STREAMS ?= 1
 
 kills: setup-test ## Kill the pull of a plain layer of 1 GiB 50 times (KILL_MEBIBYTES, KILL_COUNT); as root.
 	$(SWIFT) build $(RELEASE)
-	LAMINA_BINARY="$(BINARY)" LAMINA_KILL_MEBIBYTES=$(KILL_MEBIBYTES) LAMINA_KILL_COUNT=$(KILL_COUNT) \
+	LAMINA_BINARY="$(BINARY)" LAMINA_KILL_MEBIBYTES=$(KILL_MEBIBYTES) LAMINA_KILL_COUNT=$(KILL_COUNT) LAMINA_KILL_STREAMS=$(KILL_STREAMS) \
 	    $(SWIFT) test --no-parallel --filter 'PlainLayers/killed'
 
 CONTAINERD_KILLS ?= 200

@@ -14,7 +14,7 @@ for part in "${@:-build}"; do
     build)
         packages+=(
             gcc g++ make git ca-certificates pkg-config
-            libfuse3-dev libsqlite3-dev zlib1g-dev libdeflate-dev libzstd-dev libcurl4-openssl-dev libssl-dev
+            libfuse3-dev libsqlite3-dev zlib1g-dev libdeflate-dev libisal-dev libzstd-dev libcurl4-openssl-dev libssl-dev
             fuse3 sqlite3
         )
         ;;

@@ -14,9 +14,11 @@ struct SnapshotsService: Containerd_Services_Snapshots_V1_Snapshots.SimpleServic
     func prepare(
         request: Containerd_Services_Snapshots_V1_PrepareSnapshotRequest, context: ServerContext
     ) async throws -> Containerd_Services_Snapshots_V1_PrepareSnapshotResponse {
+        let cancellation = context.cancellation
         let mounts = try await answer("prepare") {
             try snapshotter.prepare(
-                SnapshotKey(request.key), parent: SnapshotKey(ifAny: request.parent), labels: request.labels)
+                SnapshotKey(request.key), parent: SnapshotKey(ifAny: request.parent), labels: request.labels,
+                isCancelled: { cancellation.isCancelled })
         }
         return .with { $0.mounts = mounts.map(\.message) }
     }
@@ -130,6 +132,7 @@ extension RPCError.Code {
             case .alreadyExists: .alreadyExists
             case .invalidArgument: .invalidArgument
             case .failedPrecondition: .failedPrecondition
+            case .unavailable: .unavailable
             }
     }
 }

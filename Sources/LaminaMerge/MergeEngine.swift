@@ -56,8 +56,8 @@ public final class MergeEngine: Sendable {
     let recorder: Recorder
     let prover: Prover
     let healer: Healer
-    /// The layers that are being streamed.
-    let streaming = Monitor<Set<Digest>>([])
+    /// The plain layers that are being streamed.
+    let streaming: RunningStreams
     /// For the tables of contents that are being read.
     let tocMemory: TOCMemory
     let decodeQueue = Monitor(DecodeQueue())
@@ -77,6 +77,7 @@ public final class MergeEngine: Sendable {
         self.store = store
         self.options = options
         tocMemory = TOCMemory(limit: options.formatLimits.tocBytes)
+        streaming = RunningStreams(memory: min(options.bufferSize, Self.inFlightLimit))
         let (paces, counters, reporter) = (ConnectionPaces(), MergeCounters(), ErrorReporter())
         let pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
         let recorder = Recorder(

@@ -15,6 +15,8 @@ public struct MergeError: Error, Sendable, CustomStringConvertible {
         case unsupportedLayer
         /// The layer, its TOC or its configuration contradicts the manifest.
         case badImage
+        /// All of a layer came, and its blob or its tar has another digest than the image says.
+        case wrongDigest
         /// The merge was stopped before it was done.
         case interrupted
         /// The index could not be read or written.
@@ -35,17 +37,20 @@ public struct MergeError: Error, Sendable, CustomStringConvertible {
     var concernsOneContent: Bool {
         switch code {
         case .digestMismatch, .disproven, .corrupt: true
-        case .fetch, .write, .unsupportedLayer, .badImage, .interrupted, .index: false
+        case .fetch, .write, .unsupportedLayer, .badImage, .wrongDigest, .interrupted, .index: false
         }
     }
 
     /// Whether it is the place's fault that bytes were asked of: another one may have them.
     var isOfSource: Bool {
         switch code {
-        case .fetch, .digestMismatch, .corrupt, .badImage: true
+        case .fetch, .digestMismatch, .corrupt, .badImage, .wrongDigest: true
         case .disproven, .write, .unsupportedLayer, .interrupted, .index: false
         }
     }
+
+    /// Whether the image or a source of it is wrong: what was read of it is of no use, and another source may be right.
+    var isOfImage: Bool { code == .badImage || code == .wrongDigest }
 
     public var description: String { cause.map { "\(message): \($0)" } ?? message }
 }

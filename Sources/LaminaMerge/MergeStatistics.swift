@@ -65,7 +65,7 @@ public enum FetchFailure: String, Sendable, CaseIterable {
                     return
                 }
                 self.init(cause)
-            case .write, .unsupportedLayer, .badImage, .index: self = .other
+            case .write, .unsupportedLayer, .badImage, .wrongDigest, .index: self = .other
             }
         default: self = .other
         }

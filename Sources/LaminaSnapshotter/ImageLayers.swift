@@ -4,11 +4,13 @@ import LaminaMerge
 import LaminaOCI
 import LaminaStore
 import LaminaSystem
+import Synchronization
 
 /// The layers of one image while a client asks for one after the other: the image is resolved once, and each layer is indexed
 /// once.
 ///
-/// Clients ask in order and wait for each answer, so the first request begins the work for the next ones.
+/// Clients ask in order and wait for each answer, so the first request begins the work for the next ones. A plain layer that is
+/// streamed may take minutes: it goes on as long as somebody waits for a layer of the image, and for a while after that.
 final class ImageLayers: Sendable {
     private enum Progress {
         case waiting
@@ -17,22 +19,37 @@ final class ImageLayers: Sendable {
         case done(Result<LayerID, any Error>, isTold: Bool)
     }
 
+    /// What one kind of work has to do.
+    private struct Queue {
+        var positions: [Int] = []
+        /// Threads that work.
+        var workers = 0
+    }
+
     private struct State {
         var image: Result<RemoteImage, any Error>?
         var chains: [String] = []
         var layers: [Int: Progress] = [:]
-        /// Threads that index.
-        var workers = 0
-        var queue: [Int] = []
+        var indexing = Queue()
+        var streaming = Queue()
+        /// Calls that wait for a layer now, and when the last one began or ended.
+        var callers = 0
+        var lastCall = ContinuousClock.now
+        /// The client has been told to get the layers elsewhere.
+        var isAbandoned = false
     }
 
-    /// How many requests for one image at a time: the tables of contents are small, and the round trip counts.
+    /// How many requests for one image at a time: the tables of contents are small, and the round trip counts. Streams of all
+    /// images share the room for streams, and these threads wait for it.
     private static let workerLimit = 6
 
-    private let state = Monitor(State())
-    private let shouldStop: @Sendable () -> Bool
+    /// How long the streams of an image go on when its client has left: one that comes back soon finds them further.
+    static let patience = Duration.seconds(60)
 
-    init(shouldStop: @escaping @Sendable () -> Bool) { self.shouldStop = shouldStop }
+    private let state = Monitor(State())
+    private let isStopping: @Sendable () -> Bool
+
+    init(shouldStop: @escaping @Sendable () -> Bool) { isStopping = shouldStop }
 
     /// Resolves the image, on the thread of the first caller.
     func begin(_ resolve: () throws -> RemoteImage) {
@@ -50,6 +67,18 @@ final class ImageLayers: Sendable {
         state.withLock { state in if case .success = state.image { true } else { false } }
     }
 
+    /// Whether a call waits for a layer, or a thread works for one.
+    var isBusy: Bool {
+        state.withLock { $0.callers > 0 || $0.indexing.workers > 0 || $0.streaming.workers > 0 }
+    }
+
+    /// Waits until that is over.
+    func waitForEnd(seconds: Double) {
+        _ = state.wait(seconds: seconds) {
+            $0.callers == 0 && $0.indexing.workers == 0 && $0.streaming.workers == 0 ? () : nil
+        }
+    }
+
     /// What the index should know about the image, once it is resolved.
     var image: SnapshotImage? {
         state.withLock { state in
@@ -61,10 +90,57 @@ final class ImageLayers: Sendable {
 
     /// Gets the layer with a chain ID into the index; blocks until it is there.
     ///
-    /// - Parameter below: the chain ID of the layer below; nil for the lowest.
+    /// - Parameters:
+    ///   - below: the chain ID of the layer below; nil for the lowest.
+    ///   - plain: what becomes of plain layers.
+    ///   - isCancelled: whether nobody waits for the answer any more.
     /// - Returns: the layer.
-    func layer(_ offer: LayerOffer, below: String?) throws -> LayerID {
+    func layer(
+        _ offer: LayerOffer, below: String?, plain: RemoteImage.PlainLayers, isCancelled: () -> Bool
+    ) throws -> LayerID {
         let image = try state.wait { $0.image }.get()
+        let position = try position(of: offer, below: below, in: image)
+        if plain == .refused, image.isPlain(position) {
+            throw LayerRefusal(
+                "the manifest names no table of contents for the layer \(image.resolved.layers[position].digest), and plain layers are "
+                    + "left to containerd here ([snapshotter] plain_layers)")
+        }
+        // From here up, as far as the client says that it will ask. The same blob may be there twice.
+        let wanted = Set(offer.neighbours)
+        let ahead = image.resolved.layers.indices[position...].filter {
+            ($0 == position || wanted.contains(image.resolved.layers[$0].digest))
+                && (plain == .streamed || !image.isPlain($0))
+        }
+        state.withLock { state in
+            state.callers += 1
+            state.lastCall = .now
+        }
+        defer {
+            state.withLock(notify: true) { state in
+                state.callers -= 1
+                state.lastCall = .now
+            }
+        }
+        while true {
+            enqueue(ahead, askedFor: position, of: image)
+            let result = state.wait(seconds: 0.5) { state -> Result<LayerID, any Error>?? in
+                switch state.layers[position] {
+                case .done(let result, _):
+                    state.layers[position] = .done(result, isTold: true)
+                    return .some(result)
+                // It was given up just before this call came.
+                case nil: return .some(nil)
+                case .waiting, .running: return nil
+                }
+            }
+            if let result = result ?? nil { return try result.get() }
+            if isCancelled() || isStopping() {
+                throw SnapshotError(.unavailable, "nobody waits for the layer any more; what has come of it stays")
+            }
+        }
+    }
+
+    private func position(of offer: LayerOffer, below: String?, in image: RemoteImage) throws -> Int {
         let position = try state.withLock { state in
             guard let position = state.chains.firstIndex(of: offer.chain) else {
                 throw LayerRefusal(
@@ -85,17 +161,7 @@ final class ImageLayers: Sendable {
                 $0.hasPrefix(LayerOffer.annotationPrefix)
             })
         else { throw LayerRefusal.annotated(image.resolved.reference.description) }
-        // From here up, as far as the client says that it will ask. The same blob may be there twice.
-        let wanted = Set(offer.neighbours)
-        let ahead = image.resolved.layers.indices[position...].filter {
-            $0 == position || wanted.contains(image.resolved.layers[$0].digest)
-        }
-        enqueue(ahead, askedFor: position, of: image)
-        return try state.wait { state -> Result<LayerID, any Error>? in
-            guard case .done(let result, _) = state.layers[position] else { return nil }
-            state.layers[position] = .done(result, isTold: true)
-            return result
-        }.get()
+        return position
     }
 
     /// Has the next question for a layer index it anew: it has gone from the index since.
@@ -107,48 +173,112 @@ final class ImageLayers: Sendable {
         }
     }
 
+    /// Ends the streams: the client gets a layer elsewhere, and with it all above.
+    func abandon() {
+        state.withLock(notify: true) { state in
+            state.isAbandoned = true
+            for position in state.streaming.positions { state.layers[position] = nil }
+            state.streaming.positions = []
+        }
+    }
+
     /// The image, once it is resolved, and the chain ID of each of its layers.
     func resolved() throws -> (image: RemoteImage, chains: [String]) {
         let image = try state.wait { $0.image }.get()
         return (image, state.withLock { $0.chains })
     }
+}
 
+extension ImageLayers {
     private func enqueue(_ positions: [Int], askedFor asked: Int, of image: RemoteImage) {
+        let plain = Set(positions.filter(image.isPlain))
+        let sizes = image.resolved.layers.map(\.size)
         let starting = state.withLock { state in
             if case .done(.failure, isTold: true) = state.layers[asked] { state.layers[asked] = nil }
+            state.isAbandoned = false
             for position in positions where state.layers[position] == nil {
                 state.layers[position] = .waiting
-                state.queue.append(position)
+                if plain.contains(position) {
+                    state.streaming.positions.append(position)
+                } else {
+                    state.indexing.positions.append(position)
+                }
             }
-            let count = min(Self.workerLimit - state.workers, state.queue.count)
-            state.workers += max(0, count)
-            return max(0, count)
+            // The client waits for all of them, so what takes longest begins first.
+            state.streaming.positions.sort { (sizes[$1], $0) < (sizes[$0], $1) }
+            return (Self.newWorkers(&state.indexing), Self.newWorkers(&state.streaming))
         }
-        for _ in 0..<starting {
+        start(starting.0, \.indexing, .refused, image)
+        start(starting.1, \.streaming, .streamed, image)
+    }
+
+    /// How many threads are to be started; counts them.
+    private static func newWorkers(_ queue: inout Queue) -> Int {
+        let count = max(0, min(workerLimit - queue.workers, queue.positions.count))
+        queue.workers += count
+        return count
+    }
+
+    private func start(
+        _ count: Int, _ queue: any WritableKeyPath<State, Queue> & Sendable, _ plain: RemoteImage.PlainLayers,
+        _ image: RemoteImage
+    ) {
+        for _ in 0..<count {
             do {
-                try startDetached("index") { self.work(image) }
+                try startDetached("layers") { self.work(queue, plain, image) }
             } catch {
                 // Without a thread the caller does it itself.
-                work(image)
+                work(queue, plain, image)
             }
         }
     }
 
-    private func work(_ image: RemoteImage) {
+    private func work(
+        _ queue: any WritableKeyPath<State, Queue> & Sendable, _ plain: RemoteImage.PlainLayers, _ image: RemoteImage
+    ) {
         while true {
-            let next = state.withLock { state -> Int? in
-                guard !state.queue.isEmpty else {
-                    state.workers -= 1
+            let next = state.withLock(notify: true) { state -> Int? in
+                guard !state[keyPath: queue].positions.isEmpty, !isStopping() else {
+                    state[keyPath: queue].workers -= 1
                     return nil
                 }
-                let next = state.queue.removeFirst()
+                let next = state[keyPath: queue].positions.removeFirst()
                 state.layers[next] = .running
                 return next
             }
             guard let position = next else { return }
-            let result = Result { try image.index(position, shouldStop: shouldStop) }
-            state.withLock(notify: true) { $0.layers[position] = .done(result, isTold: false) }
+            let end = StreamEnd()
+            let result = Result {
+                try image.index(position, plain: plain, shouldStop: { [self] in end.note(shouldStop) })
+            }
+            state.withLock(notify: true) { state in
+                if case .failure = result, end.hasCome {
+                    // No answer to whoever asks next.
+                    state.layers[position] = nil
+                } else {
+                    state.layers[position] = .done(result, isTold: false)
+                }
+            }
         }
+    }
+
+    /// Whether nobody is interested in the layers any more.
+    private var shouldStop: Bool {
+        isStopping()
+            || state.withLock {
+                $0.isAbandoned || ($0.callers == 0 && ContinuousClock.now - $0.lastCall > Self.patience)
+            }
+    }
+}
+
+/// Whether work was told to end: what it failed with is no answer then.
+private final class StreamEnd: Sendable {
+    private let value = Atomic<Bool>(false)
+    var hasCome: Bool { value.load(ordering: .relaxed) }
+
+    func note(_ shouldEnd: Bool) -> Bool {
+        if shouldEnd { value.store(true, ordering: .relaxed) }
+        return shouldEnd
     }
 }
 

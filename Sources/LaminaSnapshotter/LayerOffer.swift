@@ -20,6 +20,9 @@ struct LayerOffer: Sendable, Equatable {
     /// its own, and only CRI's are put above them.
     var mayBeOfManifest = false
 
+    /// All layers that it names.
+    var layers: [Digest] { neighbours + (layer.map { [$0] } ?? []) }
+
     /// nil for a Prepare that offers nothing: one for a container.
     init?(labels: [String: String]) {
         guard let chain = labels[snapshotChainLabel], !chain.isEmpty else { return nil }
@@ -60,4 +63,9 @@ struct LayerOffer: Sendable, Equatable {
 
     /// What ctr-remote's labels begin with; no honest manifest has one.
     static let annotationPrefix = "containerd.io/snapshot/remote/stargz."
+}
+
+extension SnapshotKey {
+    /// containerd's namespace: its names of snapshots are NAMESPACE/SEQUENCE/KEY.
+    var namespace: String { String(decoding: bytes.prefix { $0 != UInt8(ascii: "/") }, as: UTF8.self) }
 }

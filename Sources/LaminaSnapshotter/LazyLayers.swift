@@ -36,17 +36,29 @@ final class LazyLayers: Sendable {
         self.speaksPlainHTTP = speaksPlainHTTP
     }
 
-    /// Callers that wait for the network are told that it ends.
-    func stop() { isStopping.set() }
+    /// How long streams have to come to their end: they ask several times a second, but for what they are writing.
+    private static let patience = 10.0
+
+    /// Callers that wait for the network are told that it ends. Waits until nothing works for them any more.
+    func stop() {
+        isStopping.set()
+        for image in entries.withLock({ $0.values.map(\.image) }) { image.waitForEnd(seconds: Self.patience) }
+    }
 
     var hasStopped: Bool { isStopping.isSet }
 
     /// Has the layer that is offered in the index.
     ///
-    /// - Parameter below: the chain ID of the layer below.
+    /// - Parameters:
+    ///   - below: the chain ID of the layer below.
+    ///   - plain: what becomes of plain layers.
+    ///   - isCancelled: whether nobody waits for the answer any more.
     /// - Returns: the layer, and the image that it is of.
-    /// - Throws: `LayerRefusal` where it cannot be lazy, and what the registry's answer was otherwise.
-    func layer(_ offer: LayerOffer, below: String?) throws -> (LayerID, ImageLayers) {
+    /// - Throws: `LayerRefusal` where it cannot be lazy, and what the registry's answer was otherwise; `SnapshotError.unavailable` where
+    ///   the call is over.
+    func layer(
+        _ offer: LayerOffer, below: String?, plain: RemoteImage.PlainLayers, isCancelled: () -> Bool
+    ) throws -> (LayerID, ImageLayers) {
         guard let reference = offer.reference else {
             throw LayerRefusal(
                 "the client does not say what image it is of: it pulls the ordinary way, or passes no annotations "
@@ -54,9 +66,14 @@ final class LazyLayers: Sendable {
         }
         let key = Key(reference: reference, manifest: offer.manifest)
         let image = image(key)
+        // It may have taken minutes, and the client asks for the next layer now.
+        defer { entries.withLock { $0[key]?.lastUse = .now } }
         do {
-            return (try image.layer(offer, below: below), image)
+            return (try image.layer(offer, below: below, plain: plain, isCancelled: isCancelled), image)
         } catch {
+            if error is SnapshotError { throw error }
+            // The client gets the layers above elsewhere, too.
+            if plain == .streamed { image.abandon() }
             // The next caller asks the registry again.
             if !(error is LayerRefusal), !image.isResolved { forget(key, image) }
             throw error
@@ -89,7 +106,7 @@ final class LazyLayers: Sendable {
     private func entry(_ key: Key) -> (ImageLayers, isNew: Bool) {
         entries.withLock { entries in
             let now = ContinuousClock.now
-            entries = entries.filter { now - $0.value.lastUse < Self.lifetime }
+            entries = entries.filter { now - $0.value.lastUse < Self.lifetime || $0.value.image.isBusy }
             if let known = entries[key] {
                 entries[key]?.lastUse = now
                 return (known.image, false)

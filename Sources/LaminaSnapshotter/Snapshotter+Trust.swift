@@ -65,6 +65,9 @@ extension Snapshotter {
             metadata: ["image": "\(image?.reference ?? "?")", "snapshots": "\(changed)"])
     }
 
+    /// The namespace of containerd's whose images CRI shows.
+    private static let namespaceOfCRI = "k8s.io"
+
     /// Sees that the chains of an image are that image's, as far as they are on record: one that is made of another blob, or in
     /// quarantine, is proven first, or replaced by the image's own layer when that is proven.
     ///
@@ -103,7 +106,9 @@ extension Snapshotter {
     private func own(_ position: Int, of image: RemoteImage, chain: String) throws -> LayerID {
         let digest = image.resolved.layers[position].digest
         do {
-            let own = try image.index(position, shouldStop: { [layers] in layers.hasStopped })
+            let plain: RemoteImage.PlainLayers =
+                streamsPlain(Self.namespaceOfCRI, image.resolved.reference.description) ? .streamed : .refused
+            let own = try image.index(position, plain: plain, shouldStop: { [layers] in layers.hasStopped })
             let state = try merge.proveWhole(own, shouldStop: { [layers] in layers.hasStopped })
             if state == .proven { return own }
             throw LayerRefusal(try reason(own) ?? "parts of its tar were never fetched")

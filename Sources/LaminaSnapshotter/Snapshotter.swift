@@ -42,6 +42,8 @@ public final class Snapshotter: Sendable {
         /// Called by `cleanup` if lazy layers that nothing else holds may have been removed.
         public var collectGarbage: @Sendable () throws -> Void = {}
         public var sealing = Sealing()
+        /// Whether a plain layer is streamed for a client in a namespace of containerd's; otherwise containerd unpacks it.
+        public var streamsPlain: @Sendable (_ namespace: String, _ reference: String) -> Bool = { _, _ in false }
         /// Whether a chain is committed for an image only when its tars were hashed.
         public var requiresProof: @Sendable (_ reference: String) -> Bool = { _ in false }
         /// Whether the manifests that a client has of a layer say nothing that only clients say: throws, with the reason, where one does
@@ -57,7 +59,9 @@ public final class Snapshotter: Sendable {
     let layers: LazyLayers
     let merge: MergeEngine
     let requiresProof: @Sendable (String) -> Bool
+    let streamsPlain: @Sendable (String, String) -> Bool
     private let vouchForLabels: @Sendable (String, Digest, String) throws -> Void
+    private let kept: KeptLayers
     private let directories: SnapshotDirectories
     private let background: BackgroundMerge
     private let fetching: LayerFetching
@@ -75,6 +79,10 @@ public final class Snapshotter: Sendable {
         self.merge = merge
         requiresProof = options.requiresProof
         vouchForLabels = options.vouchForLabels
+        streamsPlain = options.streamsPlain
+        let kept = KeptLayers(store)
+        kept.keep(try store.index.unheldPlainLayers())
+        self.kept = kept
         directories = try SnapshotDirectories(store: store)
         layers = LazyLayers(merge: merge, speaksPlainHTTP: options.speaksPlainHTTP)
         background = try BackgroundMerge(merge: merge, log: log)
@@ -98,17 +106,31 @@ public final class Snapshotter: Sendable {
 
     /// Makes an active snapshot, or a layer that need not be unpacked.
     ///
+    /// A plain layer is ready when it has come as a whole: then this blocks for as long as that takes.
+    ///
+    /// - Parameter isCancelled: whether the client has left; asked while a layer comes.
     /// - Throws: `SnapshotError`; `alreadyExists` also if the layer is ready: its client then asks for it by its chain ID.
     public func prepare(
-        _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String]
+        _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
+        isCancelled: @escaping @Sendable () -> Bool = { false }
     ) throws -> [SnapshotMount] {
         guard let offer = LayerOffer(labels: labels) else {
             return try create(key, parent: parent, kind: .active, labels: labels)
         }
         if try store.index.snapshot(key) != nil { throw SnapshotError(.alreadyExists, "the snapshot \(key) exists") }
         do {
-            try makeLazy(offer, key, parent: parent, labels: labels)
+            try makeLazy(offer, key, parent: parent, labels: labels, isCancelled)
+        } catch let error as SnapshotError {
+            throw error
+        } catch let error as MergeError where error.code == .wrongDigest {
+            // containerd would download all of it to find the same.
+            log.error(
+                "a layer is another one than its image says", metadata: ["key": "\(key)", "error": "\(error)"])
+            throw SnapshotError(.failedPrecondition, "\(error)")
         } catch {
+            // The next server goes on, and so need not containerd begin anew.
+            if layers.hasStopped { throw SnapshotError(.unavailable, "the server ends; the next one goes on") }
+            kept.letGo(offer.layers)
             let reason = error is LayerRefusal ? "\(error)" : "the layer cannot be mounted: \(error)"
             report(offer, key, refusal: reason)
             return try create(key, parent: parent, kind: .active, labels: labels, refusal: reason)
@@ -156,18 +178,18 @@ public final class Snapshotter: Sendable {
     /// Refuses labels that whoever wrote the image may have written, before anything is asked of what they name.
     private func checkLabels(_ offer: LayerOffer, _ key: SnapshotKey) throws {
         guard let layer = offer.layer else { throw LayerRefusal("the client's labels name no layer") }
-        // containerd's names of snapshots are NAMESPACE/SEQUENCE/KEY.
-        let namespace = String(decoding: key.bytes.prefix { $0 != UInt8(ascii: "/") }, as: UTF8.self)
         do {
-            try vouchForLabels(namespace, layer, LayerOffer.annotationPrefix)
+            try vouchForLabels(key.namespace, layer, LayerOffer.annotationPrefix)
         } catch {
             throw LayerRefusal("what image the layer is of is not believed: \(error)")
         }
     }
 
     private func makeLazy(
-        _ offer: LayerOffer, _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String]
+        _ offer: LayerOffer, _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
+        _ isCancelled: @escaping @Sendable () -> Bool
     ) throws {
+        let streams = offer.reference.map { streamsPlain(key.namespace, $0) } ?? false
         let below = try parent.map { parent in
             guard let chain = try store.index.lazyChain(of: parent) else {
                 throw LayerRefusal("the layer below was unpacked, and layers above it cannot be had otherwise")
@@ -177,16 +199,20 @@ public final class Snapshotter: Sendable {
         let name = LayerNames.committed(chain: offer.chain, parent: parent)
         // lamina asks no registry again for a layer that it has. A second namespace gets this same snapshot.
         if let known = try store.index.snapshot(name), let layer = known.layer,
-            known.labels[snapshotChainLabel] == offer.chain, try stands(layer, for: offer)
+            known.labels[snapshotChainLabel] == offer.chain, try stands(layer, for: offer),
+            try streams || !store.index.ledger(of: layer).isPlain
         {
+            kept.letGo(offer.layer.map { [$0] } ?? [])
             return
         }
         if offer.mayBeOfManifest { try checkLabels(offer, key) }
         // Until a snapshot holds them.
-        let hold = store.hold(offer.neighbours + (offer.layer.map { [$0] } ?? []))
+        let hold = store.hold(offer.layers)
         defer { withExtendedLifetime(hold) {} }
+        if streams { kept.keep(offer.layers) }
         for _ in 0..<2 {
-            let (layer, image) = try layers.layer(offer, below: below)
+            let (layer, image) = try layers.layer(
+                offer, below: below, plain: streams ? .streamed : .refused, isCancelled: isCancelled)
             let source = image.image
             if try store.index.lazyChain(of: name) == offer.chain {
                 try replace(offer, by: layer, of: source)
@@ -195,6 +221,7 @@ public final class Snapshotter: Sendable {
             if requiresProof(offer.reference ?? "") { try requireProof(of: layer, offer) }
             if let id = try store.commitLayer(layer, as: name, parent: parent, labels: labels, image: source) {
                 viewsChanged()
+                kept.letGo(offer.layer.map { [$0] } ?? [])
                 background.add(id, of: source, LayerFetching(labels: labels, standard: fetching))
                 return
             }
@@ -267,6 +294,7 @@ public final class Snapshotter: Sendable {
     /// Removes the directories that belong to no snapshot any more, and the layers that nothing holds. May take long.
     public func cleanup() throws {
         try directories.removeAbandoned(log)
+        if kept.letGoOld() { hasRemoved.store(true, ordering: .relaxed) }
         guard hasRemoved.exchange(false, ordering: .relaxed) else { return }
         do {
             try collectGarbage()
@@ -274,6 +302,11 @@ public final class Snapshotter: Sendable {
             hasRemoved.store(true, ordering: .relaxed)
             throw error
         }
+    }
+
+    /// Lets go of what interrupted pulls would go on from: the next collection of garbage removes it.
+    public func forgetInterruptedPulls() {
+        if kept.letGoOld(all: true) { hasRemoved.store(true, ordering: .relaxed) }
     }
 
     // MARK: Asking

@@ -41,6 +41,9 @@ public struct LayerLedger: Sendable {
     public var computedDiffID: Digest?
     public var areChunksProven: Bool
     public var areFilesProven: Bool
+
+    /// Whether it came as a whole, without a table of contents.
+    public var isPlain: Bool { tocDigest == nil && tocChecksum == nil && tocProof == .whole }
 }
 
 extension Index {

@@ -97,7 +97,11 @@ public enum LabelChange: Sendable {
 
 /// Why a call on snapshots is refused: containerd's codes.
 public struct SnapshotError: Error, Sendable, CustomStringConvertible {
-    public enum Code: Sendable { case notFound, alreadyExists, invalidArgument, failedPrecondition }
+    public enum Code: Sendable {
+        case notFound, alreadyExists, invalidArgument, failedPrecondition
+        /// The server ends, or the client has left: whoever asks again is answered.
+        case unavailable
+    }
 
     public var code: Code
     public var message: String

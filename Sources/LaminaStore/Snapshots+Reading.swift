@@ -1,3 +1,4 @@
+public import LaminaDigest
 import LaminaSQLite
 
 extension Index {
@@ -60,6 +61,20 @@ extension Index {
                         user: UInt32(truncatingIfNeeded: $0.integer(0)),
                         group: UInt32(truncatingIfNeeded: $0.integer(1)))
                 }
+        }
+    }
+
+    /// The plain layers that have come, or of which a part has, and that nothing holds yet: what a pull that ended with its
+    /// process can go on from.
+    public func unheldPlainLayers() throws -> [Digest] {
+        try read { database in
+            try database.cached(
+                """
+                SELECT digest FROM layer WHERE toc_digest IS NULL AND toc_checksum IS NULL AND toc_proof = 3
+                    AND id NOT IN (SELECT layer FROM layer_holder)
+                UNION SELECT digest FROM stream WHERE digest NOT IN (SELECT digest FROM layer)
+                """
+            ).map { $0.digest(0) }.compactMap(\.self)
         }
     }
 

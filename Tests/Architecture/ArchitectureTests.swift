@@ -9,7 +9,7 @@ private let arrows: [String: Set<String>] = [
     "LaminaSQLite": ["CSQLite"],
     "LaminaSchema": [],
     "LaminaOCI": ["LaminaDigest", "LaminaSystem", "LaminaTOML", "CCurl"],
-    "LaminaFormats": ["LaminaDigest", "LaminaSystem", "CZlib", "CDeflate", "CZstd"],
+    "LaminaFormats": ["LaminaDigest", "LaminaSystem", "CZlib", "CDeflate", "CZstd", "CISAL"],
     "LaminaConvert": ["LaminaDigest", "LaminaSystem", "LaminaOCI", "LaminaFormats"],
     "LaminaSeal": ["LaminaSystem"],
     "LaminaStore": ["LaminaDigest", "LaminaSystem", "LaminaSQLite", "LaminaSchema", "LaminaSeal"],

@@ -10,7 +10,7 @@ extension EndToEnd {
         private static let script = "/usr/bin/python3 -c \"$0\" && exec sleep 600"
 
         /// Starts a pod with a container of an image, and waits until its program has reported that all is well.
-        private func runProgram(
+        func runProgram(
             _ reference: String, _ cri: CRI, _ sandbox: Sandbox
         ) throws -> (pod: String, container: String) {
             let logs = try sandbox.mountPoint("logs")

@@ -294,7 +294,7 @@ struct StreamTests {
             let known = try fixture.stream(engine, descriptor, layer.diffID)
             let other = SHA256.hash([1])
             let error = try #require(throws: MergeError.self) { try fixture.stream(engine, descriptor, other) }
-            #expect(error.code == .badImage && error.message.contains("\(other)"), "\(error)")
+            #expect(error.code == .wrongDigest && error.message.contains("\(other)"), "\(error)")
             #expect(try fixture.stream(engine, descriptor, layer.diffID) == known)
         }
     }

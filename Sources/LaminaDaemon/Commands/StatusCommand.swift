@@ -113,6 +113,18 @@ public struct StatusCommand: Sendable {
                     }
                 ).text + (more > 0 ? "\nand \(more) more" : ""))
         }
+        if let streams = report.server?.streams, !streams.isEmpty {
+            blocks.append(
+                TextTable(
+                    ["STREAMING", "SIZE", "DONE", "FROM"], rightAligned: [1, 2],
+                    streams.map {
+                        [
+                            String($0.layer.description.prefix(19)), Units.bytes($0.size),
+                            "\(100 * $0.placed / max($0.size, 1))%", $0.location,
+                        ]
+                    }
+                ).text)
+        }
         if !report.mounts.isEmpty {
             blocks.append(
                 TextTable(

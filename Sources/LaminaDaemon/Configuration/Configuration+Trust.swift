@@ -42,6 +42,19 @@ extension Configuration {
         }
     }
 
+    /// Whether plain layers are streamed for a client of containerd's: by the repository, else by the namespace, else as all others.
+    func streamsPlainLayers(of reference: String, in namespace: String) -> Bool {
+        let isStreamed = snapshotter.streamedNamespaces.contains(namespace)
+        let isUnpacked = snapshotter.unpackedNamespaces.contains(namespace)
+        let standard = isStreamed == isUnpacked ? snapshotter.plainLayers == .stream : isStreamed
+        let policy = RepositoryPolicy(
+            standard: standard, yes: snapshotter.streamedRepositories, no: snapshotter.unpackedRepositories)
+        guard case .registry(let host, let repository)? = (try? ImageReference(parsing: reference))?.place else {
+            return false
+        }
+        return policy.holds(for: "\(host)/\(repository)")
+    }
+
     /// Whether the files of layers from a source are its repository's alone.
     ///
     /// - Parameter location: as the index stores it: `https://registry/repository`, `oci:/directory`.

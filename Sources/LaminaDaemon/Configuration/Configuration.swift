@@ -62,6 +62,16 @@ public struct Configuration: Sendable, Equatable {
             case isolated
         }
 
+        /// What reads the gzip of plain layers.
+        public var gzip = Gzip.auto
+
+        /// `gzip`
+        public enum Gzip: String, Sendable, Equatable, CaseIterable {
+            /// ISA-L where this program has it, else zlib.
+            case auto
+            case zlib
+        }
+
         /// How much must be proven.
         public enum Level: String, Sendable, Equatable, CaseIterable {
             /// Every byte that is served: each chunk is verified when it lands. This is always so.
@@ -180,6 +190,23 @@ public struct Configuration: Sendable, Equatable {
         public var prefetches = true
         /// containerd's own socket, where it is asked whether an image says itself what only clients say.
         public var containerdAddress = CRIKeychain.defaultImageServicePath
+        /// Who gets layers without a table of contents, where no exception fits.
+        public var plainLayers = PlainLayers.containerd
+        /// Namespaces of containerd's whose images lamina streams: that of CRI, which neither builds nor pushes.
+        public var streamedNamespaces = ["k8s.io"]
+        /// And those whose images it leaves to containerd: Docker's and BuildKit's.
+        public var unpackedNamespaces = ["moby", "buildkit"]
+        /// Registries, or repositories and what begins with them, whose plain layers lamina streams, whatever the namespace.
+        public var streamedRepositories: [String] = []
+        /// And those whose it leaves to containerd.
+        public var unpackedRepositories: [String] = []
+
+        public enum PlainLayers: String, Sendable, Equatable, CaseIterable {
+            /// lamina fetches, proves and places them, and containerd keeps no blob.
+            case stream
+            /// containerd downloads and unpacks them.
+            case containerd
+        }
     }
 
     /// `[cri_keychain]`: credentials that kubelet sends along with pulls.

@@ -19,6 +19,7 @@ enum ConfigurationKeys {
         .integer("store.max_image_entries", \.store.maxImageEntries, minimum: 1),
         .word("store.require", \.store.require),
         .word("store.verification", \.store.verification),
+        .word("store.gzip", \.store.gzip),
         .key("store.group", .string) {
             .string($0.store.group ?? "")
         } set: {
@@ -52,6 +53,11 @@ enum ConfigurationKeys {
             $0.snapshotter.containerdAddress =
                 path.isEmpty ? Configuration.CRIKeychain.defaultImageServicePath : path
         },
+        .word("snapshotter.plain_layers", \.snapshotter.plainLayers),
+        .strings("snapshotter.streamed_namespaces", \.snapshotter.streamedNamespaces),
+        .strings("snapshotter.unpacked_namespaces", \.snapshotter.unpackedNamespaces),
+        .strings("snapshotter.streamed_repositories", \.snapshotter.streamedRepositories),
+        .strings("snapshotter.unpacked_repositories", \.snapshotter.unpackedRepositories),
         .boolean("cri_keychain.enable_keychain", \.criKeychain.isEnabled),
         .key("cri_keychain.image_service_path", .path) {
             .string($0.criKeychain.imageServicePath)

@@ -49,7 +49,8 @@ extension Engine {
         }
         log.info("an image is removed", metadata: ["image": "\(name)"])
         podman?.update()
-        return RemoveResult(reference: name, garbage: collects ? try collectGarbage(dryRun: false) : nil)
+        return RemoveResult(
+            reference: name, garbage: collects ? try collectGarbage(dryRun: false, looksForUnknown: true) : nil)
     }
 
     /// Deletes what nothing holds, for a caller that asks often, as containerd does at each container's end. Unlike
@@ -119,9 +120,10 @@ extension Engine {
         return report
     }
 
-    /// Deletes what nothing holds, and files that the index does not know.
+    /// Deletes what nothing holds, and files that the index does not know; also what interrupted pulls of containerd's would go on from.
     public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
-        try collectGarbage(dryRun: dryRun, looksForUnknown: true)
+        if !dryRun { snapshotter.withLock { $0 }?.forgetInterruptedPulls() }
+        return try collectGarbage(dryRun: dryRun, looksForUnknown: true)
     }
 
     /// The layers of images that are mounted in any namespace. The index knows those that are still mounted where lamina

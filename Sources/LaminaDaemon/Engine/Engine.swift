@@ -3,6 +3,7 @@ import Glibc
 import LaminaDigest
 import LaminaFUSE
 import LaminaFilesystem
+import LaminaFormats
 import LaminaMerge
 import LaminaOCI
 import LaminaPodman
@@ -49,7 +50,7 @@ public final class Engine: Sendable {
     private let registries: Registries
     private let spoolRoom = SpoolRoom()
     private let filesystem = Mutex<LayerFilesystem?>(nil)
-    private let snapshotter = Mutex<Snapshotter?>(nil)
+    let snapshotter = Mutex<Snapshotter?>(nil)
     private let hasEnded = Atomic<Bool>(false)
     private let notifier = Mutex(Notifier(path: nil))
     /// Held for mounting and unmounting, one at a time.
@@ -79,6 +80,7 @@ public final class Engine: Sendable {
             log.error("podman is shown nothing", metadata: ["error": "\(error)"])
             podman = nil
         }
+        GzipInflater.standard = configuration.store.gzip == .zlib ? .zlib : GzipInflater.best
         var options = MergeEngine.Options()
         options.bufferSize = configuration.fuse.mergeBufferSize
         options.workerCount = configuration.fuse.mergeWorkerCount
@@ -241,6 +243,7 @@ public final class Engine: Sendable {
             first: configuration.snapshotter.prefetches, whole: configuration.snapshotter.mergesInBackground)
         options.speaksPlainHTTP = { [configuration] in configuration.speaksPlainHTTP($0) }
         options.requiresProof = { [configuration] in configuration.requiresProof($0) }
+        options.streamsPlain = { [configuration] in configuration.streamsPlainLayers(of: $1, in: $0) }
         options.vouchForLabels = labelWitness()
         options.viewsChanged = { [weak self] in self?.viewsChanged() }
         if seals.isAutomatic { options.sealing = sealing }
@@ -260,7 +263,7 @@ public final class Engine: Sendable {
             passthroughReason: filesystem?.passthroughRefusal, opens: filesystem?.statistics ?? FilesystemCounters(),
             fetchedBytes: merge.totalFetchedBytes, inFlightBytes: Int64(merge.inFlightBytes),
             startedAt: startedAt.formatted(.iso8601), merge: merge.load, seal: seals.status(),
-            podman: podman?.status())
+            podman: podman?.status(), streams: merge.streams)
     }
 
     // MARK: The end

@@ -117,13 +117,17 @@ public struct ServerStatus: Sendable, Codable, Equatable {
     public var seal: SealStatus?
     /// What podman sees; nil if nothing.
     public var podman: PodmanStatus?
+    /// Plain layers that are being streamed; also nil from an older one.
+    public var streams: [StreamProgress]?
 
     public init(
         pid: Int32, version: String, root: String, passthrough: Bool, passthroughReason: String?,
         opens: FilesystemCounters, fetchedBytes: UInt64, inFlightBytes: Int64, startedAt: String,
-        merge: MergeEngine.Load? = nil, seal: SealStatus? = nil, podman: PodmanStatus? = nil
+        merge: MergeEngine.Load? = nil, seal: SealStatus? = nil, podman: PodmanStatus? = nil,
+        streams: [StreamProgress]? = nil
     ) {
         self.podman = podman
+        self.streams = streams
         self.seal = seal
         self.merge = merge
         self.pid = pid

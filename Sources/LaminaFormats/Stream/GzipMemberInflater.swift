@@ -1,5 +1,4 @@
 import CDeflate
-import CZlib
 
 /// Why a compressed stream cannot be read, as the end of a sentence.
 struct StreamDamage: Error {
@@ -8,13 +7,12 @@ struct StreamDamage: Error {
     var isLimit = false
 }
 
-/// zlib's inflate for the deflate data of gzip members, which can stop between two blocks and go on from there in another
-/// process. It handles the members' framing itself, because zlib does not give its CRC away.
+/// Reads gzip members, one after the other, and can stop between two deflate blocks and go on from there in another process. It
+/// handles the members' framing itself, because no library gives its CRC away.
 final class GzipMemberInflater {
     private enum Phase { case header, blocks, trailer, foreign }
 
-    // On the heap, because zlib keeps the address of the structure that it was initialized with.
-    private let stream: UnsafeMutablePointer<z_stream>
+    private let inflate: any RawInflate
     private var phase = Phase.header
     /// An incomplete header or trailer.
     private var pending: [UInt8] = []
@@ -22,35 +20,17 @@ final class GzipMemberInflater {
     private var hasMember: Bool
     private var crc: UInt32 = 0
     private var length: UInt32 = 0
-    private var lastByte: UInt8 = 0
 
     /// Begins at the start of a member, or where `state` was taken.
     ///
     /// - Parameter isFirst: whether no member was before.
-    init(_ state: GzipMemberState?, isFirst: Bool) throws(FormatError) {
+    init(_ state: GzipMemberState?, isFirst: Bool, by inflater: GzipInflater) throws(FormatError) {
         hasMember = !isFirst
-        stream = .allocate(capacity: 1)
-        stream.initialize(to: z_stream())
-        // -15: deflate data alone, with the largest window.
-        guard inflateInit2_(stream, -15, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK else {
-            throw FormatError(.tooLarge, "zlib cannot be set up: out of memory")
-        }
+        inflate = try inflater.makeInflate()
         guard let state else { return }
         phase = .blocks
-        (crc, length, lastByte) = (state.crc, state.length, state.lastByte)
-        let primed =
-            state.bits == 0
-            || inflatePrime(stream, Int32(state.bits), Int32(state.lastByte >> (8 - state.bits))) == Z_OK
-        let hasWindow =
-            state.window.isEmpty || inflateSetDictionary(stream, state.window, UInt32(state.window.count)) == Z_OK
-        guard primed, hasWindow else {
-            throw FormatError(.unsupported, "zlib does not go on from the checkpoint of a gzip stream")
-        }
-    }
-
-    deinit {
-        inflateEnd(stream)
-        stream.deallocate()
+        (crc, length) = (state.crc, state.length)
+        try inflate.resume(state)
     }
 
     /// Whether the stream may end here.
@@ -58,7 +38,7 @@ final class GzipMemberInflater {
 
     /// Decompresses until the input is used up, the output is full, or, if asked to, until a place to go on from.
     ///
-    /// - Returns: whether it stopped at such a place; ``state`` is then what has to be known to go on.
+    /// - Returns: whether it stopped at such a place; ``place`` is then what has to be known to go on.
     func step(
         _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer, stopsAtBoundary: Bool
     ) throws(StreamDamage) -> Bool {
@@ -73,24 +53,23 @@ final class GzipMemberInflater {
                 if output.isEmpty { return false }
                 let before = (input.count, output.count)
                 if try inflateBlocks(&input, &output, stopsAtBoundary: stopsAtBoundary) { return true }
-                // zlib may still hold some bits after the end of the input: it is asked until it gives nothing more.
+                // It may still hold some bits or bytes after the end of the input: it is asked until it gives nothing more.
                 if phase == .blocks, (input.count, output.count) == before { return false }
             }
         }
         return false
     }
 
-    /// What has to be known to go on where `step` has stopped; nil at the start of a member.
-    var state: GzipMemberState? {
-        guard phase == .blocks else { return nil }
-        var count = UInt32(GzipMemberState.windowSize)
-        let window = [UInt8](unsafeUninitializedCapacity: GzipMemberState.windowSize) { buffer, filled in
-            inflateGetDictionary(stream, buffer.baseAddress, &count)
-            filled = Int(count)
-        }
-        return GzipMemberState(
-            bits: UInt8(truncatingIfNeeded: stream.pointee.data_type & 7), lastByte: lastByte, crc: crc,
-            length: length, window: window)
+    /// What has to be known to go on where `step` has stopped, and how many bytes of the input belong to what comes after that; no
+    /// state at the start of a member.
+    var place: (state: GzipMemberState?, unreadBytes: Int) {
+        guard phase == .blocks else { return (nil, 0) }
+        let place = inflate.place
+        return (
+            GzipMemberState(
+                bits: place.bits, lastByte: place.lastByte, crc: crc, length: length, window: place.window),
+            place.unreadBytes
+        )
     }
 }
 
@@ -99,31 +78,18 @@ extension GzipMemberInflater {
     private func inflateBlocks(
         _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer, stopsAtBoundary: Bool
     ) throws(StreamDamage) -> Bool {
-        // zlib counts in 32 bits.
-        let available = UInt32(clamping: input.count)
-        let room = UInt32(clamping: output.count)
-        stream.pointee.next_in = UnsafeMutablePointer(
-            mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
-        stream.pointee.avail_in = available
-        stream.pointee.next_out = output.baseAddress?.assumingMemoryBound(to: UInt8.self)
-        stream.pointee.avail_out = room
-        let status = inflate(stream, stopsAtBoundary ? Z_BLOCK : Z_NO_FLUSH)
-        let used = Int(available - stream.pointee.avail_in)
-        let written = Int(room - stream.pointee.avail_out)
-        if used > 0 { lastByte = input[used - 1] }
-        crc = libdeflate_crc32(crc, output.baseAddress, written)
+        let before = output
+        let step = try inflate.step(&input, &output, stopsAtBoundary: stopsAtBoundary)
+        let written = before.count - output.count
+        crc = libdeflate_crc32(crc, before.baseAddress, written)
         length &+= UInt32(truncatingIfNeeded: written)
-        input = UnsafeRawBufferPointer(rebasing: input[used...])
-        output = UnsafeMutableRawBufferPointer(rebasing: output[written...])
-        switch status {
-        case Z_OK, Z_BUF_ERROR:
-            // Bit 7: directly behind a block; bit 6: the block was the member's last (zlib.h, inflate).
-            return stopsAtBoundary && stream.pointee.data_type & 0xc0 == 0x80
-        case Z_STREAM_END:
+        switch step {
+        case .more: return false
+        case .boundary: return true
+        case .end(let rest):
             phase = .trailer
+            pending = rest
             return false
-        case Z_MEM_ERROR: throw StreamDamage(reason: "out of memory")
-        default: throw StreamDamage(reason: stream.pointee.msg.map { String(cString: $0) } ?? "zlib error \(status)")
         }
     }
 
@@ -140,7 +106,7 @@ extension GzipMemberInflater {
         case .complete(let count):
             input = UnsafeRawBufferPointer(rebasing: input[(count - held)...])
             pending.removeAll(keepingCapacity: true)
-            inflateReset(stream)
+            inflate.reset()
             (phase, crc, length) = (.blocks, 0, 0)
         case .incomplete:
             if held == 0 { pending += input }

@@ -3,7 +3,7 @@ import CZstd
 /// Decompresses a plain layer's blob in order, from its start or from a ``StreamPosition``, and names such positions
 /// on its way: gzip with any number of members, zstd with any number of frames, or a tar as it is.
 ///
-/// Memory: zlib's 40 KiB, or a zstd window of at most 256 MiB. One user at a time; not `Sendable`.
+/// Memory: zlib's 40 KiB or ISA-L's 88, or a zstd window of at most 256 MiB. One user at a time; not `Sendable`.
 public final class LayerDecompressor {
     private enum Engine {
         case identity
@@ -19,9 +19,11 @@ public final class LayerDecompressor {
     /// The start of the current zstd frame.
     private var frame: StreamPosition
 
-    /// Throws ``FormatError``: `unsupported` for a position of another version, `tooLarge` if memory is short.
+    /// - Parameter inflater: what reads gzip.
+    /// - Throws: ``FormatError``: `unsupported` for a position of another version, `tooLarge` if memory is short.
     public init(
-        _ compression: StreamDecompressor.Compression, from position: StreamPosition = .start
+        _ compression: StreamDecompressor.Compression, from position: StreamPosition = .start,
+        by inflater: GzipInflater = .standard
     ) throws(FormatError) {
         blobOffset = position.blobOffset
         outputOffset = position.outputOffset
@@ -30,7 +32,7 @@ public final class LayerDecompressor {
         case .identity: engine = .identity
         case .gzip:
             let state = position.decoder.isEmpty ? nil : try GzipMemberState(position.decoder)
-            engine = .gzip(try GzipMemberInflater(state, isFirst: position.blobOffset == 0))
+            engine = .gzip(try GzipMemberInflater(state, isFirst: position.blobOffset == 0, by: inflater))
         case .zstd: engine = .zstd(try ZstdFrames())
         }
     }
@@ -88,11 +90,13 @@ public final class LayerDecompressor {
     /// boundaries.
     public var position: StreamPosition {
         switch engine {
-        case .identity: StreamPosition(blobOffset: blobOffset, outputOffset: outputOffset, decoder: [])
+        case .identity: return StreamPosition(blobOffset: blobOffset, outputOffset: outputOffset, decoder: [])
         case .gzip(let inflater):
-            StreamPosition(
-                blobOffset: blobOffset, outputOffset: outputOffset, decoder: inflater.state?.bytes ?? [])
-        case .zstd: frame
+            let place = inflater.place
+            return StreamPosition(
+                blobOffset: blobOffset - Int64(place.unreadBytes), outputOffset: outputOffset,
+                decoder: place.state?.bytes ?? [])
+        case .zstd: return frame
         }
     }
 

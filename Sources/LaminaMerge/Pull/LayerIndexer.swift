@@ -27,8 +27,17 @@ struct LayerIndexer {
     var entries: EntryBudget?
     /// Memory for tables of contents that are being read, of the whole process.
     var memory: TOCMemory?
-    /// Whether a layer that has to be read as a whole is: one whose table of contents nobody vouches for.
-    var readsWholeBlobs = true
+    /// What becomes of a layer that has to be read as a whole: one whose table of contents nobody vouches for.
+    var unvouched = Unvouched.verified
+
+    enum Unvouched {
+        /// It is refused.
+        case refused
+        /// Without a look for a table of contents it is read as one stream, as programs read it that know of none.
+        case streamed
+        /// It is read and hashed as a whole, and a table of contents that it has is used.
+        case verified
+    }
     let shouldStop: @Sendable () -> Bool
     /// Reads a layer without a table of contents as a whole; the format is known if a footer says it.
     var stream: (Descriptor, _ diffID: Digest?, LayerFormat?) throws -> LayerID = { descriptor, _, _ in
@@ -52,7 +61,8 @@ struct LayerIndexer {
         if let layer = try known(claims, descriptor, diffID) {
             return try provingDiffID(of: layer, descriptor, diffID)
         }
-        guard readsWholeBlobs || claims.isVouchedFor else {
+        if !claims.isVouchedFor, unvouched == .streamed { return try stream(descriptor, diffID, nil) }
+        guard unvouched != .refused || claims.isVouchedFor else {
             throw MergeError(
                 .unsupportedLayer,
                 "the manifest names no table of contents for the layer \(descriptor.digest): it is an ordinary one, or was "
@@ -82,7 +92,7 @@ struct LayerIndexer {
                         .largeChunk, "the chunk is in a member that is too large", offset: large.blobOffset,
                         expected: "at most \(limits.memberBytes) bytes", actual: "\(large.blobSize)")
                 }
-            } catch let error as FormatError where error.code == .largeChunk && readsWholeBlobs {
+            } catch let error as FormatError where error.code == .largeChunk && unvouched != .refused {
                 // In parts the layer would take more memory than decoders have. So it is read as a stream.
                 return try stream(descriptor, diffID, toc.format == .zstdChunked ? .plainZstd : .stargz)
             }
@@ -151,7 +161,7 @@ extension Store {
     /// Takes a layer that the index has for an image at a location: the one of that repository, or a copy of another repository's.
     ///
     /// - Parameter fits: whether a layer of the blob may be the image's, by its table of contents.
-    /// - Throws: `MergeError.badImage` if the blob was hashed as a whole and its tar is not the one that the image names.
+    /// - Throws: `MergeError.wrongDigest` if the blob was hashed as a whole and its tar is not the one that the image names.
     func known(
         _ descriptor: Descriptor, _ diffID: Digest?, at location: String, isIsolated: Bool,
         _ fits: (KnownLayer) -> Bool
@@ -161,7 +171,8 @@ extension Store {
             proven != diffID
         {
             throw MergeError(
-                .badImage, "layer \(descriptor.digest): its tar has the digest \(proven), and the image says \(diffID)")
+                .wrongDigest,
+                "layer \(descriptor.digest): its tar has the digest \(proven), and the image says \(diffID)")
         }
         if let own = fitting.first(where: { $0.origin == location }) {
             try addSource(location, to: own.id)

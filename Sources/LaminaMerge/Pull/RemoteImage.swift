@@ -1,4 +1,5 @@
 import LaminaDigest
+import LaminaFormats
 public import LaminaOCI
 public import LaminaStore
 import LaminaSystem
@@ -28,20 +29,37 @@ public struct RemoteImage: Sendable {
             knownConfig: { try? engine.store.index.configuration(ofManifest: $0) })
     }
 
+    /// What becomes of a layer without a table of contents that its manifest proves.
+    public enum PlainLayers: Sendable {
+        case refused
+        /// It is read as a whole, and its blob and its tar are hashed, before it is in the index.
+        case streamed
+    }
+
+    /// Whether a layer is plain: only all of its bytes can prove what is in it. One whose annotations make no sense is not: `index` says
+    /// what is wrong with it.
+    public func isPlain(_ position: Int) -> Bool {
+        guard let claims = try? TOCClaims(resolved.layers[position]) else { return false }
+        return !claims.isVouchedFor
+    }
+
     /// The layer at a position, from the bottom; put into the index if the store does not have it.
     ///
-    /// It fetches only the layer's table of contents.
-    /// - Throws: `MergeError.unsupportedLayer` for a layer that has none, or whose manifest does not prove it: such a layer
-    ///   would have to be read as a whole, which is no better than unpacking it.
-    public func index(_ position: Int, shouldStop: @escaping @Sendable () -> Bool) throws -> LayerID {
+    /// Of a layer with a table of contents it fetches only that; a plain one that is to be streamed comes whole.
+    /// - Throws: `MergeError.unsupportedLayer` for a plain layer that is refused; `.wrongDigest` where a layer that came as a whole is
+    ///   another one than the image says.
+    public func index(
+        _ position: Int, plain: PlainLayers = .refused, shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> LayerID {
         let descriptor = resolved.layers[position]
         // A server that is wrong by this image's table of contents may be right by another image's.
         let source = source.trusting(try TOCClaims(descriptor).identity)
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: tag, requiresDiffID: engine.options.requiresDiffID,
             keepsTarSplits: engine.options.keepsTarSplits, refusesUnproven: engine.options.refusesUnproven,
-            limits: engine.options.formatLimits, entries: entries,
-            memory: engine.tocMemory, readsWholeBlobs: false, shouldStop: shouldStop,
+            limits: engine.options.formatLimits, entries: entries, memory: engine.tocMemory,
+            unvouched: plain == .streamed ? .streamed : .refused, shouldStop: shouldStop,
+            stream: { try stream($0, from: source, diffID: $1, format: $2, shouldStop) },
             didFetch: { [engine] in engine.countFetched(Int64($0)) }, importing: engine.importing,
             isolates: engine.options.isolates)
         while true {
@@ -50,13 +68,28 @@ public struct RemoteImage: Sendable {
                 // A known layer may have a new source.
                 defer { engine.sources.add(source) }
                 return try indexer.index(descriptor, diffID: resolved.diffIDs[position])
-            } catch let error as MergeError where error.code == .badImage {
+            } catch let error as MergeError where error.isOfImage {
                 // Where the bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.
                 if shouldStop() { throw MergeError.stopped }
                 guard source.distrust(descriptor.digest) else { throw error }
                 engine.recorder.report(MergeError(error.code, "asking another server", cause: error))
             }
         }
+    }
+
+    private func stream(
+        _ descriptor: Descriptor, from source: any BlobSource, diffID: Digest?, format: LayerFormat?,
+        _ shouldStop: @escaping @Sendable () -> Bool
+    ) throws -> LayerID {
+        guard let diffID else {
+            throw MergeError(
+                .badImage,
+                "the image's configuration has no diff ID for layer \(descriptor.digest), which nothing else can prove")
+        }
+        return try LayerStream(
+            engine: engine, source: source, descriptor: descriptor, diffID: diffID, format: format,
+            entries: entries, shouldStop: shouldStop, report: { _, _ in }
+        ).run()
     }
 }
 

@@ -176,6 +176,7 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             }
             try stream.finish()
         } catch is FormatError {}
+        if compression == .gzip { expectAlike(member) }
         var position: StreamPosition?
         let whole = try output(of: member, compression, from: .start) { position = $0 }
         // From a place in the middle comes what came after that place.
@@ -186,12 +187,21 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             rest.elementsEqual(whole[Int(position.outputOffset)...]), "another output from \(position.outputOffset)")
     }
 
+    /// What zlib reads, every other library reads as the same.
+    private static func expectAlike(_ blob: UnsafeRawBufferPointer) {
+        guard let expected = try? output(of: blob, .gzip, from: .start, by: .zlib, passing: { _ in }) else { return }
+        for inflater in GzipInflater.available {
+            let found = try? output(of: blob, .gzip, from: .start, by: inflater, passing: { _ in })
+            precondition(found == expected, "\(inflater) reads it otherwise")
+        }
+    }
+
     /// What a blob decompresses to, in small pieces; returns the last place to go on from that it passes.
     private static func output(
         of blob: UnsafeRawBufferPointer, _ compression: StreamDecompressor.Compression, from start: StreamPosition,
-        passing: (StreamPosition) -> Void
+        by inflater: GzipInflater = .standard, passing: (StreamPosition) -> Void
     ) throws -> [UInt8] {
-        let decompressor = try LayerDecompressor(compression, from: start)
+        let decompressor = try LayerDecompressor(compression, from: start, by: inflater)
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 8191, alignment: 16)
         defer { buffer.deallocate() }
         var output: [UInt8] = []

@@ -12,7 +12,12 @@ struct Containerd {
 
     let socket: String
     private let sandbox: Sandbox
-    private let server: Child
+    private let running: Running
+
+    private final class Running {
+        var server: Child
+        init(_ server: Child) { self.server = server }
+    }
     /// Where its programs are, with a trailing slash; empty: found by `PATH`.
     private let prefix: String
 
@@ -52,26 +57,38 @@ struct Containerd {
         }
         configuration += cri ?? ""
         try write(configuration.utf8, to: directory + "/config.toml")
+        running = Running(try Self.start(in: sandbox, prefix))
+    }
+
+    private static func start(in sandbox: Sandbox, _ prefix: String) throws -> Child {
         let server = try sandbox.startProgram([
-            prefix + "containerd", "--config", directory + "/config.toml", "--log-level", "warn",
+            prefix + "containerd", "--config", sandbox.directory + "/containerd/config.toml", "--log-level", "warn",
         ])
-        self.server = server
-        let isReady = eventually(seconds: 60) { [socket, prefix] in
-            !server.isRunning || (try? run([prefix + "ctr", "-a", socket, "version"], seconds: 5))?.exitCode == 0
+        let isReady = eventually(seconds: 60) {
+            !server.isRunning
+                || (try? run([prefix + "ctr", "-a", socket(in: sandbox), "version"], seconds: 5))?.exitCode == 0
         }
         guard isReady, server.isRunning else {
             server.send(SIGKILL)
             throw Outcome.Failed(description: "containerd is not ready\n\(server.wait())")
         }
+        return server
     }
 
-    /// What it has logged.
-    var log: String { server.errorsSoFar }
+    /// What it has logged since it was started last.
+    var log: String { running.server.errorsSoFar }
 
     /// Ends it before its sandbox is removed.
     func stop() {
-        server.send(SIGTERM)
-        server.wait(seconds: 30)
+        running.server.send(SIGTERM)
+        running.server.wait(seconds: 30)
+    }
+
+    /// Kills it, and starts it again when its clients have heard of it.
+    func kill() throws {
+        running.server.send(SIGKILL)
+        running.server.wait(seconds: 30)
+        running.server = try Self.start(in: sandbox, prefix)
     }
 
     /// Runs `ctr`, which must succeed.

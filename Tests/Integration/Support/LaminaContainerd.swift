@@ -149,6 +149,9 @@ final class LaminaContainerd {
         try ctr("leases", "rm", "--sync", lease).orThrow()
     }
 
+    /// Kills containerd and starts it again.
+    func killContainerd() throws { try containerd.kill() }
+
     /// The end: containerd first, then what its shims left.
     func stop() { containerd.stop() }
 }

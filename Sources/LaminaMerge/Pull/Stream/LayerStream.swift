@@ -17,6 +17,8 @@ struct LayerStream {
     let diffID: Digest
     /// How the blob is built, if a footer said so; otherwise its first bytes say it.
     var format: LayerFormat?
+    /// What all layers of the image may bring together.
+    var entries: EntryBudget?
     let shouldStop: @Sendable () -> Bool
     /// Gets how many compressed bytes were fetched in all, and up to where the blob has been placed.
     let report: (_ fetched: Int64, _ placed: Int64) -> Void
@@ -26,15 +28,12 @@ struct LayerStream {
     /// - Throws: `MergeError`, `OCIError`, `StoreError`, `SystemError`. What was recorded stays for the next try, unless the
     ///   layer is wrong.
     func run() throws -> LayerID {
-        // One at a time: the second finds the layer in the index, or goes on where the first has failed.
-        while true {
-            let isOurs = engine.streaming.wait(seconds: 0.2) { streaming -> Bool? in
-                streaming.insert(descriptor.digest).inserted ? true : nil
-            }
-            if isOurs == true { break }
-            if shouldStop() { throw MergeError.stopped }
-        }
-        defer { engine.streaming.withLock(notify: true) { _ = $0.remove(descriptor.digest) } }
+        // One of a blob at a time: the second finds the layer in the index, or goes on where the first has failed.
+        try engine.streaming.begin(descriptor, from: source.location, shouldStop)
+        defer { engine.streaming.end(descriptor) }
+        // Whoever wanted it may have left.
+        let hold = engine.store.hold([descriptor.digest])
+        defer { withExtendedLifetime(hold) {} }
         if let known = try known() { return known }
         let stream = try engine.store.stream(of: descriptor.digest)
         do {
@@ -42,7 +41,7 @@ struct LayerStream {
         } catch let error as FormatError {
             try engine.store.abandon(stream.id, of: descriptor.digest)
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
-        } catch let error as MergeError where error.code == .badImage {
+        } catch let error as MergeError where error.isOfImage {
             // No process can go on from this: the next try begins at the start.
             try engine.store.abandon(stream.id, of: descriptor.digest)
             throw error
@@ -136,13 +135,18 @@ struct LayerStream {
                     engine.recorder.requestSync()
                 }
             }
-            report(reader.fetchedBytes, current.state.blobOffset)
+            note(reader.fetchedBytes, current.state.blobOffset)
         }
         guard let current else { throw MergeError(.badImage, "layer \(descriptor.digest) is empty") }
         try current.finish(expecting: diffID)
         try current.settle()
-        report(reader.fetchedBytes, current.state.blobOffset)
+        note(reader.fetchedBytes, current.state.blobOffset)
         return current.state
+    }
+
+    private func note(_ fetched: Int64, _ placed: Int64) {
+        engine.streaming.note(descriptor, fetched: fetched, placed: placed)
+        report(fetched, placed)
     }
 
     /// Makes the tree of everything that the tar said, and puts the layer into the index.
@@ -152,6 +156,7 @@ struct LayerStream {
         let tree = try lines.withUnsafeBytes {
             try LayerTree.parse(entries: $0, tarSize: state.tarOffset, format: format)
         }
+        try entries?.take(tree.nodes.count, of: descriptor.digest)
         var record = LayerRecord(
             digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
             size: descriptor.size, prioritizedEnd: nil, location: source.location)

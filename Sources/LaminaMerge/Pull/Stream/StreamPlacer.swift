@@ -123,11 +123,13 @@ final class StreamPlacer {
         let diff = state.diffHash.digest()
         let blob = isTar ? diff : state.blobHash.digest()
         guard blob == layer else {
-            throw MergeError(.badImage, "layer \(layer): the blob has another digest: expected \(layer), got \(blob)")
+            throw MergeError(
+                .wrongDigest, "layer \(layer): the blob has another digest: expected \(layer), got \(blob)")
         }
         guard diff == diffID else {
             throw MergeError(
-                .badImage, "layer \(layer): its tar is not the configuration's: expected diff ID \(diffID), got \(diff)"
+                .wrongDigest,
+                "layer \(layer): its tar is not the configuration's: expected diff ID \(diffID), got \(diff)"
             )
         }
         if let reason = split?.keep() {

@@ -32,6 +32,8 @@ final class StreamReader: Sendable {
     private static let outputAhead = 4 << 20
     private static let blobBufferSize = 256 << 10
     private static let outputBufferSize = 512 << 10
+    /// What one reader holds at most, in bytes: what waits, and what each of the three threads has in its hands.
+    static let memory = fetchedAhead + outputAhead + 3 * (blobBufferSize + outputBufferSize)
 
     private let source: any BlobSource
     private let descriptor: Descriptor
