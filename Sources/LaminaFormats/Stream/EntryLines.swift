@@ -10,6 +10,18 @@ public enum EntryLines {
     /// - Parameter digest: for a regular file that is not empty.
     public static func append(_ entry: TarEntry, digest: Digest?, to text: inout [UInt8]) {
         let header = entry.header
+        begin(header, &text)
+        if header.kind == .regular, header.size > 0 {
+            field("size", header.size, &text)
+            field("offset", entry.offset, &text)
+            if let digest { text += ",\"digest\":\"\(digest)\"".utf8 }
+        }
+        header.appendAttributes(to: &text)
+        text += "},\n".utf8
+    }
+
+    /// The beginning of an entry's line: everything but a file's place and the extended attributes.
+    static func begin(_ header: TarHeader, _ text: inout [UInt8]) {
         text += "{\"name\":".utf8
         JSONText.append(string: header.name, to: &text)
         text += ",\"type\":\"\(header.kind.tocName)\",\"modtime\":".utf8
@@ -24,13 +36,6 @@ public enum EntryLines {
         field("gid", Int64(header.groupID), &text)
         field("devMajor", Int64(header.deviceMajor), &text)
         field("devMinor", Int64(header.deviceMinor), &text)
-        if header.kind == .regular, header.size > 0 {
-            field("size", header.size, &text)
-            field("offset", entry.offset, &text)
-            if let digest { text += ",\"digest\":\"\(digest)\"".utf8 }
-        }
-        header.appendAttributes(to: &text)
-        text += "},\n".utf8
     }
 
     /// Lines as the index keeps them.

@@ -22,6 +22,10 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
     case tarSplit = "tar-split"
     /// What the index keeps of a tar's headers.
     case tarPart = "tar-part"
+    /// A zTOC of SOCI, and the tree made from it.
+    case ztoc
+    /// A span of gzip, from a window of SOCI.
+    case span
 
     /// Runs the parser on `bytes`; traps if it breaks a promise.
     public func run(_ bytes: UnsafeRawBufferPointer) {
@@ -74,7 +78,50 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             for member in try TarRun(bytes).members {
                 precondition(member.part.cuts.allSatisfy { $0.size >= 0 && $0.offset >= 0 })
             }
+        case .ztoc: try Self.ztoc(bytes)
+        case .span: try Self.span(bytes)
         }
+    }
+
+    private static func ztoc(_ bytes: UnsafeRawBufferPointer) throws {
+        let ztoc = try ZTOC.parse(bytes, limits: limits)
+        precondition(!ztoc.spans.isEmpty && ztoc.entryCount <= limits.entries)
+        for (span, next) in zip(ztoc.spans, ztoc.spans.dropFirst()) {
+            // No byte of the blob is between two spans, and at most one in both.
+            let shared = span.blob.upperBound - next.blob.lowerBound
+            precondition(0...1 ~= shared && (shared == 1) == (next.bits > 0) && next.bits < 8)
+            precondition(span.output + (span.outputSize ?? -1) == next.output)
+        }
+        for span in ztoc.spans {
+            precondition(span.blob.lowerBound >= 0 && span.blob.upperBound <= ztoc.blobSize)
+            precondition(span.window.upperBound <= bytes.count && span.window.count <= 32 << 10)
+        }
+        let digest = SHA256.hash([UInt8]())
+        let tree = try LayerTree.parse(ztoc: ztoc, bytes, digest: digest, blob: digest, limits: limits)
+        precondition(!tree.nodes.isEmpty && tree.nodes.count <= limits.entries + 1)
+        let starts = Dictionary(ztoc.spans.map { ($0.blob.lowerBound, $0) }) { _, last in last }
+        for content in tree.contents {
+            var position: Int64 = 0
+            for chunk in tree.chunks[Int(content.chunks.lowerBound)..<Int(content.chunks.upperBound)] {
+                precondition(chunk.offset == position && chunk.size > 0 && chunk.innerOffset >= 0)
+                let span = starts[chunk.blobOffset]
+                precondition(span?.blob.count == Int(chunk.blobSize))
+                if let size = span?.outputSize { precondition(chunk.innerOffset + chunk.size <= size) }
+                position += chunk.size
+            }
+            precondition(position == content.size)
+        }
+    }
+
+    /// The first three bytes: how many bits, how much is wanted in units of sixteen bytes, and how long the window is in units of 128.
+    private static func span(_ bytes: UnsafeRawBufferPointer) throws {
+        guard bytes.count > 3 else { return }
+        let count = min(Int(bytes[2]) * 128, bytes.count - 3)
+        let start = SpanStart(bits: bytes[0] & 7, window: Array(bytes[3..<3 + count]))
+        precondition(SpanStart(start.bytes) == start)
+        let output = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(bytes[1]) * 16, alignment: 16)
+        defer { output.deallocate() }
+        try SpanInflater.inflate(UnsafeRawBufferPointer(rebasing: bytes[(3 + count)...]), from: start, into: output)
     }
 
     private static func footer(_ bytes: UnsafeRawBufferPointer) throws {
