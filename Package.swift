@@ -102,7 +102,7 @@ let package = Package(
                 .embedInCode("migrations/v009-stream-resume.sql"), .embedInCode("migrations/v010-platforms.sql"),
                 .embedInCode("migrations/v011-totals.sql"), .embedInCode("migrations/v012-sealed.sql"),
                 .embedInCode("migrations/v013-mount-rights.sql"),
-                .embedInCode("migrations/v014-trust.sql"), .embedInCode("migrations/v018-podman.sql"),
+                .embedInCode("migrations/v014-trust.sql"), .embedInCode("migrations/v015-podman.sql"),
                 .embedInCode("views.sql"),
             ], swiftSettings: swift),
 
