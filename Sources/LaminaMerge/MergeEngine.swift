@@ -327,5 +327,6 @@ extension Landing {
 }
 
 extension MergeError {
-    static let stopped = MergeError(.interrupted, "the merge was stopped")
+    /// What ends because its caller, or the whole merge, stops.
+    public static let stopped = MergeError(.interrupted, "the merge was stopped")
 }

@@ -1,5 +1,6 @@
 import Glibc
 import LaminaSystem
+import LaminaTestSupport
 import Testing
 
 /// Debian's podman in a sandbox: graph root, configuration and home of its own; with lamina's image store, or without.
