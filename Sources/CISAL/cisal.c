@@ -43,12 +43,12 @@ lamina_isal_step lamina_isal_inflate(
     state->next_out = output;
     state->avail_out = room;
     int result = isal_inflate(state);
-    lamina_isal_step step = {available - state->avail_in, room - state->avail_out, 0};
-    if (result != ISAL_DECOMP_OK) {
-        step.status = result < 0 ? result : ISAL_INVALID_BLOCK;
-    } else if (state->block_state == ISAL_BLOCK_FINISH) {
-        step.status = 1;
+    // Of damaged data it may say that more is left than it was given; nothing it says of them is of use.
+    if (result != ISAL_DECOMP_OK || state->avail_in > available || state->avail_out > room) {
+        return (lamina_isal_step){0, 0, result < 0 ? result : ISAL_INVALID_BLOCK};
     }
+    lamina_isal_step step = {available - state->avail_in, room - state->avail_out, 0};
+    if (state->block_state == ISAL_BLOCK_FINISH) step.status = 1;
     return step;
 }
 

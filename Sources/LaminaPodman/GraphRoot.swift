@@ -39,22 +39,34 @@ struct GraphRoot {
     /// - Throws: `PodmanError.unreadable` for a file that is there and cannot be read: then nothing is known.
     func uses() throws -> [PodmanUse] {
         var uses: [PodmanUse] = []
+        var layers: [PodmanUse] = []
+        // What each of its own layers stands upon.
+        var parents: [String: JSON] = [:]
+        for file in ["overlay-layers/layers.json", "overlay-layers/volatile-layers.json"] {
+            for item in try items(file) {
+                layers.append(use(.layer, item, layer: item["parent"], image: nil))
+                if case .string(let id)? = item["id"], let parent = item["parent"] { parents[id] = parent }
+            }
+        }
+        /// The layer of others that one of its own stands upon, through all of its own: who has that one is told, not each layer in between.
+        func ground(_ layer: JSON?) -> JSON? {
+            var (layer, seen) = (layer, Set<String>())
+            while case .string(let id)? = layer, let parent = parents[id], seen.insert(id).inserted { layer = parent }
+            return layer
+        }
         // containers/storage keeps what ends with a restart in a file of its own.
         for file in ["overlay-containers/containers.json", "overlay-containers/volatile-containers.json"] {
             for item in try items(file) {
-                uses.append(use(.container, item, layer: item["layer"], image: item["image"]))
+                uses.append(use(.container, item, layer: ground(item["layer"]), image: item["image"]))
             }
         }
         for item in try items("overlay-images/images.json") {
-            uses.append(use(.image, item, layer: item["layer"], image: item["id"]))
+            uses.append(use(.image, item, layer: ground(item["layer"]), image: item["id"]))
             if case .array(let mapped)? = item["mapped-layers"] {
-                for layer in mapped { uses.append(use(.image, item, layer: layer, image: nil)) }
+                for layer in mapped { uses.append(use(.image, item, layer: ground(layer), image: nil)) }
             }
         }
-        for file in ["overlay-layers/layers.json", "overlay-layers/volatile-layers.json"] {
-            for item in try items(file) { uses.append(use(.layer, item, layer: item["parent"], image: nil)) }
-        }
-        return uses.filter { $0.layer != nil || $0.image != nil }
+        return (uses + layers).filter { $0.layer != nil || $0.image != nil }
     }
 
     private func use(_ kind: PodmanUse.Kind, _ item: JSON, layer: JSON?, image: JSON?) -> PodmanUse {

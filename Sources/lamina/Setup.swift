@@ -15,13 +15,12 @@ struct Setup: ParsableCommand {
             discussion: """
                 Names an additional image store in /etc/containers/storage.conf, and in lamina's own configuration \
                 (/etc/lamina/conf.d/podman.toml). Everything else in podman's file stays as it is; where there is none, it is made of \
-                what the distribution brings. A second call changes nothing. After it the server has to be started anew.
+                what the distribution brings. A second call changes nothing. After it the server has to be started anew \
+                ('systemctl restart lamina'); what is pulled from then on, 'podman run' finds.
 
                   sudo lamina setup podman --dry-run
                   sudo lamina setup podman
-                  sudo systemctl restart lamina
                   sudo lamina pull registry.example.org/app:1
-                  sudo podman run registry.example.org/app:1
 
                 docs/podman.md has the whole way, and what does not work.
                 """)

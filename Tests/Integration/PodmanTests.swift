@@ -57,13 +57,17 @@ extension EndToEnd {
                 #expect(try podman.run(image, "sh", "-c", "echo $(cat /data/above)") == "above\n")
                 #expect(podman.ownLayers.isEmpty)
 
-                // What comes out again is what went in.
-                for (tool, who) in [(podman, "lamina"), (other, "podman")] {
-                    try tool("save", "-q", "--format", "docker-archive", "-o", "\(sandbox.directory)/\(who).tar", image)
+                // What comes out again is what went in. No podman has a zstd layer in such an archive: below, it is pushed.
+                if format != "zstd" {
+                    for (tool, who) in [(podman, "lamina"), (other, "podman")] {
+                        try tool(
+                            "save", "-q", "--format", "docker-archive", "-o", "\(sandbox.directory)/\(who).tar", image)
+                    }
+                    #expect(
+                        try run(["cmp", sandbox.directory + "/lamina.tar", sandbox.directory + "/podman.tar"]).exitCode
+                            == 0
+                    )
                 }
-                #expect(
-                    try run(["cmp", sandbox.directory + "/lamina.tar", sandbox.directory + "/podman.tar"]).exitCode == 0
-                )
                 let host = try Shared.registry.get().host
                 let copy = "\(host)/podman-copy/\(format):1"
                 try podman("push", "-q", image, copy)
@@ -101,6 +105,8 @@ extension EndToEnd {
                 let mount = try sandbox.mount(image)
                 try podman("create", "--name", "tree", "--pull", "never", "--network", "host", image, "sh")
                 let place = try podman("mount", "tree").split(separator: "\n").first.map(String.init) ?? ""
+                // The root is the container's own directory, made a moment ago.
+                try run(["touch", "-r", mount, place]).orThrow()
                 try TreeOracle.expectSame(mount, at: place, in: sandbox, keepsFractions: true, "podman:")
                 try podman("umount", "tree")
             }
@@ -223,7 +229,8 @@ extension EndToEnd {
                 #expect(try podman("start", "-a", "old") == "above\n")
                 #expect(try podman("images", "-a", "-q", "--no-trunc").contains(id.dropLast()))
                 try podman("commit", "-q", "old", "localhost/committed")
-                try podman("rmi", "localhost/committed")
+                // Else podman goes on to what it stands upon, which has no name any more, and says that it cannot remove that.
+                try podman("rmi", "--no-prune", "localhost/committed")
                 try podman("rm", "old")
                 try sandbox.lamina("gc")
                 #expect(try !podman("images", "-a", "-q", "--no-trunc").contains(id.dropLast()))
