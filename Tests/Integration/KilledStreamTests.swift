@@ -86,7 +86,7 @@ extension EndToEnd.PlainLayers {
         pullsOf reference: String, _ layer: Digest, size: Int64, times: Int, _ proxy: CountingProxy, in sandbox: Sandbox
     ) throws -> Losses {
         var generator = SystemRandomNumberGenerator()
-        let points = (0..<times).map { _ in Int64.random(in: size / 100...size * 95 / 100, using: &generator) }.sorted()
+        let points = (0..<times).map { _ in Int64.random(in: size / 100...size * 85 / 100, using: &generator) }.sorted()
         // Where the look at the end of the blob begins, before anything is known about the layer.
         let footer = size - (256 << 10)
         var losses = Losses()

@@ -63,7 +63,7 @@ public struct Configuration: Sendable, Equatable {
         }
 
         /// What reads the gzip of plain layers.
-        public var gzip = Gzip.auto
+        public var gzip = Gzip.zlib
 
         /// `gzip`
         public enum Gzip: String, Sendable, Equatable, CaseIterable {

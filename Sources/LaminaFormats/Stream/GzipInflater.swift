@@ -20,7 +20,7 @@ public enum GzipInflater: Int, Sendable, CaseIterable {
     /// The fastest of them.
     public static var best: GzipInflater { available.contains(.isal) ? .isal : .zlib }
 
-    private static let chosen = Atomic<Int>(best.rawValue)
+    private static let chosen = Atomic<Int>(GzipInflater.zlib.rawValue)
 
     /// What is used where nothing else is asked for.
     public static var standard: GzipInflater {
