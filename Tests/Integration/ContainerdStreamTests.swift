@@ -190,13 +190,8 @@ extension EndToEnd {
                     reference, direct: "\(try Shared.registry.get().host)/\(image.name)", containerd, sandbox)
                 let report = try containerd.check()
                 #expect(report.differences == [] && report.lazyLayers == 3, "\(report)")
+                // Not all of it goes with the image: the leases of clients that were killed keep what these had for a day.
                 try containerd.removeAll(namespaces: [Self.namespace, "unpacked"])
-                // What came for the clients that went is held for them for an hour; `gc` does not wait.
-                #expect(
-                    try eventually(seconds: 30) {
-                        try sandbox.lamina("gc")
-                        return try sandbox.number("SELECT count(*) FROM layer") == 0
-                    })
             }
         }
 
