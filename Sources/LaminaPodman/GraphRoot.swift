@@ -48,7 +48,8 @@ struct GraphRoot {
                 if case .string(let id)? = item["id"], let parent = item["parent"] { parents[id] = parent }
             }
         }
-        /// The layer of others that one of its own stands upon, through all of its own: who has that one is told, not each layer in between.
+        /// Goes down through this graph root's own layers to the first layer that is another store's. A user is told of the image or container
+        /// that needs it, not of each layer in between.
         func ground(_ layer: JSON?) -> JSON? {
             var (layer, seen) = (layer, Set<String>())
             while case .string(let id)? = layer, let parent = parents[id], seen.insert(id).inserted { layer = parent }

@@ -151,7 +151,7 @@ struct ImageStorePlan {
                 created: StorageDocuments.created(row.config))
             wanted.insert(row.top)
         }
-        // Also what is there under another view: a container that runs has that one.
+        // A running container may have the layer under an older view: that view stays too.
         var seen: Set<Digest> = []
         for top in wanted {
             var next = Optional(top)

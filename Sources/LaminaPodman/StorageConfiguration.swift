@@ -79,7 +79,7 @@ extension StorageConfiguration {
         var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
         let entry = "\"\(store)\""
         if let start = lines.firstIndex(where: { isKey($0, "additionalimagestores") }) {
-            // Behind the bracket; what is there already stays behind it.
+            // Inserted behind the bracket. The directories that the list has already follow it.
             if let bracket = lines[start].firstIndex(of: "[") {
                 let separator = before.imageStores.isEmpty ? "" : ", "
                 lines[start].insert(contentsOf: entry + separator, at: lines[start].index(after: bracket))

@@ -10,7 +10,7 @@ import Synchronization
 /// once.
 ///
 /// Clients ask in order and wait for each answer, so the first request begins the work for the next ones. A plain layer that is
-/// streamed may take minutes: it goes on as long as somebody waits for a layer of the image, and for a while after that.
+/// streamed may take minutes: it goes on while a client waits for a layer of the image, and for a minute after that.
 final class ImageLayers: Sendable {
     private enum Progress {
         case waiting
@@ -253,7 +253,7 @@ extension ImageLayers {
             }
             state.withLock(notify: true) { state in
                 if case .failure = result, end.hasCome {
-                    // No answer to whoever asks next.
+                    // The next caller must not get this answer.
                     state.layers[position] = nil
                 } else {
                     state.layers[position] = .done(result, isTold: false)

@@ -36,7 +36,7 @@ final class LazyLayers: Sendable {
         self.speaksPlainHTTP = speaksPlainHTTP
     }
 
-    /// How long streams have to come to their end: they ask several times a second, but for what they are writing.
+    /// How long streams have to end. They look for the stop several times a second, except while they write.
     private static let patience = 10.0
 
     /// Callers that wait for the network are told that it ends. Waits until nothing works for them any more.

@@ -23,7 +23,7 @@ extension ZTOC {
         let root = try FlatBuffer(bytes: bytes).root()
         guard let list = try root.table(4)?.vector(0) else { return }
         var end: Int64 = 0
-        // Many entries may point to one string: what they add up to is bounded, not only what is there.
+        // Many entries may point to one string. So the sum over all entries is bounded, not only the size of the file.
         var total = 0
         for index in 0..<list.count {
             let table = try list.table(index)

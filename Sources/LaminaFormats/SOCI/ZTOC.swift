@@ -161,7 +161,7 @@ private struct Places {
         let (head, size) = (12, 17 + ZTOC.windowSize)
         let count = Int(try buffer.load(Int32.self, at: 0))
         var places = Places(spanSize: try buffer.load(Int64.self, at: 4), isCompressed: true)
-        // Counted by what is there: a count of 2^31 allocates nothing.
+        // The bytes that are left bound the count: a count of 2^31 allocates nothing.
         let stored = (place.count - head) / size
         // A gzip header alone takes ten bytes.
         guard blobSize > 10, count > 0, (place.count - head) % size == 0, stored == count || stored == count - 1 else {
