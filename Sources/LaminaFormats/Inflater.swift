@@ -38,22 +38,37 @@ struct Inflater: ~Copyable {
 
     /// Inflates from `input` to `output`, and cuts what was used and what was written off their fronts.
     func step(_ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer) -> Step {
-        // zlib counts in 32 bits.
-        let available = UInt32(clamping: input.count)
-        let room = UInt32(clamping: output.count)
-        stream.pointee.next_in = UnsafeMutablePointer(
-            mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
-        stream.pointee.avail_in = available
-        stream.pointee.next_out = output.baseAddress?.assumingMemoryBound(to: UInt8.self)
-        stream.pointee.avail_out = room
-        let status = inflate(stream, Z_NO_FLUSH)
-        input = UnsafeRawBufferPointer(rebasing: input.dropFirst(Int(available - stream.pointee.avail_in)))
-        output = UnsafeMutableRawBufferPointer(rebasing: output.dropFirst(Int(room - stream.pointee.avail_out)))
+        let status = stream.step(&input, &output, Z_NO_FLUSH)
         switch status {
         case Z_OK, Z_BUF_ERROR: return .more
         case Z_STREAM_END: return .memberEnd
         case Z_MEM_ERROR: return .corrupt("out of memory")
-        default: return .corrupt(stream.pointee.msg.map { String(cString: $0) } ?? "zlib error \(status)")
+        default: return .corrupt(stream.reason(status))
         }
     }
+}
+
+extension UnsafeMutablePointer<z_stream> {
+    /// Inflates from `input` to `output`, and cuts what was used and what was written off their fronts.
+    ///
+    /// - Returns: zlib's status.
+    func step(
+        _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer, _ flush: Int32
+    ) -> Int32 {
+        // zlib counts in 32 bits.
+        let available = UInt32(clamping: input.count)
+        let room = UInt32(clamping: output.count)
+        pointee.next_in = UnsafeMutablePointer<UInt8>(
+            mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
+        pointee.avail_in = available
+        pointee.next_out = output.baseAddress?.assumingMemoryBound(to: UInt8.self)
+        pointee.avail_out = room
+        let status = inflate(self, flush)
+        input = UnsafeRawBufferPointer(rebasing: input.dropFirst(Int(available - pointee.avail_in)))
+        output = UnsafeMutableRawBufferPointer(rebasing: output.dropFirst(Int(room - pointee.avail_out)))
+        return status
+    }
+
+    /// zlib's words for an error.
+    func reason(_ status: Int32) -> String { pointee.msg.map { String(cString: $0) } ?? "zlib error \(status)" }
 }

@@ -5,45 +5,15 @@ import Testing
 
 @Suite("gzip by either library", .enabled(if: GzipInflater.available.count > 1))
 struct GzipInflaterTests {
-    private struct Outcome: Equatable {
-        var output: [UInt8] = []
-        var positions: [StreamPosition] = []
-        /// The kind of the error that it ended with.
-        var failure: String?
-    }
-
     /// Decompresses the rest of a blob in pieces, and notes a position about every `spacing` bytes.
     private static func run(
         _ blob: [UInt8], by inflater: GzipInflater, from position: StreamPosition = .start, spacing: Int64 = .max,
         inputSize: Int = 4099, outputSize: Int = 70_001
-    ) -> Outcome {
-        var outcome = Outcome()
+    ) -> Decompressed {
+        var outcome = Decompressed()
         do {
-            let decompressor = try LayerDecompressor(.gzip, from: position, by: inflater)
-            var last = position.outputOffset
-            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: outputSize, alignment: 16)
-            defer { buffer.deallocate() }
-            try blob.withUnsafeBytes { blob in
-                var start = Int(position.blobOffset)
-                while start < blob.count {
-                    let end = min(blob.count, start + inputSize)
-                    var input = UnsafeRawBufferPointer(rebasing: blob[start..<end])
-                    start = end
-                    var wasFull = false
-                    while !input.isEmpty || wasFull {
-                        var room = buffer
-                        let isDue = decompressor.outputOffset - last >= spacing
-                        let isBoundary = try decompressor.step(&input, &room, stopsAtBoundary: isDue)
-                        outcome.output += buffer[..<(outputSize - room.count)]
-                        wasFull = room.isEmpty
-                        if isDue, isBoundary {
-                            outcome.positions.append(decompressor.position)
-                            last = decompressor.outputOffset
-                        }
-                    }
-                }
-            }
-            try decompressor.finish()
+            try LayerDecompressor(.gzip, from: position, by: inflater)
+                .take(blob, from: position, spacing, inputSize, outputSize, into: &outcome)
         } catch let error as FormatError {
             outcome.failure = "\(error.code)"
         } catch {

@@ -36,25 +36,25 @@ func zstdFrame(_ bytes: [UInt8]) -> [UInt8] {
     }
 }
 
-@Suite("a blob that is decompressed from a position on")
-struct LayerDecompressorTests {
-    private struct Outcome {
-        var output: [UInt8] = []
-        var positions: [StreamPosition] = []
-    }
+/// What came out of a blob, and where one could go on from.
+struct Decompressed: Equatable {
+    var output: [UInt8] = []
+    var positions: [StreamPosition] = []
+    /// The kind of the error that it ended with, where a test wants that.
+    var failure: String?
+}
 
-    /// Decompresses the rest of a blob in pieces of odd sizes, and notes a position about every `spacing` bytes.
-    private static func run(
-        _ blob: [UInt8], _ compression: StreamDecompressor.Compression, from position: StreamPosition = .start,
-        spacing: Int64 = 15_000, inputSize: Int = 4099, outputSize: Int = 7001
-    ) throws -> Outcome {
-        let decompressor = try LayerDecompressor(compression, from: position)
-        var outcome = Outcome()
-        var last = position.outputOffset
+extension LayerDecompressor {
+    /// Decompresses the rest of a blob to its end, in pieces, and notes a position about every `spacing` bytes.
+    func take(
+        _ blob: [UInt8], from start: StreamPosition, _ spacing: Int64, _ inputSize: Int, _ outputSize: Int,
+        into outcome: inout Decompressed
+    ) throws {
+        var last = start.outputOffset
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: outputSize, alignment: 16)
         defer { buffer.deallocate() }
         try blob.withUnsafeBytes { blob in
-            var start = Int(position.blobOffset)
+            var start = Int(start.blobOffset)
             while start < blob.count {
                 let end = min(blob.count, start + inputSize)
                 var input = UnsafeRawBufferPointer(rebasing: blob[start..<end])
@@ -62,18 +62,31 @@ struct LayerDecompressorTests {
                 var wasFull = false
                 while !input.isEmpty || wasFull {
                     var room = buffer
-                    let isDue = decompressor.outputOffset - last >= spacing
-                    let isBoundary = try decompressor.step(&input, &room, stopsAtBoundary: isDue)
+                    let isDue = outputOffset - last >= spacing
+                    let isBoundary = try step(&input, &room, stopsAtBoundary: isDue)
                     outcome.output += buffer[..<(outputSize - room.count)]
                     wasFull = room.isEmpty
                     if isDue, isBoundary {
-                        outcome.positions.append(decompressor.position)
-                        last = decompressor.outputOffset
+                        outcome.positions.append(position)
+                        last = outputOffset
                     }
                 }
             }
         }
-        try decompressor.finish()
+        try finish()
+    }
+}
+
+@Suite("a blob that is decompressed from a position on")
+struct LayerDecompressorTests {
+    /// Decompresses the rest of a blob in pieces of odd sizes, and notes a position about every `spacing` bytes.
+    private static func run(
+        _ blob: [UInt8], _ compression: StreamDecompressor.Compression, from position: StreamPosition = .start,
+        spacing: Int64 = 15_000, inputSize: Int = 4099, outputSize: Int = 7001
+    ) throws -> Decompressed {
+        var outcome = Decompressed()
+        try LayerDecompressor(compression, from: position)
+            .take(blob, from: position, spacing, inputSize, outputSize, into: &outcome)
         return outcome
     }
 

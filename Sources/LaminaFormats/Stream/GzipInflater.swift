@@ -113,27 +113,16 @@ final class ZlibInflate: RawInflate {
     func step(
         _ input: inout UnsafeRawBufferPointer, _ output: inout UnsafeMutableRawBufferPointer, stopsAtBoundary: Bool
     ) throws(StreamDamage) -> RawInflateStep {
-        // zlib counts in 32 bits.
-        let available = UInt32(clamping: input.count)
-        let room = UInt32(clamping: output.count)
-        stream.pointee.next_in = UnsafeMutablePointer(
-            mutating: input.baseAddress?.assumingMemoryBound(to: UInt8.self))
-        stream.pointee.avail_in = available
-        stream.pointee.next_out = output.baseAddress?.assumingMemoryBound(to: UInt8.self)
-        stream.pointee.avail_out = room
-        let status = inflate(stream, stopsAtBoundary ? Z_BLOCK : Z_NO_FLUSH)
-        let used = Int(available - stream.pointee.avail_in)
-        let written = Int(room - stream.pointee.avail_out)
-        if used > 0 { lastByte = input[used - 1] }
-        input = UnsafeRawBufferPointer(rebasing: input[used...])
-        output = UnsafeMutableRawBufferPointer(rebasing: output[written...])
+        let before = input
+        let status = stream.step(&input, &output, stopsAtBoundary ? Z_BLOCK : Z_NO_FLUSH)
+        if input.count < before.count { lastByte = before[before.count - input.count - 1] }
         switch status {
         case Z_OK, Z_BUF_ERROR:
             // Bit 7: directly behind a block; bit 6: the block was the member's last (zlib.h, inflate).
             return stopsAtBoundary && stream.pointee.data_type & 0xc0 == 0x80 ? .boundary : .more
         case Z_STREAM_END: return .end([])
         case Z_MEM_ERROR: throw StreamDamage(reason: "out of memory")
-        default: throw StreamDamage(reason: stream.pointee.msg.map { String(cString: $0) } ?? "zlib error \(status)")
+        default: throw StreamDamage(reason: stream.reason(status))
         }
     }
 
