@@ -48,6 +48,11 @@ struct PlainLayer {
     /// The same with larger files, 36 MiB in all, made once: it has several checkpoints.
     static let long = Result { try mixed(7, largeSize: 7_000_000) }
 
+    /// Files that do not compress, 36 MiB in all: their blob is a little larger than their tar.
+    static let random = Result {
+        try PlainLayer((0..<6).map { ("random\($0)", noise(6_000_000, seed: UInt64(70 + $0))) })
+    }
+
     var diffID: Digest { SHA256.hash(tar) }
 
     enum Writer: String, CaseIterable {

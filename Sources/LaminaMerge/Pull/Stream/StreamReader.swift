@@ -22,7 +22,11 @@ final class StreamReader: Sendable {
     static let spacing: Int64 = 8 << 20
     /// How many bytes of the blob may have been requested beyond the last recorded checkpoint: what a kill costs at most.
     /// Layers compress, so the next bytes are on their way while a checkpoint is placed.
-    static let window = spacing
+    /// A little less than a checkpoint, because what a decompressor has read ahead of it is fetched again too.
+    static let window = spacing - (4 << 10)
+    /// How many bytes of the blob before the end of the window a checkpoint is due. What does not compress takes more bytes in
+    /// the blob than in the tar, and the next boundary comes after the rest of a block.
+    private static let boundaryReserve: Int64 = 512 << 10
     /// No request is smaller, because each may take a round trip.
     private static let leastRequest: Int64 = 2 << 20
 
@@ -45,6 +49,8 @@ final class StreamReader: Sendable {
     private let threads = Monitor<[Thread]>([])
     private let counter = Atomic<Int64>(0)
     private let fetchWindow: FetchWindow
+    /// Up to where the blob was placed by an earlier process.
+    private let recorded: Int64
 
     /// Compressed bytes that have arrived so far.
     var fetchedBytes: Int64 { counter.load(ordering: .relaxed) }
@@ -53,6 +59,7 @@ final class StreamReader: Sendable {
     init(source: any BlobSource, descriptor: Descriptor, recorded: Int64) {
         self.source = source
         self.descriptor = descriptor
+        self.recorded = recorded
         fetchWindow = FetchWindow(size: Self.window, leastRequest: Self.leastRequest, recorded: recorded)
     }
 
@@ -145,6 +152,7 @@ final class StreamReader: Sendable {
     private func decompress(_ position: StreamPosition, _ format: LayerFormat?, lastCheckpoint: Int64) throws {
         var decompressor: LayerDecompressor?
         var lastCheckpoint = lastCheckpoint
+        var lastInBlob = recorded
         var output = outputBuffers.take()
         func flush() throws {
             guard let decompressor, output.count > 0 else { return }
@@ -163,14 +171,16 @@ final class StreamReader: Sendable {
                 var room = UnsafeMutableRawBufferPointer(rebasing: output.memory[output.count...])
                 let before = (input.count, room.count)
                 let done = decoder.outputOffset - lastCheckpoint
-                let isDue = done >= Self.spacing
+                let windowLeft = Self.window - (decoder.blobOffset - lastInBlob)
+                let isDue = done >= Self.spacing || windowLeft <= Self.boundaryReserve
                 let isBoundary = try decoder.step(&input, &room, stopsAtBoundary: isDue)
                 guard (input.count, room.count) != before || isBoundary || wasFull else {
                     throw FormatError(.corruptMember, "the compressed stream gives nothing", offset: decoder.blobOffset)
                 }
                 output.count = Self.outputBufferSize - room.count
                 wasFull = room.isEmpty
-                let isCheckpoint = isDue && (isBoundary || (decoder.hasRareBoundaries && done >= Self.spacing * 5 / 4))
+                let isLate = done >= Self.spacing * 5 / 4 || windowLeft <= Self.boundaryReserve / 2
+                let isCheckpoint = isDue && (isBoundary || (decoder.hasRareBoundaries && isLate))
                 if wasFull || isCheckpoint { try flush() }
                 guard isCheckpoint else { continue }
                 let used = Int(decoder.blobOffset - pieceStart)
@@ -178,6 +188,7 @@ final class StreamReader: Sendable {
                 told = used
                 try events.push(.checkpoint(decoder.position, tar: decoder.outputOffset), bytes: 0)
                 lastCheckpoint = decoder.outputOffset
+                lastInBlob = decoder.blobOffset
             }
             // It counts as little as possible: the output that it became is counted too.
             try events.push(.blob(piece, told..<piece.count, at: pieceStart + Int64(told)), bytes: piece.count - told)
