@@ -74,7 +74,7 @@ public final class MergeEngine: Sendable {
     public init(store: Store, options: Options) throws {
         self.store = store
         self.options = options
-        tocMemory = TOCMemory(limit: options.formatLimits.tocBytes)
+        tocMemory = TOCMemory(options.formatLimits)
         let (paces, counters, reporter) = (ConnectionPaces(), MergeCounters(), ErrorReporter())
         let pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
         let recorder = Recorder(

@@ -15,6 +15,8 @@ final class SpaceKeeper: Sendable {
         var used: Int64 = 0
         /// What is reserved and neither landed nor given back.
         var pending: Int64 = 0
+        /// What is kept beside the store's files for a while, and is in no index: nobody need wait for it to land.
+        var kept: Int64 = 0
         var isKnown = false
         /// Whether something was counted since the store's size was taken from the index.
         var isEstimate = false
@@ -119,6 +121,23 @@ final class SpaceKeeper: Sendable {
         }
     }
 
+    /// Reserves room for what is kept beside the store's files, as `reserve` does.
+    func keep(_ bytes: Int64) throws(MergeError) {
+        try reserve(bytes)
+        state.withLock(notify: true) { state in
+            state.pending -= bytes
+            state.kept += bytes
+        }
+    }
+
+    /// Gives back what was kept.
+    func release(_ bytes: Int64) {
+        state.withLock(notify: true) { state in
+            state.used -= bytes
+            state.kept -= bytes
+        }
+    }
+
     /// Has the store's size counted again: other code removed something.
     func forget() {
         state.withLock(notify: true) { state in
@@ -153,8 +172,8 @@ final class SpaceKeeper: Sendable {
 
     /// Counts again what the store takes.
     private func settle(_ engine: MergeEngine) throws {
-        let (isDue, before, pending) = state.withLock { state in
-            (!state.isKnown || (state.isEstimate && state.pending == 0), state.used, state.pending)
+        let (isDue, before, pending, kept) = state.withLock { state in
+            (!state.isKnown || (state.isEstimate && state.pending == 0), state.used, state.pending, state.kept)
         }
         guard isDue else { return }
         try engine.recorder.flush()
@@ -162,7 +181,8 @@ final class SpaceKeeper: Sendable {
         state.withLock(notify: true) { state in
             // What was reserved or given back meanwhile, and what is on its way.
             let since = state.isKnown ? state.used - before : state.pending
-            state.used = counted + since
+            // What is kept is in no index.
+            state.used = counted + since + (state.isKnown ? kept : state.kept)
             state.isEstimate = since != 0 || pending != 0
             state.isKnown = true
             // If everything is open or pinned, the next look is delayed.
@@ -237,7 +257,7 @@ final class SpaceKeeper: Sendable {
     }
 
     private func recount(_ engine: MergeEngine) throws {
-        let (before, pending) = state.withLock { ($0.used, $0.pending) }
+        let (before, pending) = state.withLock { ($0.used, $0.pending + $0.kept) }
         let counted = try engine.store.spaceUsed()
         // Some of what is pending may have been recorded already: it is counted twice until nothing is pending.
         state.withLock { state in state.used = counted + pending + (state.used - before) }
@@ -253,14 +273,10 @@ final class SpaceKeeper: Sendable {
 }
 
 extension MergeEngine {
-    /// How many bytes of the index an inode takes, with its name, its content and where that is: 167 in the benchmark.
-    private static let inodeBytes: Int64 = 170
-
     /// Runs the import of a layer, if there is room for its part of the index.
     ///
     /// - Throws: `MergeError` with ENOSPC if there is none.
-    func importing(_ inodes: Int, _ body: () throws -> LayerID) throws -> LayerID {
-        let bytes = Int64(inodes) * Self.inodeBytes
+    func importing(_ bytes: Int64, _ body: () throws -> LayerID) throws -> LayerID {
         try space?.reserve(bytes)
         defer {
             // From here on it is counted with the file that it is in.
@@ -273,9 +289,9 @@ extension MergeEngine {
     /// Makes room for bytes of a blob that are kept beside the store's files while they are read.
     ///
     /// - Throws: `MergeError` with ENOSPC where there is none.
-    public func reserveSpool(_ bytes: Int64) throws { try space?.reserve(bytes) }
+    public func reserveSpool(_ bytes: Int64) throws { try space?.keep(bytes) }
 
-    public func releaseSpool(_ bytes: Int64) { space?.giveBack(bytes) }
+    public func releaseSpool(_ bytes: Int64) { space?.release(bytes) }
 
     /// Says that files went out of the store without this engine.
     public func spaceChanged() { space?.forget() }

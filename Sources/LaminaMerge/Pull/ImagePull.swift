@@ -87,12 +87,13 @@ public final class ImagePull {
         progress.stage = .indexing
         progress.layers = image.layers.count
         report(progress)
+        let budget = EntryBudget(limit: engine.options.imageEntries)
         let indexer = LayerIndexer(
             store: engine.store, source: blobs, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
             refusesUnproven: engine.options.refusesUnproven, limits: engine.options.formatLimits,
-            entries: EntryBudget(limit: engine.options.imageEntries), memory: engine.tocMemory,
+            entries: budget, memory: engine.tocMemory,
             shouldStop: shouldStop,
-            stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2) },
+            stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2, budget) },
             didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing,
             isolates: engine.options.isolates)
         var layers: [LayerID] = []
@@ -157,7 +158,8 @@ public final class ImagePull {
 
     /// Reads a layer without a table of contents, or the rest of it.
     private func stream(
-        _ descriptor: Descriptor, from source: any BlobSource, diffID: Digest?, format: LayerFormat?
+        _ descriptor: Descriptor, from source: any BlobSource, diffID: Digest?, format: LayerFormat?,
+        _ budget: EntryBudget
     ) throws -> LayerID {
         guard let diffID else {
             throw MergeError(
@@ -172,7 +174,7 @@ public final class ImagePull {
         report(progress)
         let stream = LayerStream(
             engine: engine, source: source, descriptor: descriptor, diffID: diffID, format: format,
-            shouldStop: shouldStop
+            entries: budget, shouldStop: shouldStop
         ) { [self] fetched, placed in
             progress.fetchedBytes = fetchedBefore + fetched
             progress.landedBytes = placed
