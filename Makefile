@@ -209,7 +209,8 @@ model: setup-test ## Hold the store against a model for MODEL_SECONDS (600), and
 grpc: ## Make the Swift files of the .proto files anew; takes protoc.
 	@scripts/generate-grpc.sh
 
-# One after the other, in directories of their own. What C does wrong with memory or numbers ends the tests (ASan, UBSan); so does what two
+# One after the other, in directories of their own, and of the package only what these tests take (see the end of Package.swift).
+# What C does wrong with memory or numbers ends the tests (ASan, UBSan); so does what two
 # threads do to the same memory at once (TSan), but for what is listed in Tests/Sanitizers, with the reason.
 SANITIZED_C ?= LaminaFUSETests|LaminaFilesystemTests|LaminaSealTests|LaminaOCITests
 SANITIZED_THREADS ?= LaminaStoreTests|LaminaMergeTests|LaminaSQLiteTests|LaminaFormatsTests
@@ -218,12 +219,12 @@ SANITIZED_THREADS ?= LaminaStoreTests|LaminaMergeTests|LaminaSQLiteTests|LaminaF
 sanitize: sanitize-memory sanitize-threads ## Run the tests of the C shims under ASan and UBSan, and unit tests under TSan; takes some 40 minutes.
 
 sanitize-memory: setup-test
-	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	    $(SWIFT) test --sanitize=address --sanitize=undefined --scratch-path .build/sanitize-memory --no-parallel \
+	LAMINA_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	    $(SWIFT) test --sanitize=address -Xcc -fsanitize=undefined --scratch-path .build/sanitize-memory --no-parallel \
 	    --filter '$(SANITIZED_C)'
 
 sanitize-threads: setup-test
-	TSAN_OPTIONS=halt_on_error=1:suppressions=$(CURDIR)/Tests/Sanitizers/thread.txt \
+	LAMINA_SANITIZE=1 TSAN_OPTIONS=halt_on_error=1:suppressions=$(CURDIR)/Tests/Sanitizers/thread.txt \
 	    $(SWIFT) test --sanitize=thread --scratch-path .build/sanitize-threads --no-parallel --filter '$(SANITIZED_THREADS)'
 
 lint: ## Check the format of all Swift files.

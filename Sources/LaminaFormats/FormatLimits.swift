@@ -10,6 +10,9 @@ public struct FormatLimits: Sendable {
     public var tocRatio = 256
     /// The entries of a layer, including directories that only the paths of others name.
     public var entries = 1_500_000
+    /// The bytes of memory that the tree of a layer may take while it is made, whatever its entries are: a file of one chunk takes 280. Of a
+    /// million and a half, with a compressed table of contents of 64 MiB beside it, it stays under 512 MiB.
+    public var treeBytes: Int { max(64 << 20, min(entries, Int.max / 268) * 268) }
     /// The bytes of an entry's name, and of a link's target: PATH_MAX of Linux.
     public var nameBytes = 4096
     /// The bytes of one component of a path: NAME_MAX of Linux.

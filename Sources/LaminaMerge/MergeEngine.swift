@@ -76,7 +76,7 @@ public final class MergeEngine: Sendable {
     public init(store: Store, options: Options) throws {
         self.store = store
         self.options = options
-        tocMemory = TOCMemory(limit: options.formatLimits.tocBytes)
+        tocMemory = TOCMemory(options.formatLimits)
         streaming = RunningStreams(memory: min(options.bufferSize, Self.inFlightLimit))
         let (paces, counters, reporter) = (ConnectionPaces(), MergeCounters(), ErrorReporter())
         let pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))

@@ -31,18 +31,7 @@ extension Store {
             // First, because a chunk's holes are counted when it lands.
             try Self.record(landing.holes, in: database)
             try writer.land(landing.chunks + withHoles, sync: sync)
-            if !landing.tarParts.isEmpty {
-                let keep = try database.cached(
-                    // The layer may have been given up meanwhile, or its diff ID computed: then these would never be deleted.
-                    """
-                    INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes)
-                    SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1 AND diff_id_state = 0)
-                    """)
-                for part in landing.tarParts {
-                    try keep.bind(1, part.layer.row).bind(2, part.blobOffset).bind(3, part.blobSize)
-                        .bind(4, blob: part.bytes).run()
-                }
-            }
+            try keep(landing.tarParts, in: database)
             let merged = try database.cached(
                 "UPDATE content SET state = 2, proof = ?, sync = ?, used_at = ? WHERE id = ?")
             let now = millisecondsSince1970()
@@ -194,5 +183,42 @@ extension Index {
         try read { database in
             try database.cached("SELECT holes FROM content WHERE id = ?").bind(1, content.row).first { $0.integer(0) }
         } ?? 0
+    }
+}
+
+extension Store {
+    /// What may be kept of a layer's tar until it is told, in bytes: for each of its inodes a header with what belongs to it, compressed, and
+    /// some more.
+    private static let tarPartBytes: (base: Int64, ofInode: Int64) = (4 << 20, 256)
+
+    /// Keeps parts of tars, as long as there is room: who made the layer says how much stands between its files. Without all of them its diff ID
+    /// is not told from what was fetched.
+    private func keep(
+        _ parts: [(layer: LayerID, blobOffset: Int64, blobSize: Int64, bytes: [UInt8])], in database: Connection
+    ) throws {
+        guard !parts.isEmpty else { return }
+        let insert = try database.cached(
+            // The layer may have been given up meanwhile, or its diff ID computed: then these would never be deleted.
+            """
+            INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes)
+            SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1 AND diff_id_state = 0)
+            """)
+        for part in parts {
+            let room = try tarRoom.withLock { $0[part.layer] } ?? tarRoom(of: part.layer, in: database)
+            tarRoom.withLock { $0[part.layer] = room - Int64(part.bytes.count) }
+            guard room >= part.bytes.count else { continue }
+            try insert.bind(1, part.layer.row).bind(2, part.blobOffset).bind(3, part.blobSize)
+                .bind(4, blob: part.bytes).run()
+        }
+    }
+
+    private func tarRoom(of layer: LayerID, in database: Connection) throws -> Int64 {
+        try database.cached(
+            """
+            SELECT \(Self.tarPartBytes.base) + (last_inode - first_inode + 1) * \(Self.tarPartBytes.ofInode)
+                - (SELECT coalesce(sum(length(bytes)), 0) FROM tar_part WHERE layer = ?1 AND blob_offset <> coalesce(members_end, -1))
+            FROM layer WHERE id = ?1
+            """
+        ).bind(1, layer.row).first { $0.integer(0) } ?? 0
     }
 }

@@ -21,6 +21,8 @@ public final class Store: Sendable {
     let holds = LayerHolds()
     /// The inodes of layers that nothing is served of.
     public let quarantined = QuarantinedInodes()
+    /// How many bytes more may be kept of the tars of layers, as far as it was asked.
+    let tarRoom = Mutex<[LayerID: Int64]>([:])
     let reserve: SpaceReserve
     /// What was opened, until it is recorded.
     public let uses = UseLog()

@@ -100,24 +100,3 @@ extension EndToEnd {
 private func makeLarge(_ directory: String) throws {
     try run(["python3", EndToEnd.Hostile.directory + "/make.py", "--large", directory], seconds: 300).orThrow()
 }
-
-/// A control group whose processes may have this much memory; a process that needs more is killed.
-private final class MemoryLimit {
-    private let directory: String
-
-    init(bytes: Int) throws {
-        let unified = access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0
-        let parent = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory"
-        directory = "\(parent)/lamina-test-\(getpid())"
-        guard mkdir(directory, 0o755) == 0 || errno == EEXIST else { throw SystemError.last("make", directory) }
-        let file = directory + (unified ? "/memory.max" : "/memory.limit_in_bytes")
-        try Array("\(bytes)".utf8).withUnsafeBytes { try File(file, O_WRONLY).write($0, at: 0) }
-    }
-
-    deinit { rmdir(directory) }
-
-    func run(_ words: [String], in sandbox: Sandbox, seconds: Double) throws -> Outcome {
-        let join = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\""
-        return try sandbox.startProgram(["/bin/sh", "-c", join, "sh", directory] + words).wait(seconds: seconds)
-    }
-}

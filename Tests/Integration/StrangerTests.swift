@@ -11,14 +11,14 @@ extension EndToEnd {
         private static let stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         private static let image = "oci:\(Fixtures.layout("estargz"))"
 
-        private func asStranger(_ words: [String], groups: String? = nil, seconds: Double = 120) throws -> Outcome {
+        func asStranger(_ words: [String], groups: String? = nil, seconds: Double = 120) throws -> Outcome {
             let who =
                 groups.map { ["setpriv", "--reuid=65534", "--regid=65534", "--groups=\($0)"] } ?? Self.stranger
             return try run(who + words, seconds: seconds)
         }
 
         /// A sandbox that others can come into, as they can into /var/lib.
-        private static func with(_ body: (Sandbox) throws -> Void) throws {
+        static func with(_ body: (Sandbox) throws -> Void) throws {
             try Sandbox.with { sandbox in
                 chmod(sandbox.directory, 0o755)
                 try body(sandbox)
@@ -324,6 +324,11 @@ extension EndToEnd {
                 defer { for reader in readers { reader.send(SIGKILL) } }
                 usleep(500_000)
                 try expectOthersGoOn(there, "while six readers are stalled")
+                // Of another repository, whose registry answers, nothing is there yet: each open fetches.
+                let layer = HandmadeLayer(
+                    (0..<200).map { .init("\($0)", noise(3000 + $0, seed: 300 + UInt64($0))) })
+                let fresh = try HandmadeImage(sandbox.directory + "/fresh.oci", layer)
+                try expectOthersGoOn(sandbox.mount(fresh.reference, at: "fresh"), "of what is not there")
                 #expect(readers.allSatisfy { $0.isRunning })
                 proxy.faults = Faults()
             }

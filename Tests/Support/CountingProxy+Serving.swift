@@ -112,6 +112,8 @@ extension CountingProxy {
         // Ours, not the registry's.
         if tokens != nil { request["Authorization"] = nil }
         if faults.ignoresRange { request["Range"] = nil }
+        let other = blob.flatMap { faults.substitutes[$0] }
+        if let blob, let other { request.firstLine = request.firstLine.replacing(blob.hex, with: other.hex) }
         if let range = request["Range"].flatMap(Self.range) {
             let shift = faults.shiftsRange ?? 0
             // What is left of it then comes at once.
@@ -123,6 +125,7 @@ extension CountingProxy {
             var response = server.receiveHead()
         else { return false }
         response["Connection"] = nil
+        if let blob, other != nil { response["Docker-Content-Digest"] = blob.description }
         if let body = faults.body {
             response["Content-Length"] = "\(body.count)"
             for field in faults.fields { response[field.key] = field.value }

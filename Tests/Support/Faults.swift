@@ -48,6 +48,8 @@ public struct Faults: Sendable {
     /// Goes out instead of each body.
     public var body: [UInt8]?
     public var corruptions: [Corruption] = []
+    /// What is answered in place of a blob: another one of the repository, which has its size.
+    public var substitutes: [Digest: Digest] = [:]
     /// Answers 307 to this base URL (of another proxy) instead of passing the request on: `http://127.0.0.1:PORT`.
     public var redirect: String?
     /// Bodies go out as `Transfer-Encoding: chunked`, without a Content-Length.

@@ -72,10 +72,7 @@ extension Engine {
 
     /// Refuses an image of which less is proven than `[store] require` demands.
     func requireProofs(of image: ImageRecord) throws {
-        if let found = try store.index.quarantine(of: image.views).first {
-            throw MergeError(
-                .badImage, "layer \(found.digest) of \(image.reference) is in quarantine: \(found.reason)")
-        }
+        try refuseQuarantined(image.views, of: image.reference)
         guard configuration.store.require == .diffID else { return }
         for layer in image.layers {
             let ledger = try store.index.ledger(of: layer)
@@ -95,6 +92,12 @@ extension Engine {
                         + "\"diffid\": 'lamina pull --lazy \(image.reference)' reads the layer and proves it")
             }
         }
+    }
+
+    /// Refuses to mount what is served no more.
+    private func refuseQuarantined(_ views: [ViewID], of reference: String) throws {
+        guard let found = try store.index.quarantine(of: views).first else { return }
+        throw MergeError(.badImage, "layer \(found.digest) of \(reference) is in quarantine: \(found.reason)")
     }
 
     /// The images that are mounted now. Forgets those that were unmounted with umount(8).
@@ -117,9 +120,11 @@ extension Engine {
         let active = try activeTargets()
         for mount in try store.index.mounts() {
             do {
+                // A mount that is still readable is not touched.
+                if mount.sealed != nil, active.contains(mount.target) { continue }
+                try refuseQuarantined(mount.views, of: mount.reference)
                 if let sealed = mount.sealed {
-                    // A mount that is still readable is not touched.
-                    if try active.contains(mount.target) || restoreSealed(mount, sealed) { continue }
+                    if try restoreSealed(mount, sealed) { continue }
                     try store.setWay(of: mount.target, nil)
                 }
                 try clearStaleMount(at: mount.target)

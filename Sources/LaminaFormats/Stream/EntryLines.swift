@@ -44,9 +44,11 @@ public enum EntryLines {
     /// The table of contents from packed lines.
     ///
     /// Throws ``FormatError`` `badTOC` for bytes that ``pack(_:)`` has not made, `tooLarge` for more than any layer may have.
-    public static func document(_ packed: [[UInt8]]) throws(FormatError) -> [UInt8] {
+    public static func document(
+        _ packed: [[UInt8]], limits: FormatLimits = FormatLimits()
+    ) throws(FormatError) -> [UInt8] {
         var text = Array("{\"version\":1,\"entries\":[\n".utf8)
-        let limit = FormatLimits().tocBytes
+        let limit = limits.tocBytes
         for part in packed {
             guard let size = Zstd.contentSize(of: part), size <= limit - text.count else {
                 throw FormatError(

@@ -45,6 +45,9 @@ struct NodeTable {
         return slots.count - 1
     }
 
+    /// Gives the memory back that finding takes: nothing is found after that.
+    mutating func dropTable() { table = [] }
+
     /// Gives a slot's name to another node.
     mutating func replace(_ slot: Int, with node: Int32) { slots[slot].node = node }
 

@@ -125,7 +125,7 @@ extension TreeBuilder {
         file.isOpen = false
         guard file.node >= 0, file.size > 0 else { return }
         do throws(FormatError) {
-            drafts[Int(file.node)].node.content = try content()
+            nodes[Int(file.node)].content = try content()
         } catch {
             // The current entry is the next one: the error must name the file.
             var error = error.naming(file.path.withUnsafeBytes { FormatError.display($0) })

@@ -2,12 +2,15 @@ extension TreeBuilder {
     /// Drops what was replaced, counts names, numbers what is left, and sorts it.
     consuming func finish() throws(FormatError) -> LayerTree {
         try finishFile()
+        // Not needed any more, and as large as what is made now.
+        contentByHash = [:]
         let isAlive = livingDirectories()
         try resolveLinks { isAlive[Int($0.parent)] }
         let slots = names.slots.filter { isAlive[Int($0.parent)] && !drafts[Int($0.node)].isHidden }
+        names.dropTable()
         let numbers = number(slots)
         var tree = LayerTree()
-        tree.nodes = nodes(slots, numbers)
+        tree.nodes = takeNodes(slots, numbers)
         tree.dirents = dirents(slots, numbers, nodeCount: tree.nodes.count)
         tree.xattrs = attributes(numbers, withWhiteouts: directoriesWithWhiteouts(slots))
         tree.prioritizedEnd = hasNoPrefetchMark ? nil : prioritizedEnd
@@ -24,7 +27,7 @@ extension TreeBuilder {
         isAlive[0] = true
         for index in drafts.indices.dropFirst() where drafts[index].kind == .directory {
             isAlive[index] =
-                !drafts[index].isReplaced && !drafts[index].isHidden && isAlive[Int(drafts[index].node.parent)]
+                !drafts[index].isReplaced && !drafts[index].isHidden && isAlive[Int(nodes[index].parent)]
         }
         return isAlive
     }
@@ -42,13 +45,17 @@ extension TreeBuilder {
         return numbers
     }
 
-    private func nodes(_ slots: [NodeTable.Slot], _ numbers: [Int32]) -> [LayerTree.Node] {
+    /// The nodes of the tree, in the array that they are in: no number is higher than its draft's.
+    private mutating func takeNodes(_ slots: [NodeTable.Slot], _ numbers: [Int32]) -> [LayerTree.Node] {
         var nodes: [LayerTree.Node] = []
-        nodes.reserveCapacity(slots.count + 1)
-        for (draft, number) in zip(drafts, numbers) where number >= 0 {
-            nodes.append(draft.node)
-            nodes[Int(number)].nlink = draft.kind == .directory ? 2 : 0
+        swap(&nodes, &self.nodes)
+        var count = 0
+        for (index, number) in numbers.enumerated() where number >= 0 {
+            nodes[count] = nodes[index]
+            nodes[count].nlink = drafts[index].kind == .directory ? 2 : 0
+            count += 1
         }
+        nodes.removeLast(nodes.count - count)
         for slot in slots {
             let node = Int(numbers[Int(slot.node)])
             let parent = numbers[Int(slot.parent)]

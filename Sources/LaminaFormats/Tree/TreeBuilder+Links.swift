@@ -9,13 +9,13 @@ extension TreeBuilder {
         if let found = try target(), drafts[Int(found)].kind == .other || drafts[Int(found)].kind == .unresolvedLink {
             return link(found, in: parent, named: name)
         }
-        var draft = Draft(
-            node: LayerTree.Node(mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanoseconds: 0), kind: .unresolvedLink)
-        draft.node.target = UInt32(names.arena.count)
-        draft.node.size = Int64(linkPath.path.count)
+        var node = LayerTree.Node(mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanoseconds: 0)
+        node.target = UInt32(names.arena.count)
+        node.size = Int64(linkPath.path.count)
+        var draft = Draft(kind: .unresolvedLink)
         draft.position = Int32(truncatingIfNeeded: entry.position)
         names.arena.append(contentsOf: linkPath.path)
-        try place(draft, in: parent, named: name)
+        try place(node, draft, in: parent, named: name)
         hasUnresolvedLinks = true
     }
 
@@ -72,9 +72,10 @@ extension TreeBuilder {
     /// The node that a placeholder's path leads to.
     private mutating func follow(_ link: Int32) throws(FormatError) -> Int32 {
         let draft = drafts[Int(link)]
-        let start = Int(draft.node.target)
+        let node = nodes[Int(link)]
+        let start = Int(node.target)
         try names.arena.withUnsafeBufferPointer { (arena) throws(FormatError) in
-            let target = UnsafeRawBufferPointer(arena)[start..<start + Int(draft.node.size)]
+            let target = UnsafeRawBufferPointer(arena)[start..<start + Int(node.size)]
             try linkPath.clean(UnsafeRawBufferPointer(rebasing: target))
         }
         guard let found = try target(), drafts[Int(found)].kind != .whiteout else {

@@ -56,14 +56,16 @@ extension TreeBuilder {
     /// Goes into a directory, which is made if it is missing.
     private mutating func enter(_ name: UnsafeRawBufferPointer, of node: Int32) throws(FormatError) -> Step {
         guard let slot = names.find(node, name) else {
-            var draft = Self.implicitDirectory(in: node)
+            var draft = Draft(kind: .directory)
             draft.isHidden = node == 0 && name.begins(with: ".wh..wh.")
-            return .directory(try place(draft, in: node, named: name))
+            return .directory(try place(Self.implicitDirectory(in: node), draft, in: node, named: name))
         }
         let found = names.slots[slot].node
         switch drafts[Int(found)].kind {
         case .directory: return .directory(found)
-        case .whiteout: return .directory(try place(Self.implicitDirectory(in: node), in: node, named: name))
+        case .whiteout:
+            let new = Self.implicitDirectory(in: node)
+            return .directory(try place(new, Draft(kind: .directory), in: node, named: name))
         case .other, .unresolvedLink:
             if let target = target(of: found) { return .link(target) }
             throw FormatError(
@@ -92,8 +94,8 @@ extension TreeBuilder {
 
     /// Where a symbolic link's target is in the arena; nil for anything else.
     private func target(of node: Int32) -> Range<Int>? {
-        let draft = drafts[Int(node)]
-        guard draft.kind == .other, draft.node.mode & FileType.mask == FileType.symlink else { return nil }
-        return Int(draft.node.target)..<Int(draft.node.target) + Int(draft.node.size)
+        let found = nodes[Int(node)]
+        guard drafts[Int(node)].kind == .other, found.mode & FileType.mask == FileType.symlink else { return nil }
+        return Int(found.target)..<Int(found.target) + Int(found.size)
     }
 }

@@ -6,11 +6,10 @@ import LaminaDigest
 /// While it grows, nodes are drafts: what is replaced stays and is dropped at the end (`TreeBuilder+Finish.swift`), so that no
 /// entry ever costs more than its own length.
 struct TreeBuilder: ~Copyable {
-    /// A node under construction.
+    /// What is known of a node while it is under construction, besides what it becomes.
     struct Draft {
         enum Kind: UInt8 { case directory, whiteout, other, unresolvedLink }
 
-        var node: LayerTree.Node
         var kind: Kind
         /// A directory that a later entry has replaced: everything below it is gone.
         var isReplaced = false
@@ -36,6 +35,8 @@ struct TreeBuilder: ~Copyable {
     var linkPath: PathCleaner
 
     var drafts: [Draft]
+    /// Of each draft; in an array of its own, which becomes the tree's without a copy.
+    var nodes: [LayerTree.Node]
     var names = NodeTable()
     var xattrs: [LayerTree.Xattr] = []
     var hasUnresolvedLinks = false
@@ -64,10 +65,12 @@ struct TreeBuilder: ~Copyable {
         zeros = ZeroDigests(limits: limits)
         path = PathCleaner(limits: limits)
         linkPath = PathCleaner(limits: limits)
-        drafts = [Self.implicitDirectory(in: 0)]
+        drafts = [Draft(kind: .directory)]
+        nodes = [Self.implicitDirectory(in: 0)]
         // An entry has 350 bytes or so. Memory that is reserved for nothing is not touched.
         let entries = min(tocSize / 350, limits.entries)
         drafts.reserveCapacity(entries)
+        nodes.reserveCapacity(entries)
         chunks.reserveCapacity(entries)
         contents.reserveCapacity(entries)
         contentByHash.reserveCapacity(entries)
@@ -77,6 +80,15 @@ struct TreeBuilder: ~Copyable {
 
     /// Takes the next entry.
     mutating func add(_ entry: inout TOCEntry, _ parser: TOCParser) throws(FormatError) {
+        try take(entry, parser)
+        guard memory <= limits.treeBytes else {
+            throw FormatError(
+                .tooLarge, "the layer takes too much memory to be read",
+                expected: "at most \(limits.treeBytes) bytes", actual: "more, with \(nodes.count) of its entries")
+        }
+    }
+
+    private mutating func take(_ entry: TOCEntry, _ parser: TOCParser) throws(FormatError) {
         guard let kind = entry.kind else { return }
         if kind == .chunk { return try addChunk(entry, parser) }
         try finishFile()
@@ -90,6 +102,17 @@ struct TreeBuilder: ~Copyable {
         case .whiteout(let name): try addWhiteout(of: name, entry)
         case .plain: try addPlain(kind, entry, parser)
         }
+    }
+
+    /// About how many bytes of memory it takes so far, where that is many.
+    private var memory: Int {
+        nodes.count * (MemoryLayout<LayerTree.Node>.stride + MemoryLayout<Draft>.stride)
+            + names.slots.count * (MemoryLayout<NodeTable.Slot>.stride + 8) + names.arena.count
+            + chunks.count * MemoryLayout<LayerTree.Chunk>.stride
+            // With their places in the dictionary by hash.
+            + contents.count * (MemoryLayout<LayerTree.Content>.stride + 24)
+            + file.chunks.count * MemoryLayout<PendingFile.Chunk>.stride
+            + memberOffsets.count * 8 + xattrs.count * MemoryLayout<LayerTree.Xattr>.stride
     }
 
     /// What an entry with this name means for the tree.
@@ -145,20 +168,18 @@ struct TreeBuilder: ~Copyable {
 }
 
 extension TreeBuilder {
-    static func implicitDirectory(in parent: Int32) -> Draft {
-        var draft = Draft(
-            node: LayerTree.Node(
-                mode: FileType.directory | 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanoseconds: 0),
-            kind: .directory)
-        draft.node.isImplicit = true
-        draft.node.parent = parent
-        return draft
+    static func implicitDirectory(in parent: Int32) -> LayerTree.Node {
+        var node = LayerTree.Node(
+            mode: FileType.directory | 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanoseconds: 0)
+        node.isImplicit = true
+        node.parent = parent
+        return node
     }
 
     /// Gives a name to a new node, and takes it from the node that had it; returns the number of the new node.
     @discardableResult
     mutating func place(
-        _ draft: Draft, in parent: Int32, named name: UnsafeRawBufferPointer
+        _ new: LayerTree.Node, _ draft: Draft, in parent: Int32, named name: UnsafeRawBufferPointer
     ) throws(FormatError) -> Int32 {
         guard drafts.count <= min(limits.entries, Int(Int32.max) / 2) else {
             throw FormatError(
@@ -167,6 +188,7 @@ extension TreeBuilder {
         }
         let node = Int32(drafts.count)
         drafts.append(draft)
+        nodes.append(new)
         guard let slot = names.find(parent, name) else {
             _ = names.add(parent, name, node: node)
             return node
@@ -197,9 +219,9 @@ extension TreeBuilder {
             drafts[Int(names.slots[slot].node)].isWhitedOut = true
             return
         }
-        var draft = Draft(node: try attributes(entry, type: FileType.character), kind: .whiteout)
-        draft.node.mode = FileType.character
-        try place(draft, in: parent, named: name)
+        var node = try attributes(entry, type: FileType.character)
+        node.mode = FileType.character
+        try place(node, Draft(kind: .whiteout), in: parent, named: name)
     }
 
     private mutating func addPlain(
@@ -217,19 +239,19 @@ extension TreeBuilder {
         case .hardLink: try addHardLink(in: parent, named: name, entry, parser)
         case .regular:
             let node = try addNode(FileType.regular, in: parent, named: name, entry, parser)
-            drafts[Int(node)].node.size = entry.size
+            nodes[Int(node)].size = entry.size
             file.node = node
         case .symlink:
             let target = try linkTarget(entry, parser)
             let node = try addNode(FileType.symlink, in: parent, named: name, entry, parser)
-            drafts[Int(node)].node.mode = FileType.symlink | 0o777
-            drafts[Int(node)].node.target = target
-            drafts[Int(node)].node.size = Int64(entry.linkName.count)
+            nodes[Int(node)].mode = FileType.symlink | 0o777
+            nodes[Int(node)].target = target
+            nodes[Int(node)].size = Int64(entry.linkName.count)
         case .character, .block:
             let device = try Self.device(entry)
             let type = kind == .block ? FileType.block : FileType.character
             let node = try addNode(type, in: parent, named: name, entry, parser)
-            drafts[Int(node)].node.device = device
+            nodes[Int(node)].device = device
         case .fifo: try addNode(FileType.fifo, in: parent, named: name, entry, parser)
         case .chunk: break
         }
@@ -239,9 +261,10 @@ extension TreeBuilder {
     private mutating func addNode(
         _ type: UInt32, in parent: Int32, named name: UnsafeRawBufferPointer, _ entry: TOCEntry, _ parser: TOCParser
     ) throws(FormatError) -> Int32 {
-        var draft = Draft(node: try attributes(entry, type: type), kind: .other)
+        let node = try attributes(entry, type: type)
+        var draft = Draft(kind: .other)
         draft.xattrs = try adoptXattrs(parser, of: type)
-        return try place(draft, in: parent, named: name)
+        return try place(node, draft, in: parent, named: name)
     }
 
     private mutating func addDirectory(
@@ -250,7 +273,7 @@ extension TreeBuilder {
         if let slot = names.find(parent, name), drafts[Int(names.slots[slot].node)].kind == .directory {
             return try setAttributes(of: names.slots[slot].node, entry, parser)
         }
-        let node = try place(Self.implicitDirectory(in: parent), in: parent, named: name)
+        let node = try place(Self.implicitDirectory(in: parent), Draft(kind: .directory), in: parent, named: name)
         try setAttributes(of: node, entry, parser)
     }
 
@@ -258,9 +281,9 @@ extension TreeBuilder {
     private mutating func setAttributes(
         of directory: Int32, _ entry: TOCEntry, _ parser: TOCParser
     ) throws(FormatError) {
-        let parent = drafts[Int(directory)].node.parent
-        drafts[Int(directory)].node = try attributes(entry, type: FileType.directory)
-        drafts[Int(directory)].node.parent = parent
+        let parent = nodes[Int(directory)].parent
+        nodes[Int(directory)] = try attributes(entry, type: FileType.directory)
+        nodes[Int(directory)].parent = parent
         drafts[Int(directory)].xattrs = try adoptXattrs(parser, of: FileType.directory)
     }
 }

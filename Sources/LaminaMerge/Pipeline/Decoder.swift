@@ -48,6 +48,10 @@ final class Decoder: Sendable {
     /// as pages of the mount, and a gigabyte of it should not be in memory twice.
     private static let largeSize: Int64 = 64 << 20
 
+    /// The bytes that a member may have beside files for these to be kept. Headers, padding and the small files that are here already are
+    /// far less; more would be copied several times in memory.
+    private static let restLimit = 8 << 20
+
     private let context: MergeContext
     private let queue: Monitor<DecodeQueue>
     /// One decoder at a time takes more memory than it has reserved.
@@ -116,7 +120,8 @@ final class Decoder: Sendable {
                             wrong.append((part, .mismatch(part, error.actual, layer: layer)))
                         }
                     }
-                    if keepsTarParts, decoder.isWhole, wrong.isEmpty {
+                    let rest = decompressed.count - member.parts.reduce(0) { $0 + $1.size }
+                    if keepsTarParts, decoder.isWhole, wrong.isEmpty, rest <= Self.restLimit {
                         if let range = run, range.upperBound != member.blobOffset { keep() }
                         tar.add(
                             decompressed, at: member.blobOffset,

@@ -90,12 +90,12 @@ public final class ImagePull {
         progress.stage = .indexing
         progress.layers = image.layers.count
         report(progress)
-        let entries = EntryBudget(limit: engine.options.imageEntries)
+        let budget = EntryBudget(limit: engine.options.imageEntries)
         let indexer = LayerIndexer(
             store: engine.store, source: blobs, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
             keepsTarSplits: engine.options.keepsTarSplits, refusesUnproven: engine.options.refusesUnproven,
-            limits: engine.options.formatLimits, entries: entries, memory: engine.tocMemory, shouldStop: shouldStop,
-            stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2, entries) },
+            limits: engine.options.formatLimits, entries: budget, memory: engine.tocMemory, shouldStop: shouldStop,
+            stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2, budget) },
             didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing,
             isolates: engine.options.isolates)
         var layers: [LayerID] = []
@@ -173,7 +173,7 @@ public final class ImagePull {
     /// Reads a layer without a table of contents, or the rest of it.
     private func stream(
         _ descriptor: Descriptor, from source: any BlobSource, diffID: Digest?, format: LayerFormat?,
-        _ entries: EntryBudget
+        _ budget: EntryBudget
     ) throws -> LayerID {
         guard let diffID else {
             throw MergeError(
@@ -187,8 +187,8 @@ public final class ImagePull {
         defer { (progress.stage, progress.bytes, progress.landedBytes) = (.indexing, 0, 0) }
         report(progress)
         let stream = LayerStream(
-            engine: engine, source: source, descriptor: descriptor, diffID: diffID, format: format, entries: entries,
-            shouldStop: shouldStop
+            engine: engine, source: source, descriptor: descriptor, diffID: diffID, format: format,
+            entries: budget, shouldStop: shouldStop
         ) { [self] fetched, placed in
             progress.fetchedBytes = fetchedBefore + fetched
             progress.landedBytes = placed

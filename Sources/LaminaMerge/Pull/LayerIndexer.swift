@@ -45,8 +45,8 @@ struct LayerIndexer {
     }
     /// Gets the number of compressed bytes that were fetched.
     let didFetch: (Int) -> Void
-    /// Runs the import of a layer with this many inodes, if there is room for it.
-    var importing: (_ inodes: Int, _ body: () throws -> LayerID) throws -> LayerID = { try $1() }
+    /// Runs the import of a layer that takes this many bytes of the index, if there is room for it.
+    var importing: (_ bytes: Int64, _ body: () throws -> LayerID) throws -> LayerID = { try $1() }
 
     /// Whether the files of a layer from a place are its repository's alone.
     var isolates: (_ location: String) -> Bool = { _ in false }
@@ -59,6 +59,7 @@ struct LayerIndexer {
         let claims = try TOCClaims(descriptor)
         try refuseFalse(claims, descriptor)
         if let layer = try known(claims, descriptor, diffID) {
+            entries?.note(layer, of: descriptor.digest)
             return try provingDiffID(of: layer, descriptor, diffID)
         }
         if !claims.isVouchedFor, unvouched == .streamed { return try stream(descriptor, diffID, nil) }
@@ -69,7 +70,7 @@ struct LayerIndexer {
                     + "converted by a tool that does not annotate what it makes")
         }
         do {
-            let toc: FetchedTOC
+            var toc: FetchedTOC
             switch try fetchTOC(descriptor, claims) {
             case .withTOC(let fetched): toc = fetched
             case .plain(.stargz) where refusesUnproven:
@@ -81,11 +82,11 @@ struct LayerIndexer {
             }
             let proof = try verify(toc, claims, descriptor, diffID)
             if toc.format != .estargzExternal { try refuseFalse(toc, descriptor) }
+            let share = try memory?.takeTree(toc.treeBytes, shouldStop)
+            defer { withExtendedLifetime(share) {} }
             let tree: LayerTree
             do {
-                tree = try toc.json.withUnsafeBytes {
-                    try LayerTree.parse(toc: $0, tocOffset: toc.membersEnd, format: toc.format, limits: limits)
-                }
+                tree = try toc.makeTree(limits)
                 // A member is in memory as a whole, however little of it is wanted.
                 if let large = tree.chunks.first(where: { $0.blobSize > limits.memberBytes }) {
                     throw FormatError(
@@ -96,7 +97,9 @@ struct LayerIndexer {
                 // In parts the layer would take more memory than decoders have. So it is read as a stream.
                 return try stream(descriptor, diffID, toc.format == .zstdChunked ? .plainZstd : .stargz)
             }
-            try entries?.take(tree.nodes.count, of: descriptor.digest)
+            var index = IndexBytes(of: tree, isIsolated: isolates(source.location))
+            index.bytes += Int64(toc.tarTail?.count ?? 0)
+            try entries?.take(index, of: descriptor.digest, store.index)
             var record = LayerRecord(
                 digest: descriptor.digest, diffID: diffID, tocDigest: toc.digest, tocChecksum: toc.checksum,
                 tocProof: proof.toc, format: Int(toc.format.rawValue), size: descriptor.size,
@@ -108,7 +111,7 @@ struct LayerIndexer {
             record.tarSplit = toc.tarSplit.flatMap { tree.isPlausible($0) ? $0.range : nil }
             record.isIsolated = isolates(source.location)
             record.tail = toc.tarTail.map { (toc.membersEnd, $0) }
-            let layer = try importing(tree.nodes.count) {
+            let layer = try importing(index.bytes) {
                 try store.importLayer(record, inodeCount: tree.nodes.count) { try $0.add(tree) }
             }
             if !isSettled { try self.record(proof.diffID, proof.computedDiffID, of: layer, proof.witness) }

@@ -1,6 +1,7 @@
 import LaminaDigest
 import LaminaFormats
 import LaminaOCI
+import LaminaSystem
 
 /// What a manifest says of a layer's table of contents, by the annotations of the layer's descriptor.
 struct TOCClaims {
@@ -55,7 +56,8 @@ struct TOCClaims {
 /// A layer's table of contents as it was fetched, before any of it is trusted.
 struct FetchedTOC {
     let format: LayerFormat
-    let json: [UInt8]
+    /// The JSON, until the tree is made of it.
+    private let json: DisposableBytes
     /// SHA-256 of the JSON.
     let digest: Digest
     /// Where in the blob the last member ends.
@@ -67,8 +69,8 @@ struct FetchedTOC {
     let tarSplit: ZstdChunked.Place?
     /// What of the layer's tar stands behind its last member: the compressed table of contents of an eStargz, as it is in the blob.
     let tarTail: [UInt8]?
-    /// What it takes of the memory for tables of contents, for as long as it is there.
-    private let share: TOCMemory.Share?
+    /// What it takes of the memory for tables of contents, until the tree is made.
+    private var share: TOCMemory.Share?
 
     /// Hashes the JSON.
     init(
@@ -79,11 +81,24 @@ struct FetchedTOC {
         self.tarTail = tarTail
         self.share = share
         self.format = format
-        self.json = json
         digest = SHA256.hash(json)
+        self.json = DisposableBytes(json)
         self.membersEnd = membersEnd
         self.tail = tail
         self.checksum = checksum
         self.tarSplit = tarSplit
     }
+
+    /// Makes the tree, once: the JSON is gone then.
+    ///
+    /// - Throws: `FormatError`.
+    mutating func makeTree(_ limits: FormatLimits) throws -> LayerTree {
+        defer { share = nil }
+        return try json.consume { bytes, dispose in
+            try LayerTree.parse(toc: bytes, tocOffset: membersEnd, format: format, limits: limits, didRead: dispose)
+        }
+    }
+
+    /// How many bytes of memory its tree may come to take, at most.
+    var treeBytes: Int { TOCMemory.treeBytes(ofJSON: json.count) }
 }

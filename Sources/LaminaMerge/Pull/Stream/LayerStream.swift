@@ -34,7 +34,10 @@ struct LayerStream {
         // Whoever wanted it may have left.
         let hold = engine.store.hold([descriptor.digest])
         defer { withExtendedLifetime(hold) {} }
-        if let known = try known() { return known }
+        if let known = try known() {
+            entries?.note(known, of: descriptor.digest)
+            return known
+        }
         let stream = try engine.store.stream(of: descriptor.digest)
         do {
             return try run(stream)
@@ -152,17 +155,23 @@ struct LayerStream {
     /// Makes the tree of everything that the tar said, and puts the layer into the index.
     private func addToIndex(_ stream: StreamID, _ state: StreamState) throws -> LayerID {
         guard let format = state.format else { throw MergeError(.badImage, "layer \(descriptor.digest) has no format") }
-        let lines = try EntryLines.document(try engine.store.index.lines(of: stream))
-        let tree = try lines.withUnsafeBytes {
-            try LayerTree.parse(entries: $0, tarSize: state.tarOffset, format: format)
+        let limits = engine.options.formatLimits
+        var shares = [try engine.tocMemory.take(bytes: state.entryBytes ?? limits.tocBytes, shouldStop)]
+        let lines = DisposableBytes(try EntryLines.document(try engine.store.index.lines(of: stream), limits: limits))
+        shares.append(try engine.tocMemory.takeTree(TOCMemory.treeBytes(ofJSON: lines.count), shouldStop))
+        defer { withExtendedLifetime(shares) {} }
+        let tree = try lines.consume { bytes, dispose in
+            try LayerTree.parse(
+                entries: bytes, tarSize: state.tarOffset, format: format, limits: limits, didRead: dispose)
         }
-        try entries?.take(tree.nodes.count, of: descriptor.digest)
+        let index = IndexBytes(of: tree, isIsolated: false)
+        try entries?.take(index, of: descriptor.digest, engine.store.index)
         var record = LayerRecord(
             digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
             size: descriptor.size, prioritizedEnd: nil, location: source.location)
         record.diffIDState = .proven
         record.isIsolated = engine.options.isolates(source.location)
-        return try engine.importing(tree.nodes.count) {
+        return try engine.importing(index.bytes) {
             try engine.store.importLayer(record, inodeCount: tree.nodes.count, stream: stream) { try $0.add(tree) }
         }
     }

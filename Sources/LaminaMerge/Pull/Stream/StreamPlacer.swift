@@ -143,12 +143,25 @@ final class StreamPlacer {
 
 extension StreamPlacer {
     private func begin(_ entry: TarEntry) throws {
-        guard entry.header.kind == .regular, entry.header.size > 0 else {
-            return EntryLines.append(entry, digest: nil, to: &lines)
-        }
+        guard entry.header.kind == .regular, entry.header.size > 0 else { return try list(entry, nil) }
         // Said by its header already, before anything is given up for its first bytes.
         try engine.space?.requireWithinLimit(entry.header.size)
         state.file = StreamState.OpenFile(entry: entry)
+    }
+
+    /// Notes an entry for the layer's tree. What is too much for a tree is refused when it comes, not after all of the blob.
+    private func list(_ entry: TarEntry, _ digest: Digest?) throws {
+        let before = lines.count
+        EntryLines.append(entry, digest: digest, to: &lines)
+        let (count, bytes) = ((state.entryCount ?? 0) + 1, (state.entryBytes ?? 0) + lines.count - before)
+        (state.entryCount, state.entryBytes) = (count, bytes)
+        let limits = engine.options.formatLimits
+        guard count <= limits.entries, bytes <= limits.tocBytes else {
+            throw FormatError(
+                .tooLarge, "the layer has too many entries",
+                expected: "at most \(limits.entries), and \(limits.tocBytes) bytes of names and attributes",
+                actual: "\(count), with \(bytes)")
+        }
     }
 
     private func take(_ payload: UnsafeRawBufferPointer) throws {
@@ -227,7 +240,7 @@ extension StreamPlacer {
             step.landed.append(
                 StreamStep.Landed(digest: digest, size: entry.header.size, spool: spool, holes: entry.holeSize))
         }
-        EntryLines.append(entry, digest: digest, to: &lines)
+        try list(entry, digest)
         state.file = nil
         // Also between two checkpoints: a reader that goes on from the last one skips what is recorded.
         if engine.space != nil, reserved > Self.unrecordedLimit { try record(nil) }

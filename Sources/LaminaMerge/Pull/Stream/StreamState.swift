@@ -22,6 +22,9 @@ struct StreamState: Codable {
     var blobHash = SHA256()
     var diffHash = SHA256()
     var tar = TarReader()
+    /// How many entries have come, and what is known of them takes so many bytes; nil: by a version that did not count.
+    var entryCount: Int?
+    var entryBytes: Int?
     /// With its bytes in its spool.
     var file: OpenFile?
     /// Both digests were right: nothing is left to read.

@@ -1,0 +1,192 @@
+import Glibc
+import LaminaDigest
+import LaminaOCI
+import LaminaSystem
+import LaminaTestSupport
+import Testing
+
+extension EndToEnd {
+    /// Squatting: a manifest names the blob of another image's layer, and a table of contents that is not the blob's.
+    @Suite("a manifest that names another image's layer with a table of contents of its own")
+    struct Squatting {
+        enum Lie: CaseIterable {
+            /// The manifest says it, and every registry has the right blob.
+            case ofTheManifest
+            /// The squatter's registry gives other bytes for the blob, so that they fit the manifest.
+            case ofTheRegistry
+        }
+
+        /// What the server may log of all that, in bytes.
+        private static let logLimit = 10_000
+        private static let honest = Array("this is the honest file\n".utf8)
+        private static let foreign = Array("this is a foreign file!\n".utf8)
+
+        private static func layer(_ bytes: [UInt8], _ seed: UInt64) -> HandmadeLayer {
+            HandmadeLayer([
+                .init("data/", type: "dir"), .init("data/mark", bytes),
+                .init("data/more", noise(400_000, seed: seed), chunkSize: 50_000),
+            ])
+        }
+
+        /// An honest image, and one that squats on its layer, each at a registry of its own.
+        private final class Images {
+            let honest: String
+            let squatter: String
+            private let own: CountingProxy
+            private let other: CountingProxy
+
+            init(_ sandbox: Sandbox, _ lie: Lie, _ name: String) throws {
+                let registry = try Shared.registry.get()
+                (own, other) = (try CountingProxy(upstream: registry.port), try CountingProxy(upstream: registry.port))
+                let (right, wrong) = (layer(Squatting.honest, 1), layer(Squatting.foreign, 2))
+                #expect(right.blob().count == wrong.blob().count)
+                let image = try HandmadeImage(sandbox.directory + "/honest.oci", right)
+                // It says that its tar is the honest one, too: it is the same chain.
+                let squatting = try HandmadeImage(
+                    sandbox.directory + "/squatter.oci", blob: right.blob(), diffID: right.diffID,
+                    tocDigest: SHA256.hash(wrong.toc))
+                try registry.push(layout: image.directory, sourceTag: "x", name: "\(name)/honest", tag: "1")
+                try registry.push(layout: squatting.directory, sourceTag: "x", name: "\(name)/squatter", tag: "1")
+                if lie == .ofTheRegistry {
+                    let blob = try registry.pushBlob(wrong.blob(), name: "\(name)/squatter")
+                    other.faults.substitutes = [SHA256.hash(right.blob()): blob]
+                }
+                honest = "\(own.host)/\(name)/honest:1"
+                squatter = "\(other.host)/\(name)/squatter:1"
+            }
+
+            deinit {
+                own.stop()
+                other.stop()
+            }
+        }
+
+        // MARK: What is expected of the server
+
+        /// Expects that a server takes almost no time of the processors, within five seconds.
+        private func expectRest(_ server: pid_t, _ what: String) {
+            let began = now()
+            var used: Int64 = 0
+            let rests = eventually(seconds: 5) {
+                let before = processorTime(server)
+                usleep(500_000)
+                used = processorTime(server) - before
+                return used <= 10_000_000
+            }
+            print("\(what): \(Double(used) / 5_000_000) % of a processor, \(now() - began) s later")
+            #expect(rests, "\(what): \(used / 1_000_000) ms of 500")
+        }
+
+        private func expectLittle(_ log: String, _ what: String) {
+            print("\(what): \(log.utf8.count) bytes of log")
+            #expect(log.utf8.count < Self.logLimit, "\(what): \(log.utf8.count) bytes\n\(log.prefix(4000))")
+        }
+
+        /// Expects that SIGTERM ends a server within five seconds.
+        private func expectEnd(_ server: pid_t, _ what: String) {
+            let began = now()
+            kill(server, SIGTERM)
+            let hasEnded = eventually(seconds: 5) { !isAlive(server) }
+            print("\(what): ended by SIGTERM after \(now() - began) s")
+            #expect(hasEnded, "\(what)")
+        }
+
+        // MARK: The tests
+
+        @Test(
+            "in front of the honest one and behind it, in one process and across restarts: the honest image is right, the other one is refused or shows its own files, and the server rests, logs little and ends when told",
+            arguments: Lie.allCases, [true, false])
+        func beside(lie: Lie, isFirst: Bool) throws {
+            try Sandbox.with { sandbox in
+                let images = try Images(sandbox, lie, "squat-\(lie == .ofTheManifest)-\(isFirst)")
+                func honest(_ name: String) throws {
+                    let mount = try sandbox.mount(images.honest, at: name)
+                    #expect(try readFile(mount + "/data/mark") == Self.honest, "\(name)")
+                    #expect(try readFile(mount + "/data/more") == noise(400_000, seed: 1), "\(name)")
+                }
+                /// Refused with words, or its own files.
+                func squatter(_ name: String) throws {
+                    let mount = try sandbox.mountPoint(name)
+                    let outcome = try sandbox.attempt("mount", images.squatter, mount)
+                    guard outcome.exitCode == 0 else {
+                        #expect(outcome.exitCode == 1, "\(outcome)")
+                        let isSaid =
+                            outcome.errors.contains("table of contents") || outcome.errors.contains("is in quarantine")
+                        #expect(isSaid, "\(outcome)")
+                        return
+                    }
+                    #expect(lie == .ofTheRegistry, "what no registry has was mounted")
+                    #expect(try readFile(mount + "/data/mark") == Self.foreign, "\(name)")
+                }
+                for round in 0..<3 {
+                    let what = "\(lie), \(isFirst ? "first" : "second"), round \(round)"
+                    let server = try sandbox.serve()
+                    if isFirst == (round != 1) {
+                        try squatter("squatter\(round)")
+                        try honest("honest\(round)")
+                    } else {
+                        try honest("honest\(round)")
+                        try squatter("squatter\(round)")
+                    }
+                    if round == 1 {
+                        // All of it: the squatter's tar is another one than its configuration says.
+                        _ = try sandbox.attempt("pull", images.squatter)
+                        try sandbox.lamina("pull", images.honest)
+                    }
+                    expectRest(server.pid, what)
+                    for name in (0...round).map({ "honest\($0)" }) {
+                        #expect(
+                            try readFile("\(sandbox.directory)/\(name)/data/mark") == Self.honest, "\(what): \(name)")
+                    }
+                    let log = server.errorsSoFar
+                    expectEnd(server.pid, what)
+                    expectLittle(log, what)
+                }
+                // What became known while it ran holds: nothing of the squatter's is honest, and nothing of the honest one's is lost.
+                let states = try sandbox.sql(
+                    "SELECT toc_digest, quarantine IS NULL FROM layer_status ORDER BY layer_row")
+                let right = SHA256.hash(Self.layer(Self.honest, 1).toc)
+                #expect(states.contains("\(right)|1"), "\(states)")
+                let ledger = try sandbox.sql("SELECT * FROM layer_status")
+                let falsely = states.filter { !$0.hasPrefix("\(right)") }
+                #expect(falsely.allSatisfy { $0.hasSuffix("|0") }, "\(ledger)")
+                #expect(falsely.isEmpty == (lie == .ofTheManifest), "\(states)")
+            }
+        }
+
+        @Test(
+            "the same under containerd: a pod of the honest image sees its files alone, whoever was pulled first",
+            Containerd.isInstalled, arguments: Lie.allCases, [true, false])
+        func underContainerd(lie: Lie, isFirst: Bool) throws {
+            try CRI.with { cri, sandbox in
+                let images = try Images(sandbox, lie, "squat-cri-\(lie == .ofTheManifest)-\(isFirst)")
+                let what = "\(lie), \(isFirst ? "first" : "second"), under containerd"
+                let supervisor = cri.containerd.lamina
+                func mark(_ reference: String, _ name: String) throws -> [UInt8] {
+                    let mount = try sandbox.mountPoint(name)
+                    try cri.containerd.mountImage(reference, at: mount, namespace: "k8s.io")
+                    defer { try? cri.containerd.unmountImage(mount, namespace: "k8s.io") }
+                    return try readFile(mount + "/data/mark")
+                }
+                let logged = supervisor.child.errorsSoFar.utf8.count
+                for round in 0..<2 {
+                    for reference in isFirst ? [images.squatter, images.honest] : [images.honest, images.squatter] {
+                        let pull = try cri.attempt(["pull", reference])
+                        if reference == images.honest { try pull.orThrow() }
+                    }
+                    #expect(try mark(images.honest, "honest\(round)") == Self.honest, "\(what)")
+                    // The chain is the honest image's now: whoever has it has its files, or nothing.
+                    if let shown = try? mark(images.squatter, "squatter\(round)") {
+                        #expect(shown == Self.honest, "\(what)")
+                    }
+                    let server = try #require(supervisor.server)
+                    expectRest(server, what)
+                    expectEnd(server, what)
+                    #expect(try eventually(seconds: 20) { try supervisor.isReady() })
+                    #expect(try mark(images.honest, "after\(round)") == Self.honest, "\(what)")
+                }
+                expectLittle(String(supervisor.child.errorsSoFar.utf8.dropFirst(logged)) ?? "", what)
+            }
+        }
+    }
+}
