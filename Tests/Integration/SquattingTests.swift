@@ -142,10 +142,18 @@ extension EndToEnd {
                     expectEnd(server.pid, what)
                     expectLittle(log, what)
                 }
-                // What became known while it ran holds: nothing of the squatter's is honest, and nothing of the honest one's is lost.
+                // Within a minute of rest the tars were hashed: nothing of the squatter's is honest, and nothing of the honest one's is lost.
+                let right = SHA256.hash(Self.layer(Self.honest, 1).toc)
+                let server = try sandbox.serve()
+                let isTold = try eventually(seconds: 60) {
+                    try sandbox.number(
+                        "SELECT count(*) FROM layer_status WHERE diff_id_proof = 'not yet' AND state = 'complete'") == 0
+                }
+                #expect(isTold)
+                try honest("afterwards")
+                expectEnd(server.pid, "\(lie), afterwards")
                 let states = try sandbox.sql(
                     "SELECT toc_digest, quarantine IS NULL FROM layer_status ORDER BY layer_row")
-                let right = SHA256.hash(Self.layer(Self.honest, 1).toc)
                 #expect(states.contains("\(right)|1"), "\(states)")
                 let ledger = try sandbox.sql("SELECT * FROM layer_status")
                 let falsely = states.filter { !$0.hasPrefix("\(right)") }

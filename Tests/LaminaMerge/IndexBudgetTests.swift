@@ -30,14 +30,16 @@ struct IndexBudgetTests {
                 let path = [String](repeating: "d", count: 99).joined(separator: "/")
                 layer.entry(#""name":"\#(seed)-\#(number)/\#(path)/f","type":"fifo""#)
             }
-        case "targets":
+        case "targets", "long targets":
             for number in 0..<count {
-                let target = String(repeating: "t", count: 1000)
+                // Of the long ones one fits into a page.
+                let target = String(repeating: "t", count: kind == "targets" ? 1000 : 2030)
                 layer.entry(#""name":"\#(seed)-\#(number)","type":"symlink","linkName":"\#(target)""#)
             }
-        case "attributes":
+        case "attributes", "long attributes":
             for number in 0..<count {
-                let value = String(repeating: "QUJD", count: 300)
+                // Each of the long ones has a page of its own.
+                let value = String(repeating: "QUJD", count: kind == "attributes" ? 300 : 340)
                 layer.entry(#""name":"\#(seed)-\#(number)","type":"reg","xattrs":{"user.a":"\#(value)"}"#)
             }
         default:
@@ -60,7 +62,7 @@ struct IndexBudgetTests {
 
     @Test(
         "what is said before is about what it takes, whatever it has many of",
-        arguments: ["files", "directories", "deep", "targets", "attributes", "chunks"])
+        arguments: ["files", "directories", "deep", "targets", "long targets", "attributes", "long attributes", "chunks"])
     func estimates(kind: String) throws {
         let fixture = try Fixture()
         let layer = Self.layer(kind, 6000)

@@ -80,18 +80,19 @@ extension IndexBytes {
         }
         for (number, node) in tree.nodes.enumerated() {
             sum += Self.inode
-            if tree.targetRange(of: Int32(number)) != nil { sum += node.size }
+            if tree.targetRange(of: Int32(number)) != nil { sum += Rows.ofTable.bytes(node.size) }
             guard node.mode & UInt32(S_IFMT) == UInt32(S_IFDIR) else { continue }
             // Its path is there as a whole, twice where only paths name it. It comes behind the directory that it is in.
             if number > 0 { paths[number] += paths[Int(node.parent)] }
-            sum += Int64(paths[number]) * (node.isImplicit ? 2 : 1) + Self.directory
+            sum += Rows.ofTable.bytes(Int64(paths[number])) * (node.isImplicit ? 2 : 1) + Self.directory
         }
         for content in tree.contents {
             let count = Int64(content.chunks.count)
             sum += Self.content + count * Self.source + (count > 1 || isIsolated ? count * Self.chunk : 0)
         }
         for xattr in tree.xattrs {
-            sum += Self.name + Int64(tree.nameRange(of: xattr).count + tree.valueRange(of: xattr).count)
+            let length = tree.nameRange(of: xattr).count + tree.valueRange(of: xattr).count
+            sum += Self.name + Rows.ofIndex.bytes(Int64(length))
         }
         self.init(bytes: sum)
     }

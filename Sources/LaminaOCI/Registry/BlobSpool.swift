@@ -7,6 +7,7 @@ final class BlobSpool: Sendable {
     private struct State {
         var landed: Int64 = 0
         var failure: (any Error)?
+        var failedAt: ContinuousClock.Instant?
         var lastUse = ContinuousClock().now
         var readers = 0
         var isClosed = false
@@ -19,6 +20,9 @@ final class BlobSpool: Sendable {
 
     /// How long the file is kept for the next reader: the time between two ranges of a merge is far shorter.
     private static let idleLimit: Duration = .seconds(20)
+    /// How long a failure is the answer to everybody, so that readers do not have the blob sent again and again. Then the next one
+    /// tries anew, as there may be room for it, or a server that goes on.
+    private static let failureLimit: Duration = .seconds(1)
     private static let bufferSize = 256 << 10
 
     /// Begins to fetch.
@@ -53,9 +57,9 @@ final class BlobSpool: Sendable {
             _ = try client.fetch(resource, into: receiver) { self.isIdle }
         } catch {
             let cause = (error as? SinkError)?.cause ?? error
-            state.withLock(notify: true) { $0.failure = cause }
+            state.withLock(notify: true) { ($0.failure, $0.failedAt) = (cause, ContinuousClock().now) }
         }
-        while !isIdle { _ = state.wait(seconds: 1) { $0.isClosed ? true : nil } }
+        while !isIdle { _ = state.wait(seconds: 0.5) { $0.isClosed ? true : nil } }
         if let digest = resource.blob { client.session.forget(self, at: client.place(of: digest, resource)) }
         // For whoever found the spool in this very moment.
         state.withLock(notify: true) { state in
@@ -69,7 +73,11 @@ final class BlobSpool: Sendable {
 
     private var isIdle: Bool {
         let now = ContinuousClock().now
-        return state.withLock { $0.isClosed || $0.readers == 0 && now - $0.lastUse > Self.idleLimit }
+        return state.withLock { state in
+            if state.isClosed { return true }
+            if let failedAt = state.failedAt { return now - failedAt > Self.failureLimit }
+            return state.readers == 0 && now - state.lastUse > Self.idleLimit
+        }
     }
 
     /// Gives the file up, because its bytes are wrong.

@@ -13,7 +13,8 @@ final class RegistrySession: Sendable {
         var redirects: [Place: String] = [:]
         /// Which servers are asked last, and until when.
         var failures: [RegistryHost.Key: ContinuousClock.Instant] = [:]
-        var withoutRanges: Set<RegistryHost.Key> = []
+        /// Which servers sent all of a blob where a part was asked for, and until when that is believed.
+        var withoutRanges: [RegistryHost.Key: ContinuousClock.Instant] = [:]
         /// Who gave a blob last, and who gave wrong bytes of it.
         var givers: [BlobTrust: RegistryHost.Key] = [:]
         var liars: [BlobTrust: Set<RegistryHost.Key>] = [:]
@@ -44,6 +45,8 @@ final class RegistrySession: Sendable {
     private static let failureMemory: Duration = .seconds(30)
     /// And a slow one: to measure it again takes `slowLimit`.
     private static let slowMemory: Duration = .seconds(300)
+    /// And one without ranges: to find that out again costs a request that is given up after its first bytes.
+    private static let rangeMemory: Duration = .seconds(60)
 
     init(credentials: CredentialStore) { authorizer = Authorizer(store: credentials) }
 
@@ -108,9 +111,15 @@ final class RegistrySession: Sendable {
 
     // MARK: Servers without ranges
 
-    func knowsNoRanges(_ host: RegistryHost) -> Bool { state.withLock { $0.withoutRanges.contains(host.key) } }
+    func knowsNoRanges(_ host: RegistryHost) -> Bool {
+        let now = ContinuousClock().now
+        return state.withLock { state in state.withoutRanges[host.key].map { now < $0 } ?? false }
+    }
 
-    func learnt(noRangesAt host: RegistryHost) { state.withLock { _ = $0.withoutRanges.insert(host.key) } }
+    func learnt(noRangesAt host: RegistryHost) {
+        let until = ContinuousClock().now + Self.rangeMemory
+        state.withLock { $0.withoutRanges[host.key] = until }
+    }
 
     func spool(at place: SpoolPlace) -> BlobSpool? { state.withLock { $0.spools[place] } }
 
