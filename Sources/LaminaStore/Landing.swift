@@ -189,7 +189,7 @@ extension Index {
 extension Store {
     /// What may be kept of a layer's tar until it is told, in bytes: for each of its inodes a header with what belongs to it, compressed, and
     /// some more.
-    private static let tarPartBytes: (base: Int64, ofInode: Int64) = (4 << 20, 256)
+    private static let tarPartBytes: (base: Int64, ofInode: Int64) = (1 << 20, 256)
 
     /// Keeps parts of tars, as long as there is room: who made the layer says how much stands between its files. Without all of them its diff ID
     /// is not told from what was fetched.
@@ -203,12 +203,19 @@ extension Store {
             INSERT OR REPLACE INTO tar_part (layer, blob_offset, blob_size, bytes)
             SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM layer WHERE id = ?1 AND diff_id_state = 0)
             """)
+        let before = try database.cached("SELECT length(bytes) FROM tar_part WHERE layer = ? AND blob_offset = ?")
         for part in parts {
             let room = try tarRoom.withLock { $0[part.layer] } ?? tarRoom(of: part.layer, in: database)
-            tarRoom.withLock { $0[part.layer] = room - Int64(part.bytes.count) }
-            guard room >= part.bytes.count else { continue }
-            try insert.bind(1, part.layer.row).bind(2, part.blobOffset).bind(3, part.blobSize)
-                .bind(4, blob: part.bytes).run()
+            // What comes again takes the place of what was there.
+            let more = Int64(part.bytes.count)
+                - (try before.bind(1, part.layer.row).bind(2, part.blobOffset).first { $0.integer(0) } ?? 0)
+            var taken: Int64 = 0
+            if room >= more {
+                try insert.bind(1, part.layer.row).bind(2, part.blobOffset).bind(3, part.blobSize)
+                    .bind(4, blob: part.bytes).run()
+                if database.changes > 0 { taken = more }
+            }
+            tarRoom.withLock { $0[part.layer] = room - taken }
         }
     }
 

@@ -1,6 +1,7 @@
 import Glibc
 public import LaminaDigest
 import LaminaSQLite
+import Synchronization
 
 /// What ties a layer's table of contents to the manifest that names the layer. Raw values are stored.
 public enum TOCProof: Int64, Sendable {
@@ -222,6 +223,7 @@ extension Store {
             try database.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
             try writer.settle(diffID, computed, of: layer)
         }
+        if diffID != .unknown { tarRoom.withLock { $0[layer] = nil } }
         if diffID == .mismatch { try readQuarantine() }
     }
 
@@ -234,6 +236,7 @@ extension Store {
             try writer.connection.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
             try writer.settle(state, computed, of: layer)
         }
+        tarRoom.withLock { $0[layer] = nil }
         if state == .mismatch { try readQuarantine() }
     }
 }

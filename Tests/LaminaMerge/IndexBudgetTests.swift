@@ -3,6 +3,7 @@ import LaminaFormats
 import LaminaOCI
 import LaminaSQLite
 import LaminaStore
+import LaminaSystem
 import LaminaTestSupport
 import Testing
 
@@ -144,5 +145,115 @@ struct IndexBudgetTests {
         // More than there is: alone.
         shares.append(try memory.takeTree(.max, { true }))
         #expect(throws: MergeError.self) { try memory.takeTree(1, { true }) }
+    }
+
+    @Test("JSON of several is in memory together only while it is little, and a large one waits for no crowd for ever")
+    func alone() throws {
+        let memory = TOCMemory(FormatLimits())
+        var small = [try memory.take(bytes: 40 << 20, { true }), try memory.take(bytes: 20 << 20, { true })]
+        #expect(throws: MergeError.self) { try memory.take(bytes: 20 << 20, { true }) }
+        #expect(throws: MergeError.self) { try memory.take(bytes: 200 << 20, { true }) }
+        // What was not needed is there for others.
+        small[0].shrink(to: 1 << 20)
+        small.append(try memory.take(bytes: 20 << 20, { true }))
+        small = []
+        let large = try memory.take(bytes: 200 << 20, { true })
+        #expect(throws: MergeError.self) { try memory.take(bytes: 1, { true }) }
+        large.shrink(to: 0)
+        let held = try memory.take(bytes: 1, { true })
+        let isStopping = Monitor(false)
+        let thread = try Thread("large") {
+            _ = try? memory.take(bytes: 200 << 20, { isStopping.withLock { $0 } })
+        }
+        // While a large one waits, no small one comes in front of it.
+        let isBehind = eventually(seconds: 10) { (try? memory.take(bytes: 1, { true })) == nil }
+        #expect(isBehind)
+        isStopping.withLock { $0 = true }
+        thread.join()
+        withExtendedLifetime(held) {}
+        _ = try memory.take(bytes: 1, { true })
+    }
+
+    @Test("a layer that has to be read as a stream waits for no memory that it has itself")
+    func fallback() throws {
+        var limits = FormatLimits()
+        limits.chunkBytes = 1000
+        let file = noise(5000, seed: 3)
+        var tar: [UInt8] = []
+        try TarWriter.append(
+            TarHeader(kind: .regular, name: Array("file".utf8), mode: 0o644, size: Int64(file.count)), to: &tar)
+        tar += file + [UInt8](repeating: 0, count: Tar.padding(Int64(file.count)))
+        var layer = ForgedLayer()
+        let offset = layer.member(tar)
+        layer.entry(
+            #""name":"file","type":"reg","size":5000,"mode":420,"digest":"\#(SHA256.hash(file))","offset":\#(offset),"innerOffset":512"#)
+        // Of so much JSON a tree takes all the memory that there is for trees.
+        layer.entry(#""name":"directory/","type":"dir"\#(String(repeating: " ", count: 1_200_000))"#)
+        layer.finish()
+        var hash = SHA256()
+        try layer.blob.withUnsafeBytes { try StreamDecompressor(.gzip).push($0) { hash.update($0) } }
+        let fixture = try Fixture()
+        try writeImage(
+            [ImageLayer(blob: layer.blob, tocDigest: layer.tocDigest, diffID: hash.digest())], tag: "a",
+            layout: fixture.layout)
+        var options = MergeEngine.Options()
+        options.formatLimits = limits
+        let engine = try MergeEngine(store: try fixture.openStore(), options: options)
+        defer { engine.stop() }
+        let end = ContinuousClock().now + .seconds(60)
+        let image = try ImagePull(engine, shouldStop: { ContinuousClock().now > end }, report: { _ in })
+            .index(try ImageReference(parsing: "oci:\(fixture.layout):a"), platform: nil, plainHTTP: true)
+        #expect(try engine.store.index.ledger(of: image.layers[0]).format == Int(LayerFormat.stargz.rawValue))
+    }
+
+    @Test("layers that are put into the index at once are counted together")
+    func together() throws {
+        let fixture = try Fixture()
+        try fixture.withEngine { engine in
+            // Room for three and a half.
+            let budget = EntryBudget(limit: 35)
+            let refused = Monitor(0)
+            let threads = try (0..<12).map { number in
+                try Thread("take") {
+                    do {
+                        try budget.take(
+                            IndexBytes(bytes: 10 * IndexBytes.entry), of: SHA256.hash([UInt8(number)]),
+                            engine.store.index)
+                    } catch {
+                        refused.withLock { $0 += 1 }
+                    }
+                }
+            }
+            for thread in threads { thread.join() }
+            #expect(refused.withLock { $0 } == 9)
+        }
+    }
+
+    @Test("a layer of another repository is copied only where there is room for it")
+    func copies() throws {
+        let fixture = try Fixture()
+        let layers = (0..<3).map { Self.layer("files", 500, seed: UInt64($0) + 1) }
+        let other = fixture.directory + "/other"
+        try writeImage(layers.map { ImageLayer($0) }, tag: "a", layout: other)
+        for (number, layer) in layers.enumerated() {
+            try writeImage([ImageLayer(layer)], tag: "a", layout: fixture.directory + "/\(number)")
+        }
+        let store = try fixture.openStore()
+        func index(_ layout: String, _ engine: MergeEngine) throws -> ImageRecord {
+            try ImagePull(engine, shouldStop: { false }, report: { _ in })
+                .index(try ImageReference(parsing: "oci:\(layout):a"), platform: nil, plainHTTP: true)
+        }
+        let one = try fixture.withEngine(store: store) { engine in
+            let images = try (0..<3).map { try index(fixture.directory + "/\($0)", engine) }
+            // Only what was told is copied.
+            for image in images { try store.recordDiffID(.proven, computed: nil, of: image.layers[0]) }
+            return try store.index.bytes(of: images[0].layers[0]).bytes
+        }
+        var options = MergeEngine.Options()
+        options.imageEntries = Int(one * 5 / 2 / IndexBytes.entry)
+        let engine = try MergeEngine(store: store, options: options)
+        defer { engine.stop() }
+        let error = try #require(#expect(throws: MergeError.self) { try index(other, engine) })
+        #expect(error.description.contains("max_image_entries"), "\(error)")
     }
 }

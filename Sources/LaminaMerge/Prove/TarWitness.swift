@@ -15,6 +15,11 @@ final class TarWitness {
     private var packed: [[UInt8]] = []
     private var file: (entry: TarEntry, hash: SHA256, received: Int64)?
     private var size: Int64 = 0
+    private let limits: FormatLimits
+    private var count = 0
+    private var bytes = 0
+
+    init(_ limits: FormatLimits = FormatLimits()) { self.limits = limits }
 
     /// Throws ``FormatError`` for what is no tar.
     func take(_ bytes: UnsafeRawBufferPointer) throws {
@@ -27,42 +32,61 @@ final class TarWitness {
                 if entry.header.kind == .regular, entry.header.size > 0 {
                     file = (entry, SHA256(), 0)
                 } else {
-                    append(entry, nil)
+                    try append(entry, nil)
                 }
-            case .payload(let payload): take(payload: payload)
+            case .payload(let payload): try take(payload: payload)
             case .zeros(let count):
                 var rest = count
                 while rest > 0 {
                     let part = min(rest, Self.zeros.count)
-                    Self.zeros.withUnsafeBytes { take(payload: UnsafeRawBufferPointer(rebasing: $0[..<part])) }
+                    try Self.zeros.withUnsafeBytes { try take(payload: UnsafeRawBufferPointer(rebasing: $0[..<part])) }
                     rest -= part
                 }
             }
         }
     }
 
-    private func take(payload: UnsafeRawBufferPointer) {
+    private func take(payload: UnsafeRawBufferPointer) throws {
         file?.hash.update(payload)
         file?.received += Int64(payload.count)
         guard let done = file, done.received == done.entry.header.size else { return }
-        append(done.entry, done.hash.digest())
+        try append(done.entry, done.hash.digest())
         file = nil
     }
 
-    private func append(_ entry: TarEntry, _ digest: Digest?) {
+    private func append(_ entry: TarEntry, _ digest: Digest?) throws {
+        let before = lines.count
         EntryLines.append(entry, digest: digest, to: &lines)
+        count += 1
+        bytes += lines.count - before
+        guard count <= limits.entries, bytes <= limits.tocBytes else {
+            throw FormatError(
+                .tooLarge, "the tar has too many entries",
+                expected: "at most \(limits.entries), and \(limits.tocBytes) bytes of names and attributes",
+                actual: "\(count), with \(bytes)")
+        }
         guard lines.count > 1 << 20 else { return }
         packed.append(EntryLines.pack(lines))
         lines.removeAll(keepingCapacity: true)
     }
 
-    /// Whether the tar has the tree that the index has of the layer.
-    func confirms(_ layer: LayerID, _ index: Index) throws -> Bool {
+    /// Whether the tar has the tree that the index has of the layer. Waits for memory for its own, and then takes the same as one that is
+    /// put into the index.
+    func confirms(
+        _ layer: LayerID, _ index: Index, _ memory: TOCMemory? = nil, _ shouldStop: () -> Bool = { false }
+    ) throws -> Bool {
+        let shares = [
+            try memory?.take(bytes: bytes, shouldStop),
+            try memory?.takeTree(TOCMemory.treeBytes(ofJSON: bytes), shouldStop),
+        ]
+        defer { withExtendedLifetime(shares) {} }
         try reader.finish()
         if !lines.isEmpty { packed.append(EntryLines.pack(lines)) }
         // Landmarks, and a table of contents, are no files of the tree.
-        let tree = try EntryLines.document(packed).withUnsafeBytes {
-            try LayerTree.parse(entries: $0, tarSize: size, format: .stargz)
+        let document = DisposableBytes(try EntryLines.document(packed, limits: limits))
+        packed = []
+        let tree = try document.consume { bytes, dispose in
+            try LayerTree.parse(entries: bytes, tarSize: size, format: .stargz, limits: limits, didRead: dispose)
         }
         let (found, expected) = (tree.facts, try index.treeFacts(of: layer))
         guard found.count == expected.count else { return false }

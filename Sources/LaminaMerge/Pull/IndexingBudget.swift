@@ -7,28 +7,78 @@ import Synchronization
 
 /// Memory for tables of contents that are being read, of the whole process: however many layers are indexed at once, and whatever their
 /// images say, the sum has a bound.
+///
+/// There are three parts, which are taken in this order: compressed bytes, JSON, trees. Who has a part of one waits only for the
+/// next ones, and for each once, so that everybody comes to their turn. Nobody waits for a network with JSON or a tree in hand.
 final class TOCMemory: Sendable {
-    /// Bytes of JSON that may be in the making at once, and of trees that are made of it: the largest that there may be, alone.
-    private let limits: FormatLimits
-    private let json = Monitor(0)
-    private let trees = Monitor(0)
+    /// Compressed bytes that may be in memory at once.
+    static let compressedBytes = 64 << 20
+    /// JSON that several layers may have in memory at once. A layer with more is the only one.
+    private static let sharedJSON = 64 << 20
 
-    init(_ limits: FormatLimits) { self.limits = limits }
+    private let limits: FormatLimits
+    private let compressed: Part
+    private let json: Part
+    private let trees: Part
+
+    init(_ limits: FormatLimits) {
+        self.limits = limits
+        compressed = Part(limit: Self.compressedBytes, shared: Self.compressedBytes)
+        json = Part(limit: limits.tocBytes, shared: min(Self.sharedJSON, limits.tocBytes))
+        trees = Part(limit: limits.treeBytes, shared: limits.treeBytes)
+    }
+
+    fileprivate final class Part: Sendable {
+        struct State {
+            var used = 0
+            /// Who waits until nothing is used: nobody comes in front of them for ever.
+            var waitingAlone = 0
+        }
+
+        /// The most that one may have, who is alone then, and what several may have together, in bytes.
+        let limit: Int
+        let shared: Int
+        let state = Monitor(State())
+
+        init(limit: Int, shared: Int) { (self.limit, self.shared) = (limit, shared) }
+    }
 
     /// A part of the memory, until it goes.
     final class Share: Sendable {
-        private let used: Monitor<Int>
-        private let bytes: Int
+        private let part: Part
+        private let bytes: Mutex<Int>
 
-        fileprivate init(_ used: Monitor<Int>, _ bytes: Int) { (self.used, self.bytes) = (used, bytes) }
+        fileprivate init(_ part: Part, _ bytes: Int) {
+            self.part = part
+            self.bytes = Mutex(bytes)
+        }
 
-        deinit { used.withLock(notify: true) { [bytes] in $0 -= bytes } }
+        deinit { give(bytes.withLock { $0 }) }
+
+        /// Gives back what was not needed.
+        func shrink(to needed: Int) {
+            give(
+                bytes.withLock { bytes in
+                    let rest = max(0, bytes - needed)
+                    bytes -= rest
+                    return rest
+                })
+        }
+
+        private func give(_ bytes: Int) { part.state.withLock(notify: true) { $0.used -= bytes } }
+    }
+
+    /// Waits until there is room for compressed bytes, before they are fetched. What is fetched with a footer counts for nothing.
+    ///
+    /// - Throws: `MergeError.stopped`.
+    func takeCompressed(_ bytes: Int, _ shouldStop: () -> Bool) throws(MergeError) -> Share {
+        try take(bytes, of: compressed, shouldStop)
     }
 
     /// Waits until there is room for what a compressed table of contents may become.
     ///
     /// - Throws: `MergeError.stopped`.
-    func take(compressed: Int, _ limits: FormatLimits, _ shouldStop: () -> Bool) throws(MergeError) -> Share {
+    func take(compressed: Int, _ shouldStop: () -> Bool) throws(MergeError) -> Share {
         // A small one may be any of sixteen megabytes; above that the ratio counts.
         let most = max(min(compressed, Int.max / limits.tocRatio) * limits.tocRatio, 1)
         return try take(bytes: min(most, limits.tocBytes), shouldStop)
@@ -38,30 +88,33 @@ final class TOCMemory: Sendable {
     ///
     /// - Throws: `MergeError.stopped`.
     func take(bytes: Int, _ shouldStop: () -> Bool) throws(MergeError) -> Share {
-        try take(bytes, of: json, limits.tocBytes, shouldStop)
+        try take(bytes, of: json, shouldStop)
     }
 
-    /// Waits until there is room for a tree. Who has it waits for no other memory, so that everybody comes to their turn.
+    /// Waits until there is room for a tree.
     ///
     /// - Throws: `MergeError.stopped`.
     func takeTree(_ bytes: Int, _ shouldStop: () -> Bool) throws(MergeError) -> Share {
-        try take(bytes, of: trees, limits.treeBytes, shouldStop)
+        try take(bytes, of: trees, shouldStop)
     }
 
     /// What a tree may come to take in memory: two bytes of a path may be a directory of its own.
     static func treeBytes(ofJSON count: Int) -> Int { min(count, Int.max / 128) * 64 }
 
-    private func take(
-        _ bytes: Int, of used: Monitor<Int>, _ limit: Int, _ shouldStop: () -> Bool
-    ) throws(MergeError) -> Share {
-        let bytes = min(bytes, limit)
+    private func take(_ bytes: Int, of part: Part, _ shouldStop: () -> Bool) throws(MergeError) -> Share {
+        let bytes = min(bytes, part.limit)
+        let isAlone = bytes > part.shared
+        if isAlone { part.state.withLock { $0.waitingAlone += 1 } }
+        defer { if isAlone { part.state.withLock(notify: true) { $0.waitingAlone -= 1 } } }
         while true {
-            let isTaken = used.wait(seconds: 0.1) { used -> Bool? in
-                guard used + bytes <= limit else { return nil }
-                used += bytes
+            let isTaken = part.state.wait(seconds: 0.1) { state -> Bool? in
+                guard isAlone ? state.used == 0 : state.waitingAlone == 0 && state.used + bytes <= part.shared else {
+                    return nil
+                }
+                state.used += bytes
                 return true
             }
-            if isTaken == true { return Share(used, bytes) }
+            if isTaken == true { return Share(part, bytes) }
             if shouldStop() { throw .stopped }
         }
     }
@@ -125,24 +178,40 @@ final class EntryBudget: Sendable {
     func take(_ layer: IndexBytes, of digest: Digest, _ index: Index) throws {
         let most = Int64(limit).multipliedReportingOverflow(by: IndexBytes.entry)
         let limitBytes = most.overflow ? Int64.max : most.partialValue
-        let before = taken.withLock { $0 }
-        var sum = layer.bytes
-        for case (let other, .bytes(let bytes)) in before where other != digest { sum += bytes }
         // A small part of the limit more does no harm, and most images are small.
-        if sum > limitBytes / 16 {
-            for case (let other, .known(let known)) in before where other != digest {
-                let known = try index.bytes(of: known)
-                taken.withLock { $0[other] = .bytes(known.bytes) }
-                sum += known.bytes
-            }
-        }
-        guard sum <= limitBytes else {
+        if !add(layer, of: digest, upTo: limitBytes / 16) {
+            try measureKnown(index)
+            if add(layer, of: digest, upTo: limitBytes) { return }
+            let sum = taken.withLock { Self.sum($0, without: digest) } + layer.bytes
             throw MergeError(
                 .badImage,
                 "layer \(digest): the image has too many entries, or too large ones: the index would take \(sum) bytes with the layers so "
                     + "far, and \(limitBytes) are allowed, \(IndexBytes.entry) for each entry of [store] max_image_entries"
             )
         }
-        taken.withLock { $0[digest] = .bytes(layer.bytes) }
+    }
+
+    /// Looks up what layers take that the index had. One that went meanwhile takes nothing.
+    private func measureKnown(_ index: Index) throws {
+        for case (let digest, .known(let layer)) in taken.withLock({ $0 }) {
+            var bytes: Int64 = 0
+            do { bytes = try index.bytes(of: layer).bytes } catch let error as StoreError where error.code == .notFound {}
+            taken.withLock { if case .known = $0[digest] { $0[digest] = .bytes(bytes) } }
+        }
+    }
+
+    /// Adds a layer if all of them stay within a limit: several are put into the index at once.
+    private func add(_ layer: IndexBytes, of digest: Digest, upTo limit: Int64) -> Bool {
+        taken.withLock { taken in
+            guard layer.bytes <= limit, Self.sum(taken, without: digest) <= limit - layer.bytes else { return false }
+            taken[digest] = .bytes(layer.bytes)
+            return true
+        }
+    }
+
+    private static func sum(_ taken: [Digest: Taken], without digest: Digest) -> Int64 {
+        var sum: Int64 = 0
+        for case (let other, .bytes(let bytes)) in taken where other != digest { sum += bytes }
+        return sum
     }
 }

@@ -8,8 +8,6 @@ extension LayerIndexer {
     /// On a layer of the other image, names the layer whose table of contents it is
     /// (https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md#external-toc).
     private static let layerAnnotation = "containerd.io/snapshot/stargz/layer.digest"
-    /// The maximum size of a table of contents as a blob, in bytes.
-    private static let blobLimit = 512 << 20
 
     /// The table of contents of a layer whose footer says that it is elsewhere.
     func fetchExternal(_ descriptor: Descriptor, membersEnd: Int64) throws -> FetchedTOC {
@@ -37,12 +35,11 @@ extension LayerIndexer {
         guard let layer else {
             throw MergeError(.badImage, "the image '\(other)' has no table of contents of layer \(descriptor.digest)")
         }
-        let blob = try source.blob(layer, limit: Self.blobLimit, shouldStop: shouldStop)
+        try checkSize(layer.size, at: 0)
+        let share = try takeCompressed(layer.size)
+        let blob = try source.blob(layer, limit: Int(Self.memberLimit), shouldStop: shouldStop)
         didFetch(blob.count)
-        let share = try memory?.take(compressed: blob.count, limits, shouldStop)
-        return FetchedTOC(
-            format: .estargzExternal,
-            json: try blob.withUnsafeBytes { try EStargz.extractTOC(fromMember: $0, limits: limits) },
-            membersEnd: membersEnd, share: share)
+        let toc = compressed(blob, share) { [limits] in try EStargz.extractTOC(fromMember: $0, limits: limits) }
+        return try FetchedTOC(toc, format: .estargzExternal, membersEnd: membersEnd)
     }
 }

@@ -9,7 +9,7 @@ extension LayerIndexer {
     /// How many bytes at the end of a blob are fetched with the footer: the TOCs of most layers are smaller.
     private static let tailSize: Int64 = 256 << 10
     /// The maximum size of a compressed TOC, in bytes: it is in memory beside the JSON, which is at least four times as large.
-    private static let memberLimit: Int64 = 64 << 20
+    static let memberLimit = Int64(TOCMemory.compressedBytes)
 
     /// The layer's table of contents, or that it has none that can be used.
     func fetchTOC(_ descriptor: Descriptor, _ claims: TOCClaims) throws -> LayerKind {
@@ -43,17 +43,26 @@ extension LayerIndexer {
     ) throws -> FetchedTOC {
         let tocEnd = descriptor.size - Int64(EStargz.footerSize)
         try checkSize(tocEnd - tocOffset, at: tocOffset)
-        let bytes = try completed(tail, from: tailStart, with: tocOffset, descriptor)
-        let count = Int(tocEnd - tocOffset)
-        let share = try memory?.take(compressed: count, limits, shouldStop)
-        return try bytes.withUnsafeBytes { bytes in
-            FetchedTOC(
-                format: .estargz,
-                json: try EStargz.extractTOC(
-                    fromMember: UnsafeRawBufferPointer(rebasing: bytes[..<count]), limits: limits),
-                membersEnd: tocOffset, tail: (tocOffset, Int64(bytes.count), SHA256.hash(bytes)),
-                tarTail: Array(bytes[..<count]), share: share)
-        }
+        let share = try takeCompressed(tocEnd - tocOffset)
+        var bytes = try completed(tail, from: tailStart, with: tocOffset, descriptor)
+        let whole = (tocOffset, Int64(bytes.count), SHA256.hash(bytes))
+        bytes.removeLast(bytes.count - Int(tocEnd - tocOffset))
+        let toc = compressed(bytes, share) { [limits] in try EStargz.extractTOC(fromMember: $0, limits: limits) }
+        return try FetchedTOC(toc, format: .estargz, membersEnd: tocOffset, tail: whole)
+    }
+
+    /// Waits for room for what is about to be fetched, where it is more than comes with a footer.
+    func takeCompressed(_ size: Int64) throws -> TOCMemory.Share? {
+        guard size > Self.tailSize else { return nil }
+        return try memory?.takeCompressed(Int(clamping: size), shouldStop)
+    }
+
+    func compressed(
+        _ bytes: [UInt8], _ share: TOCMemory.Share?, inflate: @escaping (UnsafeRawBufferPointer) throws -> [UInt8]
+    ) -> CompressedTOC {
+        CompressedTOC(
+            bytes: bytes, share: share,
+            memory: { [memory, shouldStop] in try memory?.take(compressed: bytes.count, shouldStop) }, inflate: inflate)
     }
 
     /// The table of contents in a skippable frame of zstd:chunked.
@@ -64,24 +73,22 @@ extension LayerIndexer {
         tail: (bytes: [UInt8], start: Int64)?
     ) throws -> FetchedTOC {
         try checkSize(place.compressedSize, at: place.offset)
-        let bytes: [UInt8]
+        let share = try takeCompressed(place.compressedSize)
+        var bytes: [UInt8]
         if let tail {
             bytes = try completed(tail.bytes, from: tail.start, with: place.offset, descriptor)
         } else {
             bytes = try read(descriptor, place.range)
         }
-        let share = try memory?.take(compressed: Int(place.compressedSize), limits, shouldStop)
-        return try bytes.withUnsafeBytes { bytes in
-            let frame = UnsafeRawBufferPointer(rebasing: bytes[..<Int(place.compressedSize)])
-            return FetchedTOC(
-                format: .zstdChunked, json: try ZstdChunked.extractTOC(frame, place: place, limits: limits),
-                membersEnd: place.offset - ZstdChunked.frameHeadSize,
-                tail: (place.offset, Int64(bytes.count), SHA256.hash(bytes)), checksum: SHA256.hash(frame),
-                tarSplit: tarSplit, share: share)
-        }
+        let whole = (place.offset, Int64(bytes.count), SHA256.hash(bytes))
+        bytes.removeLast(bytes.count - Int(place.compressedSize))
+        let toc = compressed(bytes, share) { [limits] in try ZstdChunked.extractTOC($0, place: place, limits: limits) }
+        return try FetchedTOC(
+            toc, format: .zstdChunked, membersEnd: place.offset - ZstdChunked.frameHeadSize, tail: whole,
+            checksum: SHA256.hash(bytes), tarSplit: tarSplit)
     }
 
-    private func checkSize(_ size: Int64, at offset: Int64) throws(FormatError) {
+    func checkSize(_ size: Int64, at offset: Int64) throws(FormatError) {
         guard size <= Self.memberLimit else {
             throw FormatError(
                 .tooLarge, "the table of contents is over its limit", offset: offset,
@@ -117,7 +124,7 @@ extension LayerIndexer {
     ///
     /// The pass over the whole blob also gives its diff ID.
     func verify(
-        _ toc: FetchedTOC, _ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?
+        _ toc: inout FetchedTOC, _ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?
     ) throws -> LayerProof {
         let pairs = [(claims.tocDigest, Optional(toc.digest)), (claims.checksum, toc.checksum)]
         var isProven = false
@@ -138,7 +145,9 @@ extension LayerIndexer {
                 "layer \(descriptor.digest): its table of contents is in another image, and its manifest vouches for none: "
                     + "push the image again with the annotation containerd.io/snapshot/stargz/toc.digest")
         }
-        let witness = Self.witness(for: toc.format)
+        // Others need not wait until the blob has come.
+        toc.park()
+        let witness = Self.witness(for: toc.format, limits)
         let pass = try readWhole(descriptor, diffID, toc.format.compression, tail: toc.tail, witness: witness)
         guard pass.tail == toc.tail?.digest else {
             throw MergeError(
@@ -156,18 +165,22 @@ extension LayerIndexer {
         guard ledger.diffIDState == .unknown || ledger.diffIDState == .notProvable,
             let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
         else { return layer }
-        let witness = Self.witness(for: format)
+        let witness = Self.witness(for: format, limits)
         let membersEnd = format == .estargz ? try store.index.tarSource(of: layer)?.membersEnd : nil
+        let share = try membersEnd.flatMap { try takeCompressed(descriptor.size - $0) }
+        defer { withExtendedLifetime(share) {} }
         let pass = try readWhole(
             descriptor, ledger.diffID ?? diffID, format.compression, tail: nil, witness: witness,
             keepingFrom: membersEnd)
         if membersEnd != nil {
             // The blob is what its digest says: so is the table of contents in it, and the tree may have been made of another one.
+            let share = try memory?.take(compressed: pass.kept.count, shouldStop)
             let toc = try pass.kept.dropLast(EStargz.footerSize).withUnsafeBytes {
-                try EStargz.extractTOC(fromMember: $0, limits: limits)
+                SHA256.hash(try EStargz.extractTOC(fromMember: $0, limits: limits))
             }
-            try store.recordTOC(SHA256.hash(toc), checksum: nil, of: descriptor.digest)
-            if SHA256.hash(toc) != ledger.tocDigest { return layer }
+            withExtendedLifetime(share) {}
+            try store.recordTOC(toc, checksum: nil, of: descriptor.digest)
+            if toc != ledger.tocDigest { return layer }
         }
         try record(pass.diffID, pass.computed, of: layer, witness)
         return layer
@@ -183,14 +196,16 @@ extension LayerIndexer {
         _ = try readWhole(descriptor, diffID, format.compression, tail: nil)
     }
 
-    private static func witness(for format: LayerFormat) -> TarWitness? { format == .estargz ? nil : TarWitness() }
+    private static func witness(for format: LayerFormat, _ limits: FormatLimits) -> TarWitness? {
+        format == .estargz ? nil : TarWitness(limits)
+    }
 
     /// Records what was found of a diff ID, once the tar's tree was held against the layer's.
     func record(_ state: DiffIDState, _ computed: Digest?, of layer: LayerID, _ witness: TarWitness?) throws {
         var state = state
         if state == .proven, let witness {
             do {
-                if try !witness.confirms(layer, store.index) { state = .notProvable }
+                if try !witness.confirms(layer, store.index, memory, shouldStop) { state = .notProvable }
             } catch is FormatError {
                 state = .notProvable
             }

@@ -80,40 +80,16 @@ struct LayerIndexer {
                         + "verification is \"strict\"; 'lamina convert' makes an eStargz image of it")
             case .plain(let format): return try stream(descriptor, diffID, format)
             }
-            let proof = try verify(toc, claims, descriptor, diffID)
+            let proof = try verify(&toc, claims, descriptor, diffID)
             if toc.format != .estargzExternal { try refuseFalse(toc, descriptor) }
-            let share = try memory?.takeTree(toc.treeBytes, shouldStop)
-            defer { withExtendedLifetime(share) {} }
-            let tree: LayerTree
-            do {
-                tree = try toc.makeTree(limits)
-                // A member is in memory as a whole, however little of it is wanted.
-                if let large = tree.chunks.first(where: { $0.blobSize > limits.memberBytes }) {
-                    throw FormatError(
-                        .largeChunk, "the chunk is in a member that is too large", offset: large.blobOffset,
-                        expected: "at most \(limits.memberBytes) bytes", actual: "\(large.blobSize)")
-                }
-            } catch let error as FormatError where error.code == .largeChunk && unvouched != .refused {
-                // In parts the layer would take more memory than decoders have. So it is read as a stream.
-                return try stream(descriptor, diffID, toc.format == .zstdChunked ? .plainZstd : .stargz)
-            }
-            var index = IndexBytes(of: tree, isIsolated: isolates(source.location))
-            index.bytes += Int64(toc.tarTail?.count ?? 0)
-            try entries?.take(index, of: descriptor.digest, store.index)
-            var record = LayerRecord(
-                digest: descriptor.digest, diffID: diffID, tocDigest: toc.digest, tocChecksum: toc.checksum,
-                tocProof: proof.toc, format: Int(toc.format.rawValue), size: descriptor.size,
-                prioritizedEnd: tree.prioritizedEnd, location: source.location)
             // What a witness has to say something of is not proven yet.
             let isSettled = proof.witness == nil || toc.format == .estargz
-            (record.diffIDState, record.computedDiffID) = (isSettled ? proof.diffID : .unknown, proof.computedDiffID)
-            record.membersEnd = toc.membersEnd
-            record.tarSplit = toc.tarSplit.flatMap { tree.isPlausible($0) ? $0.range : nil }
-            record.isIsolated = isolates(source.location)
-            record.tail = toc.tarTail.map { (toc.membersEnd, $0) }
-            let layer = try importing(index.bytes) {
-                try store.importLayer(record, inodeCount: tree.nodes.count) { try $0.add(tree) }
+            guard let layer = try importTree(&toc, proof, isSettled: isSettled, descriptor, diffID) else {
+                // In parts the layer would take more memory than decoders have. So it is read as a stream.
+                toc.drop()
+                return try stream(descriptor, diffID, toc.format == .zstdChunked ? .plainZstd : .stargz)
             }
+            toc.drop()
             if !isSettled { try self.record(proof.diffID, proof.computedDiffID, of: layer, proof.witness) }
             if proof.isOfWholeBlob, toc.format != .estargzExternal {
                 try store.recordTOC(toc.digest, checksum: toc.checksum, of: descriptor.digest)
@@ -122,6 +98,45 @@ struct LayerIndexer {
         } catch let error as FormatError {
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
         }
+    }
+
+    /// Makes the tree of a table of contents, and puts it into the index.
+    ///
+    /// - Returns: nil if the layer has to be read as a stream, as one of its members is too large to be in memory as a whole.
+    private func importTree(
+        _ toc: inout FetchedTOC, _ proof: LayerProof, isSettled: Bool, _ descriptor: Descriptor, _ diffID: Digest?
+    ) throws -> LayerID? {
+        try toc.unpark()
+        let share = try memory?.takeTree(toc.treeBytes, shouldStop)
+        defer { withExtendedLifetime(share) {} }
+        let tree: LayerTree
+        do {
+            tree = try toc.makeTree(limits)
+            // A member is in memory as a whole, however little of it is wanted.
+            if let large = tree.chunks.first(where: { $0.blobSize > limits.memberBytes }) {
+                throw FormatError(
+                    .largeChunk, "the chunk is in a member that is too large", offset: large.blobOffset,
+                    expected: "at most \(limits.memberBytes) bytes", actual: "\(large.blobSize)")
+            }
+        } catch let error as FormatError where error.code == .largeChunk && unvouched != .refused {
+            return nil
+        }
+        var index = IndexBytes(of: tree, isIsolated: isolates(source.location))
+        index.bytes += Int64(toc.tarTail?.count ?? 0)
+        try entries?.take(index, of: descriptor.digest, store.index)
+        var record = LayerRecord(
+            digest: descriptor.digest, diffID: diffID, tocDigest: toc.digest, tocChecksum: toc.checksum,
+            tocProof: proof.toc, format: Int(toc.format.rawValue), size: descriptor.size,
+            prioritizedEnd: tree.prioritizedEnd, location: source.location)
+        (record.diffIDState, record.computedDiffID) = (isSettled ? proof.diffID : .unknown, proof.computedDiffID)
+        record.membersEnd = toc.membersEnd
+        record.tarSplit = toc.tarSplit.flatMap { tree.isPlausible($0) ? $0.range : nil }
+        record.isIsolated = isolates(source.location)
+        record.tail = toc.tarTail.map { (toc.membersEnd, $0) }
+        let layer = try importing(index.bytes) {
+            try store.importLayer(record, inodeCount: tree.nodes.count) { try $0.add(tree) }
+        }
+        return layer
     }
 
     /// Refuses a table of contents that is not the one of a blob which was hashed as a whole.
@@ -154,8 +169,31 @@ struct LayerIndexer {
     /// whose registry made up a TOC for a well-known layer must not lend it to the images that hold the real one. One of another
     /// repository is copied: it is served from the store and by this image's own registry, and not by that one's.
     private func known(_ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?) throws -> LayerID? {
-        try store.known(descriptor, diffID, at: source.location, isIsolated: isolates(source.location)) {
+        try store.known(
+            descriptor, diffID, at: source.location, isIsolated: isolates(source.location),
+            copying: { try counted($0, descriptor, copy: $1) }
+        ) {
             claims.fits($0) && ($0.diffID == diffID || diffID == nil || $0.tocProof == .whole)
+        }
+    }
+}
+
+extension LayerIndexer {
+    private struct NotCopied: Error {}
+
+    /// Copies a layer where the image and the store have room for what that takes of the index.
+    private func counted(
+        _ layer: LayerID, _ descriptor: Descriptor, copy: () throws -> LayerID?
+    ) throws -> LayerID? {
+        let bytes = try store.index.bytes(of: layer)
+        try entries?.take(bytes, of: descriptor.digest, store.index)
+        do {
+            return try importing(bytes.bytes) {
+                guard let copied = try copy() else { throw NotCopied() }
+                return copied
+            }
+        } catch is NotCopied {
+            return nil
         }
     }
 }
@@ -163,10 +201,13 @@ struct LayerIndexer {
 extension Store {
     /// Takes a layer that the index has for an image at a location: the one of that repository, or a copy of another repository's.
     ///
-    /// - Parameter fits: whether a layer of the blob may be the image's, by its table of contents.
+    /// - Parameters:
+    ///   - copying: runs the copy of another repository's layer, if there is room for what it takes of the index.
+    ///   - fits: whether a layer of the blob may be the image's, by its table of contents.
     /// - Throws: `MergeError.wrongDigest` if the blob was hashed as a whole and its tar is not the one that the image names.
     func known(
         _ descriptor: Descriptor, _ diffID: Digest?, at location: String, isIsolated: Bool,
+        copying: (_ layer: LayerID, _ copy: () throws -> LayerID?) throws -> LayerID? = { try $1() },
         _ fits: (KnownLayer) -> Bool
     ) throws -> LayerID? {
         let fitting = try index.layers(of: descriptor.digest).filter { $0.isIsolated == isIsolated && fits($0) }
@@ -182,7 +223,7 @@ extension Store {
             return own.id
         }
         guard !isIsolated, let other = fitting.first(where: { !$0.isQuarantined }) else { return nil }
-        return try copyLayer(other.id, to: location, diffID: diffID)
+        return try copying(other.id) { try copyLayer(other.id, to: location, diffID: diffID) }
     }
 }
 

@@ -56,49 +56,88 @@ struct TOCClaims {
 /// A layer's table of contents as it was fetched, before any of it is trusted.
 struct FetchedTOC {
     let format: LayerFormat
-    /// The JSON, until the tree is made of it.
-    private let json: DisposableBytes
     /// SHA-256 of the JSON.
     let digest: Digest
     /// Where in the blob the last member ends.
     let membersEnd: Int64
-    /// The bytes of the blob from here on were read, and this is their digest; `nil` if they are in another image.
+    /// The bytes of the blob that hold the TOC; `nil` if it is in another blob.
     let tail: (offset: Int64, size: Int64, digest: Digest)?
-    /// For zstd:chunked: the SHA-256 of the JSON as it stands in the blob.
+    /// SHA-256 of the JSON as it stands in the blob, compressed; for zstd:chunked.
     let checksum: Digest?
     let tarSplit: ZstdChunked.Place?
-    /// What of the layer's tar stands behind its last member: the compressed table of contents of an eStargz, as it is in the blob.
-    let tarTail: [UInt8]?
-    /// What it takes of the memory for tables of contents, until the tree is made.
-    private var share: TOCMemory.Share?
 
-    /// Hashes the JSON.
+    /// As it came, and what that takes of the memory for tables of contents; nil once it is done with.
+    private(set) var compressed: CompressedTOC?
+    /// The JSON, and what it takes of that memory, until the tree is made of it.
+    private var json: (bytes: DisposableBytes, share: TOCMemory.Share?)?
+    private let jsonCount: Int
+
+    /// Decompresses and hashes it.
+    ///
+    /// - Throws: `FormatError`; `MergeError.stopped` while it waits for memory.
     init(
-        format: LayerFormat, json: [UInt8], membersEnd: Int64,
+        _ compressed: CompressedTOC, format: LayerFormat, membersEnd: Int64,
         tail: (offset: Int64, size: Int64, digest: Digest)? = nil, checksum: Digest? = nil,
-        tarSplit: ZstdChunked.Place? = nil, tarTail: [UInt8]? = nil, share: TOCMemory.Share? = nil
-    ) {
-        self.tarTail = tarTail
-        self.share = share
+        tarSplit: ZstdChunked.Place? = nil
+    ) throws {
         self.format = format
-        digest = SHA256.hash(json)
-        self.json = DisposableBytes(json)
+        self.compressed = compressed
+        let (bytes, share) = try compressed.inflated()
+        jsonCount = bytes.count
+        digest = SHA256.hash(bytes)
+        json = (DisposableBytes(bytes), share)
         self.membersEnd = membersEnd
         self.tail = tail
         self.checksum = checksum
         self.tarSplit = tarSplit
     }
 
+    /// What of the layer's tar stands behind its last member: the compressed table of contents of an eStargz, as it is in the blob.
+    var tarTail: [UInt8]? { format == .estargz ? compressed?.bytes : nil }
+
+    /// Lets the JSON go while something is waited for.
+    mutating func park() { json = nil }
+
+    /// Has the JSON again, after `park`.
+    ///
+    /// - Throws: as `init`.
+    mutating func unpark() throws {
+        guard json == nil, let compressed else { return }
+        let (bytes, share) = try compressed.inflated()
+        json = (DisposableBytes(bytes), share)
+    }
+
+    /// Lets all of it go: the layer is read in another way.
+    mutating func drop() { (json, compressed) = (nil, nil) }
+
     /// Makes the tree, once: the JSON is gone then.
     ///
     /// - Throws: `FormatError`.
     mutating func makeTree(_ limits: FormatLimits) throws -> LayerTree {
-        defer { share = nil }
-        return try json.consume { bytes, dispose in
+        defer { json = nil }
+        guard let json else { throw FormatError(.badTOC, "the table of contents is gone") }
+        return try json.bytes.consume { bytes, dispose in
             try LayerTree.parse(toc: bytes, tocOffset: membersEnd, format: format, limits: limits, didRead: dispose)
         }
     }
 
     /// How many bytes of memory its tree may come to take, at most.
-    var treeBytes: Int { TOCMemory.treeBytes(ofJSON: json.count) }
+    var treeBytes: Int { TOCMemory.treeBytes(ofJSON: jsonCount) }
+}
+
+/// The compressed bytes of a table of contents.
+struct CompressedTOC {
+    let bytes: [UInt8]
+    /// What they take of the memory for tables of contents; nil: they are few.
+    var share: TOCMemory.Share?
+    /// Waits for memory for the JSON.
+    let memory: () throws -> TOCMemory.Share?
+    let inflate: (UnsafeRawBufferPointer) throws -> [UInt8]
+
+    fileprivate func inflated() throws -> ([UInt8], TOCMemory.Share?) {
+        let share = try memory()
+        let json = try bytes.withUnsafeBytes(inflate)
+        share?.shrink(to: json.count)
+        return (json, share)
+    }
 }
