@@ -207,7 +207,8 @@ extension Store {
         for part in parts {
             let room = try tarRoom.withLock { $0[part.layer] } ?? tarRoom(of: part.layer, in: database)
             // What comes again takes the place of what was there.
-            let more = Int64(part.bytes.count)
+            let more =
+                Int64(part.bytes.count)
                 - (try before.bind(1, part.layer.row).bind(2, part.blobOffset).first { $0.integer(0) } ?? 0)
             var taken: Int64 = 0
             if room >= more {

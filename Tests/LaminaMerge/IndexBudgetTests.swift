@@ -63,7 +63,9 @@ struct IndexBudgetTests {
 
     @Test(
         "what is said before is about what it takes, whatever it has many of",
-        arguments: ["files", "directories", "deep", "targets", "long targets", "attributes", "long attributes", "chunks"])
+        arguments: [
+            "files", "directories", "deep", "targets", "long targets", "attributes", "long attributes", "chunks",
+        ])
     func estimates(kind: String) throws {
         let fixture = try Fixture()
         let layer = Self.layer(kind, 6000)
@@ -186,7 +188,8 @@ struct IndexBudgetTests {
         var layer = ForgedLayer()
         let offset = layer.member(tar)
         layer.entry(
-            #""name":"file","type":"reg","size":5000,"mode":420,"digest":"\#(SHA256.hash(file))","offset":\#(offset),"innerOffset":512"#)
+            #""name":"file","type":"reg","size":5000,"mode":420,"digest":"\#(SHA256.hash(file))","offset":\#(offset),"innerOffset":512"#
+        )
         // Of so much JSON a tree takes all the memory that there is for trees.
         layer.entry(#""name":"directory/","type":"dir"\#(String(repeating: " ", count: 1_200_000))"#)
         layer.finish()
