@@ -27,10 +27,12 @@ final class Authorizer: Sendable {
         var renewAt: ContinuousClock.Instant?
         /// From the token service, to be used instead of the password.
         var refreshToken: Secret?
+        /// The `scope` that the registry asked for with this repository; nil if it named none.
+        var tokenScope: String?
     }
 
     private struct State {
-        /// What each registry last asked for.
+        /// What each registry last asked for, whichever repository it was about.
         var challenges: [RegistryHost.Key: AuthChallenge] = [:]
         var entries: [Scope: Entry] = [:]
         /// Scopes whose token is being fetched.
@@ -40,6 +42,21 @@ final class Authorizer: Sendable {
         /// For credentials that are one of several: those that were refused, until all were.
         var refused: [Scope: Set<Credentials>] = [:]
         var count: UInt64 = 0
+
+        /// What a registry asks for before it gives something of a repository, as far as that is known.
+        func challenge(of scope: Scope) -> AuthChallenge? {
+            guard var challenge = challenges[scope.host] else { return nil }
+            challenge.parameters["scope"] = entries[scope]?.tokenScope
+            return challenge
+        }
+
+        /// Keeps of a challenge what is true for all repositories of the registry. What it says of one of them would ask for that one
+        /// with the credentials for another.
+        mutating func keep(_ challenge: AuthChallenge, of host: RegistryHost.Key) {
+            var challenge = challenge
+            for name in ["scope", "error", "error_description"] { challenge.parameters[name] = nil }
+            challenges[host] = challenge
+        }
     }
 
     private let store: CredentialStore
@@ -69,7 +86,7 @@ final class Authorizer: Sendable {
     ) throws -> Grant? {
         let scope = Scope(host: host.key, repository: repository)
         let known = state.withLock { state -> (AuthChallenge, Entry?)? in
-            state.challenges[scope.host].map { ($0, state.entries[scope]) }
+            state.challenge(of: scope).map { ($0, state.entries[scope]) }
         }
         guard let (challenge, entry) = known else { return nil }
         if let entry, entry.renewAt.map({ $0 > ContinuousClock().now }) ?? true { return entry.grant }
@@ -86,12 +103,12 @@ final class Authorizer: Sendable {
         settings: RegistryClient.Settings, shouldStop: @Sendable () -> Bool
     ) throws -> Grant? {
         let challenges = head.challenges.flatMap(AuthChallenge.parse)
-        let known = refused == nil ? nil : state.withLock { $0.challenges[host.key] }
+        let scope = Scope(host: host.key, repository: repository)
+        let known = refused == nil ? nil : state.withLock { $0.challenge(of: scope) }
         guard
             let challenge = challenges.first(where: { $0.scheme == "bearer" })
                 ?? challenges.first(where: { $0.scheme == "basic" }) ?? known
         else { return nil }
-        let scope = Scope(host: host.key, repository: repository)
         let isOfNoUse = challenge.parameters["error"] == "insufficient_scope"
         if let refused, refused.isOneOfSeveral, refused.isCredentials || isOfNoUse {
             refuse(refused.credentials, scope)
@@ -102,7 +119,7 @@ final class Authorizer: Sendable {
         if let refused, isOfNoUse, try find(host, repository, shouldStop)?.credentials == refused.credentials {
             grant = nil
         } else {
-            state.withLock { $0.challenges[scope.host] = challenge }
+            state.withLock { $0.keep(challenge, of: scope.host) }
             grant = try renew(scope, host, challenge, replacing: refused?.number, settings, shouldStop)
         }
         // All were refused: the next request begins again, because a registry may have been wrong.
@@ -165,10 +182,10 @@ final class Authorizer: Sendable {
         let began = ContinuousClock().now
         switch (challenge.scheme, found?.credentials) {
         case (_, .registryToken(let token)):
-            return keep("Bearer " + token.revealed, scope, found, replaced: replaced)
+            return keep("Bearer " + token.revealed, scope, challenge, found, replaced: replaced)
         case ("basic", .basic(let user, let password)):
             let text = Base64.encode("\(user):\(password.revealed)".utf8)
-            return keep("Basic " + text, scope, found, replaced: replaced)
+            return keep("Basic " + text, scope, challenge, found, replaced: replaced)
         case ("basic", _):
             return nil
         default:
@@ -180,7 +197,7 @@ final class Authorizer: Sendable {
             // Early enough for a request on its way, and late enough that a short-lived token is still used.
             let early = min(token.lifetime / 4, .seconds(10))
             return keep(
-                "Bearer " + token.token.revealed, scope, found, replaced: nil,
+                "Bearer " + token.token.revealed, scope, challenge, found, replaced: nil,
                 renewAt: began + token.lifetime - early, refreshToken: token.refreshToken)
         }
     }
@@ -205,7 +222,7 @@ final class Authorizer: Sendable {
 
     /// Keeps a grant for the next requests; `nil` if it is the one that was refused.
     private func keep(
-        _ value: String, _ scope: Scope, _ found: CredentialStore.Found?, replaced: UInt64?,
+        _ value: String, _ scope: Scope, _ challenge: AuthChallenge, _ found: CredentialStore.Found?, replaced: UInt64?,
         renewAt: ContinuousClock.Instant? = nil, refreshToken: Secret? = nil
     ) -> Grant? {
         let header = Secret("Authorization: " + value)
@@ -216,7 +233,8 @@ final class Authorizer: Sendable {
             let grant = Grant(
                 header: header, number: state.count, credentials: found?.credentials, origin: found?.origin,
                 isOneOfSeveral: found?.isOneOfSeveral ?? false, isCredentials: renewAt == nil)
-            state.entries[scope] = Entry(grant: grant, renewAt: renewAt, refreshToken: refreshToken)
+            state.entries[scope] = Entry(
+                grant: grant, renewAt: renewAt, refreshToken: refreshToken, tokenScope: challenge.parameters["scope"])
             return grant
         }
     }
