@@ -16,7 +16,7 @@ extension RegistryClient {
         /// What errors call it.
         var subject: String
 
-        var trust: RegistrySession.BlobTrust? { blob.map { .init(blob: $0, toc: toc) } }
+        var trust: RegistrySession.BlobTrust? { blob.map { .init(path: fullPath, blob: $0, toc: toc) } }
 
         var fullPath: String { repository.isEmpty ? path : "\(repository)/\(path)" }
 
