@@ -1,4 +1,5 @@
 import Glibc
+import LaminaDigest
 import LaminaSystem
 import LaminaTestSupport
 import Synchronization
@@ -24,7 +25,7 @@ struct KeptCredentialTests {
     func kept() throws {
         try with { path in
             let kept = silent(path)
-            #expect(kept.credentials(for: "reg.example:5000", repository: "team/app") == nil)
+            #expect(kept.candidates(for: "reg.example:5000", repository: "team/app").first == nil)
             for (reference, credentials) in [
                 ("reg.example:5000/team/app:1", basic("p:\"\\\n\u{1}ü")), ("debian", .identityToken(Secret("it"))),
                 (
@@ -34,15 +35,17 @@ struct KeptCredentialTests {
             ] { #expect(try kept.begin(credentials, of: image(reference)) != nil) }
             #expect(try File(path, O_RDONLY).status().st_mode & 0o777 == 0o600)
             for known in [kept, silent(path)] {
-                #expect(known.credentials(for: "reg.example:5000", repository: "team/app") == basic("p:\"\\\n\u{1}ü"))
                 #expect(
-                    known.credentials(for: "reg.example:5000", repository: "team/other") == .registryToken(Secret("rt"))
+                    known.candidates(for: "reg.example:5000", repository: "team/app").first == basic("p:\"\\\n\u{1}ü"))
+                #expect(
+                    known.candidates(for: "reg.example:5000", repository: "team/other").first
+                        == .registryToken(Secret("rt"))
                 )
                 #expect(
-                    known.credentials(for: "registry-1.docker.io", repository: "library/debian")
+                    known.candidates(for: "registry-1.docker.io", repository: "library/debian").first
                         == .identityToken(Secret("it")))
-                #expect(known.credentials(for: "reg.example:5000", repository: "team") == nil)
-                #expect(known.credentials(for: "reg.example", repository: "team/app") == nil)
+                #expect(known.candidates(for: "reg.example:5000", repository: "team").first == nil)
+                #expect(known.candidates(for: "reg.example", repository: "team/app").first == nil)
             }
             // Another mode, and what an interrupted writer left, do not stay.
             chmod(path, 0o644)
@@ -50,7 +53,7 @@ struct KeptCredentialTests {
             _ = try kept.begin(basic("new"), of: image("reg.example:5000/team/app:2"))
             #expect(try File(path, O_RDONLY).status().st_mode & 0o777 == 0o600)
             #expect(access(path + ".new", F_OK) != 0)
-            #expect(silent(path).credentials(for: "reg.example:5000", repository: "team/app") == basic("new"))
+            #expect(silent(path).candidates(for: "reg.example:5000", repository: "team/app").first == basic("new"))
         }
     }
 
@@ -77,7 +80,7 @@ struct KeptCredentialTests {
         try with { path in
             let kept = silent(path)
             let image = try image("reg.example/a:1")
-            func known() -> Credentials? { kept.credentials(for: "reg.example", repository: "a") }
+            func known() -> Credentials? { kept.candidates(for: "reg.example", repository: "a").first }
             // Two pulls with the wrong credentials.
             let first = try #require(kept.begin(basic("wrong"), of: image))
             let second = try #require(kept.begin(basic("wrong"), of: image))
@@ -85,7 +88,7 @@ struct KeptCredentialTests {
             #expect(known() == basic("wrong"), "the other pull goes on")
             kept.end(second, succeeded: false)
             #expect(known() == nil)
-            #expect(silent(path).credentials(for: "reg.example", repository: "a") == nil)
+            #expect(silent(path).candidates(for: "reg.example", repository: "a").first == nil)
             let right = try #require(kept.begin(basic("right"), of: image))
             kept.end(right, succeeded: true)
             // One that fails for another reason.
@@ -93,14 +96,108 @@ struct KeptCredentialTests {
             #expect(known() == basic("right"))
             let wrong = try #require(kept.begin(basic("wrong"), of: image))
             let worse = try #require(kept.begin(basic("worse"), of: image))
-            #expect(known() == basic("worse"))
+            #expect(known() == basic("right"), "the others did not work yet")
             kept.end(wrong, succeeded: false)
             kept.end(worse, succeeded: false)
             #expect(known() == basic("right"))
-            #expect(silent(path).credentials(for: "reg.example", repository: "a") == basic("right"))
+            #expect(silent(path).candidates(for: "reg.example", repository: "a").first == basic("right"))
             // New ones that work replace the old ones.
             kept.end(try #require(kept.begin(basic("newer"), of: image)), succeeded: true)
-            #expect(silent(path).credentials(for: "reg.example", repository: "a") == basic("newer"))
+            #expect(silent(path).candidates(for: "reg.example", repository: "a").first == basic("newer"))
+        }
+    }
+
+    @Test("those that worked are tried first, the newest of them before the others, and those that did not yet at last")
+    func order() throws {
+        try with { path in
+            let kept = silent(path)
+            let image = try image("reg.example/a:1")
+            func names(_ kept: KeptCredentials) -> [String] {
+                kept.candidates(for: "reg.example", repository: "a").map { $0.secret.revealed }
+            }
+            for password in ["old", "new"] {
+                kept.end(try #require(kept.begin(basic(password), of: image)), succeeded: true)
+            }
+            let pull = try #require(kept.begin(basic("wrong"), of: image))
+            #expect(names(kept) == ["new", "old", "wrong"])
+            #expect(names(silent(path)) == ["new", "old", "wrong"])
+            // As the next one to show is found, after a registry has refused those before.
+            let store = CredentialStore(file: nil, defaultFile: nil, kept: kept)
+            func found(_ refused: Set<Credentials>) throws -> Credentials? {
+                let found = try store.find(host: "reg.example", repository: "a", refused: refused) { false }
+                #expect(found?.isOneOfSeveral != false)
+                return found?.credentials
+            }
+            #expect(try found([]) == basic("new"))
+            #expect(try found([basic("new")]) == basic("old"))
+            #expect(try found([basic("new"), basic("old")]) == basic("wrong"))
+            #expect(try found([basic("new"), basic("old"), basic("wrong")]) == nil)
+            // It was right after all.
+            kept.end(pull, succeeded: true)
+            #expect(names(kept) == ["wrong", "new", "old"])
+            // However many come, what worked stays.
+            for number in 0..<10 { _ = kept.begin(basic("\(number)"), of: image) }
+            #expect(names(kept) == ["wrong", "new", "old", "9", "8", "7"])
+            #expect(names(silent(path)) == names(kept))
+        }
+    }
+
+    /// A registry with an image for everybody, `public`, and one for who has a password, `private`: by tokens, or by passwords. Whoever
+    /// shows a wrong password gets nothing at all.
+    private func registry(_ kind: String) throws -> ScriptedServer {
+        let right = "Basic " + Base64.encode("u:right".utf8)
+        return try ScriptedServer { request in
+            let isOpen = request.path.contains("public")
+            if request.path.hasPrefix("/token?") {
+                guard request.authorization.map({ $0 == right }) ?? isOpen else { return .init(401) }
+                return .init(200, [:], #"{"token": "\#(isOpen ? "public" : "private")"}"#)
+            }
+            let wanted = isOpen ? "public" : "private"
+            let mayHave: Bool
+            let challenge: String
+            if kind == "token" {
+                mayHave = request.authorization == "Bearer " + wanted
+                challenge = #"Bearer realm="http://\#(request.host ?? "")/token",scope="repository:\#(wanted):pull""#
+            } else {
+                mayHave = request.authorization.map { $0 == right } ?? isOpen
+                challenge = #"Basic realm="x""#
+            }
+            return mayHave ? .init(200, [:], "content") : .init(401, ["WWW-Authenticate": challenge])
+        }
+    }
+
+    @Test(
+        "those that are of no use any more leave what everybody may have, and what others of them give",
+        arguments: ["token", "basic"])
+    func dead(kind: String) throws {
+        let server = try registry(kind)
+        defer { server.stop() }
+        try with { path in
+            let kept = silent(path)
+            for (name, passwords) in [("private", ["right", "dead"]), ("public", ["dead", "gone"])] {
+                for password in passwords {
+                    let pull = try kept.begin(basic(password), of: image("\(server.host)/\(name):1"))
+                    kept.end(try #require(pull), succeeded: true)
+                }
+            }
+            let registries = Registries(
+                credentials: CredentialStore(file: nil, defaultFile: nil, kept: kept), settings: Tale().settings())
+            let client = try registries.client(for: server.host, plainHTTP: true)
+            func read(_ name: String) throws -> String {
+                let content = Array("content".utf8)
+                var bytes: [UInt8] = []
+                try RegistrySource(client: client, repository: name).read(
+                    SHA256.hash(content), size: 7, range: 0..<7, shouldStop: { false }
+                ) { bytes += $0 }
+                return String(decoding: bytes, as: UTF8.self)
+            }
+            // The newest are dead, the ones before are right.
+            #expect(try read("private") == "content")
+            // None is right, and none is needed.
+            #expect(try read("public") == "content")
+            let count = server.requests.count
+            #expect(try read("public") == "content")
+            #expect(server.requests.count == count + 1, "what was refused was shown again")
         }
     }
 
@@ -116,9 +213,9 @@ struct KeptCredentialTests {
                 _ = try kept.begin(basic(String(long.dropLast())), of: image("reg.example/\(number):1"))
             }
             #expect(try readFile(path).count <= DockerConfig.byteLimit)
-            #expect(kept.credentials(for: "reg.example", repository: "99") != nil)
-            #expect(kept.credentials(for: "reg.example", repository: "0") == nil)
-            #expect(silent(path).credentials(for: "reg.example", repository: "99") != nil)
+            #expect(kept.candidates(for: "reg.example", repository: "99").first != nil)
+            #expect(kept.candidates(for: "reg.example", repository: "0").first == nil)
+            #expect(silent(path).candidates(for: "reg.example", repository: "99").first != nil)
         }
         try with { path in
             let entries = (0..<KeptCredentials.entryLimit).map { number in
@@ -129,9 +226,9 @@ struct KeptCredentialTests {
             _ = try kept.begin(basic("0"), of: image("reg.example/0:1"))
             _ = try kept.begin(basic("more"), of: image("reg.example/more:1"))
             let next = silent(path)
-            #expect(next.credentials(for: "reg.example", repository: "0") == basic("0"), "it was used again")
-            #expect(next.credentials(for: "reg.example", repository: "1") == nil)
-            #expect(next.credentials(for: "reg.example", repository: "more") == basic("more"))
+            #expect(next.candidates(for: "reg.example", repository: "0").first == basic("0"), "it was used again")
+            #expect(next.candidates(for: "reg.example", repository: "1").first == nil)
+            #expect(next.candidates(for: "reg.example", repository: "more").first == basic("more"))
         }
     }
 
@@ -150,7 +247,7 @@ struct KeptCredentialTests {
                     reports.withLock { $0.count == 1 && $0[0].contains(path) && !$0[0].contains("s3cret") },
                     "\(text.prefix(50))")
                 _ = try kept.begin(basic("p"), of: image("reg.example/a:1"))
-                #expect(silent(path).credentials(for: "reg.example", repository: "a") == basic("p"))
+                #expect(silent(path).candidates(for: "reg.example", repository: "a").first == basic("p"))
             }
         }
         let reports = Mutex<[String]>([])
@@ -158,7 +255,7 @@ struct KeptCredentialTests {
             reports.withLock { $0.append(report) }
         }
         _ = try kept.begin(basic("s3cret"), of: image("reg.example/a:1"))
-        #expect(kept.credentials(for: "reg.example", repository: "a") == basic("s3cret"))
+        #expect(kept.candidates(for: "reg.example", repository: "a").first == basic("s3cret"))
         #expect(reports.withLock { $0.count == 1 && $0[0].contains("/proc/none") && !$0[0].contains("s3cret") })
     }
 

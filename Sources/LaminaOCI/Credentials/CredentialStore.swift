@@ -86,8 +86,9 @@ public struct CredentialStore: Sendable, Hashable {
                 return Found(credentials: found, origin: path)
             }
         }
-        if let found = kept?.credentials(for: host, repository: repository) {
-            return Found(credentials: found, origin: "a pull of \(repository) by CRI")
+        let candidates = kept?.candidates(for: host, repository: repository) ?? []
+        if let found = candidates.first(where: { !refused.contains($0) }) {
+            return Found(credentials: found, origin: "a pull of \(repository) by CRI", isOneOfSeveral: true)
         }
         return try cluster?.find(host: host, repository: repository, refused: refused, shouldStop: shouldStop)
     }

@@ -5,6 +5,9 @@ import Synchronization
 /// Credentials that came along with pulls by kubelet, by repository. Layers are fetched long after the pull, by this process
 /// and by the next, which reads the credentials from a file that only its owner can read.
 ///
+/// Pods of many owners pull from one repository, so none of them has the last word: several credentials are kept for it, those that worked
+/// before those that did not yet, and each may turn out to be of no use any more.
+///
 /// Bounded in number and size: those that came with a pull least recently are forgotten first.
 public final class KeptCredentials: Sendable {
     /// A running pull, with what came along with it.
@@ -13,20 +16,36 @@ public final class KeptCredentials: Sendable {
         let credentials: Credentials
     }
 
-    fileprivate struct Entry {
-        /// Registry and repository.
-        var name: String
+    fileprivate struct Trial {
         var credentials: Credentials
-        /// Whether a pull with them has succeeded.
-        var hasWorked: Bool
-        /// Those that had worked before these came.
-        var previous: Credentials?
         /// Running pulls with them.
         var pullCount = 0
     }
 
+    fileprivate struct Entry {
+        /// Registry and repository.
+        var name: String
+        /// Those that a pull has succeeded with, the newest first.
+        var worked: [Credentials] = []
+        /// Those that no pull has succeeded with yet, the newest first.
+        var trials: [Trial] = []
+
+        /// In the order in which they are tried.
+        var candidates: [Credentials] { worked + trials.map(\.credentials) }
+
+        /// Puts credentials that a pull succeeded with before all others; returns whether that changes anything.
+        mutating func succeeded(_ credentials: Credentials) -> Bool {
+            trials.removeAll { $0.credentials == credentials }
+            if worked.first == credentials { return false }
+            worked = Array(([credentials] + worked.filter { $0 != credentials }).prefix(KeptCredentials.candidateLimit))
+            return true
+        }
+    }
+
     /// How many repositories; a machine has fewer images than that.
     static let entryLimit = 1024
+    /// How many that worked are kept for each, and how many that did not yet. Together they are fewer than what is tried for one request.
+    fileprivate static let candidateLimit = 3
     /// How many secret bytes for each; tokens of cloud registries have some thousands.
     static let secretLimit = 16 << 10
 
@@ -73,16 +92,15 @@ public final class KeptCredentials: Sendable {
         }
         let isNew = entries.withLock { entries in
             let old = entries.firstIndex { $0.name == name }.map { entries.remove(at: $0) }
-            var entry = Entry(name: name, credentials: credentials, hasWorked: false)
-            let isNew = old?.credentials != credentials
-            if let old {
-                if isNew {
-                    entry.previous = old.hasWorked ? old.credentials : old.previous
-                } else {
-                    entry = old
-                }
+            var entry = old ?? Entry(name: name)
+            let isNew = !entry.candidates.contains(credentials)
+            if isNew {
+                entry.trials.insert(Trial(credentials: credentials), at: 0)
+                if entry.trials.count > Self.candidateLimit { entry.trials.removeLast() }
             }
-            entry.pullCount += 1
+            if let trial = entry.trials.firstIndex(where: { $0.credentials == credentials }) {
+                entry.trials[trial].pullCount += 1
+            }
             entries.append(entry)
             if entries.count > Self.entryLimit { entries.removeFirst() }
             return isNew
@@ -91,32 +109,27 @@ public final class KeptCredentials: Sendable {
         return Pull(name: name, credentials: credentials)
     }
 
-    /// Learns from the result of a pull: credentials that never worked are replaced by those that did.
+    /// Learns from the result of a pull: credentials that worked go before all others, and those that never did are forgotten.
     public func end(_ pull: Pull, succeeded: Bool) {
         let hasChanged = entries.withLock { entries in
-            guard let place = entries.firstIndex(where: { $0.name == pull.name && $0.credentials == pull.credentials })
-            else { return false }
-            entries[place].pullCount -= 1
-            let entry = entries[place]
-            if succeeded {
-                (entries[place].hasWorked, entries[place].previous) = (true, nil)
-                return !entry.hasWorked
+            guard let place = entries.firstIndex(where: { $0.name == pull.name }) else { return false }
+            if succeeded { return entries[place].succeeded(pull.credentials) }
+            guard let trial = entries[place].trials.firstIndex(where: { $0.credentials == pull.credentials }) else {
+                return false
             }
-            guard !entry.hasWorked, entry.pullCount <= 0 else { return false }
-            if let previous = entry.previous {
-                entries[place] = Entry(name: entry.name, credentials: previous, hasWorked: true)
-            } else {
-                entries.remove(at: place)
-            }
+            entries[place].trials[trial].pullCount -= 1
+            guard entries[place].trials[trial].pullCount <= 0 else { return false }
+            entries[place].trials.remove(at: trial)
+            if entries[place].candidates.isEmpty { entries.remove(at: place) }
             return true
         }
         if hasChanged { save() }
     }
 
-    /// What came along with a pull of this repository.
-    func credentials(for host: String, repository: String) -> Credentials? {
+    /// What came along with pulls of this repository, in the order in which it should be tried.
+    func candidates(for host: String, repository: String) -> [Credentials] {
         let name = "\(DockerConfig.key(host))/\(repository)"
-        return entries.withLock { $0.last { $0.name == name }?.credentials }
+        return entries.withLock { $0.last { $0.name == name }?.candidates ?? [] }
     }
 
     // MARK: The file
@@ -133,7 +146,7 @@ public final class KeptCredentials: Sendable {
     private func bytes() -> [UInt8] {
         entries.withLock { entries in
             while true {
-                let bytes = JSON.object([.init("credentials", .array(entries.map(\.json)))]).sortedBytes()
+                let bytes = JSON.object([.init("credentials", .array(entries.flatMap(\.json)))]).sortedBytes()
                 if bytes.count <= DockerConfig.byteLimit { return bytes }
                 entries.removeFirst(entries.count / 4 + 1)
             }
@@ -149,22 +162,46 @@ public final class KeptCredentials: Sendable {
             throw error
         }
         func wrong(_ what: String) -> OCIError { OCIError(.badConfiguration, "\(path) \(what)") }
-        guard case .array(let elements)? = try? JSON.parse(bytes)["credentials"], elements.count <= entryLimit else {
-            throw wrong("is not what lamina has written")
-        }
-        return try elements.map { element in
+        guard case .array(let elements)? = try? JSON.parse(bytes)["credentials"],
+            elements.count <= 2 * candidateLimit * entryLimit
+        else { throw wrong("is not what lamina has written") }
+        var entries: [Entry] = []
+        var places: [String: Int] = [:]
+        for element in elements {
             guard case .string(let name)? = element["name"],
                 let credentials = try DockerConfig.credentials(
                     in: element, { wrong("names credentials whose auth \($0)") }
                 )
             else { throw wrong("has credentials without a name or a secret") }
-            return Entry(name: name, credentials: credentials, hasWorked: element["worked"] == .bool(true))
+            let place = places[name] ?? entries.count
+            if place == entries.count {
+                places[name] = place
+                entries.append(Entry(name: name))
+            }
+            if element["worked"] == .bool(true) {
+                entries[place].worked.append(credentials)
+            } else {
+                entries[place].trials.append(Trial(credentials: credentials))
+            }
         }
+        guard entries.count <= entryLimit, entries.allSatisfy(\.isBounded) else {
+            throw wrong("is not what lamina has written")
+        }
+        return entries
     }
 }
 
 extension KeptCredentials.Entry {
-    fileprivate var json: JSON {
+    fileprivate var isBounded: Bool {
+        max(worked.count, trials.count) <= KeptCredentials.candidateLimit
+    }
+
+    /// One object for each of the credentials, in order.
+    fileprivate var json: [JSON] {
+        worked.map { object(of: $0, hasWorked: true) } + trials.map { object(of: $0.credentials, hasWorked: false) }
+    }
+
+    private func object(of credentials: Credentials, hasWorked: Bool) -> JSON {
         var members: [JSON.Member] = [.init("name", .string(name)), .init("worked", .bool(hasWorked))]
         switch credentials {
         case .basic(let user, let password):

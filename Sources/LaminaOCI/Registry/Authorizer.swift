@@ -5,6 +5,7 @@ import LaminaSystem
 final class Authorizer: Sendable {
     /// A header for one registry, with a number: a request that is refused tells by the number what to replace.
     struct Grant: Sendable {
+        /// Empty if nothing is to be shown.
         let header: Secret
         let number: UInt64
         /// The credentials that it was fetched with; `nil` for a token that needs none.
@@ -15,6 +16,8 @@ final class Authorizer: Sendable {
         let isOneOfSeveral: Bool
         /// Whether it is the credentials themselves, and not a token that was fetched with them.
         let isCredentials: Bool
+        /// For a grant that shows no credentials because all that are one of several were refused: where the last of them come from.
+        let insteadOf: String?
     }
 
     struct Scope: Hashable, Sendable {
@@ -27,19 +30,42 @@ final class Authorizer: Sendable {
         var renewAt: ContinuousClock.Instant?
         /// From the token service, to be used instead of the password.
         var refreshToken: Secret?
+        /// The `scope` that the registry asked for with this repository; nil if it named none.
+        var tokenScope: String?
+    }
+
+    private struct Refused {
+        var credentials: Set<Credentials> = []
+        /// Of the last of them.
+        var origin = ""
     }
 
     private struct State {
-        /// What each registry last asked for.
+        /// What each registry last asked for, whichever repository it was about.
         var challenges: [RegistryHost.Key: AuthChallenge] = [:]
         var entries: [Scope: Entry] = [:]
         /// Scopes whose token is being fetched.
         var underWay: Set<Scope> = []
         /// Files of credentials that requests named, by registry.
         var files: [String: String] = [:]
-        /// For credentials that are one of several: those that were refused, until all were.
-        var refused: [Scope: Set<Credentials>] = [:]
+        /// For credentials that are one of several: those that were refused, until nothing else is left.
+        var refused: [Scope: Refused] = [:]
         var count: UInt64 = 0
+
+        /// What a registry asks for before it gives something of a repository, as far as that is known.
+        func challenge(of scope: Scope) -> AuthChallenge? {
+            guard var challenge = challenges[scope.host] else { return nil }
+            challenge.parameters["scope"] = entries[scope]?.tokenScope
+            return challenge
+        }
+
+        /// Keeps of a challenge what is true for all repositories of the registry. What it says of one of them would ask for that one
+        /// with the credentials for another.
+        mutating func keep(_ challenge: AuthChallenge, of host: RegistryHost.Key) {
+            var challenge = challenge
+            for name in ["scope", "error", "error_description"] { challenge.parameters[name] = nil }
+            challenges[host] = challenge
+        }
     }
 
     private let store: CredentialStore
@@ -69,7 +95,7 @@ final class Authorizer: Sendable {
     ) throws -> Grant? {
         let scope = Scope(host: host.key, repository: repository)
         let known = state.withLock { state -> (AuthChallenge, Entry?)? in
-            state.challenges[scope.host].map { ($0, state.entries[scope]) }
+            state.challenge(of: scope).map { ($0, state.entries[scope]) }
         }
         guard let (challenge, entry) = known else { return nil }
         if let entry, entry.renewAt.map({ $0 > ContinuousClock().now }) ?? true { return entry.grant }
@@ -86,15 +112,15 @@ final class Authorizer: Sendable {
         settings: RegistryClient.Settings, shouldStop: @Sendable () -> Bool
     ) throws -> Grant? {
         let challenges = head.challenges.flatMap(AuthChallenge.parse)
-        let known = refused == nil ? nil : state.withLock { $0.challenges[host.key] }
+        let scope = Scope(host: host.key, repository: repository)
+        let known = refused == nil ? nil : state.withLock { $0.challenge(of: scope) }
         guard
             let challenge = challenges.first(where: { $0.scheme == "bearer" })
                 ?? challenges.first(where: { $0.scheme == "basic" }) ?? known
         else { return nil }
-        let scope = Scope(host: host.key, repository: repository)
         let isOfNoUse = challenge.parameters["error"] == "insufficient_scope"
         if let refused, refused.isOneOfSeveral, refused.isCredentials || isOfNoUse {
-            refuse(refused.credentials, scope)
+            refuse(refused.credentials, refused.origin, scope)
         }
         var grant: Grant?
         // The token is right, but its user has no permission: another one would be refused too, unless the credentials have
@@ -102,10 +128,14 @@ final class Authorizer: Sendable {
         if let refused, isOfNoUse, try find(host, repository, shouldStop)?.credentials == refused.credentials {
             grant = nil
         } else {
-            state.withLock { $0.challenges[scope.host] = challenge }
+            state.withLock { state in
+                state.keep(challenge, of: scope.host)
+                // Without credentials nothing is given: a registry may have been wrong about them.
+                if refused?.insteadOf != nil { state.refused[scope] = nil }
+            }
             grant = try renew(scope, host, challenge, replacing: refused?.number, settings, shouldStop)
         }
-        // All were refused: the next request begins again, because a registry may have been wrong.
+        // Nothing is left: the next request begins again, because a registry may have been wrong.
         if grant == nil { state.withLock { $0.refused[scope] = nil } }
         return grant
     }
@@ -142,18 +172,24 @@ final class Authorizer: Sendable {
         _ scope: Scope, _ host: RegistryHost, _ challenge: AuthChallenge, _ known: Entry?, _ replaced: UInt64?,
         _ settings: RegistryClient.Settings, _ shouldStop: @Sendable () -> Bool
     ) throws -> Grant? {
+        // Credentials that are one of several may be another user's, and what is asked for may be for everybody. So when all are refused,
+        // none are shown.
+        var refusal: OCIError?
         while true {
             let found = try find(host, scope.repository, shouldStop)
             do {
-                return try fetch(found, scope, host, challenge, known, replaced, settings, shouldStop)
+                let grant = try fetch(found, scope, host, challenge, known, replaced, settings, shouldStop)
+                guard grant == nil, let found, found.isOneOfSeveral else { return grant }
+                // They are of a kind that this registry does not take.
+                refuse(found.credentials, found.origin, scope)
             } catch let error as OCIError where error.code == .unauthorized {
-                guard let found, found.isOneOfSeveral else { throw error }
-                refuse(found.credentials, scope)
-                // None is left: the error of the last one is reported.
-                if try find(host, scope.repository, shouldStop) == nil {
+                guard let found, found.isOneOfSeveral else {
                     state.withLock { $0.refused[scope] = nil }
-                    throw error
+                    // That credentials were refused says more than that anybody is.
+                    throw refusal ?? error
                 }
+                refuse(found.credentials, found.origin, scope)
+                refusal = error
             }
         }
     }
@@ -165,10 +201,12 @@ final class Authorizer: Sendable {
         let began = ContinuousClock().now
         switch (challenge.scheme, found?.credentials) {
         case (_, .registryToken(let token)):
-            return keep("Bearer " + token.revealed, scope, found, replaced: replaced)
+            return keep("Bearer " + token.revealed, scope, challenge, found, replaced: replaced)
         case ("basic", .basic(let user, let password)):
             let text = Base64.encode("\(user):\(password.revealed)".utf8)
-            return keep("Basic " + text, scope, found, replaced: replaced)
+            return keep("Basic " + text, scope, challenge, found, replaced: replaced)
+        case ("basic", nil) where state.withLock({ $0.refused[scope] != nil }):
+            return keep(nil, scope, challenge, nil, replaced: replaced)
         case ("basic", _):
             return nil
         default:
@@ -180,7 +218,7 @@ final class Authorizer: Sendable {
             // Early enough for a request on its way, and late enough that a short-lived token is still used.
             let early = min(token.lifetime / 4, .seconds(10))
             return keep(
-                "Bearer " + token.token.revealed, scope, found, replaced: nil,
+                "Bearer " + token.token.revealed, scope, challenge, found, replaced: nil,
                 renewAt: began + token.lifetime - early, refreshToken: token.refreshToken)
         }
     }
@@ -190,33 +228,41 @@ final class Authorizer: Sendable {
     ) throws(OCIError) -> CredentialStore.Found? {
         var store = store
         let scope = Scope(host: host.key, repository: repository)
-        let (file, refused) = state.withLock { ($0.files[host.namespace ?? host.name], $0.refused[scope] ?? []) }
+        let (file, refused) = state.withLock {
+            ($0.files[host.namespace ?? host.name], $0.refused[scope]?.credentials ?? [])
+        }
         if let file { store.file = file }
         return try store.find(host: host.name, repository: repository, refused: refused, shouldStop: shouldStop)
     }
 
-    private func refuse(_ credentials: Credentials?, _ scope: Scope) {
+    private func refuse(_ credentials: Credentials?, _ origin: String?, _ scope: Scope) {
         guard let credentials else { return }
         state.withLock { state in
             if state.refused.count >= Self.entryLimit { state.refused = [:] }
-            state.refused[scope, default: []].insert(credentials)
+            state.refused[scope, default: Refused()].credentials.insert(credentials)
+            state.refused[scope]?.origin = origin ?? ""
         }
     }
 
     /// Keeps a grant for the next requests; `nil` if it is the one that was refused.
+    ///
+    /// - Parameter value: nil if nothing is to be shown.
     private func keep(
-        _ value: String, _ scope: Scope, _ found: CredentialStore.Found?, replaced: UInt64?,
+        _ value: String?, _ scope: Scope, _ challenge: AuthChallenge, _ found: CredentialStore.Found?,
+        replaced: UInt64?,
         renewAt: ContinuousClock.Instant? = nil, refreshToken: Secret? = nil
     ) -> Grant? {
-        let header = Secret("Authorization: " + value)
+        let header = Secret(value.map { "Authorization: " + $0 } ?? "")
         return state.withLock(notify: true) { state in
             if let old = state.entries[scope], old.grant.number == replaced, old.grant.header == header { return nil }
             if state.entries.count >= Self.entryLimit { state.entries = [:] }
             state.count += 1
             let grant = Grant(
                 header: header, number: state.count, credentials: found?.credentials, origin: found?.origin,
-                isOneOfSeveral: found?.isOneOfSeveral ?? false, isCredentials: renewAt == nil)
-            state.entries[scope] = Entry(grant: grant, renewAt: renewAt, refreshToken: refreshToken)
+                isOneOfSeveral: found?.isOneOfSeveral ?? false, isCredentials: renewAt == nil,
+                insteadOf: found == nil ? state.refused[scope]?.origin : nil)
+            state.entries[scope] = Entry(
+                grant: grant, renewAt: renewAt, refreshToken: refreshToken, tokenScope: challenge.parameters["scope"])
             return grant
         }
     }

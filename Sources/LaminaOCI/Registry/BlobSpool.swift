@@ -56,7 +56,9 @@ final class BlobSpool: Sendable {
             }
             _ = try client.fetch(resource, into: receiver) { self.isIdle }
         } catch {
-            let cause = (error as? SinkError)?.cause ?? error
+            var cause = (error as? SinkError)?.cause ?? error
+            // Nobody who reads has asked to stop: the file was given up, and the bytes may be had elsewhere.
+            if (cause as? OCIError)?.code == .interrupted { cause = notKept }
             state.withLock(notify: true) { ($0.failure, $0.failedAt) = (cause, ContinuousClock().now) }
         }
         while !isIdle { _ = state.wait(seconds: 0.5) { $0.isClosed ? true : nil } }
@@ -64,12 +66,14 @@ final class BlobSpool: Sendable {
         // For whoever found the spool in this very moment.
         state.withLock(notify: true) { state in
             if state.failure == nil, state.landed < size {
-                state.failure = OCIError(.network, "\(subject) is not kept any longer")
+                state.failure = notKept
             }
         }
         // The file goes with its last reader.
         client.settings.releaseSpool(kept)
     }
+
+    private var notKept: OCIError { OCIError(.network, "\(subject) is not kept any longer") }
 
     private var isIdle: Bool {
         let now = ContinuousClock().now

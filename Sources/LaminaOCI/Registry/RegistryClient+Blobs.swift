@@ -6,11 +6,22 @@ extension RegistryClient {
         _ digest: Digest, of repository: String, toc: Digest? = nil, size: Int64, range: Range<Int64>,
         shouldStop: @Sendable () -> Bool, into sink: (UnsafeRawBufferPointer) throws -> Void
     ) throws {
+        let resource = blob(digest, of: repository, toc: toc)
+        try readBlob(digest, resource, size: size, range: range, shouldStop: shouldStop, into: sink)
+    }
+
+    /// See ``BlobSource/distrust(_:)``.
+    func distrust(_ digest: Digest, of repository: String, toc: Digest?) -> Bool {
+        guard let trust = blob(digest, of: repository, toc: toc).trust else { return false }
+        return session.distrust(trust, of: endpoint, among: hosts)
+    }
+
+    private func blob(_ digest: Digest, of repository: String, toc: Digest?) -> Resource {
         var resource = Resource(
             repository: repository, path: "blobs/\(digest)", subject: "blob \(digest) of \(repository)")
         resource.blob = digest
         resource.toc = toc
-        try readBlob(digest, resource, size: size, range: range, shouldStop: shouldStop, into: sink)
+        return resource
     }
 
     /// The same, for a blob with its own path.

@@ -16,7 +16,7 @@ extension RegistryClient {
         /// What errors call it.
         var subject: String
 
-        var trust: RegistrySession.BlobTrust? { blob.map { .init(blob: $0, toc: toc) } }
+        var trust: RegistrySession.BlobTrust? { blob.map { .init(path: fullPath, blob: $0, toc: toc) } }
 
         var fullPath: String { repository.isEmpty ? path : "\(repository)/\(path)" }
 
@@ -115,7 +115,7 @@ struct HostAttempt {
                     for: host, repository: resource.repository, settings: settings, shouldStop: shouldStop)
                 request.secretHeaders = host.headers.map { Secret("\($0.name): \($0.value.revealed)") }
                 if let grant {
-                    request.secretHeaders.append(grant.header)
+                    if !grant.header.isEmpty { request.secretHeaders.append(grant.header) }
                     if let credentials = grant.credentials { request.otherSecrets = [credentials.secret] }
                 }
             } else {
@@ -234,7 +234,9 @@ struct HostAttempt {
         let whose =
             switch grant {
             case nil: "it wants credentials, and there are none for \(host.name)"
-            case let grant?: grant.origin.map { "it refuses the credentials from \($0)" } ?? "anybody may not have it"
+            case let grant?:
+                (grant.origin ?? grant.insteadOf).map { "it refuses the credentials from \($0)" }
+                    ?? "anybody may not have it"
             }
         var error = OCIError(
             status: exchange.head, message: exchange.registryMessage, url: Origin.withoutQuery(url),

@@ -21,8 +21,11 @@ final class RegistrySession: Sendable {
         var spools: [SpoolPlace: BlobSpool] = [:]
     }
 
-    /// A blob as one table of contents describes it: by a false table no server is found wrong for the others.
+    /// A blob as one table of contents describes it: by a false table no server is found wrong for the others. And as one repository has
+    /// it: an image that lists the blob beside a false diff ID is none of the other images' business.
     struct BlobTrust: Hashable {
+        /// Below `/v2/`.
+        var path: String
         var blob: Digest
         var toc: Digest?
     }
@@ -79,16 +82,14 @@ final class RegistrySession: Sendable {
 
     /// The server that gave the blob last is asked last for it from now on.
     ///
+    /// - Parameter registry: as its clients call it.
     /// - Returns: whether another server is left that was not found wrong. False also if the same server was wrong before: so a loop
     ///   that goes on as long as this is true asks each server once.
-    func distrust(_ blob: BlobTrust, among hosts: [RegistryHost]) -> Bool {
+    func distrust(_ blob: BlobTrust, of registry: RegistryClient.Endpoint, among hosts: [RegistryHost]) -> Bool {
         state.withLock { state in
             // What was kept of it is as wrong.
-            for (place, spool) in state.spools
-            where place.blob == blob.blob && hosts.contains(where: { $0.name == place.registry.host }) {
-                spool.close()
-                state.spools[place] = nil
-            }
+            let place = SpoolPlace(registry: registry, path: blob.path, blob: blob.blob)
+            state.spools.removeValue(forKey: place)?.close()
             guard let giver = state.givers.removeValue(forKey: blob) else { return false }
             if state.liars.count >= Self.entryLimit { state.liars = [:] }
             guard state.liars[blob, default: []].insert(giver).inserted else { return false }

@@ -28,7 +28,7 @@ public struct RegistrySource: BlobSource {
     }
 
     public func distrust(_ digest: Digest) -> Bool {
-        client.session.distrust(.init(blob: digest, toc: toc), among: client.hosts)
+        client.distrust(digest, of: repository, toc: toc)
     }
 
     public func trusting(_ toc: Digest?) -> any BlobSource {
