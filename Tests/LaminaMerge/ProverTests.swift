@@ -107,6 +107,31 @@ struct ProverTests {
         }
     }
 
+    @Test("does not wait for ever for a merge of another layer that never ends")
+    func unquiet() throws {
+        let images = try Images()
+        var options = MergeEngine.Options()
+        options.provingDelay = 0.01
+        options.provingPatience = 0.1
+        let engine = try MergeEngine(store: try images.fixture.openStore(), options: options)
+        defer { engine.stop() }
+        let (other, good) = (try images.index(images.gapped, engine), try images.index(images.good, engine))
+        let source = ControlledSource(OCILayoutSource(directory: images.gapped))
+        engine.sources.add(source)
+        source.behaviour.allowance = 0
+        let answers = Answers()
+        let content = try engine.content(SHA256.hash(noise(100_000, seed: 2)))
+        engine.whole(content.id, of: other.layers[0], answers.take())
+        #expect(source.waits())
+        try engine.merge(good)
+        let isProven = try eventually(seconds: 20) {
+            try engine.store.index.ledger(of: good.layers[0]).diffIDState == .proven
+        }
+        #expect(isProven)
+        source.behaviour.allowance = nil
+        #expect(answers.wait())
+    }
+
     @Test("ends when the registry takes longer than it may")
     func late() throws {
         let images = try Images()

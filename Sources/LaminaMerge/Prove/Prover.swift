@@ -30,21 +30,28 @@ final class Prover: Sendable {
 
     /// Proves layers in the background, when nothing has been merged for some time.
     ///
-    /// - Parameter delay: in seconds. More work may come, readers that wait for bytes go first, and a pull that has its bytes
-    ///   must still make them durable.
-    func loop(delay: Double) {
+    /// - Parameters:
+    ///   - delay: in seconds. More work may come, readers that wait for bytes go first, and a pull that has its bytes must still
+    ///     make them durable.
+    ///   - patience: how many seconds it waits for that at most.
+    func loop(delay: Double, patience: Double) {
         Thread.yieldToOthers()
         var wasQuiet = false
+        var wantedSince: ContinuousClock.Instant?
         var trials = ProofTrials()
         while waitForWork(until: trials.next) {
+            let since = wantedSince ?? .now
+            wantedSince = since
             if queue.wait(seconds: delay / 2, { $0.isStopping ? true : nil }) == true { return }
-            // A pull needs the cores for itself.
+            // A pull needs the cores for itself. But one whose registry gives a byte now and then never ends.
             defer { wasQuiet = isQuiet }
-            guard wasQuiet, isQuiet else { continue }
+            let isLate = ContinuousClock.now - since > .seconds(patience)
+            guard (wasQuiet && isQuiet) || isLate else { continue }
+            wantedSince = nil
             queue.withLock { $0.isWanted = false }
             do {
                 for layer in trials.due(of: try context.store.index.layersToProve(), at: .now) {
-                    guard isQuiet else {
+                    guard isQuiet || isLate else {
                         queue.withLock { $0.isWanted = true }
                         break
                     }
