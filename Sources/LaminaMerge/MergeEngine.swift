@@ -26,6 +26,8 @@ public final class MergeEngine: Sendable {
         public var decoderCount = min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), 32) + 1
         /// How many seconds after a merge layers are proven; nil: only by a pull.
         public var provingDelay: Double?
+        /// How many seconds layers wait for other merges to end at most, before they are proven beside them.
+        var provingPatience = 30.0
         /// Whether a layer is indexed only when its diff ID is known: if necessary, its whole blob is read for that.
         public var requiresDiffID = false
         /// Whether the files of a layer from this place (a source's location) are its repository's alone.
@@ -103,7 +105,8 @@ public final class MergeEngine: Sendable {
         fetcher = Fetcher(context, preparer: Preparer(context, prover: prover), decodeQueue: decodeQueue)
         decoder = Decoder(context, queue: decodeQueue)
         wiring.set { [prover] landing, bytes in
-            if board.recorded(landing) { prover.wake() }
+            let isIdle = board.recorded(landing)
+            if isIdle || !landing.merged.isEmpty { prover.wake() }
             pool.recorded(bytes)
         }
         try start()
@@ -122,7 +125,9 @@ public final class MergeEngine: Sendable {
                 threads.recorders.append(try Thread("sync") { self.recorder.syncLoop(onInterval: self.rest) })
                 if let space { threads.recorders.append(try Thread("space") { space.loop(self) }) }
                 if let delay = options.provingDelay {
-                    threads.recorders.append(try Thread("prove") { self.prover.loop(delay: delay) })
+                    let patience = options.provingPatience
+                    threads.recorders.append(
+                        try Thread("prove") { self.prover.loop(delay: delay, patience: patience) })
                 }
             }
         } catch {

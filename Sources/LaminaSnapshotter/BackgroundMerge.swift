@@ -7,37 +7,14 @@ import Logging
 ///
 /// It first fetches what is wanted first of each layer; then whole layers, in the order in which they were requested. If a
 /// layer comes while another one is fetched whole, what is wanted first of it does not wait: the other fetch goes on
-/// afterwards.
+/// afterwards. A layer whose source brings nothing does not keep the others waiting: it goes behind them.
 final class BackgroundMerge: Sendable {
-    private struct Work {
-        var layer: LayerID
-        var image: SnapshotImage?
-        /// Whether it fetches only what is wanted first.
-        var isFirst: Bool
-        var failures = 0
-        var notBefore = ContinuousClock.now
-
-        func isSame(_ other: Work) -> Bool { layer == other.layer && isFirst == other.isFirst }
-    }
+    private typealias Work = BackgroundQueue.Work
 
     private struct State {
-        var waiting: [Work] = []
+        var queue = BackgroundQueue()
         var isStopping = false
-
-        /// The place of the work that is next.
-        var next: Int? {
-            let now = ContinuousClock.now
-            return waiting.firstIndex { $0.isFirst && $0.notBefore <= now }
-                ?? waiting.firstIndex { $0.notBefore <= now }
-        }
-
-        /// Whether work of the first kind is due.
-        var isFirstWaiting: Bool { next.map { waiting[$0].isFirst } ?? false }
     }
-
-    /// A layer that cannot be fetched is tried again after this time, then after twice as long, up to the limit.
-    private static let firstPause = 10.0
-    private static let longestPause = 600.0
 
     private let merge: MergeEngine
     private let log: Logger
@@ -52,11 +29,10 @@ final class BackgroundMerge: Sendable {
     }
 
     func add(_ layer: LayerID, of image: SnapshotImage?, _ fetching: LayerFetching) {
-        var new: [Work] = []
-        if fetching.first { new.append(Work(layer: layer, image: image, isFirst: true)) }
-        if fetching.whole { new.append(Work(layer: layer, image: image, isFirst: false)) }
         state.withLock(notify: true) { state in
-            for work in new where !state.waiting.contains(where: work.isSame) { state.waiting.append(work) }
+            let now = ContinuousClock.now
+            if fetching.first { state.queue.add(Work(layer: layer, image: image, isFirst: true, notBefore: now)) }
+            if fetching.whole { state.queue.add(Work(layer: layer, image: image, isFirst: false, notBefore: now)) }
         }
     }
 
@@ -77,25 +53,37 @@ final class BackgroundMerge: Sendable {
         }
     }
 
-    /// Waits for a pull; a pull of a whole layer stops as soon as something is wanted first.
+    /// Waits for a pull; a pull of a whole layer stops as soon as something is wanted first, and each as soon as it brings nothing
+    /// while others wait.
     private func finish(_ pull: LayerPull, _ work: Work) throws {
+        var watch = LandingWatch(at: .now)
         var hasStoodBack = false
         while true {
             let result = pull.wait(seconds: 0.25)
             if let result {
                 // A cancelled pull also ends without everything having landed.
-                if hasStoodBack { return state.withLock { $0.waiting.insert(work, at: 0) } }
+                if hasStoodBack { return state.withLock { $0.queue.putBack(work) } }
                 if case .failure(let error) = result, error.code != .interrupted { throw error }
                 return
             }
-            let (isStopping, isLate) = state.withLock { state in
-                (state.isStopping, !work.isFirst && state.isFirstWaiting)
+            let now = ContinuousClock.now
+            watch.note(landed: pull.landedBytes, at: now)
+            let (isStopping, isLate, isAwaited) = state.withLock { state in
+                (
+                    state.isStopping, !work.isFirst && state.queue.isFirstWaiting(at: now),
+                    state.queue.isWaiting(at: now)
+                )
             }
             if isStopping { return pull.cancel() }
             if isLate, !hasStoodBack {
                 pull.cancel()
                 hasStoodBack = true
             }
+            guard watch.isStalled, isAwaited || hasStoodBack else { continue }
+            // What it has asked for may never come.
+            pull.cancel()
+            let hasLanded = watch.hasLanded
+            return state.withLock { $0.queue.putBehind(work, hasLanded: hasLanded, at: now) }
         }
     }
 
@@ -105,27 +93,23 @@ final class BackgroundMerge: Sendable {
             // Sleeps until a layer is added if none waits, else until the first one is due.
             let pause = state.wait { state -> Double? in
                 if state.isStopping { return -1 }
-                guard let first = state.waiting.map(\.notBefore).min() else { return nil }
+                guard let first = state.queue.firstDue else { return nil }
                 return max(0, (first - .now) / .seconds(1))
             }
             if pause < 0 { return nil }
             if pause > 0 {
-                let count = state.withLock { $0.waiting.count }
-                _ = state.wait(seconds: pause) { $0.isStopping || $0.waiting.count > count ? () : nil }
+                let count = state.withLock { $0.queue.count }
+                _ = state.wait(seconds: pause) { $0.isStopping || $0.queue.count > count ? () : nil }
             }
-            let next = state.withLock { state in state.next.map { state.waiting.remove(at: $0) } }
+            let next = state.withLock { $0.queue.take(at: .now) }
             if let next { return next }
         }
     }
 
     private func retry(_ work: Work, after error: any Error) {
-        var work = work
-        work.failures += 1
-        let pause = min(Self.firstPause * Double(1 << min(work.failures - 1, 10)), Self.longestPause)
-        work.notBefore = .now + .seconds(pause)
+        let pause = state.withLock { $0.queue.retry(work, at: .now) }
         log.warning(
             "a layer cannot be fetched for now; what is opened of it is fetched all the same",
             metadata: ["layer": "\(work.layer)", "error": "\(error)", "again in seconds": "\(Int(pause))"])
-        state.withLock { [work] in $0.waiting.append(work) }
     }
 }

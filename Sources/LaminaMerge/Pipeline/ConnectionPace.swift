@@ -123,7 +123,7 @@ final class ConnectionPaces: Sendable {
     }
 
     /// `https://host:port` of a registry's location; the whole of any other location.
-    private static func serverName(_ location: String) -> Substring {
+    static func serverName(_ location: String) -> Substring {
         // It ends at the third slash: the first two belong to "://".
         let slashes = location.indices.lazy.filter { location[$0] == "/" }
         guard location.contains("://"), let third = slashes.dropFirst(2).first else { return location[...] }

@@ -22,11 +22,14 @@ final class TarProver {
     private let split: TarSplitKeeper?
     private var file: (name: BackingName, file: File)?
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 4096)
+    private let reads: ProofReads
 
-    init(_ context: MergeContext, layer: LayerID, ledger: LayerLedger) {
+    /// - Parameter limit: how long the registry may take for what nothing else has fetched, in seconds.
+    init(_ context: MergeContext, layer: LayerID, ledger: LayerLedger, readingAtMost limit: Double) {
         self.context = context
         self.layer = layer
         self.ledger = ledger
+        reads = ProofReads(seconds: limit)
         split = TarSplitKeeper(context.store, ledger.diffID, isWanted: context.options.keepsTarSplits)
     }
 
@@ -113,7 +116,9 @@ final class TarProver {
     /// By the layer's own tar-split, which is fetched now: nothing else needs it.
     private func digest(by range: Range<Int64>) throws -> Digest? {
         guard range.count <= Self.tarSplitLimit else { return nil }
-        let bytes = try fetch(range)
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(range.count)
+        try fetch(range) { bytes.append(contentsOf: $0) }
         var seen: Set<Int64> = []
         var isComplete = true
         try bytes.withUnsafeBytes { bytes in
@@ -153,7 +158,7 @@ final class TarProver {
         func fillGap(before end: Int64) throws {
             guard nextGap < gaps.count, gaps[nextGap].lowerBound < end else { return }
             let stream = try StreamDecompressor(compression)
-            try fetch(gaps[nextGap]).withUnsafeBytes { try stream.push($0) { try take($0) } }
+            try fetch(gaps[nextGap]) { try stream.push($0) { try take($0) } }
             nextGap += 1
         }
         // Offset of the last member that was hashed. A member that holds several files may be stored twice.
@@ -217,21 +222,37 @@ final class TarProver {
         }
     }
 
-    private func fetch(_ range: Range<Int64>) throws -> [UInt8] {
+    /// Reads a range of the blob from the first source that gives it in time; if one fails, the next goes on behind the last byte.
+    private func fetch(_ range: Range<Int64>, _ take: (UnsafeRawBufferPointer) throws -> Void) throws {
         let (blob, sources) = try context.sources.sources(of: layer)
+        let shouldStop = { @Sendable [context, reads] in
+            let now = ContinuousClock.now
+            return context.stop.isSet || reads.isStalled(at: now) || reads.isOver(at: now)
+        }
+        var position = range.lowerBound
         var failure: any Error = MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
         for source in sources {
+            reads.begin(at: .now)
+            defer { reads.end(at: .now) }
             do {
-                var bytes: [UInt8] = []
-                bytes.reserveCapacity(range.count)
-                try source.read(
-                    blob.digest, size: blob.size, range: range,
-                    shouldStop: { [context] in context.stop.isSet }
-                ) { bytes.append(contentsOf: $0) }
-                context.counters.countFetched(Int64(bytes.count))
-                return bytes
+                return try source.read(
+                    blob.digest, size: blob.size, range: position..<range.upperBound, shouldStop: shouldStop
+                ) { bytes in
+                    reads.arrived(at: .now)
+                    position += Int64(bytes.count)
+                    context.counters.countFetched(Int64(bytes.count))
+                    try take(bytes)
+                }
+            } catch let error as FormatError {
+                // What came was taken already.
+                throw error
             } catch {
-                failure = error
+                if context.stop.isSet { throw MergeError.stopped }
+                let now = ContinuousClock.now
+                let isLate = reads.isStalled(at: now) || reads.isOver(at: now)
+                failure =
+                    isLate ? MergeError(.fetch, "\(source.location) takes too long for what the proof needs") : error
+                if reads.isOver(at: now) { break }
             }
         }
         throw MergeError.fetching(failure)

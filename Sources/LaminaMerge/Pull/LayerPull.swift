@@ -36,7 +36,7 @@ public final class LayerPull: Sendable {
     }
 
     /// Uncompressed bytes that this pull has landed so far.
-    var landedBytes: Int64 { state.withLock { $0.landedBytes } }
+    public var landedBytes: Int64 { state.withLock { $0.landedBytes } }
 
     /// Asks for nothing more.
     public func cancel() {

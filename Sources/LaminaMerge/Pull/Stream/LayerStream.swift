@@ -19,7 +19,7 @@ struct LayerStream {
     var format: LayerFormat?
     /// What all layers of the image may bring together.
     var entries: EntryBudget?
-    let shouldStop: @Sendable () -> Bool
+    var shouldStop: @Sendable () -> Bool
     /// Gets how many compressed bytes were fetched in all, and up to where the blob has been placed.
     let report: (_ fetched: Int64, _ placed: Int64) -> Void
 
@@ -28,9 +28,15 @@ struct LayerStream {
     /// - Throws: `MergeError`, `OCIError`, `StoreError`, `SystemError`. What was recorded stays for the next try, unless the
     ///   layer is wrong.
     func run() throws -> LayerID {
-        // One of a blob at a time: the second finds the layer in the index, or goes on where the first has failed.
-        try engine.streaming.begin(descriptor, from: source.location, shouldStop)
-        defer { engine.streaming.end(descriptor) }
+        // One of a blob at a time: the second finds the layer in the index, or goes on where the first has failed or was stopped.
+        try engine.streaming.run(descriptor, from: source.location, shouldStop) { shouldStop in
+            var stream = self
+            stream.shouldStop = shouldStop
+            return try stream.runAlone()
+        }
+    }
+
+    private func runAlone() throws -> LayerID {
         // Whoever wanted it may have left.
         let hold = engine.store.hold([descriptor.digest])
         defer { withExtendedLifetime(hold) {} }

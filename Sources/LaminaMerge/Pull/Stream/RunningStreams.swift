@@ -16,48 +16,180 @@ public struct StreamProgress: Sendable, Codable, Equatable {
     public var fetched: Int64 = 0
 }
 
+/// Which plain layers are being streamed, and which is next. It has no clock: the time is given to it.
+///
+/// One stream of a blob runs at a time, because what it leaves is kept by the blob's digest, and all but one of the streams may be of
+/// one origin. Whoever waits for a stream of another origin waits only while that one brings something: a registry that stalls
+/// holds up its own images.
+struct StreamTurns {
+    private struct Run {
+        var number: UInt64
+        var origin: Substring
+        var progress: StreamProgress
+        var lastProgress: ContinuousClock.Instant
+        /// Whether it is to stop for another one.
+        var isToEnd = false
+    }
+
+    private struct Waiter {
+        var number: UInt64
+        var blob: Descriptor
+        var location: String
+        var origin: Substring
+    }
+
+    /// How many run at once.
+    let limit: Int
+    /// How many of them may be of one origin.
+    let perOrigin: Int
+    /// How long a stream may bring nothing while another origin's stream waits for it.
+    let patience: Duration
+    private var running: [Digest: Run] = [:]
+    /// In the order in which they came.
+    private var waiting: [Waiter] = []
+    private var lastNumber: UInt64 = 0
+
+    init(limit: Int, patience: Duration) {
+        self.limit = max(1, limit)
+        perOrigin = max(1, self.limit - 1)
+        self.patience = patience
+    }
+
+    /// Whose streams share what one origin may have: those of a repository, or of a server that has single blobs.
+    static func origin(_ location: String) -> Substring {
+        location.hasPrefix("url:") ? ConnectionPaces.serverName(location) : location[...]
+    }
+
+    /// - Returns: the number of the turn that is waited for.
+    mutating func wait(for blob: Descriptor, from location: String) -> UInt64 {
+        lastNumber += 1
+        waiting.append(
+            Waiter(number: lastNumber, blob: blob, location: location, origin: Self.origin(location)))
+        return lastNumber
+    }
+
+    /// Begins a stream that waits, if it may. It is asked again and again: what stands in its way and brings nothing is told to end.
+    mutating func begin(_ number: UInt64, at now: ContinuousClock.Instant) -> Bool {
+        guard let index = waiting.firstIndex(where: { $0.number == number }) else { return false }
+        let waiter = waiting[index]
+        guard waiting.first(where: { mayRun($0) })?.number == number else {
+            makeRoom(for: waiter, at: now)
+            return false
+        }
+        waiting.remove(at: index)
+        running[waiter.blob.digest] = Run(
+            number: number, origin: waiter.origin,
+            progress: StreamProgress(layer: waiter.blob.digest, location: waiter.location, size: waiter.blob.size),
+            lastProgress: now)
+        return true
+    }
+
+    private func count(of origin: Substring) -> Int { running.values.count { $0.origin == origin } }
+
+    private func mayRun(_ waiter: Waiter) -> Bool {
+        running[waiter.blob.digest] == nil && running.count < limit && count(of: waiter.origin) < perOrigin
+    }
+
+    /// Whether a stream of another origin has brought nothing for a while.
+    private func isInTheWay(_ run: Run, of waiter: Waiter, at now: ContinuousClock.Instant) -> Bool {
+        run.origin != waiter.origin && now - run.lastProgress > patience
+    }
+
+    private mutating func makeRoom(for waiter: Waiter, at now: ContinuousClock.Instant) {
+        if let other = running[waiter.blob.digest] {
+            if isInTheWay(other, of: waiter, at: now) { running[waiter.blob.digest]?.isToEnd = true }
+            return
+        }
+        guard running.count >= limit, count(of: waiter.origin) < perOrigin,
+            !running.values.contains(where: { $0.isToEnd })
+        else { return }
+        let stalled = running.values.filter { isInTheWay($0, of: waiter, at: now) }
+        guard let longest = stalled.min(by: { $0.lastProgress < $1.lastProgress }) else { return }
+        running[longest.progress.layer]?.isToEnd = true
+    }
+
+    /// Whoever waited has left.
+    mutating func leave(_ number: UInt64) { waiting.removeAll { $0.number == number } }
+
+    mutating func end(_ blob: Digest) { running[blob] = nil }
+
+    mutating func note(_ blob: Digest, fetched: Int64, placed: Int64, at now: ContinuousClock.Instant) {
+        running[blob]?.progress.fetched = fetched
+        running[blob]?.progress.placed = placed
+        running[blob]?.lastProgress = now
+    }
+
+    /// Whether a stream is to stop, because another one waits for it and it brings nothing.
+    func isToEnd(_ number: UInt64) -> Bool { running.values.contains { $0.number == number && $0.isToEnd } }
+
+    /// All that run, the largest first.
+    var all: [StreamProgress] {
+        running.values.map(\.progress).sorted {
+            ($0.size, $0.layer.description) > ($1.size, $1.layer.description)
+        }
+    }
+}
+
 /// The plain layers that are being streamed, and how many may be: each takes memory of its own.
 final class RunningStreams: Sendable {
     /// What one stream holds at most, in bytes: what is fetched and not decompressed, what is decompressed and not placed, the
     /// buffers that are being filled, and a small file.
     static let memory = StreamReader.memory + (1 << 20)
+    /// How long a stream may bring nothing while another origin's stream waits for it. It is noted in pieces of 256 KiB.
+    static let patience: Duration = .seconds(10)
 
-    /// How many at once.
-    private let limit: Int
-    let running = Monitor<[Digest: StreamProgress]>([:])
+    private let turns: Monitor<StreamTurns>
 
     /// - Parameter memory: what all of them may take, in bytes; one is always allowed.
-    init(memory: Int) { limit = max(1, memory / Self.memory) }
+    init(memory: Int, patience: Duration = RunningStreams.patience) {
+        turns = Monitor(StreamTurns(limit: memory / Self.memory, patience: patience))
+    }
 
-    /// Waits until no other stream of the blob runs and there is room for one.
+    /// Runs `body` when no other stream of the blob runs and there is room for one. If it has to stop for another origin's stream, it
+    /// waits for its next turn, and goes on from what is on record then.
     ///
-    /// - Throws: `MergeError.stopped`.
-    func begin(_ descriptor: Descriptor, from location: String, _ shouldStop: () -> Bool) throws(MergeError) {
+    /// - Parameter body: gets what says whether it should stop.
+    /// - Throws: `MergeError.stopped`, and what `body` throws.
+    func run<Result>(
+        _ descriptor: Descriptor, from location: String, _ shouldStop: @escaping @Sendable () -> Bool,
+        _ body: (_ shouldStop: @escaping @Sendable () -> Bool) throws -> Result
+    ) throws -> Result {
         while true {
-            let isOurs = running.wait(seconds: 0.2) { running -> Bool? in
-                guard running[descriptor.digest] == nil, running.count < limit else { return nil }
-                running[descriptor.digest] = StreamProgress(
-                    layer: descriptor.digest, location: location, size: descriptor.size)
-                return true
+            let number = try begin(descriptor, from: location, shouldStop)
+            defer { turns.withLock(notify: true) { $0.end(descriptor.digest) } }
+            let isToEnd: @Sendable () -> Bool = { [turns] in turns.withLock { $0.isToEnd(number) } }
+            do {
+                return try body { isToEnd() || shouldStop() }
+            } catch {
+                guard Self.isStop(error), isToEnd(), !shouldStop() else { throw error }
             }
-            if isOurs == true { return }
-            if shouldStop() { throw .stopped }
         }
+    }
+
+    private func begin(
+        _ descriptor: Descriptor, from location: String, _ shouldStop: () -> Bool
+    ) throws(MergeError) -> UInt64 {
+        let number = turns.withLock { $0.wait(for: descriptor, from: location) }
+        while true {
+            let isOurs = turns.wait(seconds: 0.2) { $0.begin(number, at: .now) ? true : nil }
+            if isOurs == true { return number }
+            if shouldStop() {
+                turns.withLock(notify: true) { $0.leave(number) }
+                throw .stopped
+            }
+        }
+    }
+
+    private static func isStop(_ error: any Error) -> Bool {
+        (error as? MergeError)?.code == .interrupted || (error as? OCIError)?.code == .interrupted
     }
 
     func note(_ descriptor: Descriptor, fetched: Int64, placed: Int64) {
-        running.withLock { running in
-            running[descriptor.digest]?.fetched = fetched
-            running[descriptor.digest]?.placed = placed
-        }
+        turns.withLock { $0.note(descriptor.digest, fetched: fetched, placed: placed, at: .now) }
     }
-
-    func end(_ descriptor: Descriptor) { running.withLock(notify: true) { $0[descriptor.digest] = nil } }
 
     /// All that run, the largest first.
-    var all: [StreamProgress] {
-        running.withLock { $0.values.sorted { ($0.size, $0.layer.description) > ($1.size, $1.layer.description) } }
-    }
+    var all: [StreamProgress] { turns.withLock { $0.all } }
 }
 
 extension MergeEngine {
