@@ -19,17 +19,36 @@ extension Snapshotter {
     }
 
     /// Whether a layer that stands for a chain is good enough for an image that has the chain, too.
-    func stands(_ layer: LayerID, for offer: LayerOffer) throws -> Bool {
+    ///
+    /// - Parameter reference: of the image, as far as somebody says it.
+    func stands(_ layer: LayerID, for meant: MeantLayer, of reference: String?) throws -> Bool {
         switch try store.index.chainState(of: layer) {
         case .proven: return true
         case .quarantined: return false
         case .claimed:
-            let ledger = try store.index.ledger(of: layer)
-            let isSame =
-                (offer.layer == nil || offer.layer == ledger.digest)
-                && (offer.toc == nil || ledger.tocDigest == nil || offer.toc == ledger.tocDigest)
-            return isSame && !requiresProof(offer.reference ?? "")
+            guard !requiresProof(reference ?? "") else { return false }
+            return try meant.isSame(as: store.index.ledger(of: layer), of: store.index.origin(of: layer))
         }
+    }
+
+    /// What a client says of the layer that it wants.
+    func meant(by offer: LayerOffer) -> MeantLayer {
+        // The author of an image may have written these labels: no repository is believed to be the image's by them.
+        let reference = offer.mayBeOfManifest ? nil : offer.reference
+        return MeantLayer(
+            blob: offer.layer, toc: NamedTOC(digest: offer.toc), origin: reference.flatMap { layers.location(of: $0) })
+    }
+
+    /// Whether a layer that stands for a chain by a claim alone says the same as the image's own, so that it makes no difference which of
+    /// the two it is.
+    func isAlike(_ standing: LayerID, _ own: LayerID, for offer: LayerOffer) throws -> Bool {
+        guard !requiresProof(offer.reference ?? ""), try store.index.chainState(of: standing) == .claimed else {
+            return false
+        }
+        if standing == own { return true }
+        let (one, other) = try (store.index.ledger(of: standing), store.index.ledger(of: own))
+        return one.digest == other.digest && one.diffID == other.diffID && one.format == other.format
+            && one.tocDigest != nil && one.tocDigest == other.tocDigest && one.tocChecksum == other.tocChecksum
     }
 
     /// Reads all of a layer and hashes its tar; blocks until that is done.
@@ -83,7 +102,7 @@ extension Snapshotter {
         for (position, chain) in chains.enumerated() {
             places.append((chain, nil))
             for known in try store.index.layers(ofChain: chain) {
-                if try isGood(known, image.resolved.layers[position], reference) { continue }
+                if try isGood(known, position, of: image, reference) { continue }
                 differs = true
                 let own = try self.own(position, of: image, chain: chain)
                 if own != known { places[position].layer = own }
@@ -92,11 +111,13 @@ extension Snapshotter {
         if differs { try takePlaces(places, of: layers.image) }
     }
 
-    private func isGood(_ known: LayerID, _ descriptor: Descriptor, _ reference: String) throws -> Bool {
-        var offer = LayerOffer(chain: "", layer: descriptor.digest)
-        offer.reference = reference
-        offer.toc = descriptor.annotations["containerd.io/snapshot/stargz/toc.digest"].flatMap { Digest(parsing: $0) }
-        if try stands(known, for: offer) { return true }
+    private func isGood(
+        _ known: LayerID, _ position: Int, of image: RemoteImage, _ reference: String
+    ) throws -> Bool {
+        let meant = MeantLayer(
+            blob: image.resolved.layers[position].digest, toc: image.namedTOC(position), isOfManifest: true,
+            origin: image.location)
+        if try stands(known, for: meant, of: reference) { return true }
         // What is here as a whole is told without a question to anybody.
         guard try store.index.chainState(of: known) == .claimed, try store.index.isWhole(known) else { return false }
         return try merge.proveWhole(known, shouldStop: { [layers] in layers.hasStopped }) == .proven
@@ -118,12 +139,5 @@ extension Snapshotter {
                 "another image has brought another layer for the chain \(chain), and that \(digest) of \(image.resolved.reference) is the "
                     + "right one cannot be proven: \(error)")
         }
-    }
-}
-
-extension LayerOffer {
-    init(chain: String, layer: Digest) {
-        self.chain = chain
-        self.layer = layer
     }
 }

@@ -46,6 +46,33 @@ public struct LayerLedger: Sendable {
     public var isPlain: Bool { tocDigest == nil && tocChecksum == nil && tocProof == .whole }
 }
 
+/// The table of contents that a manifest names for a layer, which is the manifest's claim as long as nobody has hashed the blob.
+public struct NamedTOC: Sendable, Equatable {
+    /// SHA-256 of the JSON.
+    public var digest: Digest?
+    /// SHA-256 of the JSON as it stands in the blob.
+    public var checksum: Digest?
+
+    public init(digest: Digest? = nil, checksum: Digest? = nil) {
+        self.digest = digest
+        self.checksum = checksum
+    }
+
+    /// Whether the manifest names none, as that of a plain layer.
+    public var isEmpty: Bool { digest == nil && checksum == nil }
+
+    /// Whether a layer was made of this one. One that is not named is nobody's.
+    public func isOf(_ layer: LayerLedger) -> Bool {
+        var isNamed = false
+        for (named, known) in [(digest, layer.tocDigest), (checksum, layer.tocChecksum)] {
+            guard let named, let known else { continue }
+            if named != known { return false }
+            isNamed = true
+        }
+        return isNamed
+    }
+}
+
 extension Index {
     /// What has been proven of a layer.
     public func ledger(of layer: LayerID) throws -> LayerLedger {

@@ -43,6 +43,15 @@ public struct RemoteImage: Sendable {
         return !claims.isVouchedFor
     }
 
+    /// The table of contents that the manifest names for the layer at a position. Annotations that make no sense name none.
+    public func namedTOC(_ position: Int) -> NamedTOC {
+        guard let claims = try? TOCClaims(resolved.layers[position]) else { return NamedTOC() }
+        return NamedTOC(digest: claims.tocDigest, checksum: claims.checksum)
+    }
+
+    /// The repository that the image is of, as the index names it.
+    public var location: String { source.location }
+
     /// The layer at a position, from the bottom; put into the index if the store does not have it.
     ///
     /// Of a layer with a table of contents it fetches only that; a plain one that is to be streamed comes whole.
@@ -94,6 +103,11 @@ public struct RemoteImage: Sendable {
 }
 
 extension MergeEngine {
+    /// The repository of an image, as the index names it; nil where the configuration of registries makes no sense.
+    public func location(of reference: ImageReference, plainHTTP: Bool) -> String? {
+        try? reference.openSource(plainHTTP: plainHTTP, registries: options.registries).location
+    }
+
     /// Begins to merge what the store does not have of a layer; readers go first.
     public func pull(_ layer: LayerID) -> LayerPull {
         let pull = LayerPull(layer: layer)
