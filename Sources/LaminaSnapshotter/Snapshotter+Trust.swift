@@ -118,21 +118,31 @@ extension Snapshotter {
             blob: image.resolved.layers[position].digest, toc: image.namedTOC(position), isOfManifest: true,
             origin: image.location)
         if try stands(known, for: meant, of: reference) { return true }
-        // What is here as a whole is told without a question to anybody.
+        // The other image's registry is not asked for this one's sake: it may never answer. So only what is here already can tell.
         guard try store.index.chainState(of: known) == .claimed, try store.index.isWhole(known) else { return false }
-        return try merge.proveWhole(known, shouldStop: { [layers] in layers.hasStopped }) == .proven
+        do {
+            return try merge.proveFromStore(known) == .proven
+        } catch {
+            log.debug(
+                "a layer cannot be told from what is here", metadata: ["layer": "\(known)", "error": "\(error)"])
+            return false
+        }
     }
 
     /// The image's own layer, proven.
     private func own(_ position: Int, of image: RemoteImage, chain: String) throws -> LayerID {
         let digest = image.resolved.layers[position].digest
+        let stop: @Sendable () -> Bool = { [layers] in layers.hasStopped }
         do {
             let plain: RemoteImage.PlainLayers =
                 streamsPlain(Self.namespaceOfCRI, image.resolved.reference.description) ? .streamed : .refused
-            let own = try image.index(position, plain: plain, shouldStop: { [layers] in layers.hasStopped })
-            let state = try merge.proveWhole(own, shouldStop: { [layers] in layers.hasStopped })
-            if state == .proven { return own }
-            throw LayerRefusal(try reason(own) ?? "parts of its tar were never fetched")
+            let own = try image.index(position, plain: plain, shouldStop: stop)
+            switch try merge.proveWhole(own, shouldStop: stop) {
+            case .proven: return own
+            case .quarantined: throw LayerRefusal(try reason(own) ?? "nothing of it is served any more")
+            // Its table of contents says other things than its tar does, or nothing can be made of it. What is in its blob is the layer.
+            case .claimed: return try image.stream(position, shouldStop: stop)
+            }
         } catch {
             throw SnapshotError(
                 .failedPrecondition,

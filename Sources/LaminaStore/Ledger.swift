@@ -252,6 +252,19 @@ extension Store {
         if diffID == .mismatch { try readQuarantine() }
     }
 
+    /// Writes into the ledger that a layer's tar was put together from what is here, and is what the image says. Its files' own digests
+    /// are another matter.
+    public func recordProven(_ layer: LayerID) throws {
+        try write { writer in
+            let database = writer.connection
+            try database.cached("UPDATE layer SET diff_id_state = 1, diff_id_at = ?2 WHERE id = ?1 AND diff_id_state = 0")
+                .bind(1, layer.row).bind(2, Int64(time(nil))).run()
+            guard database.changes > 0 else { return }
+            try database.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
+            try writer.noteProven(layer)
+        }
+    }
+
     /// Writes into the ledger what a pass over a layer's whole blob has shown about its diff ID.
     public func recordDiffID(_ state: DiffIDState, computed: Digest?, of layer: LayerID) throws {
         try write { writer in

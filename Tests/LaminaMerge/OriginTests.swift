@@ -282,6 +282,68 @@ struct OriginTests {
         #expect(fixture.reports.withLock { $0 } == [])
     }
 
+    @Test("a proof from what is in the store asks nobody, and says nothing where a part of the tar was never fetched")
+    func proofFromStore() throws {
+        let fixture = try Fixture()
+        try writeImage([try written()], tag: "a", layout: fixture.layout)
+        try fixture.withEngine { engine in
+            let image = try fixture.index(engine)
+            try engine.merge(image)
+            let layer = image.layers[0]
+            let source = fixture.control(engine)
+            source.behaviour.isDown = true
+            // The headers before the first file are in no member that was fetched.
+            #expect(try engine.proveFromStore(layer) == .claimed)
+            #expect(source.reads.isEmpty)
+            source.behaviour.isDown = false
+            #expect(try engine.proveWhole(layer, shouldStop: { false }) == .proven)
+            source.reset()
+            #expect(try engine.proveFromStore(layer) == .proven)
+            #expect(source.reads.isEmpty)
+        }
+    }
+
+    /// A layer whose tar has a large file that its table of contents does not list.
+    private func hiding() throws -> ImageLayer {
+        var layer = ForgedLayer()
+        let (file, hidden) = (noise(10_000, seed: 51), noise(3 << 20, seed: 52))
+        func header(_ name: String, _ bytes: [UInt8]) throws -> [UInt8] {
+            var header: [UInt8] = []
+            try TarWriter.append(
+                TarHeader(kind: .regular, name: Array(name.utf8), mode: 0o644, size: Int64(bytes.count)), to: &header)
+            return header
+        }
+        func padding(_ bytes: [UInt8]) -> [UInt8] {
+            [UInt8](repeating: 0, count: Tar.padding(Int64(bytes.count)))
+        }
+        _ = layer.member(try header("file", file))
+        layer.file("file", file)
+        _ = layer.member(padding(file) + (try header("hidden", hidden)) + hidden + padding(hidden))
+        layer.finish()
+        var tar: [UInt8] = []
+        let stream = try StreamDecompressor(.gzip)
+        try layer.blob.withUnsafeBytes { try stream.push($0) { tar += $0 } }
+        return ImageLayer(blob: layer.blob, tocDigest: layer.tocDigest, diffID: SHA256.hash(tar))
+    }
+
+    @Test("a layer of which too much is hidden stays a claim, and read as a plain layer it is what its blob holds")
+    func hidden() throws {
+        let fixture = try Fixture()
+        try settled(try hiding(), fixture) { engine, id, ledger in
+            #expect(ledger.diffIDState == .notProvable, "\(fixture.reports.withLock { $0 })")
+            #expect(try engine.store.index.chainState(of: id) == .claimed)
+            #expect(try engine.proveFromStore(id) == .claimed)
+            let image = try RemoteImage(
+                engine, ImageReference(parsing: "oci:\(fixture.layout):a"), plainHTTP: true, shouldStop: { false })
+            let whole = try image.stream(0, shouldStop: { false })
+            #expect(whole != id)
+            #expect(try engine.store.index.ledger(of: whole).tocProof == .whole)
+            #expect(try engine.store.index.chainState(of: whole) == .proven)
+            // The layer by its table of contents is what it was.
+            #expect(try engine.store.index.chainState(of: id) == .claimed)
+        }
+    }
+
     @Test("of an eStargz layer whose tar differs by one byte of a header nothing is served any more")
     func mismatch() throws {
         let fixture = try Fixture()

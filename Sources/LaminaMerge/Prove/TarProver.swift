@@ -16,6 +16,8 @@ final class TarProver {
     private let context: MergeContext
     private let layer: LayerID
     private let ledger: LayerLedger
+    /// Whether what is missing is asked of the layer's registry.
+    private let mayFetch: Bool
     private var hash = SHA256()
     /// Of a layer whose table of contents is in no tar.
     private var witness: TarWitness?
@@ -23,7 +25,8 @@ final class TarProver {
     private var file: (name: BackingName, file: File)?
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 4096)
 
-    init(_ context: MergeContext, layer: LayerID, ledger: LayerLedger) {
+    init(_ context: MergeContext, layer: LayerID, ledger: LayerLedger, mayFetch: Bool = true) {
+        self.mayFetch = mayFetch
         self.context = context
         self.layer = layer
         self.ledger = ledger
@@ -112,7 +115,7 @@ final class TarProver {
 
     /// By the layer's own tar-split, which is fetched now: nothing else needs it.
     private func digest(by range: Range<Int64>) throws -> Digest? {
-        guard range.count <= Self.tarSplitLimit else { return nil }
+        guard mayFetch, range.count <= Self.tarSplitLimit else { return nil }
         let bytes = try fetch(range)
         var seen: Set<Int64> = []
         var isComplete = true
@@ -148,7 +151,9 @@ final class TarProver {
             position = max(position, place.upperBound)
         }
         let missing = gaps.reduce(0) { $0 + Int64($1.count) }
-        guard missing <= max(Self.gapLimit, end / 16), gaps.count <= Self.gapCount else { return nil }
+        guard missing <= max(Self.gapLimit, end / 16), gaps.count <= Self.gapCount, mayFetch || gaps.isEmpty else {
+            return nil
+        }
         var nextGap = 0
         func fillGap(before end: Int64) throws {
             guard nextGap < gaps.count, gaps[nextGap].lowerBound < end else { return }
