@@ -154,14 +154,12 @@ extension Store {
             }
             // With the layers held: no stream begins meanwhile.
             let isUnused = try holds.withHeld { held in
-                if let layer = Digest(hex: spool.prefix { $0 != "-" }) {
-                    let hasStream = try index.read { database in
-                        try database.cached("SELECT 1 FROM stream WHERE digest = ?").bind(1, digest: layer)
-                            .first { _ in true } ?? false
-                    }
-                    return !hasStream && !held.contains(layer)
+                guard let (layer, stream) = ContentFiles.stream(ofSpool: spool) else { return true }
+                let hasStream = try index.read { database in
+                    try database.cached("SELECT 1 FROM stream WHERE id = ? AND digest = ?").bind(1, stream)
+                        .bind(2, digest: layer).first { _ in true } ?? false
                 }
-                return true
+                return !hasStream && !held.contains(layer)
             }
             guard isUnused else { continue }
             result.files += 1

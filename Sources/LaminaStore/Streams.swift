@@ -66,14 +66,14 @@ public struct StreamStep: Sendable {
 }
 
 extension Store {
-    /// The stream of a layer; one that was begun goes on. After a restart of the machine it goes on from what was certainly on
-    /// disk.
-    public func stream(of layer: Digest) throws -> StreamRecord {
+    /// The stream of a layer from a repository; one that was begun goes on. After a restart of the machine it goes on from what was
+    /// certainly on disk. What another repository has sent of the blob is not gone on from: nobody knows what it is before its end.
+    public func stream(of layer: Digest, origin: String) throws -> StreamRecord {
         try write { writer in
             let database = writer.connection
             let boot = try database.cached("SELECT boot FROM store").first { $0.text(0) } ?? ""
-            let known = try database.cached("SELECT id, boot, state FROM stream WHERE digest = ?")
-                .bind(1, digest: layer)
+            let known = try database.cached("SELECT id, boot, state FROM stream WHERE digest = ? AND origin = ?")
+                .bind(1, digest: layer).bind(2, text: origin)
                 .first { row in
                     StreamRecord(
                         id: StreamID(row.integer(0)), state: row.isNull(2) ? nil : [UInt8](row.blob(2)),
@@ -86,8 +86,8 @@ extension Store {
                 ).bind(1, known.id.row).first(Index.checkpoint)
                 return known
             }
-            try database.cached("INSERT INTO stream (digest, boot) VALUES (?, ?)").bind(1, digest: layer)
-                .bind(2, text: boot).run()
+            try database.cached("INSERT INTO stream (digest, boot, origin) VALUES (?, ?, ?)").bind(1, digest: layer)
+                .bind(2, text: boot).bind(3, text: origin).run()
             return StreamRecord(id: StreamID(database.lastInsertedRow), isOfOtherBoot: false)
         }
     }
@@ -167,7 +167,7 @@ extension Store {
         try writeDurably { writer in
             try writer.connection.cached("DELETE FROM stream WHERE id = ?").bind(1, stream.row).run()
         }
-        try files.removeSpools(of: layer, except: nil)
+        try files.removeSpools(of: stream, layer, except: nil)
     }
 
     /// Forgets the stream of a layer that is wrong, and gives up what it has brought, unless another layer wants it.
@@ -190,7 +190,7 @@ extension Store {
                 throw error
             }
         }
-        try files.removeSpools(of: layer, except: nil)
+        try files.removeSpools(of: stream, layer, except: nil)
     }
 }
 
@@ -298,23 +298,23 @@ extension Index {
         CheckpointRecord(output: row.integer(0), blobOffset: row.integer(1), decoder: [UInt8](row.blob(2)))
     }
 
-    /// What the stream of a layer has recorded last; nil if no stream of it is running.
-    public func streamState(of layer: Digest) throws -> [UInt8]? {
+    /// What the stream of a layer from a repository has recorded last; nil if none is running.
+    public func streamState(of layer: Digest, origin: String) throws -> [UInt8]? {
         try read { database in
-            try database.cached("SELECT state FROM stream WHERE digest = ? AND state IS NOT NULL")
-                .bind(1, digest: layer).first { [UInt8]($0.blob(0)) }
+            try database.cached("SELECT state FROM stream WHERE digest = ? AND origin = ? AND state IS NOT NULL")
+                .bind(1, digest: layer).bind(2, text: origin).first { [UInt8]($0.blob(0)) }
         }
     }
 
-    /// Up to where a stream that has not ended has read a layer's blob, in compressed bytes: its last checkpoint, or 0.
-    public func streamedBytes(of layer: Digest) throws -> Int64 {
+    /// Up to where a stream from a repository that has not ended has read a layer's blob, in compressed bytes: its last checkpoint, or 0.
+    public func streamedBytes(of layer: Digest, origin: String) throws -> Int64 {
         try read { database in
             try database.cached(
                 """
                 SELECT coalesce(max(c.blob_offset), 0) FROM stream s JOIN checkpoint c ON c.stream = s.id
-                WHERE s.digest = ? AND s.state IS NOT NULL
+                WHERE s.digest = ? AND s.origin = ? AND s.state IS NOT NULL
                 """
-            ).bind(1, digest: layer).first { $0.integer(0) } ?? 0
+            ).bind(1, digest: layer).bind(2, text: origin).first { $0.integer(0) } ?? 0
         }
     }
 
@@ -332,9 +332,12 @@ extension Index {
         around range: Range<Int64>, in layer: LayerID
     ) throws -> (first: CheckpointRecord?, end: CheckpointRecord?) {
         try read { database in
+            // Of a stream that has ended: then its blob was the one of this digest, whoever sent it.
             let select =
                 "SELECT output, blob_offset, decoder FROM checkpoint WHERE stream = "
-                + "(SELECT s.id FROM stream s JOIN layer l ON l.digest = s.digest WHERE l.id = ?1) AND output "
+                + "(SELECT s.id FROM stream s JOIN layer l ON l.digest = s.digest WHERE l.id = ?1 AND s.state IS NULL "
+                + "AND EXISTS (SELECT 1 FROM checkpoint c WHERE c.stream = s.id) "
+                + "ORDER BY s.origin IS l.origin DESC LIMIT 1) AND output "
             return (
                 try database.cached(select + "<= ?2 ORDER BY output DESC LIMIT 1")
                     .bind(1, layer.row).bind(2, range.lowerBound).first(Self.checkpoint),

@@ -16,8 +16,9 @@ extension LayerIndexer {
         if let place = claims.position {
             return .withTOC(try fetchChunked(descriptor, place, claims.tarSplit, tail: nil))
         }
-        // What an earlier process has found out need not be fetched again.
-        if claims.tocDigest == nil, let begun = try store.index.streamState(of: descriptor.digest),
+        // What an earlier process has found out need not be fetched again, unless another repository has said it.
+        if claims.tocDigest == nil,
+            let begun = try store.index.streamState(of: descriptor.digest, origin: source.location),
             let format = StreamState.decode(begun)?.format
         {
             return .plain(format)

@@ -212,7 +212,7 @@ extension StreamPlacer {
             try written.truncate(to: file.entry.header.size)
             spool = nil
             lease.cover(BackingName(digest: digest, claim: nil))
-            try end(file.entry, digest, spool: ContentFiles.spoolName(layer, offset: file.entry.offset))
+            try end(file.entry, digest, spool: ContentFiles.spoolName(stream, of: layer, offset: file.entry.offset))
         } else {
             try small.withUnsafeBytes { try write($0, digest) }
             small.removeAll(keepingCapacity: true)
@@ -257,7 +257,7 @@ extension StreamPlacer {
 
     private func openSpool(_ entry: TarEntry) throws -> File {
         if let spool { return spool }
-        let opened = try engine.store.files.openSpool(ContentFiles.spoolName(layer, offset: entry.offset))
+        let opened = try engine.store.files.openSpool(ContentFiles.spoolName(stream, of: layer, offset: entry.offset))
         spool = opened
         return opened
     }
