@@ -143,8 +143,8 @@ extension Store {
     private func removeSpools(dryRun: Bool, counting result: inout (files: Int, bytes: Int64)) throws {
         for spool in try files.names(in: ContentFiles.spoolDirectory) {
             let path = ContentFiles.path(ofSpool: spool)
-            if let name = Digest(hex: spool.dropFirst("restream-".count)), spool.hasPrefix("restream-") {
-                files.leases.removing([BackingName(digest: name, claim: nil)]) { free in
+            if let name = ContentFiles.file(ofSpool: spool) {
+                files.leases.removing([name]) { free in
                     if free.isEmpty { return }
                     result.files += 1
                     result.bytes += files.allocatedSize(path)

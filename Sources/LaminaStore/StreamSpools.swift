@@ -4,7 +4,7 @@ public import LaminaSystem
 
 // A file's name is its digest, which a stream knows only when it has read the file. Until then a large file is written to a
 // spool: `content/stream/<layer>-<stream>-<offset in the tar>`. A file that comes again alone goes to
-// `content/stream/restream-<digest>`.
+// `content/stream/restream-<name>`.
 
 extension ContentFiles {
     static let spoolDirectory = "stream"
@@ -26,8 +26,18 @@ extension ContentFiles {
         return (layer, stream)
     }
 
-    /// The spool's name for a file that comes again alone.
-    public static func restreamSpoolName(_ digest: Digest) -> String { "restream-\(digest.hex)" }
+    private static let restreamPrefix = "restream-"
+
+    /// The spool's name for a file that comes again alone. Two repositories may have each a file of their own with one digest.
+    public static func restreamSpoolName(_ name: BackingName) -> String {
+        restreamPrefix + name.digest.hex + (name.claim.map { ".\($0.hex)" } ?? "")
+    }
+
+    /// The file that a spool of one is for; nil for other spools.
+    static func file(ofSpool spool: String) -> BackingName? {
+        guard spool.hasPrefix(restreamPrefix) else { return nil }
+        return BackingName(file: String(spool.dropFirst(restreamPrefix.count)))
+    }
 
     /// Opens a spool, making it if it is not there.
     ///

@@ -190,6 +190,43 @@ struct OriginTests {
         #expect(try engine.store.isWholeAndRight())
     }
 
+    @Test("isolated, a plain layer is read once, also when a file comes again, and nothing of it is another repository's")
+    func isolatedPlain() throws {
+        let fixture = try Fixture()
+        let large = noise(900_000, seed: 43)
+        let layer = try PlainLayer([("file", Self.shared), ("secret", Self.secret), ("large", large)])
+        let descriptor = try fixture.write(layer, .gzip)
+        var options = MergeEngine.Options()
+        options.isolates = { _ in true }
+        let engine = try MergeEngine(store: try fixture.openStore(), options: options)
+        defer { engine.stop() }
+        func source(_ name: String) -> ControlledSource {
+            let source = ControlledSource(OCILayoutSource(directory: fixture.layout), location: "oci:/\(name)")
+            engine.sources.add(source)
+            return source
+        }
+        let (own, other) = (source("own"), source("other"))
+        let id = try fixture.stream(engine, descriptor, layer.diffID, from: own)
+        // Nothing is left to be asked for.
+        #expect(try engine.store.index.isWhole(id))
+        #expect(try engine.store.isWholeAndRight())
+        #expect(own.sentByteCount == Int(descriptor.size))
+        for (digest, size) in [(SHA256.hash(Self.secret), Self.secret.count), (SHA256.hash(large), large.count)] {
+            #expect(try !engine.store.hasMerged(BackingName(digest: digest, claim: nil), size: Int64(size)))
+            let content = try engine.content(digest)
+            #expect(content.name == .ofOneChunk(digest, size: Int64(size), isolation: own.location))
+            #expect(try engine.evict(content))
+            let answers = Answers()
+            engine.whole(content.id, of: id, answers.take())
+            #expect(answers.wait() && answers.allSucceededOnce)
+            #expect(try SHA256.hash(engine.store.bytes(content)) == digest)
+        }
+        let second = try fixture.stream(engine, descriptor, layer.diffID, from: other)
+        #expect(second != id && other.sentByteCount == Int(descriptor.size))
+        #expect(try engine.store.index.isWhole(second))
+        #expect(try engine.store.isWholeAndRight())
+    }
+
     // MARK: Squatting
 
     private func layer(_ seed: UInt64) -> ForgedLayer {

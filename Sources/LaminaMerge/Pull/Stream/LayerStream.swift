@@ -66,10 +66,13 @@ struct LayerStream {
         }
     }
 
+    /// The repository whose files these are alone; nil where they are shared. Its layer's import has the same names for them.
+    private var isolation: String? { engine.options.isolates(source.location) ? source.location : nil }
+
     /// The layer, if another stream of the blob has brought it meanwhile.
     private func known() throws -> LayerID? {
         try engine.store.known(
-            descriptor, diffID, at: source.location, isIsolated: engine.options.isolates(source.location)
+            descriptor, diffID, at: source.location, isIsolated: isolation != nil
         ) { $0.tocProof == .whole }
     }
 
@@ -128,7 +131,8 @@ struct LayerStream {
             at: position, format: state?.format ?? format, tar: state?.tarOffset ?? 0, shouldStop: shouldStop)
         func placer(_ state: StreamState) -> StreamPlacer {
             StreamPlacer(
-                engine: engine, layer: descriptor.digest, diffID: diffID, stream: stream.id, state: state, spool: spool)
+                engine: engine, layer: descriptor.digest, diffID: diffID, stream: stream.id, isolation: isolation,
+                state: state, spool: spool)
         }
         var current = (state ?? format.map { StreamState(format: $0) }).map(placer)
         var synced: Int64 = current?.state.blobOffset ?? 0
@@ -181,13 +185,13 @@ struct LayerStream {
             try LayerTree.parse(
                 entries: bytes, tarSize: state.tarOffset, format: format, limits: limits, didRead: dispose)
         }
-        let index = IndexBytes(of: tree, isIsolated: false)
+        let index = IndexBytes(of: tree, isIsolated: isolation != nil)
         try entries?.take(index, of: descriptor.digest, engine.store.index)
         var record = LayerRecord(
             digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
             size: descriptor.size, prioritizedEnd: nil, location: source.location)
         record.diffIDState = .proven
-        record.isIsolated = engine.options.isolates(source.location)
+        record.isIsolated = isolation != nil
         return try engine.importing(index.bytes) {
             try engine.store.importLayer(record, inodeCount: tree.nodes.count, stream: stream) { try $0.add(tree) }
         }
