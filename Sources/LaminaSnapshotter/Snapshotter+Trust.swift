@@ -56,17 +56,21 @@ extension Snapshotter {
     /// - Throws: `LayerRefusal` where it is another one, or cannot be told.
     func requireProof(of layer: LayerID, _ offer: LayerOffer) throws {
         let state = try merge.proveWhole(layer, shouldStop: { [layers] in layers.hasStopped })
-        guard state == .proven else {
-            throw LayerRefusal(
-                "its tar is not known to be the one of the chain \(offer.chain): "
-                    + (try reason(layer) ?? "parts of it were never fetched"))
-        }
+        guard state == .proven else { throw try refusal(of: layer, offer) }
+    }
+
+    private func refusal(of layer: LayerID, _ offer: LayerOffer) throws -> LayerRefusal {
+        LayerRefusal(
+            "its tar is not known to be the one of the chain \(offer.chain): "
+                + (try reason(layer) ?? "parts of it were never fetched"))
     }
 
     /// Lets a layer stand for a chain in place of another layer, once its own tar was hashed. So no image is believed, and the
     /// registry of the other one need not answer.
     func replace(_ offer: LayerOffer, by layer: LayerID, of image: SnapshotImage?) throws {
-        try requireProof(of: layer, offer)
+        guard try isRight(layer),
+            try !requiresProof(offer.reference ?? "") || store.index.chainState(of: layer) == .proven
+        else { throw try refusal(of: layer, offer) }
         try takePlaces([(offer.chain, layer)], of: image)
     }
 
@@ -83,9 +87,6 @@ extension Snapshotter {
             "a layer that was proven has taken the place of another one in its chain",
             metadata: ["image": "\(image?.reference ?? "?")", "snapshots": "\(changed)"])
     }
-
-    /// The namespace of containerd's whose images CRI shows.
-    private static let namespaceOfCRI = "k8s.io"
 
     /// Sees that the chains of an image are that image's, as far as they are on record: one that is made of another blob, or in
     /// quarantine, is proven first, or replaced by the image's own layer when that is proven.
@@ -129,20 +130,25 @@ extension Snapshotter {
         }
     }
 
-    /// The image's own layer, proven.
+    /// Whether an image's own layer has the tar that the image says, up to zeros that are missing at its end and are no part of what it
+    /// unpacks to; fetches and hashes all of it.
+    private func isRight(_ layer: LayerID) throws -> Bool {
+        if try merge.proveWhole(layer, shouldStop: { [layers] in layers.hasStopped }) == .proven { return true }
+        let isUnpadded = try store.index.ledger(of: layer).diffIDState == .unpadded
+        return try isUnpadded && store.index.chainState(of: layer) == .claimed
+    }
+
+    /// The image's own layer, which is right.
     private func own(_ position: Int, of image: RemoteImage, chain: String) throws -> LayerID {
         let digest = image.resolved.layers[position].digest
         let stop: @Sendable () -> Bool = { [layers] in layers.hasStopped }
         do {
-            let plain: RemoteImage.PlainLayers =
-                streamsPlain(Self.namespaceOfCRI, image.resolved.reference.description) ? .streamed : .refused
-            let own = try image.index(position, plain: plain, shouldStop: stop)
-            switch try merge.proveWhole(own, shouldStop: stop) {
-            case .proven: return own
-            case .quarantined: throw LayerRefusal(try reason(own) ?? "nothing of it is served any more")
+            // Whoever gets plain layers here: containerd has the chain already, and asks for none.
+            let own = try image.index(position, plain: .streamed, shouldStop: stop)
+            if try isRight(own) { return own }
+            if let reason = try reason(own) { throw LayerRefusal(reason) }
             // Its table of contents says other things than its tar does, or nothing can be made of it. What is in its blob is the layer.
-            case .claimed: return try image.stream(position, shouldStop: stop)
-            }
+            return try image.stream(position, shouldStop: stop)
         } catch {
             throw SnapshotError(
                 .failedPrecondition,

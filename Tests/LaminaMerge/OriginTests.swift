@@ -340,6 +340,33 @@ struct OriginTests {
         }
     }
 
+    @Test("a tar that lacks only zeros at its end is a layer's if it has the layer's tree, and says nothing otherwise")
+    func unpadded() throws {
+        let fixture = try Fixture()
+        let store = try fixture.openStore()
+        let bytes = noise(10_000, seed: 53)
+        var layer = ForgedLayer()
+        layer.file("file", bytes)
+        layer.finish()
+        let indexer = LayerIndexer(
+            store: store, source: OneBlob(bytes: layer.blob, location: "oci:/own"), shouldStop: { false },
+            didFetch: { _ in })
+        let id = try indexer.index(
+            Descriptor(
+                mediaType: MediaType.ociLayerGzip, digest: layer.digest, size: Int64(layer.blob.count),
+                annotations: ["containerd.io/snapshot/stargz/toc.digest": layer.tocDigest.description]), diffID: nil)
+        for (name, state) in [("other", DiffIDState.notProvable), ("file", .unpadded)] {
+            let witness = TarWitness()
+            let tar = try PlainLayer([(name, bytes)]).tar
+            try tar.withUnsafeBytes { try witness.take($0) }
+            try indexer.record(.unpadded, SHA256.hash(tar), of: id, witness)
+            let ledger = try store.index.ledger(of: id)
+            #expect(ledger.diffIDState == state, "\(name)")
+            #expect((ledger.computedDiffID == nil) == (state == .notProvable), "\(name)")
+            #expect(try store.index.chainState(of: id) == .claimed)
+        }
+    }
+
     /// A layer whose tar has a large file that its table of contents does not list.
     private func hiding() throws -> ImageLayer {
         var layer = ForgedLayer()
