@@ -103,6 +103,7 @@ let package = Package(
                 .embedInCode("migrations/v011-totals.sql"), .embedInCode("migrations/v012-sealed.sql"),
                 .embedInCode("migrations/v013-mount-rights.sql"),
                 .embedInCode("migrations/v014-trust.sql"), .embedInCode("migrations/v015-podman.sql"),
+                .embedInCode("migrations/v016-stream-origin.sql"),
                 .embedInCode("views.sql"),
             ], swiftSettings: swift),
 

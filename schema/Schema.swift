@@ -12,7 +12,7 @@ public enum Schema {
             PackageResources.v008_content_checks_sql, PackageResources.v009_stream_resume_sql,
             PackageResources.v010_platforms_sql, PackageResources.v011_totals_sql, PackageResources.v012_sealed_sql,
             PackageResources.v013_mount_rights_sql,
-            PackageResources.v014_trust_sql, PackageResources.v015_podman_sql,
+            PackageResources.v014_trust_sql, PackageResources.v015_podman_sql, PackageResources.v016_stream_origin_sql,
         ].map { String(decoding: $0, as: UTF8.self) }
     }
 

@@ -80,6 +80,12 @@ final class LazyLayers: Sendable {
         }
     }
 
+    /// The repository of an image, as the index names it; nil for what is no image of a registry. Nobody is asked.
+    func location(of reference: String) -> String? {
+        guard let parsed = try? ImageReference(parsing: reference), case .registry = parsed.place else { return nil }
+        return merge.location(of: parsed, plainHTTP: speaksPlainHTTP(reference))
+    }
+
     /// An image of a registry, resolved now or a moment ago.
     func image(_ reference: String) throws -> ImageLayers {
         let key = Key(reference: reference, manifest: nil)

@@ -19,17 +19,36 @@ extension Snapshotter {
     }
 
     /// Whether a layer that stands for a chain is good enough for an image that has the chain, too.
-    func stands(_ layer: LayerID, for offer: LayerOffer) throws -> Bool {
+    ///
+    /// - Parameter reference: of the image, as far as somebody says it.
+    func stands(_ layer: LayerID, for meant: MeantLayer, of reference: String?) throws -> Bool {
         switch try store.index.chainState(of: layer) {
         case .proven: return true
         case .quarantined: return false
         case .claimed:
-            let ledger = try store.index.ledger(of: layer)
-            let isSame =
-                (offer.layer == nil || offer.layer == ledger.digest)
-                && (offer.toc == nil || ledger.tocDigest == nil || offer.toc == ledger.tocDigest)
-            return isSame && !requiresProof(offer.reference ?? "")
+            guard !requiresProof(reference ?? "") else { return false }
+            return try meant.isSame(as: store.index.ledger(of: layer), of: store.index.origin(of: layer))
         }
+    }
+
+    /// What a client says of the layer that it wants.
+    func meant(by offer: LayerOffer) -> MeantLayer {
+        // The author of an image may have written these labels: no repository is believed to be the image's by them.
+        let reference = offer.mayBeOfManifest ? nil : offer.reference
+        return MeantLayer(
+            blob: offer.layer, toc: NamedTOC(digest: offer.toc), origin: reference.flatMap { layers.location(of: $0) })
+    }
+
+    /// Whether a layer that stands for a chain by a claim alone says the same as the image's own, so that it makes no difference which of
+    /// the two it is.
+    func isAlike(_ standing: LayerID, _ own: LayerID, for offer: LayerOffer) throws -> Bool {
+        guard !requiresProof(offer.reference ?? ""), try store.index.chainState(of: standing) == .claimed else {
+            return false
+        }
+        if standing == own { return true }
+        let (one, other) = try (store.index.ledger(of: standing), store.index.ledger(of: own))
+        return one.digest == other.digest && one.diffID == other.diffID && one.format == other.format
+            && one.tocDigest != nil && one.tocDigest == other.tocDigest && one.tocChecksum == other.tocChecksum
     }
 
     /// Reads all of a layer and hashes its tar; blocks until that is done.
@@ -37,17 +56,21 @@ extension Snapshotter {
     /// - Throws: `LayerRefusal` where it is another one, or cannot be told.
     func requireProof(of layer: LayerID, _ offer: LayerOffer) throws {
         let state = try merge.proveWhole(layer, shouldStop: { [layers] in layers.hasStopped })
-        guard state == .proven else {
-            throw LayerRefusal(
-                "its tar is not known to be the one of the chain \(offer.chain): "
-                    + (try reason(layer) ?? "parts of it were never fetched"))
-        }
+        guard state == .proven else { throw try refusal(of: layer, offer) }
+    }
+
+    private func refusal(of layer: LayerID, _ offer: LayerOffer) throws -> LayerRefusal {
+        LayerRefusal(
+            "its tar is not known to be the one of the chain \(offer.chain): "
+                + (try reason(layer) ?? "parts of it were never fetched"))
     }
 
     /// Lets a layer stand for a chain in place of another layer, once its own tar was hashed. So no image is believed, and the
     /// registry of the other one need not answer.
     func replace(_ offer: LayerOffer, by layer: LayerID, of image: SnapshotImage?) throws {
-        try requireProof(of: layer, offer)
+        guard try isRight(layer),
+            try !requiresProof(offer.reference ?? "") || store.index.chainState(of: layer) == .proven
+        else { throw try refusal(of: layer, offer) }
         try takePlaces([(offer.chain, layer)], of: image)
     }
 
@@ -65,9 +88,6 @@ extension Snapshotter {
             metadata: ["image": "\(image?.reference ?? "?")", "snapshots": "\(changed)"])
     }
 
-    /// The namespace of containerd's whose images CRI shows.
-    private static let namespaceOfCRI = "k8s.io"
-
     /// Sees that the chains of an image are that image's, as far as they are on record: one that is made of another blob, or in
     /// quarantine, is proven first, or replaced by the image's own layer when that is proven.
     ///
@@ -83,7 +103,7 @@ extension Snapshotter {
         for (position, chain) in chains.enumerated() {
             places.append((chain, nil))
             for known in try store.index.layers(ofChain: chain) {
-                if try isGood(known, image.resolved.layers[position], reference) { continue }
+                if try isGood(known, position, of: image, reference) { continue }
                 differs = true
                 let own = try self.own(position, of: image, chain: chain)
                 if own != known { places[position].layer = own }
@@ -92,38 +112,48 @@ extension Snapshotter {
         if differs { try takePlaces(places, of: layers.image) }
     }
 
-    private func isGood(_ known: LayerID, _ descriptor: Descriptor, _ reference: String) throws -> Bool {
-        var offer = LayerOffer(chain: "", layer: descriptor.digest)
-        offer.reference = reference
-        offer.toc = descriptor.annotations["containerd.io/snapshot/stargz/toc.digest"].flatMap { Digest(parsing: $0) }
-        if try stands(known, for: offer) { return true }
-        // What is here as a whole is told without a question to anybody.
+    private func isGood(
+        _ known: LayerID, _ position: Int, of image: RemoteImage, _ reference: String
+    ) throws -> Bool {
+        let meant = MeantLayer(
+            blob: image.resolved.layers[position].digest, toc: image.namedTOC(position), isOfManifest: true,
+            origin: image.location)
+        if try stands(known, for: meant, of: reference) { return true }
+        // The other image's registry is not asked for this one's sake: it may never answer. So only what is here already can tell.
         guard try store.index.chainState(of: known) == .claimed, try store.index.isWhole(known) else { return false }
-        return try merge.proveWhole(known, shouldStop: { [layers] in layers.hasStopped }) == .proven
+        do {
+            return try merge.proveFromStore(known) == .proven
+        } catch {
+            log.debug(
+                "a layer cannot be told from what is here", metadata: ["layer": "\(known)", "error": "\(error)"])
+            return false
+        }
     }
 
-    /// The image's own layer, proven.
+    /// Whether an image's own layer has the tar that the image says, up to zeros that are missing at its end and are no part of what it
+    /// unpacks to; fetches and hashes all of it.
+    private func isRight(_ layer: LayerID) throws -> Bool {
+        if try merge.proveWhole(layer, shouldStop: { [layers] in layers.hasStopped }) == .proven { return true }
+        let isUnpadded = try store.index.ledger(of: layer).diffIDState == .unpadded
+        return try isUnpadded && store.index.chainState(of: layer) == .claimed
+    }
+
+    /// The image's own layer, which is right.
     private func own(_ position: Int, of image: RemoteImage, chain: String) throws -> LayerID {
         let digest = image.resolved.layers[position].digest
+        let stop: @Sendable () -> Bool = { [layers] in layers.hasStopped }
         do {
-            let plain: RemoteImage.PlainLayers =
-                streamsPlain(Self.namespaceOfCRI, image.resolved.reference.description) ? .streamed : .refused
-            let own = try image.index(position, plain: plain, shouldStop: { [layers] in layers.hasStopped })
-            let state = try merge.proveWhole(own, shouldStop: { [layers] in layers.hasStopped })
-            if state == .proven { return own }
-            throw LayerRefusal(try reason(own) ?? "parts of its tar were never fetched")
+            // Whoever gets plain layers here: containerd has the chain already, and asks for none.
+            let own = try image.index(position, plain: .streamed, shouldStop: stop)
+            if try isRight(own) { return own }
+            if let reason = try reason(own) { throw LayerRefusal(reason) }
+            // Its table of contents says other things than its tar does, or nothing can be made of it. What is in its blob is the layer.
+            return try image.stream(position, shouldStop: stop)
         } catch {
             throw SnapshotError(
                 .failedPrecondition,
                 "another image has brought another layer for the chain \(chain), and that \(digest) of \(image.resolved.reference) is the "
                     + "right one cannot be proven: \(error)")
         }
-    }
-}
-
-extension LayerOffer {
-    init(chain: String, layer: Digest) {
-        self.chain = chain
-        self.layer = layer
     }
 }

@@ -198,7 +198,8 @@ public final class Snapshotter: Sendable {
         let name = LayerNames.committed(chain: offer.chain, parent: parent)
         // lamina asks no registry again for a layer that it has. A second namespace gets this same snapshot.
         if let known = try store.index.snapshot(name), let layer = known.layer,
-            known.labels[snapshotChainLabel] == offer.chain, try stands(layer, for: offer),
+            known.labels[snapshotChainLabel] == offer.chain,
+            try stands(layer, for: meant(by: offer), of: offer.reference),
             try streams || !store.index.ledger(of: layer).isPlain
         {
             kept.letGo(offer.layer.map { [$0] } ?? [])
@@ -214,6 +215,9 @@ public final class Snapshotter: Sendable {
                 offer, below: below, plain: streams ? .streamed : .refused, isCancelled: isCancelled)
             let source = image.image
             if try store.index.lazyChain(of: name) == offer.chain {
+                if let standing = try store.index.snapshot(name)?.layer, try isAlike(standing, layer, for: offer) {
+                    return
+                }
                 try replace(offer, by: layer, of: source)
                 return
             }

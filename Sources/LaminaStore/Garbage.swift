@@ -69,7 +69,7 @@ extension Store {
                     OR EXISTS (SELECT 1 FROM layer WHERE id NOT IN (SELECT layer FROM layer_holder))
                     OR EXISTS (SELECT 1 FROM layer_view
                                WHERE id NOT IN (SELECT view FROM layer_holder WHERE view IS NOT NULL))
-                    OR EXISTS (SELECT 1 FROM stream WHERE digest NOT IN (SELECT digest FROM layer))
+                    OR EXISTS (SELECT 1 FROM stream WHERE state IS NOT NULL OR digest NOT IN (SELECT digest FROM layer))
                     OR EXISTS (SELECT 1 FROM content_group g WHERE g.contents > 0
                                AND NOT EXISTS (SELECT 1 FROM layer_group lg WHERE lg.content_group = g.id))
                 """) == 1
@@ -116,10 +116,11 @@ extension Writer {
             DELETE FROM layer_view WHERE id IN (SELECT id FROM unheld_view);
             DELETE FROM layer WHERE id IN (SELECT id FROM unheld_layer);
             """)
-        // Those of the layers were deleted with them. The remaining ones have no layer: their pulls were given up.
+        // Those of the layers were deleted with them. The remaining ones have not ended, whatever another repository has of the blob:
+        // their pulls were given up.
         try connection.execute(
             """
-            DELETE FROM stream WHERE digest NOT IN (SELECT digest FROM layer)
+            DELETE FROM stream WHERE (state IS NOT NULL OR digest NOT IN (SELECT digest FROM layer))
                 AND digest NOT IN (SELECT digest FROM held_layer)
             """)
         marked.report.streams = connection.changes

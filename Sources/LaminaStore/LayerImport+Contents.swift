@@ -145,7 +145,7 @@ extension LayerImporter {
 
     /// SHA-256 of the chunk list: two layers that claim one digest share its bytes unproven only when they agree on it. With the
     /// repository, where its files are its own.
-    private static func claim(_ chunks: [ImportedChunk], _ isolation: String? = nil) -> Digest {
+    fileprivate static func claim(_ chunks: [ImportedChunk], _ isolation: String? = nil) -> Digest {
         var hash = SHA256()
         for chunk in chunks {
             withUnsafeBytes(of: (chunk.offset.littleEndian, chunk.size.littleEndian)) { hash.update($0) }
@@ -153,6 +153,17 @@ extension LayerImporter {
         }
         if let isolation { Array(isolation.utf8).withUnsafeBytes { hash.update($0) } }
         return hash.digest()
+    }
+}
+
+extension BackingName {
+    /// The name of a file of one chunk, as an import will look for it: that of its digest.
+    ///
+    /// - Parameter isolation: the repository whose file it is alone; then the name is its own.
+    public static func ofOneChunk(_ digest: Digest, size: Int64, isolation: String?) -> BackingName {
+        guard let isolation else { return BackingName(digest: digest, claim: nil) }
+        let chunk = ImportedChunk(offset: 0, size: size, digest: digest, blobOffset: 0, blobSize: 0, innerOffset: 0)
+        return BackingName(digest: digest, claim: LayerImporter.claim([chunk], isolation))
     }
 }
 

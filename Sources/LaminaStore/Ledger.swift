@@ -47,6 +47,33 @@ public struct LayerLedger: Sendable {
     public var isPlain: Bool { tocDigest == nil && tocChecksum == nil && tocProof == .whole }
 }
 
+/// The table of contents that a manifest names for a layer, which is the manifest's claim as long as nobody has hashed the blob.
+public struct NamedTOC: Sendable, Equatable {
+    /// SHA-256 of the JSON.
+    public var digest: Digest?
+    /// SHA-256 of the JSON as it stands in the blob.
+    public var checksum: Digest?
+
+    public init(digest: Digest? = nil, checksum: Digest? = nil) {
+        self.digest = digest
+        self.checksum = checksum
+    }
+
+    /// Whether the manifest names none, as that of a plain layer.
+    public var isEmpty: Bool { digest == nil && checksum == nil }
+
+    /// Whether a layer was made of this one. One that is not named is nobody's.
+    public func isOf(_ layer: LayerLedger) -> Bool {
+        var isNamed = false
+        for (named, known) in [(digest, layer.tocDigest), (checksum, layer.tocChecksum)] {
+            guard let named, let known else { continue }
+            if named != known { return false }
+            isNamed = true
+        }
+        return isNamed
+    }
+}
+
 extension Index {
     /// What has been proven of a layer.
     public func ledger(of layer: LayerID) throws -> LayerLedger {
@@ -225,6 +252,19 @@ extension Store {
         }
         if diffID != .unknown { tarRoom.withLock { $0[layer] = nil } }
         if diffID == .mismatch { try readQuarantine() }
+    }
+
+    /// Writes into the ledger that a layer's tar was put together from what is here, and is what the image says. Its files' own digests
+    /// are another matter.
+    public func recordProven(_ layer: LayerID) throws {
+        try write { writer in
+            let database = writer.connection
+            try database.cached("UPDATE layer SET diff_id_state = 1, diff_id_at = ?2 WHERE id = ?1 AND diff_id_state = 0")
+                .bind(1, layer.row).bind(2, Int64(time(nil))).run()
+            guard database.changes > 0 else { return }
+            try database.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
+            try writer.noteProven(layer)
+        }
     }
 
     /// Writes into the ledger what a pass over a layer's whole blob has shown about its diff ID.

@@ -143,8 +143,8 @@ extension Store {
     private func removeSpools(dryRun: Bool, counting result: inout (files: Int, bytes: Int64)) throws {
         for spool in try files.names(in: ContentFiles.spoolDirectory) {
             let path = ContentFiles.path(ofSpool: spool)
-            if let name = Digest(hex: spool.dropFirst("restream-".count)), spool.hasPrefix("restream-") {
-                files.leases.removing([BackingName(digest: name, claim: nil)]) { free in
+            if let name = ContentFiles.file(ofSpool: spool) {
+                files.leases.removing([name]) { free in
                     if free.isEmpty { return }
                     result.files += 1
                     result.bytes += files.allocatedSize(path)
@@ -154,14 +154,12 @@ extension Store {
             }
             // With the layers held: no stream begins meanwhile.
             let isUnused = try holds.withHeld { held in
-                if let layer = Digest(hex: spool.prefix { $0 != "-" }) {
-                    let hasStream = try index.read { database in
-                        try database.cached("SELECT 1 FROM stream WHERE digest = ?").bind(1, digest: layer)
-                            .first { _ in true } ?? false
-                    }
-                    return !hasStream && !held.contains(layer)
+                guard let (layer, stream) = ContentFiles.stream(ofSpool: spool) else { return true }
+                let hasStream = try index.read { database in
+                    try database.cached("SELECT 1 FROM stream WHERE id = ? AND digest = ?").bind(1, stream)
+                        .bind(2, digest: layer).first { _ in true } ?? false
                 }
-                return true
+                return !hasStream && !held.contains(layer)
             }
             guard isUnused else { continue }
             result.files += 1

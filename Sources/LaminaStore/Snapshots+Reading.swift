@@ -72,7 +72,7 @@ extension Index {
                 """
                 SELECT digest FROM layer WHERE toc_digest IS NULL AND toc_checksum IS NULL AND toc_proof = 3
                     AND id NOT IN (SELECT layer FROM layer_holder)
-                UNION SELECT digest FROM stream WHERE digest NOT IN (SELECT digest FROM layer)
+                UNION SELECT digest FROM stream WHERE state IS NOT NULL OR digest NOT IN (SELECT digest FROM layer)
                 """
             ).map { $0.digest(0) }.compactMap(\.self)
         }

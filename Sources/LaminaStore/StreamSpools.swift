@@ -3,19 +3,41 @@ public import LaminaDigest
 public import LaminaSystem
 
 // A file's name is its digest, which a stream knows only when it has read the file. Until then a large file is written to a
-// spool: `content/stream/<layer>-<offset in the tar>`. A file that comes again alone goes to
-// `content/stream/restream-<digest>`.
+// spool: `content/stream/<layer>-<stream>-<offset in the tar>`. A file that comes again alone goes to
+// `content/stream/restream-<name>`.
 
 extension ContentFiles {
     static let spoolDirectory = "stream"
 
     static func path(ofSpool spool: String) -> String { spoolDirectory + "/" + spool }
 
-    /// The spool's name for the file at `offset` in the layer's tar.
-    public static func spoolName(_ layer: Digest, offset: Int64) -> String { "\(layer.hex)-\(offset)" }
+    /// The spool's name for the file at `offset` in the tar of a stream's layer. Streams of one layer from two repositories have each
+    /// their own: until their end they are two blobs.
+    public static func spoolName(_ stream: StreamID, of layer: Digest, offset: Int64) -> String {
+        spoolPrefix(stream, layer) + "\(offset)"
+    }
 
-    /// The spool's name for a file that comes again alone.
-    public static func restreamSpoolName(_ digest: Digest) -> String { "restream-\(digest.hex)" }
+    private static func spoolPrefix(_ stream: StreamID, _ layer: Digest) -> String { "\(layer.hex)-\(stream.row)-" }
+
+    /// The layer and the stream that a spool's name is of; nil for the names of earlier versions, which nobody goes on with.
+    static func stream(ofSpool spool: String) -> (layer: Digest, stream: Int64)? {
+        let parts = spool.split(separator: "-")
+        guard parts.count == 3, let layer = Digest(hex: parts[0]), let stream = Int64(parts[1]) else { return nil }
+        return (layer, stream)
+    }
+
+    private static let restreamPrefix = "restream-"
+
+    /// The spool's name for a file that comes again alone. Two repositories may have each a file of their own with one digest.
+    public static func restreamSpoolName(_ name: BackingName) -> String {
+        restreamPrefix + name.digest.hex + (name.claim.map { ".\($0.hex)" } ?? "")
+    }
+
+    /// The file that a spool of one is for; nil for other spools.
+    static func file(ofSpool spool: String) -> BackingName? {
+        guard spool.hasPrefix(restreamPrefix) else { return nil }
+        return BackingName(file: String(spool.dropFirst(restreamPrefix.count)))
+    }
 
     /// Opens a spool, making it if it is not there.
     ///
@@ -36,9 +58,10 @@ extension ContentFiles {
     /// collection.
     public func removeSpool(_ spool: String) { unlinkat(directory.descriptor, Self.path(ofSpool: spool), 0) }
 
-    /// Removes what a layer's streams have left, except the spool that is still in use.
-    public func removeSpools(of layer: Digest, except kept: String?) throws(SystemError) {
-        for name in try names(in: Self.spoolDirectory) where name.hasPrefix(layer.hex) && name != kept {
+    /// Removes what a layer's stream has left, except the spool that is still in use.
+    public func removeSpools(of stream: StreamID, _ layer: Digest, except kept: String?) throws(SystemError) {
+        let prefix = Self.spoolPrefix(stream, layer)
+        for name in try names(in: Self.spoolDirectory) where name.hasPrefix(prefix) && name != kept {
             removeSpool(name)
         }
     }

@@ -46,13 +46,19 @@ public struct StreamStep: Sendable {
         public var spool: String?
         /// How many of its bytes may be holes: they are zeros.
         public var holes: Int64
+        /// The repository whose file it is alone; nil where files are shared.
+        public var isolation: String?
 
-        public init(digest: Digest, size: Int64, spool: String?, holes: Int64 = 0) {
+        public init(digest: Digest, size: Int64, spool: String?, holes: Int64 = 0, isolation: String? = nil) {
             self.digest = digest
             self.size = size
             self.spool = spool
             self.holes = holes
+            self.isolation = isolation
         }
+
+        /// What its content is named.
+        public var name: BackingName { .ofOneChunk(digest, size: size, isolation: isolation) }
     }
 
     public var landed: [Landed] = []
@@ -66,14 +72,14 @@ public struct StreamStep: Sendable {
 }
 
 extension Store {
-    /// The stream of a layer; one that was begun goes on. After a restart of the machine it goes on from what was certainly on
-    /// disk.
-    public func stream(of layer: Digest) throws -> StreamRecord {
+    /// The stream of a layer from a repository; one that was begun goes on. After a restart of the machine it goes on from what was
+    /// certainly on disk. What another repository has sent of the blob is not gone on from: nobody knows what it is before its end.
+    public func stream(of layer: Digest, origin: String) throws -> StreamRecord {
         try write { writer in
             let database = writer.connection
             let boot = try database.cached("SELECT boot FROM store").first { $0.text(0) } ?? ""
-            let known = try database.cached("SELECT id, boot, state FROM stream WHERE digest = ?")
-                .bind(1, digest: layer)
+            let known = try database.cached("SELECT id, boot, state FROM stream WHERE digest = ? AND origin = ?")
+                .bind(1, digest: layer).bind(2, text: origin)
                 .first { row in
                     StreamRecord(
                         id: StreamID(row.integer(0)), state: row.isNull(2) ? nil : [UInt8](row.blob(2)),
@@ -86,8 +92,8 @@ extension Store {
                 ).bind(1, known.id.row).first(Index.checkpoint)
                 return known
             }
-            try database.cached("INSERT INTO stream (digest, boot) VALUES (?, ?)").bind(1, digest: layer)
-                .bind(2, text: boot).run()
+            try database.cached("INSERT INTO stream (digest, boot, origin) VALUES (?, ?, ?)").bind(1, digest: layer)
+                .bind(2, text: boot).bind(3, text: origin).run()
             return StreamRecord(id: StreamID(database.lastInsertedRow), isOfOtherBoot: false)
         }
     }
@@ -133,7 +139,7 @@ extension Store {
     ///
     /// - Returns: whether its bytes are under its name; false if a layer claims another size for the digest.
     private func link(_ landed: StreamStep.Landed, under lease: borrowing WritingLease) throws -> Bool {
-        let name = BackingName(digest: landed.digest, claim: nil)
+        let name = landed.name
         let known = try index.content(named: name)
         // Layers claim two sizes for one digest; this one is right, because it was counted. The import keeps them apart.
         if let known, known.size != landed.size { return false }
@@ -154,12 +160,12 @@ extension Store {
 
     /// Whether the store has a file whole, so that nothing need be written for it. Ask with a lease of its name: then it stays
     /// so.
-    public func hasMerged(_ digest: Digest, size: Int64) throws -> Bool {
+    public func hasMerged(_ name: BackingName, size: Int64) throws -> Bool {
         let isMerged = try index.read { database in
-            try database.cached("SELECT 1 FROM content WHERE digest = ? AND claim = x'' AND size = ? AND state = 2")
-                .bind(1, digest: digest).bind(2, size).first { _ in true } ?? false
+            try database.cached("SELECT 1 FROM content WHERE digest = ? AND claim = ? AND size = ? AND state = 2")
+                .bind(1, digest: name.digest).bind(2, claim: name.claim).bind(3, size).first { _ in true } ?? false
         }
-        return isMerged && files.isThere(BackingName(digest: digest, claim: nil), size: size)
+        return isMerged && files.isThere(name, size: size)
     }
 
     /// Forgets a stream, so that its layer is read from the start again. What landed stays: it has its digest.
@@ -167,7 +173,7 @@ extension Store {
         try writeDurably { writer in
             try writer.connection.cached("DELETE FROM stream WHERE id = ?").bind(1, stream.row).run()
         }
-        try files.removeSpools(of: layer, except: nil)
+        try files.removeSpools(of: stream, layer, except: nil)
     }
 
     /// Forgets the stream of a layer that is wrong, and gives up what it has brought, unless another layer wants it.
@@ -190,7 +196,7 @@ extension Store {
                 throw error
             }
         }
-        try files.removeSpools(of: layer, except: nil)
+        try files.removeSpools(of: stream, layer, except: nil)
     }
 }
 
@@ -210,22 +216,26 @@ extension Index {
 extension Writer {
     /// Records a file of a stream that is under its name.
     fileprivate func land(_ landed: StreamStep.Landed, of stream: StreamID) throws {
-        let known = try connection.cached("SELECT id, state, size FROM content WHERE digest = ? AND claim = x''")
-            .bind(1, digest: landed.digest).first { ($0.integer(0), $0.integer(1), $0.integer(2)) }
+        let name = landed.name
+        let known = try connection.cached("SELECT id, state, size FROM content WHERE digest = ? AND claim = ?")
+            .bind(1, digest: name.digest).bind(2, claim: name.claim)
+            .first { ($0.integer(0), $0.integer(1), $0.integer(2)) }
         if let known, known.2 != landed.size { return }
         var content = known.map { ContentID($0.0) }
         if known?.1 != ContentRecord.State.merged.rawValue {
             let before = try content.flatMap { try counted($0) }
             content = try connection.cached(
                 """
-                INSERT INTO content (id, digest, size, state, proof, holes, used_at, sync, content_group)
-                VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4, ?5, ?6)
+                INSERT INTO content (id, digest, size, state, proof, holes, used_at, sync, content_group, claim, isolated)
+                VALUES (\(Writer.nextContent), ?1, ?2, 2, 1, ?3, ?4, ?5, ?6, ?7, ?8)
                 ON CONFLICT (digest, claim) DO UPDATE
                 SET state = 2, proof = 1, sync = ?5, holes = max(holes, ?3), used_at = ?4 RETURNING id
                 """
             ).bind(1, digest: landed.digest).bind(2, landed.size).bind(3, landed.holes)
                 .bind(4, millisecondsSince1970()).bind(5, try noteLanding()).bind(6, try group(of: stream))
+                .bind(7, claim: name.claim).bind(8, landed.isolation == nil ? 0 : 1)
                 .first { ContentID($0.integer(0)) }
+            if let content, name.claim != nil { try landChunk(of: content, landed) }
             if let after = try content.flatMap({ try counted($0) }) { groups.note(before, after) }
         }
         guard let content else { return }
@@ -237,6 +247,16 @@ extension Writer {
         // Whatever had it first: from here on this stream holds it too.
         try connection.cached("INSERT OR IGNORE INTO stream_content (stream, content) VALUES (?, ?)")
             .bind(1, stream.row).bind(2, content.row).run()
+    }
+
+    /// What an import would list of a file with a name of its own: its one chunk, which is here.
+    private func landChunk(of content: ContentID, _ landed: StreamStep.Landed) throws {
+        try connection.cached(
+            """
+            INSERT INTO chunk (content, offset, size, digest, landed) VALUES (?1, 0, ?2, ?3, 1)
+            ON CONFLICT (content, offset) DO UPDATE SET landed = 1
+            """
+        ).bind(1, content.row).bind(2, landed.size).bind(3, digest: landed.digest).run()
     }
 
     /// The group of the contents that a stream brings.
@@ -298,23 +318,23 @@ extension Index {
         CheckpointRecord(output: row.integer(0), blobOffset: row.integer(1), decoder: [UInt8](row.blob(2)))
     }
 
-    /// What the stream of a layer has recorded last; nil if no stream of it is running.
-    public func streamState(of layer: Digest) throws -> [UInt8]? {
+    /// What the stream of a layer from a repository has recorded last; nil if none is running.
+    public func streamState(of layer: Digest, origin: String) throws -> [UInt8]? {
         try read { database in
-            try database.cached("SELECT state FROM stream WHERE digest = ? AND state IS NOT NULL")
-                .bind(1, digest: layer).first { [UInt8]($0.blob(0)) }
+            try database.cached("SELECT state FROM stream WHERE digest = ? AND origin = ? AND state IS NOT NULL")
+                .bind(1, digest: layer).bind(2, text: origin).first { [UInt8]($0.blob(0)) }
         }
     }
 
-    /// Up to where a stream that has not ended has read a layer's blob, in compressed bytes: its last checkpoint, or 0.
-    public func streamedBytes(of layer: Digest) throws -> Int64 {
+    /// Up to where a stream from a repository that has not ended has read a layer's blob, in compressed bytes: its last checkpoint, or 0.
+    public func streamedBytes(of layer: Digest, origin: String) throws -> Int64 {
         try read { database in
             try database.cached(
                 """
                 SELECT coalesce(max(c.blob_offset), 0) FROM stream s JOIN checkpoint c ON c.stream = s.id
-                WHERE s.digest = ? AND s.state IS NOT NULL
+                WHERE s.digest = ? AND s.origin = ? AND s.state IS NOT NULL
                 """
-            ).bind(1, digest: layer).first { $0.integer(0) } ?? 0
+            ).bind(1, digest: layer).bind(2, text: origin).first { $0.integer(0) } ?? 0
         }
     }
 
@@ -332,9 +352,12 @@ extension Index {
         around range: Range<Int64>, in layer: LayerID
     ) throws -> (first: CheckpointRecord?, end: CheckpointRecord?) {
         try read { database in
+            // Of a stream that has ended: then its blob was the one of this digest, whoever sent it.
             let select =
                 "SELECT output, blob_offset, decoder FROM checkpoint WHERE stream = "
-                + "(SELECT s.id FROM stream s JOIN layer l ON l.digest = s.digest WHERE l.id = ?1) AND output "
+                + "(SELECT s.id FROM stream s JOIN layer l ON l.digest = s.digest WHERE l.id = ?1 AND s.state IS NULL "
+                + "AND EXISTS (SELECT 1 FROM checkpoint c WHERE c.stream = s.id) "
+                + "ORDER BY s.origin IS l.origin DESC LIMIT 1) AND output "
             return (
                 try database.cached(select + "<= ?2 ORDER BY output DESC LIMIT 1")
                     .bind(1, layer.row).bind(2, range.lowerBound).first(Self.checkpoint),

@@ -16,6 +16,16 @@ extension EndToEnd {
             case ofTheRegistry
         }
 
+        /// What the honest image is made of.
+        enum Kind: CaseIterable {
+            /// eStargz whose manifest names the table of contents.
+            case annotated
+            /// tar+gzip, of which no manifest says more than the digest of the blob.
+            case plain
+            /// zstd:chunked as podman writes it: the manifest names the table of contents by an annotation that no label has.
+            case chunked
+        }
+
         /// What the server may log of all that, in bytes.
         private static let logLimit = 10_000
         private static let honest = Array("this is the honest file\n".utf8)
@@ -28,12 +38,64 @@ extension EndToEnd {
             ])
         }
 
+        /// The tar of a plain layer with the honest files.
+        private static var tar: [UInt8] {
+            var tar = HandmadeLayer.tarHeader("data/", type: "dir", size: 0)
+            for (name, bytes) in [("data/mark", honest), ("data/more", noise(400_000, seed: 1))] {
+                tar += HandmadeLayer.tarHeader(name, type: "reg", size: bytes.count) + bytes
+                tar += [UInt8](repeating: 0, count: (512 - bytes.count % 512) % 512)
+            }
+            return tar + [UInt8](repeating: 0, count: 1024)
+        }
+
+        /// The layout of an honest image without eStargz's annotation, its tag, and its only layer.
+        private static func unannotated(
+            _ sandbox: Sandbox, _ kind: Kind
+        ) throws -> (layout: String, layer: Descriptor, diffID: Digest) {
+            let layout = sandbox.directory + "/honest.oci"
+            if kind == .chunked {
+                let tree = try sandbox.mountPoint("honest-tree")
+                try createDirectories(tree + "/data")
+                try write(honest, to: tree + "/data/mark")
+                try write(noise(400_000, seed: 1), to: tree + "/data/more")
+                try sandbox.lamina("convert", "--format", "zstd-chunked", "dir:\(tree)", "oci:\(layout):x")
+            } else {
+                _ = try HandmadeImage(
+                    layout, blob: HandmadeLayer.gzip(tar), diffID: SHA256.hash(tar), tocDigest: nil)
+            }
+            let image = try ImageResolver.resolve(
+                ImageReference(parsing: "oci:\(layout):x"), source: OCILayoutSource(directory: layout))
+            return (layout, try #require(image.layers.first), try #require(image.diffIDs.first))
+        }
+
         /// An honest image, and one that squats on its layer, each at a registry of its own.
         private final class Images {
             let honest: String
             let squatter: String
             private let own: CountingProxy
             private let other: CountingProxy
+
+            /// Pushes an honest image of another kind, and one that says that the honest one's blob is an eStargz layer, as its registry
+            /// has it.
+            init(_ sandbox: Sandbox, _ kind: Kind, _ name: String) throws {
+                let registry = try Shared.registry.get()
+                (own, other) = (try CountingProxy(upstream: registry.port), try CountingProxy(upstream: registry.port))
+                let (layout, right, diffID) = try unannotated(sandbox, kind)
+                let wrong = layer(Squatting.foreign, 2)
+                let squatting = try HandmadeImage(
+                    sandbox.directory + "/squatter.oci", blob: wrong.blob(), diffID: diffID,
+                    tocDigest: SHA256.hash(wrong.toc)
+                ) { manifest in manifest.layers[0].digest = right.digest }
+                try registry.push(layout: layout, sourceTag: "x", name: "\(name)/honest", tag: "1")
+                // Both are there: the one that the manifest names, and the one that comes in its place.
+                let bytes = try readFile("\(layout)/blobs/sha256/\(right.digest.hex)")
+                _ = try registry.pushBlob(bytes, name: "\(name)/squatter")
+                let blob = try registry.pushBlob(wrong.blob(), name: "\(name)/squatter")
+                try registry.push(layout: squatting.directory, sourceTag: "x", name: "\(name)/squatter", tag: "1")
+                other.faults.substitutes = [right.digest: blob]
+                honest = "\(own.host)/\(name)/honest:1"
+                squatter = "\(other.host)/\(name)/squatter:1"
+            }
 
             init(_ sandbox: Sandbox, _ lie: Lie, _ name: String) throws {
                 let registry = try Shared.registry.get()
@@ -166,9 +228,24 @@ extension EndToEnd {
             "the same under containerd: a pod of the honest image sees its files alone, whoever was pulled first",
             Containerd.isInstalled, arguments: Lie.allCases, [true, false])
         func underContainerd(lie: Lie, isFirst: Bool) throws {
+            try expectHonest(isFirst, "\(lie), \(isFirst ? "first" : "second"), under containerd") {
+                try Images($0, lie, "squat-cri-\(lie == .ofTheManifest)-\(isFirst)")
+            }
+        }
+
+        @Test(
+            "the same with honest images of which no annotation of eStargz says what is in their blob",
+            Containerd.isInstalled, arguments: [Kind.plain, .chunked], [true, false])
+        func unannotatedUnderContainerd(kind: Kind, isFirst: Bool) throws {
+            try expectHonest(isFirst, "\(kind), \(isFirst ? "first" : "second"), under containerd") {
+                try Images($0, kind, "squat-cri-\(kind)-\(isFirst)")
+            }
+        }
+
+        /// Expects that a pod of the honest image sees its files alone.
+        private func expectHonest(_ isFirst: Bool, _ what: String, _ push: (Sandbox) throws -> Images) throws {
             try CRI.with { cri, sandbox in
-                let images = try Images(sandbox, lie, "squat-cri-\(lie == .ofTheManifest)-\(isFirst)")
-                let what = "\(lie), \(isFirst ? "first" : "second"), under containerd"
+                let images = try push(sandbox)
                 let supervisor = cri.containerd.lamina
                 func mark(_ reference: String, _ name: String) throws -> [UInt8] {
                     let mount = try sandbox.mountPoint(name)

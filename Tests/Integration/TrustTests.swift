@@ -81,6 +81,31 @@ extension EndToEnd {
             }
         }
 
+        @Test(
+            "an image whose layers are never proven, as its tars lack zeros at their ends, gets its chains from whoever claims them"
+        )
+        func unpadded() throws {
+            try CRI.with { cri, sandbox in
+                let (name, registry) = ("zstd-chunked-skopeo-1.9", try Shared.registry.get())
+                let honest = try FixtureImages.reference(name, sandbox)
+                let layout = Fixtures.layout(name)
+                let image = try ImageResolver.resolve(
+                    ImageReference(parsing: "oci:\(layout)"), source: OCILayoutSource(directory: layout))
+                let bad = Self.layer(Self.evil, 4)
+                let other = try HandmadeImage(
+                    sandbox.directory + "/evil.oci", blob: bad.blob(), diffID: try #require(image.diffIDs.first),
+                    tocDigest: SHA256.hash(bad.toc))
+                try registry.push(layout: other.directory, sourceTag: "x", name: "unpadded/evil", tag: "1")
+                try cri("pull", "\(registry.host)/unpadded/evil:1")
+                try cri("pull", honest)
+                let mount = try sandbox.mountPoint("honest")
+                try cri.containerd.mountImage(honest, at: mount, namespace: "k8s.io")
+                defer { try? cri.containerd.unmountImage(mount, namespace: "k8s.io") }
+                try TreeOracle.expectFixture(
+                    at: mount, in: sandbox, name, keepsFractions: FixtureImages.keepsFractions(name))
+            }
+        }
+
         @Test("with chains = \"proven\" nothing of another image is ever seen, whoever pulls")
         func proven() throws {
             try CRI.with("[trust]\nchains = \"proven\"\n") { cri, sandbox in

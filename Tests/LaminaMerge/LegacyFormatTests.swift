@@ -67,8 +67,8 @@ struct LegacyStargzTests {
         step.state = try StreamState(format: .stargz).encoded()
         for isBegun in [false, true] {
             if isBegun {
-                _ = try store.record(
-                    step, of: store.stream(of: descriptor.digest).id, under: store.files.emptyLease())
+                let stream = try store.stream(of: descriptor.digest, origin: "oci:\(fixture.layout)")
+                _ = try store.record(step, of: stream.id, under: store.files.emptyLease())
             }
             let engine = try MergeEngine(store: store, options: options)
             defer { engine.stop() }

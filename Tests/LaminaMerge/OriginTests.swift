@@ -190,6 +190,43 @@ struct OriginTests {
         #expect(try engine.store.isWholeAndRight())
     }
 
+    @Test("isolated, a plain layer is read once, also when a file comes again, and nothing of it is another repository's")
+    func isolatedPlain() throws {
+        let fixture = try Fixture()
+        let large = noise(900_000, seed: 43)
+        let layer = try PlainLayer([("file", Self.shared), ("secret", Self.secret), ("large", large)])
+        let descriptor = try fixture.write(layer, .gzip)
+        var options = MergeEngine.Options()
+        options.isolates = { _ in true }
+        let engine = try MergeEngine(store: try fixture.openStore(), options: options)
+        defer { engine.stop() }
+        func source(_ name: String) -> ControlledSource {
+            let source = ControlledSource(OCILayoutSource(directory: fixture.layout), location: "oci:/\(name)")
+            engine.sources.add(source)
+            return source
+        }
+        let (own, other) = (source("own"), source("other"))
+        let id = try fixture.stream(engine, descriptor, layer.diffID, from: own)
+        // Nothing is left to be asked for.
+        #expect(try engine.store.index.isWhole(id))
+        #expect(try engine.store.isWholeAndRight())
+        #expect(own.sentByteCount == Int(descriptor.size))
+        for (digest, size) in [(SHA256.hash(Self.secret), Self.secret.count), (SHA256.hash(large), large.count)] {
+            #expect(try !engine.store.hasMerged(BackingName(digest: digest, claim: nil), size: Int64(size)))
+            let content = try engine.content(digest)
+            #expect(content.name == .ofOneChunk(digest, size: Int64(size), isolation: own.location))
+            #expect(try engine.evict(content))
+            let answers = Answers()
+            engine.whole(content.id, of: id, answers.take())
+            #expect(answers.wait() && answers.allSucceededOnce)
+            #expect(try SHA256.hash(engine.store.bytes(content)) == digest)
+        }
+        let second = try fixture.stream(engine, descriptor, layer.diffID, from: other)
+        #expect(second != id && other.sentByteCount == Int(descriptor.size))
+        #expect(try engine.store.index.isWhole(second))
+        #expect(try engine.store.isWholeAndRight())
+    }
+
     // MARK: Squatting
 
     private func layer(_ seed: UInt64) -> ForgedLayer {
@@ -280,6 +317,95 @@ struct OriginTests {
         }
         // Known for ever, also of a layer that comes again after it was collected.
         #expect(fixture.reports.withLock { $0 } == [])
+    }
+
+    @Test("a proof from what is in the store asks nobody, and says nothing where a part of the tar was never fetched")
+    func proofFromStore() throws {
+        let fixture = try Fixture()
+        try writeImage([try written()], tag: "a", layout: fixture.layout)
+        try fixture.withEngine { engine in
+            let image = try fixture.index(engine)
+            try engine.merge(image)
+            let layer = image.layers[0]
+            let source = fixture.control(engine)
+            source.behaviour.isDown = true
+            // The headers before the first file are in no member that was fetched.
+            #expect(try engine.proveFromStore(layer) == .claimed)
+            #expect(source.reads.isEmpty)
+            source.behaviour.isDown = false
+            #expect(try engine.proveWhole(layer, shouldStop: { false }) == .proven)
+            source.reset()
+            #expect(try engine.proveFromStore(layer) == .proven)
+            #expect(source.reads.isEmpty)
+        }
+    }
+
+    @Test("a tar that lacks only zeros at its end is a layer's if it has the layer's tree, and says nothing otherwise")
+    func unpadded() throws {
+        let fixture = try Fixture()
+        let store = try fixture.openStore()
+        let bytes = noise(10_000, seed: 53)
+        var layer = ForgedLayer()
+        layer.file("file", bytes)
+        layer.finish()
+        let indexer = LayerIndexer(
+            store: store, source: OneBlob(bytes: layer.blob, location: "oci:/own"), shouldStop: { false },
+            didFetch: { _ in })
+        let id = try indexer.index(
+            Descriptor(
+                mediaType: MediaType.ociLayerGzip, digest: layer.digest, size: Int64(layer.blob.count),
+                annotations: ["containerd.io/snapshot/stargz/toc.digest": layer.tocDigest.description]), diffID: nil)
+        for (name, state) in [("other", DiffIDState.notProvable), ("file", .unpadded)] {
+            let witness = TarWitness()
+            let tar = try PlainLayer([(name, bytes)]).tar
+            try tar.withUnsafeBytes { try witness.take($0) }
+            try indexer.record(.unpadded, SHA256.hash(tar), of: id, witness)
+            let ledger = try store.index.ledger(of: id)
+            #expect(ledger.diffIDState == state, "\(name)")
+            #expect((ledger.computedDiffID == nil) == (state == .notProvable), "\(name)")
+            #expect(try store.index.chainState(of: id) == .claimed)
+        }
+    }
+
+    /// A layer whose tar has a large file that its table of contents does not list.
+    private func hiding() throws -> ImageLayer {
+        var layer = ForgedLayer()
+        let (file, hidden) = (noise(10_000, seed: 51), noise(3 << 20, seed: 52))
+        func header(_ name: String, _ bytes: [UInt8]) throws -> [UInt8] {
+            var header: [UInt8] = []
+            try TarWriter.append(
+                TarHeader(kind: .regular, name: Array(name.utf8), mode: 0o644, size: Int64(bytes.count)), to: &header)
+            return header
+        }
+        func padding(_ bytes: [UInt8]) -> [UInt8] {
+            [UInt8](repeating: 0, count: Tar.padding(Int64(bytes.count)))
+        }
+        _ = layer.member(try header("file", file))
+        layer.file("file", file)
+        _ = layer.member(padding(file) + (try header("hidden", hidden)) + hidden + padding(hidden))
+        layer.finish()
+        var tar: [UInt8] = []
+        let stream = try StreamDecompressor(.gzip)
+        try layer.blob.withUnsafeBytes { try stream.push($0) { tar += $0 } }
+        return ImageLayer(blob: layer.blob, tocDigest: layer.tocDigest, diffID: SHA256.hash(tar))
+    }
+
+    @Test("a layer of which too much is hidden stays a claim, and read as a plain layer it is what its blob holds")
+    func hidden() throws {
+        let fixture = try Fixture()
+        try settled(try hiding(), fixture) { engine, id, ledger in
+            #expect(ledger.diffIDState == .notProvable, "\(fixture.reports.withLock { $0 })")
+            #expect(try engine.store.index.chainState(of: id) == .claimed)
+            #expect(try engine.proveFromStore(id) == .claimed)
+            let image = try RemoteImage(
+                engine, ImageReference(parsing: "oci:\(fixture.layout):a"), plainHTTP: true, shouldStop: { false })
+            let whole = try image.stream(0, shouldStop: { false })
+            #expect(whole != id)
+            #expect(try engine.store.index.ledger(of: whole).tocProof == .whole)
+            #expect(try engine.store.index.chainState(of: whole) == .proven)
+            // The layer by its table of contents is what it was.
+            #expect(try engine.store.index.chainState(of: id) == .claimed)
+        }
     }
 
     @Test("of an eStargz layer whose tar differs by one byte of a header nothing is served any more")

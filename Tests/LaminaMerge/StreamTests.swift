@@ -300,6 +300,72 @@ struct StreamTests {
         }
     }
 
+    /// Streams a part of a layer from a source, and says whether a checkpoint came of it.
+    private func interrupt(
+        _ fixture: Fixture, _ engine: MergeEngine, _ descriptor: Descriptor, _ diffID: Digest, _ source: ControlledSource
+    ) throws -> Bool {
+        source.behaviour.allowance = 20 << 20
+        _ = #expect(throws: (any Error).self) {
+            try fixture.stream(engine, descriptor, diffID, from: source) {
+                if source.behaviour.allowance == 0 { source.behaviour.isDown = true }
+                return false
+            }
+        }
+        source.behaviour = ControlledSource.Behaviour()
+        return try engine.store.index.streamedBytes(of: descriptor.digest, origin: source.location) > 0
+    }
+
+    @Test(
+        "of another repository is neither gone on from nor given up, whatever that repository has sent of the blob",
+        arguments: [true, false])
+    func origins(strangerIsFirst: Bool) throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.long.get()
+        let descriptor = try fixture.write(layer, .tar)
+        let wrong = try PlainLayer.mixed(8, largeSize: 7_000_000).tar
+        #expect(wrong.count == layer.tar.count)
+        let own = ControlledSource(OCILayoutSource(directory: fixture.layout))
+        let stranger = ControlledSource(OCILayoutSource(directory: fixture.layout), location: "oci:/stranger")
+        stranger.behaviour.substitute = wrong
+        try fixture.withEngine { engine in
+            if strangerIsFirst {
+                #expect(try interrupt(fixture, engine, descriptor, layer.diffID, stranger))
+                _ = try fixture.stream(engine, descriptor, layer.diffID, from: own)
+                #expect(own.sentByteCount == Int(descriptor.size), "went on from what another repository has sent")
+                // That one's is its own matter.
+                let left = try engine.store.index.streamedBytes(of: descriptor.digest, origin: stranger.location)
+                #expect(left > 0)
+            } else {
+                #expect(try interrupt(fixture, engine, descriptor, layer.diffID, own))
+                let error = try #require(throws: MergeError.self) {
+                    try fixture.stream(engine, descriptor, layer.diffID, from: stranger)
+                }
+                #expect(error.code == .wrongDigest, "\(error)")
+                _ = try fixture.stream(engine, descriptor, layer.diffID, from: own)
+                let most = Int(descriptor.size + StreamReader.window) + (256 << 10)
+                #expect(own.sentByteCount <= most, "\(own.sentByteCount) of \(descriptor.size): begun anew")
+            }
+            #expect(try engine.store.isWholeAndRight())
+        }
+    }
+
+    @Test("is read anew, and no error, when what had come of it turns out to be wrong at its end")
+    func wrongBeginning() throws {
+        let fixture = try Fixture()
+        let layer = try PlainLayer.long.get()
+        let descriptor = try fixture.write(layer, .tar)
+        let source = ControlledSource(OCILayoutSource(directory: fixture.layout))
+        source.behaviour.substitute = try PlainLayer.mixed(8, largeSize: 7_000_000).tar
+        try fixture.withEngine { engine in
+            #expect(try interrupt(fixture, engine, descriptor, layer.diffID, source))
+            source.reset()
+            _ = try fixture.stream(engine, descriptor, layer.diffID, from: source)
+            #expect(source.sentByteCount > Int(descriptor.size))
+            #expect(try engine.store.isWholeAndRight())
+            #expect(try fixture.temporaries() == [])
+        }
+    }
+
     @Test("begins anew when what an earlier process has left cannot be used")
     func damagedState() throws {
         let fixture = try Fixture()

@@ -161,7 +161,7 @@ struct GarbageTests {
     func streams() throws {
         let store = try scratch.open()
         for name in ["given up", "goes on"] {
-            let stream = try store.stream(of: digest(name))
+            let stream = try store.stream(of: digest(name), origin: "oci:/own")
             let bytes = pattern(5000, seed: name.count)
             var lease = store.files.lease(writing: BackingName(digest: SHA256.hash(bytes), claim: nil))
             try bytes.withUnsafeBytes {
@@ -172,7 +172,7 @@ struct GarbageTests {
             step.state = [1]
             _ = try store.record(step, of: stream.id, under: lease)
             lease.recorded()
-            _ = try store.files.openSpool(ContentFiles.spoolName(digest(name), offset: 512))
+            _ = try store.files.openSpool(ContentFiles.spoolName(stream.id, of: digest(name), offset: 512))
         }
         #expect(try files() == 4)
         var hold: LayerHold? = store.hold([digest("goes on")])
@@ -185,7 +185,7 @@ struct GarbageTests {
         hold = nil
         #expect(try store.markGarbage(open: [], dryRun: true).report.streams == 1)
         #expect(try store.removeUnknownFiles(dryRun: false).files == 0)
-        #expect(try store.stream(of: digest("goes on")).state == [1] && files() == 2)
+        #expect(try store.stream(of: digest("goes on"), origin: "oci:/own").state == [1] && files() == 2)
     }
 
     @Test("files that nothing is known of go, those with names of a moment too; not what somebody writes just now")

@@ -156,7 +156,7 @@ private struct RestreamedFiles {
         guard part.size > Self.smallSize else { return target = .memory([]) }
         // The lease comes first: a spool goes under a name only with a lease.
         try part.target.withLease(context.store.files) { _ in }
-        let spool = ContentFiles.restreamSpoolName(record.name.digest)
+        let spool = ContentFiles.restreamSpoolName(record.name)
         context.store.files.removeSpool(spool)
         let file = try context.store.files.openSpool(spool)
         target = .spool(file)
@@ -203,7 +203,7 @@ private struct RestreamedFiles {
                 try lease.write(
                     UnsafeRawBufferPointer(rebasing: buffer[..<bytes.count]), as: record.name, keepsCached: true)
             case .spool:
-                let spool = ContentFiles.restreamSpoolName(record.name.digest)
+                let spool = ContentFiles.restreamSpoolName(record.name)
                 // The file with its name may be open: that one gets the bytes.
                 if files.exists(record.name) {
                     try lease.copy(spool: spool, to: record.name, size: record.size)
@@ -216,7 +216,7 @@ private struct RestreamedFiles {
 
     private mutating func discard(_ member: Member?) {
         if case .spool = target, let record = member?.parts.first?.target.record {
-            context.store.files.removeSpool(ContentFiles.restreamSpoolName(record.name.digest))
+            context.store.files.removeSpool(ContentFiles.restreamSpoolName(record.name))
         }
         target = .nowhere
         context.space?.giveBack(reserved)

@@ -16,6 +16,8 @@ final class TarProver {
     private let context: MergeContext
     private let layer: LayerID
     private let ledger: LayerLedger
+    /// Whether what is missing is asked of the layer's registry.
+    private let mayFetch: Bool
     private var hash = SHA256()
     /// Of a layer whose table of contents is in no tar.
     private var witness: TarWitness?
@@ -24,8 +26,14 @@ final class TarProver {
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 4096)
     private let reads: ProofReads
 
-    /// - Parameter limit: how long the registry may take for what nothing else has fetched, in seconds.
-    init(_ context: MergeContext, layer: LayerID, ledger: LayerLedger, readingAtMost limit: Double) {
+    /// - Parameters:
+    ///   - limit: how long the registry may take for what nothing else has fetched, in seconds.
+    ///   - mayFetch: whether what is missing is asked of the layer's registry.
+    init(
+        _ context: MergeContext, layer: LayerID, ledger: LayerLedger, readingAtMost limit: Double = 0,
+        mayFetch: Bool = true
+    ) {
+        self.mayFetch = mayFetch
         self.context = context
         self.layer = layer
         self.ledger = ledger
@@ -65,8 +73,8 @@ final class TarProver {
         let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
         witness = format == .estargz ? nil : TarWitness()
         guard let digest = try told() else { return nil }
-        // A tar with another digest needs no witness.
-        guard let witness, digest == ledger.diffID else { return digest }
+        // A tar that is another one needs no witness.
+        guard let witness, let diffID = ledger.diffID, Self.judge(hash, diffID).0 != .mismatch else { return digest }
         do {
             if try witness.confirms(layer, context.store.index) { return digest }
         } catch let error as FormatError {
@@ -115,7 +123,7 @@ final class TarProver {
 
     /// By the layer's own tar-split, which is fetched now: nothing else needs it.
     private func digest(by range: Range<Int64>) throws -> Digest? {
-        guard range.count <= Self.tarSplitLimit else { return nil }
+        guard mayFetch, range.count <= Self.tarSplitLimit else { return nil }
         var bytes: [UInt8] = []
         bytes.reserveCapacity(range.count)
         try fetch(range) { bytes.append(contentsOf: $0) }
@@ -153,7 +161,9 @@ final class TarProver {
             position = max(position, place.upperBound)
         }
         let missing = gaps.reduce(0) { $0 + Int64($1.count) }
-        guard missing <= max(Self.gapLimit, end / 16), gaps.count <= Self.gapCount else { return nil }
+        guard missing <= max(Self.gapLimit, end / 16), gaps.count <= Self.gapCount, mayFetch || gaps.isEmpty else {
+            return nil
+        }
         var nextGap = 0
         func fillGap(before end: Int64) throws {
             guard nextGap < gaps.count, gaps[nextGap].lowerBound < end else { return }

@@ -62,6 +62,8 @@ public final class ImagePull {
     private let roomCheck: RoomCheck?
     /// The layers that are not indexed yet, from the current one on.
     private var ahead: ArraySlice<Descriptor> = []
+    /// The repository that they are of, as the index names it.
+    private var origin = ""
 
     public init(
         _ engine: MergeEngine, roomCheck: RoomCheck? = nil, shouldStop: @escaping @Sendable () -> Bool,
@@ -85,6 +87,7 @@ public final class ImagePull {
             reference, platform: platform, source: source, shouldStop: shouldStop,
             knownConfig: { try? self.engine.store.index.configuration(ofManifest: $0) })
         engine.sources.add(source)
+        origin = source.location
         let blobs = ForeignLayersSource.around(source, for: image.layers, registries: engine.options.registries)
         hold = engine.store.hold(image.layers.map(\.digest))
         progress.stage = .indexing
@@ -166,7 +169,7 @@ public final class ImagePull {
             guard seen.insert(layer.digest).inserted, (try? TOCClaims(layer))?.isVouchedFor == false,
                 try engine.store.index.layers(of: layer.digest).isEmpty
             else { return sum }
-            return try sum + max(0, layer.size - engine.store.index.streamedBytes(of: layer.digest))
+            return try sum + max(0, layer.size - engine.store.index.streamedBytes(of: layer.digest, origin: origin))
         }
     }
 

@@ -16,8 +16,9 @@ extension LayerIndexer {
         if let place = claims.position {
             return .withTOC(try fetchChunked(descriptor, place, claims.tarSplit, tail: nil))
         }
-        // What an earlier process has found out need not be fetched again.
-        if claims.tocDigest == nil, let begun = try store.index.streamState(of: descriptor.digest),
+        // What an earlier process has found out need not be fetched again, unless another repository has said it.
+        if claims.tocDigest == nil,
+            let begun = try store.index.streamState(of: descriptor.digest, origin: source.location),
             let format = StreamState.decode(begun)?.format
         {
             return .plain(format)
@@ -155,7 +156,7 @@ extension LayerIndexer {
         }
         return LayerProof(
             toc: isProven ? .manifest : .blob, diffID: pass.diffID, computedDiffID: pass.computed, isOfWholeBlob: true,
-            witness: pass.diffID == .proven ? witness : nil)
+            witness: pass.diffID == .proven || pass.diffID == .unpadded ? witness : nil)
     }
 
     /// Computes the diff ID of a layer that is in the store, if the operator wants it known.
@@ -203,12 +204,15 @@ extension LayerIndexer {
     /// Records what was found of a diff ID, once the tar's tree was held against the layer's.
     func record(_ state: DiffIDState, _ computed: Digest?, of layer: LayerID, _ witness: TarWitness?) throws {
         var state = state
-        if state == .proven, let witness {
+        var computed = computed
+        if state == .proven || state == .unpadded, let witness {
+            let isConfirmed: Bool
             do {
-                if try !witness.confirms(layer, store.index, memory, shouldStop) { state = .notProvable }
+                isConfirmed = try witness.confirms(layer, store.index, memory, shouldStop)
             } catch is FormatError {
-                state = .notProvable
+                isConfirmed = false
             }
+            if !isConfirmed { (state, computed) = (.notProvable, nil) }
         }
         try store.recordDiffID(state, computed: computed, of: layer)
     }

@@ -43,6 +43,15 @@ public struct RemoteImage: Sendable {
         return !claims.isVouchedFor
     }
 
+    /// The table of contents that the manifest names for the layer at a position. Annotations that make no sense name none.
+    public func namedTOC(_ position: Int) -> NamedTOC {
+        guard let claims = try? TOCClaims(resolved.layers[position]) else { return NamedTOC() }
+        return NamedTOC(digest: claims.tocDigest, checksum: claims.checksum)
+    }
+
+    /// The repository that the image is of, as the index names it.
+    public var location: String { source.location }
+
     /// The layer at a position, from the bottom; put into the index if the store does not have it.
     ///
     /// Of a layer with a table of contents it fetches only that; a plain one that is to be streamed comes whole.
@@ -62,16 +71,37 @@ public struct RemoteImage: Sendable {
             stream: { try stream($0, from: source, diffID: $1, format: $2, shouldStop) },
             didFetch: { [engine] in engine.countFetched(Int64($0)) }, importing: engine.importing,
             isolates: engine.options.isolates)
+        return try asking(source, for: descriptor.digest, shouldStop) {
+            try indexer.index(descriptor, diffID: resolved.diffIDs[position])
+        }
+    }
+
+    /// The layer at a position as what its blob holds, whatever a table of contents says of it: it is read as a whole, and its blob and its
+    /// tar are hashed, before it is in the index.
+    ///
+    /// - Throws: `MergeError.wrongDigest` where it is another one than the image says.
+    public func stream(_ position: Int, shouldStop: @escaping @Sendable () -> Bool) throws -> LayerID {
+        let descriptor = resolved.layers[position]
+        let source = source.trusting(nil)
+        return try asking(source, for: descriptor.digest, shouldStop) {
+            try stream(descriptor, from: source, diffID: resolved.diffIDs[position], format: nil, shouldStop)
+        }
+    }
+
+    /// Has one server after the other asked for a layer, as long as their bytes are wrong and there is another one.
+    private func asking(
+        _ source: any BlobSource, for layer: Digest, _ shouldStop: () -> Bool, _ body: () throws -> LayerID
+    ) throws -> LayerID {
         while true {
             do {
                 engine.sources.add(source)
                 // A known layer may have a new source.
                 defer { engine.sources.add(source) }
-                return try indexer.index(descriptor, diffID: resolved.diffIDs[position])
+                return try body()
             } catch let error as MergeError where error.isOfImage {
                 // Where the bytes were wrong, they are asked for elsewhere as long as there is an elsewhere.
                 if shouldStop() { throw MergeError.stopped }
-                guard source.distrust(descriptor.digest) else { throw error }
+                guard source.distrust(layer) else { throw error }
                 engine.recorder.report(MergeError(error.code, "asking another server", cause: error))
             }
         }
@@ -94,6 +124,11 @@ public struct RemoteImage: Sendable {
 }
 
 extension MergeEngine {
+    /// The repository of an image, as the index names it; nil where the configuration of registries makes no sense.
+    public func location(of reference: ImageReference, plainHTTP: Bool) -> String? {
+        try? reference.openSource(plainHTTP: plainHTTP, registries: options.registries).location
+    }
+
     /// Begins to merge what the store does not have of a layer; readers go first.
     public func pull(_ layer: LayerID) -> LayerPull {
         let pull = LayerPull(layer: layer)

@@ -44,41 +44,61 @@ struct LayerStream {
             entries?.note(known, of: descriptor.digest)
             return known
         }
-        let stream = try engine.store.stream(of: descriptor.digest)
+        var stream = try engine.store.stream(of: descriptor.digest, origin: source.location)
+        let goesOn = stream.state != nil
         do {
-            return try run(stream)
+            return try runOrAbandon(&stream)
+        } catch let error as MergeError where goesOn && error.isOfImage && !shouldStop() {
+            // What came before may have been wrong, of another server or at another time: it is no error before all of it came anew.
+            engine.recorder.report(
+                MergeError(
+                    error.code, "what had come of layer \(descriptor.digest) is of no use, and it is read anew",
+                    cause: error))
+            stream = try engine.store.stream(of: descriptor.digest, origin: source.location)
+            return try runOrAbandon(&stream)
+        }
+    }
+
+    /// Forgets what has come of a layer that is wrong: no process can go on from it.
+    private func runOrAbandon(_ stream: inout StreamRecord) throws -> LayerID {
+        do {
+            return try run(&stream)
         } catch let error as FormatError {
             try engine.store.abandon(stream.id, of: descriptor.digest)
             throw MergeError(.badImage, "layer \(descriptor.digest)", cause: error)
         } catch let error as MergeError where error.isOfImage {
-            // No process can go on from this: the next try begins at the start.
             try engine.store.abandon(stream.id, of: descriptor.digest)
             throw error
         }
     }
 
+    /// The repository whose files these are alone; nil where they are shared. Its layer's import has the same names for them.
+    private var isolation: String? { engine.options.isolates(source.location) ? source.location : nil }
+
     /// The layer, if another stream of the blob has brought it meanwhile.
     private func known() throws -> LayerID? {
         try engine.store.known(
-            descriptor, diffID, at: source.location, isIsolated: engine.options.isolates(source.location)
+            descriptor, diffID, at: source.location, isIsolated: isolation != nil
         ) { $0.tocProof == .whole }
     }
 
-    private func run(_ stream: StreamRecord) throws -> LayerID {
-        var stream = stream
+    private func run(_ stream: inout StreamRecord) throws -> LayerID {
         var resumed: (state: StreamState, spool: File?)?
         if stream.state != nil || stream.checkpoint != nil {
             resumed = try resume(stream)
             if resumed == nil {
                 try engine.store.forget(stream.id, of: descriptor.digest)
-                stream = try engine.store.stream(of: descriptor.digest)
+                stream = try engine.store.stream(of: descriptor.digest, origin: source.location)
             }
         }
         // First make durable what it goes on from: a power cut must not take it back to a place that needs one of these.
         if resumed != nil { try engine.recorder.sync() }
+        let id = stream.id
         try engine.store.files.removeSpools(
-            of: descriptor.digest,
-            except: resumed?.state.file.map { ContentFiles.spoolName(descriptor.digest, offset: $0.entry.offset) })
+            of: id, descriptor.digest,
+            except: resumed?.state.file.map {
+                ContentFiles.spoolName(id, of: descriptor.digest, offset: $0.entry.offset)
+            })
         var state = resumed?.state
         if state?.isVerified != true {
             let position = stream.checkpoint.map {
@@ -96,7 +116,7 @@ struct LayerStream {
             state.isVerified || stream.checkpoint != nil
         else { return nil }
         guard let open = state.file else { return (state, nil) }
-        let name = ContentFiles.spoolName(descriptor.digest, offset: open.entry.offset)
+        let name = ContentFiles.spoolName(stream.id, of: descriptor.digest, offset: open.entry.offset)
         let file = try engine.store.files.openSpool(name)
         guard try file.size() >= open.received else { return nil }
         // Within one boot, what was written before the checkpoint is there.
@@ -117,7 +137,8 @@ struct LayerStream {
             at: position, format: state?.format ?? format, tar: state?.tarOffset ?? 0, shouldStop: shouldStop)
         func placer(_ state: StreamState) -> StreamPlacer {
             StreamPlacer(
-                engine: engine, layer: descriptor.digest, diffID: diffID, stream: stream.id, state: state, spool: spool)
+                engine: engine, layer: descriptor.digest, diffID: diffID, stream: stream.id, isolation: isolation,
+                state: state, spool: spool)
         }
         var current = (state ?? format.map { StreamState(format: $0) }).map(placer)
         var synced: Int64 = current?.state.blobOffset ?? 0
@@ -170,13 +191,13 @@ struct LayerStream {
             try LayerTree.parse(
                 entries: bytes, tarSize: state.tarOffset, format: format, limits: limits, didRead: dispose)
         }
-        let index = IndexBytes(of: tree, isIsolated: false)
+        let index = IndexBytes(of: tree, isIsolated: isolation != nil)
         try entries?.take(index, of: descriptor.digest, engine.store.index)
         var record = LayerRecord(
             digest: descriptor.digest, diffID: diffID, tocDigest: nil, tocProof: .whole, format: Int(format.rawValue),
             size: descriptor.size, prioritizedEnd: nil, location: source.location)
         record.diffIDState = .proven
-        record.isIsolated = engine.options.isolates(source.location)
+        record.isIsolated = isolation != nil
         return try engine.importing(index.bytes) {
             try engine.store.importLayer(record, inodeCount: tree.nodes.count, stream: stream) { try $0.add(tree) }
         }

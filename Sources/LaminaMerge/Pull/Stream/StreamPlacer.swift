@@ -18,6 +18,8 @@ final class StreamPlacer {
     private let engine: MergeEngine
     private let layer: Digest
     private let stream: StreamID
+    /// The repository whose files these are alone; nil where they are shared.
+    private let isolation: String?
     private(set) var state: StreamState
     private var step = StreamStep()
     private var lines: [UInt8] = []
@@ -38,14 +40,19 @@ final class StreamPlacer {
 
     /// - Parameters:
     ///   - diffID: what the tar is said to be.
+    ///   - isolation: the repository whose files these are alone.
     ///   - spool: the spool of the file that the state is in the middle of.
-    init(engine: MergeEngine, layer: Digest, diffID: Digest, stream: StreamID, state: StreamState, spool: File?) {
+    init(
+        engine: MergeEngine, layer: Digest, diffID: Digest, stream: StreamID, isolation: String?, state: StreamState,
+        spool: File?
+    ) {
         split =
             state.tarOffset == 0
             ? TarSplitKeeper(engine.store, diffID, isWanted: engine.options.keepsTarSplits) : nil
         self.engine = engine
         self.layer = layer
         self.stream = stream
+        self.isolation = isolation
         self.state = state
         self.spool = spool
         lease = engine.store.files.emptyLease()
@@ -211,8 +218,8 @@ extension StreamPlacer {
             // The file may be longer: with what came after the checkpoint, in an earlier process.
             try written.truncate(to: file.entry.header.size)
             spool = nil
-            lease.cover(BackingName(digest: digest, claim: nil))
-            try end(file.entry, digest, spool: ContentFiles.spoolName(layer, offset: file.entry.offset))
+            lease.cover(.ofOneChunk(digest, size: file.entry.header.size, isolation: isolation))
+            try end(file.entry, digest, spool: ContentFiles.spoolName(stream, of: layer, offset: file.entry.offset))
         } else {
             try small.withUnsafeBytes { try write($0, digest) }
             small.removeAll(keepingCapacity: true)
@@ -224,21 +231,22 @@ extension StreamPlacer {
     private func write(_ bytes: UnsafeRawBufferPointer, _ digest: Digest) throws {
         guard landed.insert(digest).inserted else { return }
         let size = Int64(bytes.count)
-        let name = BackingName(digest: digest, claim: nil)
+        let name = BackingName.ofOneChunk(digest, size: size, isolation: isolation)
         // The lease comes first: what the store has of it then stays, whatever other code removes.
         lease.cover(name)
-        if try !engine.store.hasMerged(digest, size: size) {
+        if try !engine.store.hasMerged(name, size: size) {
             try reserve(SpaceKeeper.onDisk(size))
             // In place: every writer of this name has the same bytes.
             try lease.openInPlace(name, size: size).write(bytes, at: 0)
         }
-        step.landed.append(StreamStep.Landed(digest: digest, size: size, spool: nil))
+        step.landed.append(StreamStep.Landed(digest: digest, size: size, spool: nil, isolation: isolation))
     }
 
     private func end(_ entry: TarEntry, _ digest: Digest, spool: String?) throws {
         if let spool {
             step.landed.append(
-                StreamStep.Landed(digest: digest, size: entry.header.size, spool: spool, holes: entry.holeSize))
+                StreamStep.Landed(
+                    digest: digest, size: entry.header.size, spool: spool, holes: entry.holeSize, isolation: isolation))
         }
         try list(entry, digest)
         state.file = nil
@@ -257,13 +265,14 @@ extension StreamPlacer {
 
     private func openSpool(_ entry: TarEntry) throws -> File {
         if let spool { return spool }
-        let opened = try engine.store.files.openSpool(ContentFiles.spoolName(layer, offset: entry.offset))
+        let opened = try engine.store.files.openSpool(ContentFiles.spoolName(stream, of: layer, offset: entry.offset))
         spool = opened
         return opened
     }
 
     /// Gives one file to all contents that claim the same digest and have their bytes already.
     private func shareTwins(of landed: StreamStep.Landed) throws {
+        guard landed.isolation == nil else { return }
         let contents = try engine.store.index.merged(landed.digest, size: landed.size)
         guard contents.count > 1, let own = contents.first(where: { $0.name.claim == nil }) else { return }
         // If one fails, its layer lied, or a file is damaged; both are recorded then.
