@@ -93,9 +93,10 @@ public final class PodmanImageStore: Sendable {
     public func uses(of reference: String) throws -> [PodmanUse] {
         try updating.withLock { _ in
             let rows = try knownRows()
-            let without = try plan(rows, without: reference)
-            let goneLayers = Set(rows.keys).subtracting(without.layers.keys)
-            let goneImages = Set(try store.index.podmanImages().map(\.id)).subtracting(without.images.keys)
+            // What is there for podman alone is in neither: it goes with no reference.
+            let (with, without) = (try plan(rows), try plan(rows, without: reference))
+            let goneLayers = Set(with.layers.keys).subtracting(without.layers.keys)
+            let goneImages = Set(with.images.keys).subtracting(without.images.keys)
             if goneLayers.isEmpty, goneImages.isEmpty { return [] }
             return try uses(rows).filter { use in
                 use.layer.map { goneLayers.contains($0) } == true || use.image.map { goneImages.contains($0) } == true
