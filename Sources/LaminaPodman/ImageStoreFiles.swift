@@ -1,5 +1,6 @@
 import Glibc
 import LaminaDigest
+import LaminaOCI
 import LaminaSystem
 
 /// The files of an image store. Each is written beside its place and renamed; what names others is written after them, and what they
@@ -9,6 +10,8 @@ struct ImageStoreFiles {
 
     /// By which lamina knows its own.
     private static let marker = "lamina-image-store"
+    /// The graph roots that had records.
+    private static let graphRoots = "graph-roots"
     private static let layersLock = "overlay-layers/layers.lock"
     private static let imagesLock = "overlay-images/images.lock"
     /// How long podman may have a lock, in seconds.
@@ -72,6 +75,28 @@ struct ImageStoreFiles {
         var generator = SystemRandomNumberGenerator()
         for _ in 0..<8 { withUnsafeBytes(of: generator.next()) { bytes += $0 } }
         try bytes.withUnsafeBytes { try lock.write($0, at: 0) }
+    }
+
+    // MARK: Graph roots
+
+    /// The graph roots in which podman had something, so that one that is missing is known from one that has never been.
+    func knownGraphRoots() throws(PodmanError) -> [String] {
+        let file = path(Self.graphRoots)
+        let bytes: [UInt8]
+        do throws(SystemError) {
+            bytes = try readFile(file)
+        } catch {
+            if error.code == ENOENT { return [] }
+            throw PodmanError.unreadable(file, "\(error)")
+        }
+        guard case .array(let items)? = try? JSON.parse(bytes) else {
+            throw PodmanError.unreadable(file, "it is no JSON array")
+        }
+        return items.compactMap { if case .string(let path) = $0 { path } else { nil } }
+    }
+
+    func noteGraphRoots(_ paths: [String]) throws {
+        _ = try replace(Self.graphRoots, JSON.array(paths.map { .string($0) }).sortedBytes())
     }
 
     // MARK: What is in it

@@ -16,8 +16,10 @@ public final class PodmanImageStore: Sendable {
     public struct Options: Sendable {
         /// Whether the diff IDs of an image's layers are taken as its author says them, before they are proven.
         public var believes: @Sendable (_ reference: String) -> Bool = { _ in false }
-        /// Where podman, buildah and CRI-O keep what is their own.
+        /// Where podman, buildah and CRI-O keep what is their own, besides what their configuration says.
         public var graphRoots: [String] = []
+        /// podman's own configuration: the first of these files that is there counts. Read each time, as others change it.
+        public var storageFiles = StorageConfiguration.places
 
         public init() {}
     }
@@ -172,13 +174,17 @@ public final class PodmanImageStore: Sendable {
 
     /// Everything that stands upon the image store's layers and images: podman's records, and mounts.
     private func uses(_ rows: [Digest: PodmanLayerRow]) throws -> [PodmanUse] {
-        var uses = try options.graphRoots.flatMap { try GraphRoot(path: $0).uses() }
+        var uses = try recordedUses()
         let prefix = "\(directory)/overlay/l/"
         let byLink = Dictionary(rows.keys.map { (StorageNames.link($0), $0) }, uniquingKeysWith: { first, _ in first })
         // Of containers whose graph root nobody told lamina of.
-        for (user, mount) in Mount.inAnyNamespace(where: {
-            $0.type == "overlay" && $0.filesystemOptions.contains(prefix)
-        }) {
+        let mounts: [(user: MountUser, mount: Mount)]
+        do throws(SystemError) {
+            mounts = try Mount.inAnyNamespace { $0.type == "overlay" && $0.filesystemOptions.contains(prefix) }
+        } catch {
+            throw PodmanError.unreadable("/proc", "\(error)")
+        }
+        for (user, mount) in mounts {
             for part in mount.filesystemOptions.split(whereSeparator: { $0 == ":" || $0 == "," || $0 == "=" })
             where part.hasPrefix(prefix) {
                 guard let layer = byLink[String(part.dropFirst(prefix.count).prefix(26))] else { continue }
@@ -188,6 +194,31 @@ public final class PodmanImageStore: Sendable {
                 )
             }
         }
+        return uses
+    }
+
+    /// What podman's records say.
+    private func recordedUses() throws -> [PodmanUse] {
+        let files = ImageStoreFiles(directory: directory)
+        let roots = try StorageConfiguration.records(options.graphRoots, places: options.storageFiles)
+        let known = try files.knownGraphRoots()
+        let paths = Set(roots.map(\.path))
+        // Of one that is not configured any more, what is there counts.
+        let former = known.filter { !paths.contains($0) }.map { GraphRoot(path: $0) }.filter(\.isThere)
+        var uses: [PodmanUse] = []
+        var used = former.map(\.path)
+        for root in roots + former {
+            guard root.isThere || !known.contains(root.path) else {
+                throw PodmanError.unreadable(
+                    root.path,
+                    "podman had something there, and now it is not there: mount it; or 'podman info' makes it anew where it is gone for good"
+                )
+            }
+            let found = try root.uses()
+            uses += found
+            if paths.contains(root.path), !found.isEmpty || known.contains(root.path) { used.append(root.path) }
+        }
+        if Set(used) != Set(known) { try files.noteGraphRoots(used.sorted()) }
         return uses
     }
 

@@ -12,10 +12,28 @@ final class ImageStoreFixture: Sendable {
     private let scratch = Scratch(in: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : nil)
     let store: Store
 
-    var directory: String { scratch.path + "/images" }
-    var graphRoot: String { scratch.path + "/graph" }
+    var path: String { scratch.path }
+    var directory: String { path + "/images" }
+    var graphRoot: String { path + "/graph" }
+    var storageFile: String { path + "/storage.conf" }
 
-    init() throws { store = try Self.open(scratch.path + "/store") }
+    init() throws {
+        store = try Self.open(scratch.path + "/store")
+        try configure()
+    }
+
+    /// Writes podman's own configuration.
+    func configure(_ more: String = "", graphRoot: String? = nil) throws {
+        let text = """
+            [storage]
+            driver = "overlay"
+            graphroot = "\(graphRoot ?? self.graphRoot)"
+            runroot = "\(path)/run"
+            \(more)
+
+            """
+        try replaceFile(storageFile, with: Array(text.utf8), mode: 0o600)
+    }
 
     /// A process that another test starts holds every lock of this one between its fork and its exec.
     private static func open(_ root: String) throws -> Store {
@@ -32,7 +50,7 @@ final class ImageStoreFixture: Sendable {
 
     func imageStore() throws -> PodmanImageStore {
         var options = PodmanImageStore.Options()
-        options.graphRoots = [graphRoot]
+        options.storageFiles = [storageFile]
         return try PodmanImageStore(store: store, directory: directory, options: options) { _ in }
     }
 
@@ -66,9 +84,9 @@ final class ImageStoreFixture: Sendable {
         return config.withUnsafeBytes { SHA256.hash($0) }
     }
 
-    /// Writes one of podman's files below the graph root.
-    func put(_ name: String, _ text: String) throws {
-        let path = "\(graphRoot)/\(name)"
+    /// Writes one of podman's files below the graph root, or another directory.
+    func put(_ name: String, _ text: String, in directory: String? = nil) throws {
+        let path = "\(directory ?? graphRoot)/\(name)"
         try createDirectories(String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]))
         try replaceFile(path, with: Array(text.utf8), mode: 0o600)
     }

@@ -25,4 +25,96 @@ struct PodmanImageStoreTests {
         // The new one has the old one's lowest layer. It stays for the container, which is no reason either.
         #expect(try images.uses(of: "r.example/app:1").isEmpty)
     }
+
+    // MARK: What cannot be read
+
+    /// An image store that keeps an image, whose tag has moved, for a container.
+    private func keeping() throws -> (fixture: ImageStoreFixture, images: PodmanImageStore, old: Digest) {
+        let fixture = try ImageStoreFixture()
+        let old = try fixture.image("r.example/app:1", "old")
+        let images = try fixture.imageStore()
+        try images.update()
+        try fixture.container("db", of: old, above: .of("old"))
+        try fixture.image("r.example/app:1", "new")
+        try images.update()
+        return (fixture, images, old)
+    }
+
+    private func shows(_ id: Digest, _ fixture: ImageStoreFixture) throws -> Bool {
+        try fixture.store.index.podmanImages().contains { $0.id == id }
+    }
+
+    @Test(
+        "a graph root that had something and is not there keeps what it had; when it is there again, its records count")
+    func graphRootNotMounted() throws {
+        let (fixture, images, old) = try keeping()
+        #expect(try shows(old, fixture))
+        // A server that starts before podman's file system is mounted.
+        #expect(rename(fixture.graphRoot, fixture.graphRoot + ".elsewhere") == 0)
+        try createDirectories(fixture.graphRoot)
+        let later = try fixture.imageStore()
+        try later.update(force: true)
+        #expect(try shows(old, fixture))
+        #expect(throws: PodmanError.self) { _ = try later.uses(of: "r.example/app:1") }
+        #expect(rmdir(fixture.graphRoot) == 0)
+        #expect(rename(fixture.graphRoot + ".elsewhere", fixture.graphRoot) == 0)
+        try fixture.put("overlay-containers/containers.json", "[]")
+        try fixture.put("overlay-layers/layers.json", "[]")
+        try later.update(force: true)
+        #expect(try !shows(old, fixture))
+        _ = images
+    }
+
+    @Test(
+        "podman's configuration is read each time: another graph root counts, the former too, and none that can be read keeps all"
+    )
+    func configurationChanges() throws {
+        let (fixture, images, old) = try keeping()
+        try replaceFile(fixture.storageFile, with: Array("[storage".utf8), mode: 0o600)
+        #expect(throws: PodmanError.self) { _ = try images.uses(of: "r.example/app:1") }
+        try images.update(force: true)
+        #expect(try shows(old, fixture))
+        try fixture.configure(graphRoot: fixture.graphRoot + "-new")
+        try images.update(force: true)
+        #expect(try shows(old, fixture), "the former one has the container still")
+        try fixture.put("overlay-layers/layers.json", "[]")
+        try fixture.put("overlay-containers/containers.json", "[]")
+        try fixture.put(
+            "overlay-containers/containers.json", #"[{"id":"1","image":"\#(old.hex)"}]"#, in: fixture.graphRoot + "-new"
+        )
+        try images.update(force: true)
+        #expect(try shows(old, fixture), "the new one has one")
+    }
+
+    @Test(
+        "images below imagestore, and containers below runroot, are podman's too",
+        arguments: ["images-of-podman", "run"])
+    func otherDirectories(_ name: String) throws {
+        let (fixture, images, old) = try keeping()
+        let directory = "\(fixture.path)/\(name)"
+        try fixture.configure("imagestore = \"\(fixture.path)/images-of-podman\"")
+        try fixture.put("overlay-layers/layers.json", "[]")
+        try fixture.put("overlay-containers/containers.json", "[]")
+        let file = name == "run" ? "overlay-containers/volatile-containers.json" : "overlay-images/images.json"
+        try fixture.put(file, #"[{"id":"\#(old.hex)","image":"\#(old.hex)"}]"#, in: directory)
+        try images.update(force: true)
+        #expect(try shows(old, fixture))
+        try fixture.put(file, "[]", in: directory)
+        try images.update(force: true)
+        #expect(try !shows(old, fixture))
+    }
+
+    @Test("processes that cannot be listed, and a table of mounts that cannot be read, are an error and not no mounts")
+    func mountsUnreadable() throws {
+        let fixture = try ImageStoreFixture()
+        let proc = fixture.graphRoot
+        #expect(throws: SystemError.self) { _ = try Mount.inAnyNamespace(proc: proc) { _ in true } }
+        try createDirectories(proc + "/7/ns")
+        #expect(symlink("mnt:[1]", proc + "/7/ns/mnt") == 0)
+        // It has ended.
+        #expect(try Mount.inAnyNamespace(proc: proc) { _ in true }.isEmpty)
+        // EISDIR stands for EMFILE and the like.
+        try createDirectories(proc + "/7/mountinfo")
+        #expect(throws: SystemError.self) { _ = try Mount.inAnyNamespace(proc: proc) { _ in true } }
+    }
 }

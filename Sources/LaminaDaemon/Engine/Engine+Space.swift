@@ -130,7 +130,7 @@ extension Engine {
     /// mounted them; an image may be mounted elsewhere after its umount, and be read there.
     private func layersMountedAnywhere() throws -> [Digest] {
         var views: Set<ViewID> = []
-        for (_, mount) in Mount.inAnyNamespace(where: { ImageMount.isOwn($0, root: root) }) {
+        for (_, mount) in try Mount.inAnyNamespace(where: { ImageMount.isOwn($0, root: root) }) {
             views.formUnion(ImageMount.views(of: mount, root: root))
         }
         return try store.index.layers(of: views)

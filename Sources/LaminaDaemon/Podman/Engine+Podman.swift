@@ -23,7 +23,7 @@ extension Configuration {
         guard let directory = podman.images else { return nil }
         var options = PodmanImageStore.Options()
         options.believes = { [self] in believesForPodman($0) }
-        options.graphRoots = StorageConfiguration.graphRoots(podman.graphRoots)
+        options.graphRoots = podman.graphRoots
         try createDirectories(directory, mode: 0o700)
         return try PodmanImageStore(store: store, directory: resolvedPath(directory), options: options) {
             log.warning("\($0)")
