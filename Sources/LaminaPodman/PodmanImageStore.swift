@@ -20,6 +20,8 @@ public final class PodmanImageStore: Sendable {
         public var graphRoots: [String] = []
         /// podman's own configuration: the first of these files that is there counts. Read each time, as others change it.
         public var storageFiles = StorageConfiguration.places
+        /// Where the kernel shows its processes.
+        var proc = "/proc"
 
         public init() {}
     }
@@ -174,27 +176,7 @@ public final class PodmanImageStore: Sendable {
 
     /// Everything that stands upon the image store's layers and images: podman's records, and mounts.
     private func uses(_ rows: [Digest: PodmanLayerRow]) throws -> [PodmanUse] {
-        var uses = try recordedUses()
-        let prefix = "\(directory)/overlay/l/"
-        let byLink = Dictionary(rows.keys.map { (StorageNames.link($0), $0) }, uniquingKeysWith: { first, _ in first })
-        // Of containers whose graph root nobody told lamina of.
-        let mounts: [(user: MountUser, mount: Mount)]
-        do throws(SystemError) {
-            mounts = try Mount.inAnyNamespace { $0.type == "overlay" && $0.filesystemOptions.contains(prefix) }
-        } catch {
-            throw PodmanError.unreadable("/proc", "\(error)")
-        }
-        for (user, mount) in mounts {
-            for part in mount.filesystemOptions.split(whereSeparator: { $0 == ":" || $0 == "," || $0 == "=" })
-            where part.hasPrefix(prefix) {
-                guard let layer = byLink[String(part.dropFirst(prefix.count).prefix(26))] else { continue }
-                uses.append(
-                    PodmanUse(
-                        kind: .mount, name: mount.directory, place: "\(mount.directory), seen by \(user)", layer: layer)
-                )
-            }
-        }
-        return uses
+        try recordedUses() + LayerMounts.uses(of: rows.keys, proc: options.proc)
     }
 
     /// What podman's records say.

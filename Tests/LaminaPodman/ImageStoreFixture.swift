@@ -15,11 +15,23 @@ final class ImageStoreFixture: Sendable {
     var path: String { scratch.path }
     var directory: String { path + "/images" }
     var graphRoot: String { path + "/graph" }
+    var proc: String { path + "/proc" }
     var storageFile: String { path + "/storage.conf" }
 
     init() throws {
         store = try Self.open(scratch.path + "/store")
         try configure()
+        try createDirectories(proc)
+    }
+
+    /// A process, as the kernel would show it.
+    func process(_ number: Int, namespace: Int, mountinfo: String, root: String = "/") throws {
+        let place = "\(proc)/\(number)"
+        try createDirectories(place + "/ns")
+        _ = symlink("mnt:[\(namespace)]", place + "/ns/mnt")
+        _ = symlink(root, place + "/root")
+        try replaceFile(place + "/cmdline", with: Array("process \(number)".utf8), mode: 0o600)
+        try replaceFile(place + "/mountinfo", with: Array(mountinfo.utf8), mode: 0o600)
     }
 
     /// Writes podman's own configuration.
@@ -51,6 +63,7 @@ final class ImageStoreFixture: Sendable {
     func imageStore() throws -> PodmanImageStore {
         var options = PodmanImageStore.Options()
         options.storageFiles = [storageFile]
+        options.proc = proc
         return try PodmanImageStore(store: store, directory: directory, options: options) { _ in }
     }
 

@@ -117,4 +117,28 @@ struct PodmanImageStoreTests {
         try createDirectories(proc + "/7/mountinfo")
         #expect(throws: SystemError.self) { _ = try Mount.inAnyNamespace(proc: proc) { _ in true } }
     }
+
+    // MARK: Mounts
+
+    @Test(
+        "a mount upon a layer is seen by whatever path podman came to the directory",
+        arguments: [
+            "rw,lowerdir=/another/name/overlay/l/LINK,upperdir=/c/diff,workdir=/c/work",
+            "rw,lowerdir=/a=b/overlay/l/AAAA:/a=b/overlay/l/LINK,upperdir=/c/diff", "rw,lowerdir=l/LINK:l/AAAA",
+            "rw,lowerdir+=/x/overlay/l/LINK",
+        ])
+    func mountBySpelling(_ options: String) throws {
+        let fixture = try ImageStoreFixture()
+        try fixture.image("r.example/app:1", "app")
+        let images = try fixture.imageStore()
+        try images.update()
+        let line = "40 30 0:40 / /run/merged rw - overlay overlay "
+        let link = StorageNames.link(.of("app"))
+        try fixture.process(
+            7, namespace: 1, mountinfo: line + options.replacing("LINK", with: "\(link.dropLast())7Z") + "\n")
+        #expect(try images.uses(of: "r.example/app:1").isEmpty)
+        try fixture.process(8, namespace: 2, mountinfo: line + options.replacing("LINK", with: link) + "\n")
+        let uses = try images.uses(of: "r.example/app:1")
+        #expect(uses.map(\.kind) == [.mount] && uses.first?.name == "/run/merged")
+    }
 }
