@@ -108,6 +108,38 @@ public final class PodmanImageStore: Sendable {
         }
     }
 
+    /// Lets go of what an image store held that is wanted no more, so that it can be collected.
+    ///
+    /// What a mount stands upon stays until there is no mount. All of it stays while podman's configuration names the directory: podman
+    /// goes on to make containers of what it sees there.
+    ///
+    /// - Parameter storageFiles: podman's own configuration.
+    /// - Returns: why something stays; nil where nothing does.
+    /// - Throws: `PodmanError.unreadable` where that cannot be known, `StoreError`.
+    public static func release(
+        _ store: Store, storageFiles: [String] = StorageConfiguration.places
+    ) throws -> String? { try release(store, storageFiles: storageFiles, proc: "/proc") }
+
+    static func release(_ store: Store, storageFiles: [String], proc: String) throws -> String? {
+        let rows = try store.index.podmanLayers()
+        guard !rows.isEmpty else { return nil }
+        let found = try StorageConfiguration.ofMachine(storageFiles)
+        for place in found?.imageStores ?? []
+        where rows.contains(where: { File.linkTarget(of: "\(place)/overlay/l/\(StorageNames.link($0.id))") != nil }) {
+            return "\(found?.path ?? "") names \(place), where podman sees it: 'lamina setup podman --undo' ends that"
+        }
+        let uses = try LayerMounts.uses(of: rows.map(\.id), proc: proc)
+        let parents = Dictionary(uniqueKeysWithValues: rows.map { ($0.id, $0.parent) })
+        var kept: Set<Digest> = []
+        for use in uses {
+            var next = use.layer
+            while let id = next, let parent = parents[id], kept.insert(id).inserted { next = parent }
+        }
+        try store.forgetForPodman(
+            layers: Set(parents.keys).subtracting(kept), images: Set(try store.index.podmanImages().map(\.id)))
+        return uses.first.map { "it is in use by \($0.text)" }
+    }
+
     // MARK: The work
 
     private func knownRows() throws -> [Digest: PodmanLayerRow] {

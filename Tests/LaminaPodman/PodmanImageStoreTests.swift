@@ -141,4 +141,37 @@ struct PodmanImageStoreTests {
         let uses = try images.uses(of: "r.example/app:1")
         #expect(uses.map(\.kind) == [.mount] && uses.first?.name == "/run/merged")
     }
+
+    // MARK: Without an image store
+
+    @Test(
+        "an image store that is wanted no more holds nothing, but what is mounted, and all while podman is told of it")
+    func released() throws {
+        let fixture = try ImageStoreFixture()
+        let store = fixture.store
+        try fixture.image("r.example/app:1", "base", "app")
+        try fixture.image("r.example/other:1", "base", "other")
+        let layers = StorageNames.layers([.of("base"), .of("app")])
+        try fixture.imageStore().update()
+        #expect(try store.index.podmanLayers().count == 3)
+        func release() throws -> String? {
+            try PodmanImageStore.release(store, storageFiles: [fixture.storageFile], proc: fixture.proc)
+        }
+        let stores = "[storage.options]\nadditionalimagestores = [\"\(fixture.directory)\"]"
+        try fixture.configure(stores)
+        #expect(try release()?.contains(fixture.storageFile) == true)
+        #expect(try store.index.podmanLayers().count == 3)
+        try replaceFile(fixture.storageFile, with: Array("[storage".utf8), mode: 0o600)
+        #expect(throws: PodmanError.self) { _ = try release() }
+        try fixture.configure()
+        let options = "rw,lowerdir=\(fixture.directory)/overlay/l/\(StorageNames.link(layers[1])),upperdir=/u"
+        try fixture.process(
+            7, namespace: 1, mountinfo: "40 30 0:40 / /run/merged rw - overlay overlay \(options)\n")
+        #expect(try release()?.contains("/run/merged") == true)
+        #expect(Set(try store.index.podmanLayers().map(\.id)) == Set(layers))
+        #expect(try store.index.podmanImages().isEmpty)
+        try fixture.process(7, namespace: 1, mountinfo: "")
+        #expect(try release() == nil)
+        #expect(try store.index.podmanLayers().isEmpty)
+    }
 }

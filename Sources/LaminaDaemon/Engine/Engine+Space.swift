@@ -91,6 +91,7 @@ extension Engine {
             try seals.tidy()
             // So does what podman had upon it.
             podman?.update(force: true)
+            releasePodmanLayers()
         }
         let filesystem = servingFilesystem
         let hold = store.hold(try layersMountedAnywhere())

@@ -55,6 +55,17 @@ extension Engine {
         }
     }
 
+    /// Where podman is to see nothing any more: lets go of what it was shown.
+    func releasePodmanLayers() {
+        guard configuration.podman.images == nil else { return }
+        do {
+            guard let reason = try PodmanImageStore.release(store) else { return }
+            log.notice("what podman was shown stays in the store", metadata: ["reason": "\(reason)"])
+        } catch {
+            log.notice("what podman was shown stays in the store", metadata: ["error": "\(error)"])
+        }
+    }
+
     /// What a user is told about podman after a pull; nil where there is no image store.
     func podmanRemark(_ reference: String) -> String? {
         guard let podman else { return nil }
