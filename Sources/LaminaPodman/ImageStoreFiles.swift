@@ -4,12 +4,16 @@ import LaminaOCI
 import LaminaSystem
 
 /// The files of an image store. Each is written beside its place and renamed; what names others is written after them, and what they
-/// name is removed after it.
+/// name is removed after it; so is the order of the two lists.
 struct ImageStoreFiles {
     let directory: String
 
     /// By which lamina knows its own.
     private static let marker = "lamina-image-store"
+    private static let layersFile = "overlay-layers/layers.json"
+    private static let imagesFile = "overlay-images/images.json"
+    /// Of the list of images, in bytes.
+    private static let imagesLimit = 256 << 20
     /// The graph roots that had records.
     private static let graphRoots = "graph-roots"
     private static let layersLock = "overlay-layers/layers.lock"
@@ -45,7 +49,7 @@ struct ImageStoreFiles {
             let file = try File(path(name), O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
             if try file.size() == 0 { try touch(file) }
         }
-        for name in ["overlay-layers/layers.json", "overlay-images/images.json"] where access(path(name), F_OK) != 0 {
+        for name in [Self.layersFile, Self.imagesFile] where access(path(name), F_OK) != 0 {
             try replaceFile(path(name), with: Array("[]".utf8), mode: 0o600)
         }
     }
@@ -105,11 +109,27 @@ struct ImageStoreFiles {
     func write(_ layers: [ShownLayer], _ images: [ShownImage]) throws {
         for layer in layers { try write(layer) }
         for image in images { try write(image) }
-        let hasNewLayers = try replace("overlay-layers/layers.json", StorageDocuments.layers(layers))
-        let hasNewImages = try replace("overlay-images/images.json", StorageDocuments.images(images))
-        if hasNewLayers { try touch(try File(path(Self.layersLock), O_RDWR | O_NOFOLLOW)) }
-        if hasNewImages { try touch(try File(path(Self.imagesLock), O_RDWR | O_NOFOLLOW)) }
+        // At each moment the images have their layers: an image that goes is gone before its layers, a new one comes after them.
+        let old = shownImages()
+        if !old.isSubset(of: images.map(\.id.hex)) { try replaceImages(images.filter { old.contains($0.id.hex) }) }
+        if try replace(Self.layersFile, StorageDocuments.layers(layers)) {
+            try touch(try File(path(Self.layersLock), O_RDWR | O_NOFOLLOW))
+        }
+        try replaceImages(images)
         try removeOthers(layers, images)
+    }
+
+    private func replaceImages(_ images: [ShownImage]) throws {
+        guard try replace(Self.imagesFile, StorageDocuments.images(images)) else { return }
+        try touch(try File(path(Self.imagesLock), O_RDWR | O_NOFOLLOW))
+    }
+
+    /// The ids of the images that podman sees now; of a file that is none, whatever it shows is to go.
+    private func shownImages() -> Set<String> {
+        guard let bytes = try? readFile(path(Self.imagesFile), limit: Self.imagesLimit),
+            case .array(let items)? = try? JSON.parse(bytes)
+        else { return [""] }
+        return Set(items.map { if case .string(let id)? = $0["id"] { id } else { "" } })
     }
 
     private func write(_ layer: ShownLayer) throws {
