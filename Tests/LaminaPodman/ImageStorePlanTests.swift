@@ -103,6 +103,26 @@ struct ImageStorePlanTests {
         #expect(unknown.absences["r.example/old:1"] == .manifestUnknown)
     }
 
+    @Test("a name is one image's: podman fails for all where two have it")
+    func namesAreUnique() throws {
+        let index = Digest.of("index")
+        // A machine of amd64 runs both.
+        let plain = Self.image("r.example/x@\(index)", [a], 1, pulledAt: 9, platform: "linux/386")
+        let tagged = Self.image("r.example/x:1@\(index)", [b], 10, pulledAt: 5)
+        let again = Self.image("r.example/x:2@\(index)", [b], 10, pulledAt: 6)
+        for candidates in [[plain, tagged, again], [again, tagged, plain]] {
+            let plan = try Self.plan(candidates)
+            #expect(plan.images.values.map(\.names) == [["r.example/x@\(index)"]])
+            #expect(plan.images.values.first?.top == b)
+            #expect(plan.absences == [plain.image.reference: .sameName(as: again.image.reference)])
+        }
+        // Of equal ones the last pull, whatever its manifest.
+        let other = Self.image("r.example/x@\(index)", [c], 20, pulledAt: 7)
+        let plan = try Self.plan([tagged, other])
+        #expect(plan.images.values.map(\.top) == [c])
+        #expect(plan.absences == [tagged.image.reference: .sameName(as: other.image.reference)])
+    }
+
     @Test("of equal layers the one that is there stays; what podman uses stays with all below, under its own view")
     func kept() throws {
         let old = try Self.plan([Self.image("r.example/x:1", [a, b])])
