@@ -122,6 +122,9 @@ struct ImageStorePlan {
         } catch {
             return fail(.unreadable("\(error)"))
         }
+        if let problem = GoDocument.problem(manifest: candidate.manifest, config: candidate.config) {
+            return fail(.unreadable(problem))
+        }
         guard diffIDs.count == candidate.layers.count, !diffIDs.isEmpty,
             zip(diffIDs, candidate.layers).allSatisfy({ $0 == $1.diffID })
         else { return fail(.unreadable("its layers are not those of its configuration")) }
