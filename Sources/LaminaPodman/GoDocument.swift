@@ -1,7 +1,7 @@
 import LaminaOCI
 
-/// What podman's Go program makes of a document: it decodes it into structures, and one value of another type makes `podman images` fail for
-/// all images. Names are compared as Go compares them, without regard to upper and lower case, and null is a value of each type.
+/// What podman's Go program makes of a document: it decodes it into structures, and one value of another type makes `podman images` fail
+/// for all images. Names are compared as Go compares them, without regard to upper and lower case, and null is a value of each type.
 indirect enum GoType: Sendable {
     case text, boolean, integer, texts
     /// RFC 3339.

@@ -33,7 +33,10 @@ struct ImageStoreFiles {
     /// Makes the directories, and files that podman reads before there is an image.
     func prepare() throws {
         try createDirectories(directory, mode: 0o700)
-        let names = try File.names(inDirectory: directory).filter { $0 != "." && $0 != ".." && $0 != "lost+found" }
+        // What a kill in the first moment leaves is lamina's, too.
+        let names = try File.names(inDirectory: directory).filter {
+            !["lost+found", Self.marker + ".new"].contains($0)
+        }
         guard names.isEmpty || names.contains(Self.marker) else { throw PodmanError.foreign(directory) }
         if names.isEmpty {
             try replaceFile(
@@ -175,7 +178,10 @@ struct ImageStoreFiles {
             unlink(path("overlay/l/\(name)"))
         }
         for name in try File.names(inDirectory: path("overlay")) where Digest(hex: name) != nil && !ids.contains(name) {
-            for file in ["diff", "link", "lower"] { unlink(path("overlay/\(name)/\(file)")) }
+            let files = try File.names(inDirectory: path("overlay/\(name)"))
+            for file in files where ["diff", "link", "lower"].contains(file) || file.hasSuffix(".new") {
+                unlink(path("overlay/\(name)/\(file)"))
+            }
             removeEmpty("overlay/\(name)")
         }
         for name in try File.names(inDirectory: path("overlay-layers")) {

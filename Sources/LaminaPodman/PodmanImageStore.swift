@@ -225,7 +225,7 @@ public final class PodmanImageStore: Sendable {
             guard root.isThere || !known.contains(root.path) else {
                 throw PodmanError.unreadable(
                     root.path,
-                    "podman had something there, and now it is not there: mount it; or 'podman info' makes it anew where it is gone for good"
+                    "podman had something there, and it is not there now: mount it, or have 'podman info' make it anew"
                 )
             }
             let found = try root.uses()

@@ -60,4 +60,29 @@ struct ImageStoreFilesTests {
         try check(2)
         #expect(access("\(directory)/overlay/\(Digest.of("a").hex)", F_OK) != 0)
     }
+
+    @Test("what a kill leaves in the first moment is lamina's own, and what it leaves of a layer goes with it")
+    func leftovers() throws {
+        let directory = try temporaryDirectory("images")
+        defer { removeTree(directory) }
+        try replaceFile(directory + "/lamina-image-store.new", with: [1], mode: 0o600)
+        let files = ImageStoreFiles(directory: directory)
+        try files.prepare()
+        #expect(access(directory + "/lamina-image-store", F_OK) == 0)
+        try files.write([Self.layer("a"), Self.layer("b")], [])
+        let place = "\(directory)/overlay/\(Digest.of("a").hex)"
+        #expect(symlink("/fs/a", place + "/diff.new") == 0)
+        try replaceFile(place + "/lower.new", with: [1], mode: 0o600)
+        try files.write([Self.layer("b")], [])
+        #expect(access(place, F_OK) != 0)
+    }
+
+    @Test("a directory with anything else in it is somebody else's", arguments: ["other", "lamina-image-store.new2"])
+    func foreign(_ name: String) throws {
+        let directory = try temporaryDirectory("images")
+        defer { removeTree(directory) }
+        try replaceFile("\(directory)/\(name)", with: [1], mode: 0o600)
+        try replaceFile(directory + "/lamina-image-store.new", with: [1], mode: 0o600)
+        #expect(throws: PodmanError.self) { try ImageStoreFiles(directory: directory).prepare() }
+    }
 }
