@@ -30,9 +30,16 @@ public struct PodmanUse: Sendable, Hashable {
 /// nothing new upon it.
 struct GraphRoot {
     var path: String
+    /// Further directories whose records belong to it.
+    var others: [String] = []
 
     /// The bytes of one of its files.
     private static let byteLimit = 256 << 20
+
+    /// Whether podman has ever kept something there. A directory upon which its file system is not mounted yet has nothing.
+    var isThere: Bool {
+        access("\(path)/overlay-layers", F_OK) == 0 || ![ENOENT, ENOTDIR].contains(errno)
+    }
 
     /// What is in it, by what it stands upon.
     ///
@@ -81,19 +88,25 @@ struct GraphRoot {
             kind: kind, name: String(name.prefix(300)), place: path, layer: id(layer), image: id(image))
     }
 
-    private func items(_ file: String) throws -> [JSON] {
+    private func items(_ file: String) throws(PodmanError) -> [JSON] {
+        var items: [JSON] = []
+        for directory in [path] + others { items += try Self.items(in: "\(directory)/\(file)") }
+        return items
+    }
+
+    private static func items(in file: String) throws(PodmanError) -> [JSON] {
         let bytes: [UInt8]
-        do {
-            bytes = try readFile("\(path)/\(file)", limit: Self.byteLimit)
+        do throws(SystemError) {
+            bytes = try readFile(file, limit: byteLimit)
         } catch {
             if error.code == ENOENT || error.code == ENOTDIR { return [] }
-            throw PodmanError.unreadable("\(path)/\(file)", "\(error)")
+            throw PodmanError.unreadable(file, "\(error)")
         }
         if bytes.isEmpty { return [] }
         switch try? JSON.parse(bytes) {
         case .array(let items)?: return items
         case .null?: return []
-        default: throw PodmanError.unreadable("\(path)/\(file)", "it is no JSON array")
+        default: throw PodmanError.unreadable(file, "it is no JSON array")
         }
     }
 }

@@ -1,14 +1,21 @@
 import Glibc
 import LaminaDigest
+import LaminaOCI
 import LaminaSystem
 
 /// The files of an image store. Each is written beside its place and renamed; what names others is written after them, and what they
-/// name is removed after it.
+/// name is removed after it; so is the order of the two lists.
 struct ImageStoreFiles {
     let directory: String
 
     /// By which lamina knows its own.
     private static let marker = "lamina-image-store"
+    private static let layersFile = "overlay-layers/layers.json"
+    private static let imagesFile = "overlay-images/images.json"
+    /// Of the list of images, in bytes.
+    private static let imagesLimit = 256 << 20
+    /// The graph roots that had records.
+    private static let graphRoots = "graph-roots"
     private static let layersLock = "overlay-layers/layers.lock"
     private static let imagesLock = "overlay-images/images.lock"
     /// How long podman may have a lock, in seconds.
@@ -26,7 +33,10 @@ struct ImageStoreFiles {
     /// Makes the directories, and files that podman reads before there is an image.
     func prepare() throws {
         try createDirectories(directory, mode: 0o700)
-        let names = try File.names(inDirectory: directory).filter { $0 != "." && $0 != ".." && $0 != "lost+found" }
+        // What a kill in the first moment leaves is lamina's, too.
+        let names = try File.names(inDirectory: directory).filter {
+            !["lost+found", Self.marker + ".new"].contains($0)
+        }
         guard names.isEmpty || names.contains(Self.marker) else { throw PodmanError.foreign(directory) }
         if names.isEmpty {
             try replaceFile(
@@ -42,7 +52,7 @@ struct ImageStoreFiles {
             let file = try File(path(name), O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
             if try file.size() == 0 { try touch(file) }
         }
-        for name in ["overlay-layers/layers.json", "overlay-images/images.json"] where access(path(name), F_OK) != 0 {
+        for name in [Self.layersFile, Self.imagesFile] where access(path(name), F_OK) != 0 {
             try replaceFile(path(name), with: Array("[]".utf8), mode: 0o600)
         }
     }
@@ -74,17 +84,55 @@ struct ImageStoreFiles {
         try bytes.withUnsafeBytes { try lock.write($0, at: 0) }
     }
 
+    // MARK: Graph roots
+
+    /// The graph roots in which podman had something, so that one that is missing is known from one that has never been.
+    func knownGraphRoots() throws(PodmanError) -> [String] {
+        let file = path(Self.graphRoots)
+        let bytes: [UInt8]
+        do throws(SystemError) {
+            bytes = try readFile(file)
+        } catch {
+            if error.code == ENOENT { return [] }
+            throw PodmanError.unreadable(file, "\(error)")
+        }
+        guard case .array(let items)? = try? JSON.parse(bytes) else {
+            throw PodmanError.unreadable(file, "it is no JSON array")
+        }
+        return items.compactMap { if case .string(let path) = $0 { path } else { nil } }
+    }
+
+    func noteGraphRoots(_ paths: [String]) throws {
+        _ = try replace(Self.graphRoots, JSON.array(paths.map { .string($0) }).sortedBytes())
+    }
+
     // MARK: What is in it
 
     /// Writes what differs, and removes what is not there any more.
     func write(_ layers: [ShownLayer], _ images: [ShownImage]) throws {
         for layer in layers { try write(layer) }
         for image in images { try write(image) }
-        let hasNewLayers = try replace("overlay-layers/layers.json", StorageDocuments.layers(layers))
-        let hasNewImages = try replace("overlay-images/images.json", StorageDocuments.images(images))
-        if hasNewLayers { try touch(try File(path(Self.layersLock), O_RDWR | O_NOFOLLOW)) }
-        if hasNewImages { try touch(try File(path(Self.imagesLock), O_RDWR | O_NOFOLLOW)) }
+        // At each moment the images have their layers: an image that goes is gone before its layers, a new one comes after them.
+        let old = shownImages()
+        if !old.isSubset(of: images.map(\.id.hex)) { try replaceImages(images.filter { old.contains($0.id.hex) }) }
+        if try replace(Self.layersFile, StorageDocuments.layers(layers)) {
+            try touch(try File(path(Self.layersLock), O_RDWR | O_NOFOLLOW))
+        }
+        try replaceImages(images)
         try removeOthers(layers, images)
+    }
+
+    private func replaceImages(_ images: [ShownImage]) throws {
+        guard try replace(Self.imagesFile, StorageDocuments.images(images)) else { return }
+        try touch(try File(path(Self.imagesLock), O_RDWR | O_NOFOLLOW))
+    }
+
+    /// The ids of the images that podman sees now; of a file that is none, whatever it shows is to go.
+    private func shownImages() -> Set<String> {
+        guard let bytes = try? readFile(path(Self.imagesFile), limit: Self.imagesLimit),
+            case .array(let items)? = try? JSON.parse(bytes)
+        else { return [""] }
+        return Set(items.map { if case .string(let id)? = $0["id"] { id } else { "" } })
     }
 
     private func write(_ layer: ShownLayer) throws {
@@ -130,7 +178,10 @@ struct ImageStoreFiles {
             unlink(path("overlay/l/\(name)"))
         }
         for name in try File.names(inDirectory: path("overlay")) where Digest(hex: name) != nil && !ids.contains(name) {
-            for file in ["diff", "link", "lower"] { unlink(path("overlay/\(name)/\(file)")) }
+            let files = try File.names(inDirectory: path("overlay/\(name)"))
+            for file in files where ["diff", "link", "lower"].contains(file) || file.hasSuffix(".new") {
+                unlink(path("overlay/\(name)/\(file)"))
+            }
             removeEmpty("overlay/\(name)")
         }
         for name in try File.names(inDirectory: path("overlay-layers")) {

@@ -12,6 +12,8 @@ public enum PodmanAbsence: Sendable, Hashable, CustomStringConvertible {
     case foreign(platform: String)
     /// An earlier version pulled it, and did not keep its manifest.
     case manifestUnknown
+    /// podman has one image of a name, and that is another reference's.
+    case sameName(as: String)
     case unreadable(String)
 
     public var description: String {
@@ -23,6 +25,7 @@ public enum PodmanAbsence: Sendable, Hashable, CustomStringConvertible {
         case .nameless: "only images of registries have names for podman"
         case .foreign(let platform): "it is for \(platform)"
         case .manifestUnknown: "an earlier lamina pulled it: 'lamina pull' again keeps what podman wants to know"
+        case .sameName(let other): "podman has one image by this name, which is that of \(other)"
         case .unreadable(let reason): reason
         }
     }
@@ -53,40 +56,64 @@ struct ImageStorePlan {
     ) {
         for reference in references { absences[reference] = .manifestUnknown }
         let byReference = Dictionary(grouping: candidates, by: \.image.reference)
-        var chosen: [(name: String, candidate: PodmanCandidate, diffIDs: [Digest])] = []
+        // One name with two images makes podman fail for all of them: names are chosen for, and not references.
+        var byName: [String: [Choice]] = [:]
         for (reference, candidates) in byReference {
             switch Self.choose(reference, candidates, platform, believes) {
             case .success(let choice):
                 absences[reference] = nil
-                chosen.append(choice)
+                byName[choice.name, default: []].append(choice)
             case .failure(let failure): absences[reference] = failure.reason
             }
         }
+        var chosen: [Choice] = []
+        for choices in byName.values {
+            if let choice = best(of: choices) { chosen.append(choice) }
+        }
         // The newest pull decides which manifest an image has that several references name.
-        for (name, candidate, diffIDs) in chosen.sorted(by: {
+        for choice in chosen.sorted(by: {
             ($0.candidate.pulledAt, $0.name) < ($1.candidate.pulledAt, $1.name)
         }) {
-            add(name, candidate, diffIDs, known)
+            add(choice, known)
         }
+    }
+
+    /// An image that is shown for a reference.
+    private struct Choice {
+        var name: String
+        var candidate: PodmanCandidate
+        var diffIDs: [Digest]
+        /// How well it fits this machine: 0 is best.
+        var rank: Int
+
+        var reference: String { candidate.image.reference }
+    }
+
+    /// Of the images that podman would have by one name, the one that fits best; of equal ones the one that was pulled last.
+    private mutating func best(of choices: [Choice]) -> Choice? {
+        let best = choices.min {
+            ($0.rank, -$0.candidate.pulledAt, $0.reference) < ($1.rank, -$1.candidate.pulledAt, $1.reference)
+        }
+        guard let best else { return nil }
+        for choice in choices where choice.candidate.config != best.candidate.config {
+            absences[choice.reference] = .sameName(as: best.reference)
+        }
+        return best
     }
 
     private struct Failure: Error { var reason: PodmanAbsence }
 
     private static func choose(
         _ reference: String, _ candidates: [PodmanCandidate], _ platform: Platform, _ believes: (String) -> Bool
-    ) -> Result<(name: String, candidate: PodmanCandidate, diffIDs: [Digest]), Failure> {
-        func fail(_ reason: PodmanAbsence) -> Result<
-            (name: String, candidate: PodmanCandidate, diffIDs: [Digest]), Failure
-        > {
-            .failure(Failure(reason: reason))
-        }
+    ) -> Result<Choice, Failure> {
+        func fail(_ reason: PodmanAbsence) -> Result<Choice, Failure> { .failure(Failure(reason: reason)) }
         guard let name = self.name(reference) else { return fail(.nameless) }
         func rank(_ candidate: PodmanCandidate) -> Int? {
             guard let own = try? Platform(parsing: candidate.image.platform) else { return .max }
             return platform.rank(of: own)
         }
         let ranked = candidates.compactMap { candidate in rank(candidate).map { ($0, candidate) } }
-        guard let candidate = ranked.min(by: { $0.0 < $1.0 })?.1 else {
+        guard let (bestRank, candidate) = ranked.min(by: { $0.0 < $1.0 }) else {
             return fail(.foreign(platform: candidates.first?.image.platform ?? "another platform"))
         }
         let diffIDs: [Digest]
@@ -94,6 +121,9 @@ struct ImageStorePlan {
             diffIDs = try ImageConfig(parsing: candidate.config, name: reference).diffIDs
         } catch {
             return fail(.unreadable("\(error)"))
+        }
+        if let problem = GoDocument.problem(manifest: candidate.manifest, config: candidate.config) {
+            return fail(.unreadable(problem))
         }
         guard diffIDs.count == candidate.layers.count, !diffIDs.isEmpty,
             zip(diffIDs, candidate.layers).allSatisfy({ $0 == $1.diffID })
@@ -103,7 +133,7 @@ struct ImageStorePlan {
         }
         let unproven = candidate.layers.count { $0.state != .proven }
         if unproven > 0, !believes(reference) { return fail(.unproven(layers: unproven)) }
-        return .success((name, candidate, diffIDs))
+        return .success(Choice(name: name, candidate: candidate, diffIDs: diffIDs, rank: bestRank))
     }
 
     /// As podman names an image that it pulled by this reference; nil for one of a directory.
@@ -116,9 +146,8 @@ struct ImageStorePlan {
         return "\(host)/\(repository):\(parsed.tag ?? "latest")"
     }
 
-    private mutating func add(
-        _ name: String, _ candidate: PodmanCandidate, _ diffIDs: [Digest], _ known: [Digest: PodmanLayerRow]
-    ) {
+    private mutating func add(_ choice: Choice, _ known: [Digest: PodmanLayerRow]) {
+        let (candidate, diffIDs) = (choice.candidate, choice.diffIDs)
         let ids = StorageNames.layers(diffIDs)
         for (position, id) in ids.enumerated() {
             let facts = candidate.layers[position]
@@ -134,7 +163,7 @@ struct ImageStorePlan {
         let id = candidate.config.withUnsafeBytes { SHA256.hash($0) }
         guard let top = ids.last else { return }
         images[id] = ShownImage(
-            id: id, names: ((images[id]?.names ?? []) + [name]).sorted(), top: top, manifest: candidate.manifest,
+            id: id, names: ((images[id]?.names ?? []) + [choice.name]).sorted(), top: top, manifest: candidate.manifest,
             config: candidate.config, created: StorageDocuments.created(candidate.config))
     }
 

@@ -16,8 +16,12 @@ public final class PodmanImageStore: Sendable {
     public struct Options: Sendable {
         /// Whether the diff IDs of an image's layers are taken as its author says them, before they are proven.
         public var believes: @Sendable (_ reference: String) -> Bool = { _ in false }
-        /// Where podman, buildah and CRI-O keep what is their own.
+        /// Where podman, buildah and CRI-O keep what is their own, besides what their configuration says.
         public var graphRoots: [String] = []
+        /// podman's own configuration: the first of these files that is there counts. Read each time, as others change it.
+        public var storageFiles = StorageConfiguration.places
+        /// Where the kernel shows its processes.
+        var proc = "/proc"
 
         public init() {}
     }
@@ -93,14 +97,47 @@ public final class PodmanImageStore: Sendable {
     public func uses(of reference: String) throws -> [PodmanUse] {
         try updating.withLock { _ in
             let rows = try knownRows()
-            let without = try plan(rows, without: reference)
-            let goneLayers = Set(rows.keys).subtracting(without.layers.keys)
-            let goneImages = Set(try store.index.podmanImages().map(\.id)).subtracting(without.images.keys)
+            // What is there for podman alone is in neither: it goes with no reference.
+            let (with, without) = (try plan(rows), try plan(rows, without: reference))
+            let goneLayers = Set(with.layers.keys).subtracting(without.layers.keys)
+            let goneImages = Set(with.images.keys).subtracting(without.images.keys)
             if goneLayers.isEmpty, goneImages.isEmpty { return [] }
             return try uses(rows).filter { use in
                 use.layer.map { goneLayers.contains($0) } == true || use.image.map { goneImages.contains($0) } == true
             }
         }
+    }
+
+    /// Lets go of what an image store held that is wanted no more, so that it can be collected.
+    ///
+    /// What a mount stands upon stays until there is no mount. All of it stays while podman's configuration names the directory: podman
+    /// goes on to make containers of what it sees there.
+    ///
+    /// - Parameter storageFiles: podman's own configuration.
+    /// - Returns: why something stays; nil where nothing does.
+    /// - Throws: `PodmanError.unreadable` where that cannot be known, `StoreError`.
+    public static func release(
+        _ store: Store, storageFiles: [String] = StorageConfiguration.places
+    ) throws -> String? { try release(store, storageFiles: storageFiles, proc: "/proc") }
+
+    static func release(_ store: Store, storageFiles: [String], proc: String) throws -> String? {
+        let rows = try store.index.podmanLayers()
+        guard !rows.isEmpty else { return nil }
+        let found = try StorageConfiguration.ofMachine(storageFiles)
+        for place in found?.imageStores ?? []
+        where rows.contains(where: { File.linkTarget(of: "\(place)/overlay/l/\(StorageNames.link($0.id))") != nil }) {
+            return "\(found?.path ?? "") names \(place), where podman sees it: 'lamina setup podman --undo' ends that"
+        }
+        let uses = try LayerMounts.uses(of: rows.map(\.id), proc: proc)
+        let parents = Dictionary(uniqueKeysWithValues: rows.map { ($0.id, $0.parent) })
+        var kept: Set<Digest> = []
+        for use in uses {
+            var next = use.layer
+            while let id = next, let parent = parents[id], kept.insert(id).inserted { next = parent }
+        }
+        try store.forgetForPodman(
+            layers: Set(parents.keys).subtracting(kept), images: Set(try store.index.podmanImages().map(\.id)))
+        return uses.first.map { "it is in use by \($0.text)" }
     }
 
     // MARK: The work
@@ -171,22 +208,31 @@ public final class PodmanImageStore: Sendable {
 
     /// Everything that stands upon the image store's layers and images: podman's records, and mounts.
     private func uses(_ rows: [Digest: PodmanLayerRow]) throws -> [PodmanUse] {
-        var uses = try options.graphRoots.flatMap { try GraphRoot(path: $0).uses() }
-        let prefix = "\(directory)/overlay/l/"
-        let byLink = Dictionary(rows.keys.map { (StorageNames.link($0), $0) }, uniquingKeysWith: { first, _ in first })
-        // Of containers whose graph root nobody told lamina of.
-        for (user, mount) in Mount.inAnyNamespace(where: {
-            $0.type == "overlay" && $0.filesystemOptions.contains(prefix)
-        }) {
-            for part in mount.filesystemOptions.split(whereSeparator: { $0 == ":" || $0 == "," || $0 == "=" })
-            where part.hasPrefix(prefix) {
-                guard let layer = byLink[String(part.dropFirst(prefix.count).prefix(26))] else { continue }
-                uses.append(
-                    PodmanUse(
-                        kind: .mount, name: mount.directory, place: "\(mount.directory), seen by \(user)", layer: layer)
+        try recordedUses() + LayerMounts.uses(of: rows.keys, proc: options.proc)
+    }
+
+    /// What podman's records say.
+    private func recordedUses() throws -> [PodmanUse] {
+        let files = ImageStoreFiles(directory: directory)
+        let roots = try StorageConfiguration.records(options.graphRoots, places: options.storageFiles)
+        let known = try files.knownGraphRoots()
+        let paths = Set(roots.map(\.path))
+        // Of one that is not configured any more, what is there counts.
+        let former = known.filter { !paths.contains($0) }.map { GraphRoot(path: $0) }.filter(\.isThere)
+        var uses: [PodmanUse] = []
+        var used = former.map(\.path)
+        for root in roots + former {
+            guard root.isThere || !known.contains(root.path) else {
+                throw PodmanError.unreadable(
+                    root.path,
+                    "podman had something there, and it is not there now: mount it, or have 'podman info' make it anew"
                 )
             }
+            let found = try root.uses()
+            uses += found
+            if paths.contains(root.path), !found.isEmpty || known.contains(root.path) { used.append(root.path) }
         }
+        if Set(used) != Set(known) { try files.noteGraphRoots(used.sorted()) }
         return uses
     }
 

@@ -8,12 +8,15 @@ public struct StorageConfiguration: Sendable, Equatable {
     public var driver: String?
     public var graphRoot: String?
     public var runRoot: String?
+    /// Where images are kept, if not with the containers.
+    public var imageStore: String?
     public var imageStores: [String] = []
 
     /// Where it is looked for, for root: the first that is there counts, and it alone.
     public static let places = ["/etc/containers/storage.conf", "/usr/share/containers/storage.conf"]
     /// What holds where none says otherwise.
     public static let standardGraphRoot = "/var/lib/containers/storage"
+    public static let standardRunRoot = "/run/containers/storage"
 
     private static let byteLimit = 1 << 20
 
@@ -26,6 +29,7 @@ public struct StorageConfiguration: Sendable, Equatable {
             driver = try storage.string("driver")
             graphRoot = try storage.string("graphroot")
             runRoot = try storage.string("runroot")
+            imageStore = try storage.string("imagestore")
             imageStores = try storage.section("options")?.strings("additionalimagestores") ?? []
         } catch {
             throw PodmanError.unreadable(path, error.text(in: path))
@@ -49,10 +53,23 @@ public struct StorageConfiguration: Sendable, Equatable {
         }
     }
 
-    /// The graph roots of this machine, as far as its configuration says: those that are named, and root's own.
-    public static func graphRoots(_ named: [String], places: [String] = places) -> [String] {
-        let own = (try? ofMachine(places))?.graphRoot ?? standardGraphRoot
-        return named.contains(own) ? named : [own] + named
+    /// The graph roots of this machine, as far as its configuration says: root's own, and those that are named.
+    ///
+    /// - Throws: `PodmanError.unreadable`: another graph root than the standard one may be in a file that cannot be read.
+    public static func graphRoots(_ named: [String], places: [String] = places) throws(PodmanError) -> [String] {
+        try records(named, places: places).map(\.path)
+    }
+
+    /// The same, each with what belongs to it: containers/storage keeps images below `imagestore`, and with `transient_store` containers
+    /// below `runroot`, by the same names.
+    static func records(_ named: [String], places: [String] = places) throws(PodmanError) -> [GraphRoot] {
+        let found = try ofMachine(places)
+        func path(_ path: String?, _ standard: String) -> String { path.flatMap { $0.isEmpty ? nil : $0 } ?? standard }
+        var own = GraphRoot(path: path(found?.graphRoot, standardGraphRoot))
+        own.others = [path(found?.imageStore, own.path), path(found?.runRoot, standardRunRoot)].filter {
+            $0 != own.path
+        }
+        return [own] + named.filter { $0 != own.path }.map { GraphRoot(path: $0) }
     }
 }
 

@@ -22,13 +22,21 @@ enum StorageNames {
         Array(text.utf8).withUnsafeBytes { SHA256.hash($0) }
     }
 
+    /// Of the short name of a layer's directory, in characters.
+    static let linkLength = 26
+
+    /// Whether a short name may have this character.
+    static func isOfLink(_ byte: UInt8) -> Bool {
+        (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains(byte) || (UInt8(ascii: "2")...UInt8(ascii: "7")).contains(byte)
+    }
+
     /// The short name of a layer's directory, 26 characters of base32: overlayfs takes one page of options, so that long paths do
     /// not do. containers/storage makes it at random; here it is always the same one.
     static func link(_ layer: Digest) -> String {
         let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
         return hash(layer.hex).withUnsafeBytes { bytes in
             String(
-                (0..<26).map { index -> Character in
+                (0..<linkLength).map { index -> Character in
                     let bit = index * 5
                     let word = UInt16(bytes[bit / 8]) << 8 | UInt16(bytes[bit / 8 + 1])
                     return alphabet[Int(word >> UInt16(11 - bit % 8)) & 31]

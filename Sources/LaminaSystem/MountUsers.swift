@@ -12,8 +12,8 @@ public struct MountUser: Sendable, Equatable, CustomStringConvertible {
     public var description: String { "process \(process) (\(command))" }
 
     /// nil if it has ended, or has no command line: a thread of the kernel.
-    init?(process: Int32) {
-        guard let bytes = try? readFile("/proc/\(process)/cmdline") else { return nil }
+    init?(process: Int32, proc: String = "/proc") {
+        guard let bytes = try? readFile("\(proc)/\(process)/cmdline") else { return nil }
         let words = bytes.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
         guard !words.isEmpty else { return nil }
         self.process = process
@@ -24,12 +24,14 @@ public struct MountUser: Sendable, Equatable, CustomStringConvertible {
     private static var commandLimit: Int { 60 }
 
     /// The numbers of all processes.
-    static func all() -> [Int32] {
-        ((try? File.names(inDirectory: "/proc")) ?? []).compactMap { Int32($0) }.sorted()
+    static func all(in proc: String = "/proc") throws(SystemError) -> [Int32] {
+        try File.names(inDirectory: proc).compactMap { Int32($0) }.sorted()
     }
 
     /// The mount namespace of a process, as a name that is equal for equal namespaces; nil if it may not be seen.
-    static func namespace(of process: String) -> String? { File.linkTarget(of: "/proc/\(process)/ns/mnt") }
+    static func namespace(of process: String, in proc: String = "/proc") -> String? {
+        File.linkTarget(of: "\(proc)/\(process)/ns/mnt")
+    }
 }
 
 extension Mount {
@@ -37,7 +39,7 @@ extension Mount {
     /// their directory. (A mapping of an overlay's file is one of the file below, and keeps no overlay busy.)
     public func users() -> [MountUser] {
         let own = MountUser.namespace(of: "self")
-        return MountUser.all().filter { process in
+        return ((try? MountUser.all()) ?? []).filter { process in
             MountUser.namespace(of: "\(process)") == own && isUsed(by: process)
         }.compactMap { MountUser(process: $0) }
     }
@@ -56,17 +58,34 @@ extension Mount {
     /// The mounts for which `condition` holds, in every mount namespace including this one, each with a process that is in it.
     ///
     /// A namespace without a process, and a mount without a namespace, are not found.
-    public static func inAnyNamespace(where condition: (Mount) -> Bool) -> [(user: MountUser, mount: Mount)] {
+    ///
+    /// - Throws: where the processes cannot be listed, or a table of mounts cannot be read although its process is there: what was not
+    ///   looked at may have any mount.
+    public static func inAnyNamespace(
+        proc: String = "/proc", where condition: (Mount) -> Bool
+    ) throws(SystemError) -> [(user: MountUser, mount: Mount)] {
         var seen: Set<String> = []
-        return MountUser.all().flatMap { process -> [(user: MountUser, mount: Mount)] in
-            guard let namespace = MountUser.namespace(of: "\(process)"), !seen.contains(namespace),
-                let bytes = try? readFile("/proc/\(process)/mountinfo", limit: 64 << 20)
-            else { return [] }
+        var found: [(user: MountUser, mount: Mount)] = []
+        for process in try MountUser.all(in: proc) {
+            guard let namespace = MountUser.namespace(of: "\(process)", in: proc), !seen.contains(namespace),
+                let bytes = try table(of: process, in: proc)
+            else { continue }
             // For a process in a chroot only what it can reach is listed, so another process is asked if nothing was found.
             let mounts = parse(bytes).filter(condition)
-            guard !mounts.isEmpty, let user = MountUser(process: process) else { return [] }
+            guard !mounts.isEmpty, let user = MountUser(process: process, proc: proc) else { continue }
             seen.insert(namespace)
-            return mounts.map { (user, $0) }
+            for mount in mounts { found.append((user, mount)) }
+        }
+        return found
+    }
+
+    /// The table of mounts of a process; nil for one that has ended, or that this user may not look at.
+    private static func table(of process: Int32, in proc: String) throws(SystemError) -> [UInt8]? {
+        do {
+            return try readFile("\(proc)/\(process)/mountinfo", limit: 64 << 20)
+        } catch {
+            if [ENOENT, ESRCH, EINVAL, EACCES, EPERM].contains(error.code) { return nil }
+            throw error
         }
     }
 

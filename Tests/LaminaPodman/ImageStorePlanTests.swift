@@ -32,7 +32,8 @@ struct ImageStorePlanTests {
             id: ImageID(base), reference: reference, manifestDigest: .of("manifest \(base)"), platform: platform,
             layers: layers.map(\.layer), views: layers.map(\.view))
         return PodmanCandidate(
-            image: record, manifest: Array("manifest \(base)".utf8), config: config(diffIDs, note), pulledAt: pulledAt,
+            image: record, manifest: Array(#"{"annotations":{"number":"\#(base)"}}"#.utf8),
+            config: config(diffIDs, note), pulledAt: pulledAt,
             layers: layers)
     }
 
@@ -101,6 +102,79 @@ struct ImageStorePlanTests {
         #expect(plan.absences["r.example/arm:1"] == .foreign(platform: "linux/arm64"))
         let unknown = ImageStorePlan([], references: ["r.example/old:1"], known: [:]) { _ in false }
         #expect(unknown.absences["r.example/old:1"] == .manifestUnknown)
+    }
+
+    @Test(
+        "an image that Go cannot decode is not shown: podman would fail for all",
+        arguments: [
+            #""created":"yesterday""#, #""Created":"""#, #""history":[{"created":"2024-01-02"}]"#,
+            #""history":[{"created":null,"empty_layer":"yes"}]"#, #""config":{"Labels":{"a":1}}"#,
+            #""config":{"labels":["a"]}"#, #""config":{"Env":"x"}"#, #""config":{"Env":[1]}"#, #""config":[]"#,
+            #""config":{"Cmd":"sh"}"#, #""config":{"Volumes":{"/v":true}}"#, #""config":{"ExposedPorts":["80/tcp"]}"#,
+            #""config":{"User":0}"#, #""config":{"WorkingDir":{}}"#, #""config":{"\u017fTOPSIGNAL":9}"#,
+            #""config":{"StopTimeout":1.5}"#, #""config":{"Healthcheck":{"Interval":"30s"}}"#, #""docker_version":20"#,
+            #""config":{},"CONFIG":{"Labels":{"a":1}}"#,
+        ])
+    func undecodable(_ more: String) throws {
+        let good = Self.image("r.example/good:1", [a], 1)
+        var bad = Self.image("r.example/bad:1", [b], 10)
+        bad.config = Array("\(String(decoding: bad.config, as: UTF8.self).dropLast()),\(more)}".utf8)
+        let plan = try Self.plan([good, bad])
+        #expect(plan.images.values.map(\.names) == [["r.example/good:1"]])
+        guard case .unreadable(let reason)? = plan.absences["r.example/bad:1"] else {
+            Issue.record("\(more) is shown")
+            return
+        }
+        #expect(reason.hasPrefix("podman cannot read its configuration: "))
+    }
+
+    @Test("the same of a manifest, and of one that is of two kinds")
+    func undecodableManifests() throws {
+        for text in [
+            #"{"annotations":{"a":1}}"#, #"{"layers":[{"size":"1"}]}"#, #"{"layers":[{"urls":"x"}]}"#,
+            #"{"manifests":[]}"#, #"{"config":{"data":"?"}}"#, "[]", "none",
+        ] {
+            var bad = Self.image("r.example/bad:1", [a])
+            bad.manifest = Array(text.utf8)
+            #expect(try Self.plan([bad]).images.isEmpty, "\(text)")
+        }
+    }
+
+    @Test("an image as docker and buildah write it is shown")
+    func decodable() throws {
+        let more =
+            #","created":"2024-02-29T23:59:59.5+01:00","docker_version":"20.10","container_config":{"Cmd":"x"},"size":3,"#
+            + #""config":{"Hostname":"","Tty":false,"Env":["A=b"],"Cmd":["sh"],"Entrypoint":null,"Volumes":{"/v":{}},"#
+            + #""ExposedPorts":{"80/tcp":{}},"Labels":{"a":"b"},"OnBuild":null,"StopTimeout":10,"#
+            + #""Healthcheck":{"Test":["CMD","x"],"Interval":30000000000,"Retries":3},"New":[1]},"#
+            + #""history":[{"created":"2024-01-01T00:00:00Z","created_by":"x","empty_layer":true},{}]}"#
+        var image = Self.image("r.example/x:1", [a])
+        image.config = Array("\(String(decoding: image.config, as: UTF8.self).dropLast())\(more)".utf8)
+        image.manifest = Array(
+            (#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":null,"#
+                + #""layers":[{"mediaType":"x","size":1,"digest":"d","annotations":{"a":"b"},"data":"YQ=="}]}"#).utf8)
+        let plan = try Self.plan([image])
+        #expect(plan.images.count == 1 && plan.absences.isEmpty)
+    }
+
+    @Test("a name is one image's: podman fails for all where two have it")
+    func namesAreUnique() throws {
+        let index = Digest.of("index")
+        // A machine of amd64 runs both.
+        let plain = Self.image("r.example/x@\(index)", [a], 1, pulledAt: 9, platform: "linux/386")
+        let tagged = Self.image("r.example/x:1@\(index)", [b], 10, pulledAt: 5)
+        let again = Self.image("r.example/x:2@\(index)", [b], 10, pulledAt: 6)
+        for candidates in [[plain, tagged, again], [again, tagged, plain]] {
+            let plan = try Self.plan(candidates)
+            #expect(plan.images.values.map(\.names) == [["r.example/x@\(index)"]])
+            #expect(plan.images.values.first?.top == b)
+            #expect(plan.absences == [plain.image.reference: .sameName(as: again.image.reference)])
+        }
+        // Of equal ones the last pull, whatever its manifest.
+        let other = Self.image("r.example/x@\(index)", [c], 20, pulledAt: 7)
+        let plan = try Self.plan([tagged, other])
+        #expect(plan.images.values.map(\.top) == [c])
+        #expect(plan.absences == [tagged.image.reference: .sameName(as: other.image.reference)])
     }
 
     @Test("of equal layers the one that is there stays; what podman uses stays with all below, under its own view")

@@ -79,10 +79,11 @@ extension Engine {
             })
         else { return }
         let mine = (try? Mount.all()) ?? []
-        var holders = Mount.inAnyNamespace { mount in
+        let found = try? Mount.inAnyNamespace { mount in
             (mount.type == "overlay" && mount.source == ImageMount.source(root: root))
                 || (mount.type == "fuse.lamina" && mount.minor == connection)
-        }.map { "\($0.user): \($0.mount.directory)" }
+        }
+        var holders = (found ?? []).map { "\($0.user): \($0.mount.directory)" }
         if busy, let own = mine.last(where: { $0.directory == directory }) {
             holders += own.users().map(\.description)
         }

@@ -91,6 +91,7 @@ extension Engine {
             try seals.tidy()
             // So does what podman had upon it.
             podman?.update(force: true)
+            releasePodmanLayers()
         }
         let filesystem = servingFilesystem
         let hold = store.hold(try layersMountedAnywhere())
@@ -130,7 +131,7 @@ extension Engine {
     /// mounted them; an image may be mounted elsewhere after its umount, and be read there.
     private func layersMountedAnywhere() throws -> [Digest] {
         var views: Set<ViewID> = []
-        for (_, mount) in Mount.inAnyNamespace(where: { ImageMount.isOwn($0, root: root) }) {
+        for (_, mount) in try Mount.inAnyNamespace(where: { ImageMount.isOwn($0, root: root) }) {
             views.formUnion(ImageMount.views(of: mount, root: root))
         }
         return try store.index.layers(of: views)

@@ -36,7 +36,7 @@ extension Engine {
                 } catch {
                     throw StoreError(.system(error.code), "cannot unmount \(target)", cause: error)
                 }
-            } else if isAlone, let elsewhere = mountElsewhere(target) {
+            } else if isAlone, let elsewhere = try mountElsewhere(target) {
                 throw StoreError(
                     .conflict,
                     "\(target) is mounted in another mount namespace, that of \(elsewhere): "
@@ -48,8 +48,8 @@ extension Engine {
     }
 
     /// A process that sees a mount of this store at a place, in another mount namespace.
-    private func mountElsewhere(_ target: String) -> MountUser? {
-        Mount.inAnyNamespace { $0.directory == target && ImageMount.isOwn($0, root: root) }.first?.user
+    private func mountElsewhere(_ target: String) throws -> MountUser? {
+        try Mount.inAnyNamespace { $0.directory == target && ImageMount.isOwn($0, root: root) }.first?.user
     }
 
     /// The mount of an image of this store at a place; if there are several, the last.

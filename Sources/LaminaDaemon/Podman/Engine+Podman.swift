@@ -23,7 +23,7 @@ extension Configuration {
         guard let directory = podman.images else { return nil }
         var options = PodmanImageStore.Options()
         options.believes = { [self] in believesForPodman($0) }
-        options.graphRoots = StorageConfiguration.graphRoots(podman.graphRoots)
+        options.graphRoots = podman.graphRoots
         try createDirectories(directory, mode: 0o700)
         return try PodmanImageStore(store: store, directory: resolvedPath(directory), options: options) {
             log.warning("\($0)")
@@ -52,6 +52,17 @@ extension Engine {
                     "a layer cannot be proven for podman just now",
                     metadata: ["image": "\(image.reference)", "error": "\(error)"])
             }
+        }
+    }
+
+    /// Where podman is to see nothing any more: lets go of what it was shown.
+    func releasePodmanLayers() {
+        guard configuration.podman.images == nil else { return }
+        do {
+            guard let reason = try PodmanImageStore.release(store) else { return }
+            log.notice("what podman was shown stays in the store", metadata: ["reason": "\(reason)"])
+        } catch {
+            log.notice("what podman was shown stays in the store", metadata: ["error": "\(error)"])
         }
     }
 

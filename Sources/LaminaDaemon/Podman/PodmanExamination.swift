@@ -65,11 +65,8 @@ struct PodmanExamination {
             findings.append(Finding(name, .ok, found.path))
         }
         findings.append(list(found))
-        findings.append(
-            Finding(
-                "graph roots", .ok,
-                StorageConfiguration.graphRoots(configuration.podman.graphRoots, places: places).joined(separator: ", ")
-            ))
+        let roots = (try? StorageConfiguration.graphRoots(configuration.podman.graphRoots, places: places)) ?? []
+        findings.append(Finding("graph roots", .ok, roots.joined(separator: ", ")))
         return findings
     }
 

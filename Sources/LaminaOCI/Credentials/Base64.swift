@@ -18,7 +18,7 @@ package enum Base64 {
 
     /// `nil` if it is not base64; padding may be missing, and line ends may be in it, because `base64` breaks lines and
     /// docker's reader skips them.
-    static func decode(_ text: String) -> [UInt8]? {
+    package static func decode(_ text: String) -> [UInt8]? {
         var bytes: [UInt8] = []
         var word = 0
         var bits = 0
