@@ -1,38 +1,51 @@
 import GRPCCore
 import GRPCNIOTransportHTTP2Posix
-import LaminaOCI
+import LaminaSnapshotter
 import LaminaSystem
 import SwiftProtobuf
 
-/// Asks containerd what its manifests say of a layer.
-///
-/// containerd hands annotations of a layer's descriptor on to its snapshotter where they begin like its own labels, and nobody can tell
-/// them from those of a client. So a label that names an image is believed when containerd has a manifest with the layer, and none
-/// that says such a thing itself.
+/// Asks containerd what its manifests say of a layer: see ``ManifestTestimony``.
 public struct ManifestWitness: Sendable {
     /// Why the labels are not believed.
     public struct Doubt: Error, CustomStringConvertible {
         public var description: String
     }
 
-    /// The layers of an image by number, as containerd labels its manifest: more have no image.
-    private static let layerLimit = 256
-    /// What a manifest may have, in bytes.
-    private static let manifestLimit = 4 << 20
+    /// A manifest of containerd's content.
+    private struct Listed: Hashable, Sendable {
+        var manifest: String
+        /// What containerd takes for its configurations.
+        var configurations: [String]
+    }
+
+    private struct Known {
+        var testimonies: [Listed: ManifestTestimony] = [:]
+        var byteCount = 0
+    }
+
+    /// containerd/images/image.go, ChildGCLabels: a manifest's configuration is on record with its blob, as containerd has read it. (Its
+    /// layers are not if CRI is to discard them.) With a number behind it, more of them.
+    private static let label = "containerd.io/gc.ref.content.config"
+    /// What a manifest or a configuration may have, in bytes.
+    private static let documentLimit = 4 << 20
+    /// How much is remembered: a manifest never changes.
+    private static let memoryLimit = 16 << 20
     private static let patience = 10.0
 
     private let socket: String
+    private let known = Monitor(Known())
 
     public init(socket: String) { self.socket = socket }
 
     /// Blocks until containerd has answered.
     ///
+    /// - Parameter chain: the layer's chain ID.
     /// - Throws: `Doubt`.
-    public func vouch(for layer: String, in namespace: String, prefix: String) throws {
+    public func vouch(for chain: String, in namespace: String) throws {
         let outcome = Monitor<Result<Void, any Error>?>(nil)
         let task = Task {
             do {
-                try await ask(layer, namespace, prefix)
+                try await ask(chain, namespace)
                 outcome.withLock(notify: true) { $0 = .success(()) }
             } catch {
                 outcome.withLock(notify: true) { $0 = .failure(error) }
@@ -50,38 +63,57 @@ public struct ManifestWitness: Sendable {
         }
     }
 
-    private func ask(_ layer: String, _ namespace: String, _ prefix: String) async throws {
+    private func ask(_ chain: String, _ namespace: String) async throws {
         let transport = try HTTP2ClientTransport.Posix(
             target: .unixDomainSocket(path: socket, authority: "localhost"), transportSecurity: .plaintext)
         try await withGRPCClient(transport: transport) { client in
             let calls = ContainerdCalls(client: client)
-            // containerd/images/image.go, ChildGCLabels: what a manifest refers to is on record with its blob.
-            let filters = (0..<Self.layerLimit).map { "labels.\"containerd.io/gc.ref.content.l.\($0)\"==\"\(layer)\"" }
-            let manifests: [String] = try await calls.list(
+            let listed: [Listed] = try await calls.list(
                 "containerd.services.content.v1.Content/List",
-                Lamina_Containerd_ListRequest.with { $0.filters = filters }, in: namespace
-            ) { (page: Lamina_Containerd_ListContentResponse) in page.info.map(\.digest) }
-            guard !manifests.isEmpty else { throw Doubt(description: "containerd has no manifest with the layer") }
-            for text in manifests {
-                let bytes = try await calls.blob(text, in: namespace, limit: Self.manifestLimit)
-                guard case .manifest(let manifest)? = try? ImageDocument(parsing: bytes, mediaType: nil, name: text)
-                else {
-                    continue
-                }
-                let says = manifest.layers.contains { descriptor in
-                    "\(descriptor.digest)" == layer && descriptor.annotations.keys.contains { $0.hasPrefix(prefix) }
-                }
-                if says {
-                    throw Doubt(description: "the manifest \(text) has annotations \(prefix)*, which only clients set")
+                Lamina_Containerd_ListRequest.with { $0.filters = ["labels.\"\(Self.label)\""] }, in: namespace
+            ) { (page: Lamina_Containerd_ListContentResponse) in
+                page.info.map { blob in
+                    let configurations = blob.labels.filter { $0.key.hasPrefix(Self.label) }.map(\.value)
+                    return Listed(manifest: blob.digest, configurations: configurations.sorted())
                 }
             }
+            var manifests: [(name: String, says: ManifestTestimony)] = []
+            for one in listed {
+                if let says = try await testimony(of: one, calls, namespace) { manifests.append((one.manifest, says)) }
+            }
+            if let doubt = ManifestTestimony.doubt(about: chain, manifests) { throw Doubt(description: doubt) }
+        }
+    }
+
+    /// nil for a manifest that went meanwhile, or whose configuration has not come: then none of its layers is asked for.
+    private func testimony(
+        of listed: Listed, _ calls: ContainerdCalls, _ namespace: String
+    ) async throws -> ManifestTestimony? {
+        if let says = known.withLock({ $0.testimonies[listed] }) { return says }
+        func document(_ digest: String) async throws -> [UInt8]? {
+            try await calls.blob(digest, in: namespace, limit: Self.documentLimit)
+        }
+        do {
+            let manifest = try await document(listed.manifest)
+            var configurations: [[UInt8]?] = []
+            for digest in listed.configurations { configurations.append(try await document(digest)) }
+            let says = ManifestTestimony(manifest: manifest, configurations: configurations)
+            known.withLock { known in
+                if known.byteCount + says.byteCount > Self.memoryLimit { known = Known() }
+                if known.testimonies.updateValue(says, forKey: listed) == nil { known.byteCount += says.byteCount }
+            }
+            return says
+        } catch let error as RPCError where error.code == .notFound {
+            return nil
         }
     }
 }
 
 extension ContainerdCalls {
     /// Reads a blob of containerd's: ReadContentRequest has the digest as its field 1, each ReadContentResponse a piece as its field 2.
-    func blob(_ digest: String, in namespace: String, limit: Int) async throws -> [UInt8] {
+    ///
+    /// - Returns: nil if it has more bytes than `limit`.
+    func blob(_ digest: String, in namespace: String, limit: Int) async throws -> [UInt8]? {
         let name = Array(digest.utf8)
         // Shorter than 128 bytes, as a length of one byte says it.
         let request = [0x0a, UInt8(truncatingIfNeeded: name.count)] + name
@@ -90,14 +122,11 @@ extension ContainerdCalls {
             descriptor: MethodDescriptor(
                 fullyQualifiedService: "containerd.services.content.v1.Content", method: "Read"),
             serializer: RawMessages(), deserializer: RawMessages(), options: .defaults
-        ) { response in
+        ) { response -> [UInt8]? in
             var bytes: [UInt8] = []
             for try await message in response.messages {
                 bytes += try Self.data(of: message)
-                guard bytes.count <= limit else {
-                    throw ManifestWitness.Doubt(
-                        description: "\(digest) is no manifest: it has more than \(limit) bytes")
-                }
+                if bytes.count > limit { return nil }
             }
             return bytes
         }

@@ -16,10 +16,6 @@ struct LayerOffer: Sendable, Equatable {
     var manifest: Digest?
     /// Of the layer's table of contents, as its manifest has it.
     var toc: Digest?
-    /// Whether whoever wrote the image may have written these labels: containerd hands annotations of a manifest on that begin like
-    /// its own, and only CRI's are put above them.
-    var mayBeOfManifest = false
-
     /// All layers that it names.
     var layers: [Digest] { neighbours + (layer.map { [$0] } ?? []) }
 
@@ -28,9 +24,9 @@ struct LayerOffer: Sendable, Equatable {
         guard let chain = labels[snapshotChainLabel], !chain.isEmpty else { return nil }
         self.chain = chain
         toc = labels["containerd.io/snapshot/stargz/toc.digest"].flatMap { Digest(parsing: $0) }
-        // CRI's come from containerd itself, which puts them in the place of what a manifest has. Where one of them came, nothing else
-        // says which image it is.
-        let isByCRI = labels.keys.contains { $0.hasPrefix("containerd.io/snapshot/cri.") }
+        // CRI's come from containerd itself, which puts them in the place of what a manifest has, if it is told to. Where one of them came,
+        // nothing else says which image it is.
+        let isByCRI = labels.keys.contains { $0.hasPrefix(Self.criPrefix) }
         for style in Self.styles where !isByCRI || style.manifest != nil {
             guard let reference = labels[style.reference], !reference.isEmpty, let layer = labels[style.layer] else {
                 continue
@@ -39,7 +35,6 @@ struct LayerOffer: Sendable, Equatable {
             self.layer = Digest(parsing: layer)
             neighbours = (labels[style.layers] ?? "").split(separator: ",").compactMap { Digest(parsing: $0) }
             manifest = style.manifest.flatMap { labels[$0] }.flatMap { Digest(parsing: $0) }
-            mayBeOfManifest = style.manifest == nil
             return
         }
     }
@@ -54,14 +49,16 @@ struct LayerOffer: Sendable, Equatable {
     private static let styles = [
         // CRI since 1.4 (pkg/snapshotters/annotations.go), nerdctl, Docker, and the transfer service since 2.1.
         Style(
-            reference: "containerd.io/snapshot/cri.image-ref", layer: "containerd.io/snapshot/cri.layer-digest",
-            layers: "containerd.io/snapshot/cri.image-layers", manifest: "containerd.io/snapshot/cri.manifest-digest"),
+            reference: Self.criPrefix + "image-ref", layer: Self.criPrefix + "layer-digest",
+            layers: Self.criPrefix + "image-layers", manifest: Self.criPrefix + "manifest-digest"),
         Style(
             reference: Self.annotationPrefix + "reference", layer: Self.annotationPrefix + "digest",
             layers: Self.annotationPrefix + "layers"),
     ]
 
-    /// What ctr-remote's labels begin with; no honest manifest has one.
+    /// What CRI's labels begin with.
+    static let criPrefix = "containerd.io/snapshot/cri."
+    /// What ctr-remote's labels begin with.
     static let annotationPrefix = "containerd.io/snapshot/remote/stargz."
 }
 

@@ -1,5 +1,5 @@
 import Glibc
-public import LaminaDigest
+import LaminaDigest
 public import LaminaMerge
 public import LaminaStore
 import LaminaSystem
@@ -46,11 +46,9 @@ public final class Snapshotter: Sendable {
         public var streamsPlain: @Sendable (_ namespace: String, _ reference: String) -> Bool = { _, _ in false }
         /// Whether a chain is committed for an image only when its tars were hashed.
         public var requiresProof: @Sendable (_ reference: String) -> Bool = { _ in false }
-        /// Whether the manifests that a client has of a layer say nothing that only clients say: throws, with the reason, where one does
-        /// or where nobody can tell. Asked before anything is asked of what such labels name.
-        public var vouchForLabels: @Sendable (_ namespace: String, _ layer: Digest, _ prefix: String) throws -> Void = {
-            _, _, _ in
-        }
+        /// Whether the manifests that containerd has of a chain's layer say nothing that only clients say: throws, with the reason, where
+        /// one does or where nobody can tell. Asked before anything is asked of what labels name.
+        public var vouchForLabels: @Sendable (_ namespace: String, _ chain: String) throws -> Void = { _, _ in }
         public init() {}
     }
 
@@ -60,7 +58,7 @@ public final class Snapshotter: Sendable {
     let merge: MergeEngine
     let requiresProof: @Sendable (String) -> Bool
     let streamsPlain: @Sendable (String, String) -> Bool
-    private let vouchForLabels: @Sendable (String, Digest, String) throws -> Void
+    private let vouchForLabels: @Sendable (String, String) throws -> Void
     private let kept: KeptLayers
     private let directories: SnapshotDirectories
     private let background: BackgroundMerge
@@ -175,11 +173,12 @@ public final class Snapshotter: Sendable {
         "containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping",
     ]
 
-    /// Refuses labels that whoever wrote the image may have written, before anything is asked of what they name.
+    /// Refuses labels that whoever wrote the image may have written, before anything is asked of what they name. That is also of CRI's:
+    /// nobody knows whether containerd is told to put its own in their place.
     private func checkLabels(_ offer: LayerOffer, _ key: SnapshotKey) throws {
-        guard let layer = offer.layer else { throw LayerRefusal("the client's labels name no layer") }
+        guard offer.layer != nil else { throw LayerRefusal("the client's labels name no layer") }
         do {
-            try vouchForLabels(key.namespace, layer, LayerOffer.annotationPrefix)
+            try vouchForLabels(key.namespace, offer.chain)
         } catch {
             throw LayerRefusal("what image the layer is of is not believed: \(error)")
         }
@@ -205,7 +204,7 @@ public final class Snapshotter: Sendable {
             kept.letGo(offer.layer.map { [$0] } ?? [])
             return
         }
-        if offer.mayBeOfManifest { try checkLabels(offer, key) }
+        if offer.reference != nil { try checkLabels(offer, key) }
         // Until a snapshot holds them.
         let hold = store.hold(offer.layers)
         defer { withExtendedLifetime(hold) {} }

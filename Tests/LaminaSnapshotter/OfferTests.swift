@@ -50,12 +50,12 @@ struct OfferTests {
             "containerd.io/snapshot/cri.layer-digest": "\(first)",
         ]
         let offer = try #require(LayerOffer(labels: annotated.merging(byCRI) { $1 }))
-        #expect(offer.reference == "docker.io/library/a:1" && offer.layer == first && !offer.mayBeOfManifest)
+        #expect(offer.reference == "docker.io/library/a:1" && offer.layer == first)
         // Where only a part of them came, as they are cut off: still nothing of the others.
         let part = ["containerd.io/snapshot/cri.image-layers": "\(first)"]
         #expect(try #require(LayerOffer(labels: annotated.merging(part) { $1 })).reference == nil)
-        // Alone they may be a client's, which somebody has to vouch for.
-        #expect(try #require(LayerOffer(labels: annotated)).mayBeOfManifest)
+        // Alone they may be a client's.
+        #expect(try #require(LayerOffer(labels: annotated)).layer == second)
     }
 
     @Test("is nothing for a container, and no image for an ordinary pull")

@@ -1,5 +1,4 @@
 import Glibc
-import LaminaDigest
 import LaminaOCI
 import LaminaSnapshotter
 import LaminaSystem
@@ -31,11 +30,12 @@ extension Engine {
     ///
     /// Without a socket at its address there is no containerd to ask, and the labels are believed: no image can take the socket away. One
     /// that is there and does not answer is a containerd that restarts, and labels wait for it.
-    func labelWitness() -> @Sendable (_ namespace: String, _ layer: Digest, _ prefix: String) throws -> Void {
+    func labelWitness() -> @Sendable (_ namespace: String, _ chain: String) throws -> Void {
         #if Containerd
             let path = configuration.snapshotter.containerdAddress
             let isTold = Monitor(false)
-            return { [log] namespace, layer, prefix in
+            let witness = ManifestWitness(socket: path)
+            return { [log] namespace, chain in
                 if access(path, F_OK) != 0, errno == ENOENT {
                     let isFirst = isTold.withLock { told in
                         defer { told = true }
@@ -48,10 +48,10 @@ extension Engine {
                     }
                     return
                 }
-                try ManifestWitness(socket: path).vouch(for: layer.description, in: namespace, prefix: prefix)
+                try witness.vouch(for: chain, in: namespace)
             }
         #else
-            return { _, _, _ in }
+            return { _, _ in }
         #endif
     }
 }
