@@ -203,9 +203,9 @@ struct WrittenLayer {
     let result: LayerWriter.Result
     let source: Descriptor?
 
-    /// Without the annotations that described the old blob's own format.
+    /// Without the annotations that described the old blob's own format, or that a snapshotter may take for labels of its client.
     var descriptor: Descriptor {
-        var annotations = source?.annotations ?? [:]
+        var annotations = (source?.annotations ?? [:]).withoutLabels
         for key in annotations.keys where Self.formatPrefixes.contains(where: { key.hasPrefix($0) }) {
             annotations[key] = nil
         }
@@ -234,8 +234,7 @@ struct WrittenLayer {
     }
 
     private static let formatPrefixes = [
-        "containerd.io/snapshot/stargz/", "io.containers.estargz.", "io.containers.zstd-chunked.",
-        "io.github.containers.zstd-chunked.",
+        "io.containers.estargz.", "io.containers.zstd-chunked.", "io.github.containers.zstd-chunked.",
     ]
 
     /// Gives the blob its name; only once, even if the image has the layer twice.

@@ -13,6 +13,8 @@ public enum Converter {
     public struct Options: Sendable {
         /// Chunk size, compression level, threads and memory.
         public var layer = LayerWriter.Options()
+        /// What a layer of the source may have: its entries, and their names and attributes together, are in memory while it is converted.
+        public var limits = FormatLimits()
         /// Paths of files that should come first, in this order: what a container reads at its start. Each goes to the front of
         /// the last layer that holds it, its parent directories before it.
         public var prioritizedFiles: [[UInt8]] = []

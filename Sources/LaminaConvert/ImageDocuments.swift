@@ -14,7 +14,7 @@ struct ImageDocuments {
     static func converted(_ image: ResolvedImage, _ layers: [WrittenLayer]) -> ImageDocuments {
         ImageDocuments(
             config: image.config.replacingDiffIDs(layers.map(\.result.diffID)),
-            annotations: image.manifest.annotations, platform: image.platform)
+            annotations: image.manifest.annotations.withoutLabels, platform: image.platform)
     }
 
     /// The documents of a tar or directory: only the platform is known, and perhaps a time.
@@ -39,4 +39,10 @@ struct ImageDocuments {
         members.append(JSON.Member("history", .array([.object(step)])))
         return ImageDocuments(config: JSON.object(members).sortedBytes(), annotations: [:], platform: platform)
     }
+}
+
+extension [String: String] {
+    /// Annotations without those that containerd hands on to its snapshotter as labels: who converts an image is not to vouch for what its
+    /// author says there.
+    var withoutLabels: [String: String] { filter { !$0.key.hasPrefix("containerd.io/snapshot/") } }
 }

@@ -2,7 +2,16 @@ import LaminaFormats
 
 /// The rules for what a source's tar may contain, for both kinds of conversion.
 struct LayerEntries {
-    private var paths = LayerPaths()
+    private let limits: FormatLimits
+    private var paths: LayerPaths
+    private var entryCount = 0
+    /// Of names and attributes.
+    private var byteCount = 0
+
+    init(limits: FormatLimits) {
+        self.limits = limits
+        paths = LayerPaths(limits: limits)
+    }
 
     /// Whether an entry goes to the new layer. It gets the name that it has in an unpacked layer. Landmarks and the table of
     /// contents of an eStargz source do not go there, because the writer adds its own.
@@ -10,6 +19,7 @@ struct LayerEntries {
     /// - Throws: `FormatError` for an entry that no layer may have.
     mutating func isKept(_ entry: inout TarEntry) throws(FormatError) -> Bool {
         do throws(FormatError) {
+            try add(entry.header)
             guard try paths.place(&entry.header) else { return false }
         } catch {
             var error = error
@@ -17,6 +27,18 @@ struct LayerEntries {
             throw error
         }
         return !Self.isReserved(Tar.clean(entry.header.name))
+    }
+
+    /// Counts an entry, also one with a name that came before.
+    private mutating func add(_ header: TarHeader) throws(FormatError) {
+        entryCount += 1
+        byteCount += header.name.count + header.linkName.count + header.userName.count + header.groupName.count
+        for attribute in header.attributes { byteCount += attribute.name.count + attribute.value.count }
+        guard entryCount <= limits.entries, byteCount <= limits.tocBytes else {
+            throw FormatError(
+                .tooLarge, "the layer has too many entries",
+                expected: "at most \(limits.entries), and \(limits.tocBytes) bytes of names and attributes")
+        }
     }
 
     /// Whether a cleaned name is one that eStargz reserves.
@@ -36,7 +58,7 @@ struct StreamedLayer {
     func write(to writer: LayerWriter, for conversion: Conversion) throws {
         try writer.append(LayerWriter.Landmark.noPrefetch)
         var reader = TarReader()
-        var entries = LayerEntries()
+        var entries = LayerEntries(limits: conversion.options.limits)
         var isKept = false
         let take: (UnsafeRawBufferPointer) throws -> Void = { bytes in
             var piece = bytes

@@ -28,7 +28,7 @@ final class SpooledLayer {
         let file = try Self.namelessFile(in: directory)
         var entries: [TarEntry] = []
         var names = LayerNames()
-        var rules = LayerEntries()
+        var rules = LayerEntries(limits: conversion.options.limits)
         var reader = TarReader()
         var written: Int64 = 0
         var expanded: (file: File, offsets: [Int: Int64])?

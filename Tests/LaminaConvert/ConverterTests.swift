@@ -113,6 +113,59 @@ struct ImageConversionTests {
         #expect(try scratch.sh("ls -A") == "")
     }
 
+    @Test("annotations that a snapshotter takes for labels do not come along, but for what is written anew")
+    func labels() throws {
+        let scratch = Scratch()
+        try scratch.sh(
+            """
+            cp -r '\(fixtures)/plain-gzip' in && chmod -R u+w in && cd in && python3 - <<'X'
+            import hashlib, json
+            index = json.load(open('index.json'))
+            entry = index['manifests'][0]
+            manifest = json.load(open('blobs/sha256/' + entry['digest'][7:]))
+            for place in [manifest] + manifest['layers']:
+                place.setdefault('annotations', {}).update({
+                    'containerd.io/snapshot/remote/stargz.reference': '169.254.169.254/a:1',
+                    'containerd.io/snapshot/cri.image-ref': '169.254.169.254/a:1',
+                    'containerd.io/snapshot/stargz/toc.digest': 'sha256:0', 'org.example.kept': 'yes'})
+            text = json.dumps(manifest).encode()
+            entry.update(digest='sha256:' + hashlib.sha256(text).hexdigest(), size=len(text))
+            open('blobs/sha256/' + entry['digest'][7:], 'wb').write(text)
+            json.dump(index, open('index.json', 'w'))
+            X
+            """)
+        let image = try scratch.convert("oci:\(scratch.path)/in:org")
+        let reference = try ImageReference(parsing: "oci:\(scratch.path)/out:x")
+        let resolved = try ImageResolver.resolve(reference, source: reference.openSource())
+        #expect(resolved.manifest.annotations == ["org.example.kept": "yes"])
+        for (layer, written) in zip(resolved.layers, image.layers) {
+            #expect(
+                layer.annotations == [
+                    "org.example.kept": "yes",
+                    "containerd.io/snapshot/stargz/toc.digest": written.tocDigest.description,
+                    "io.containers.estargz.uncompressed-size": "\(written.uncompressedSize)",
+                ])
+        }
+    }
+
+    @Test(
+        "a layer with more entries than one may have is refused before they fill the memory, also if all have one name",
+        arguments: [[], ["same"]] as [[String]])
+    func entries(first: [String]) throws {
+        let scratch = Scratch()
+        try scratch.sh("printf x > same && tar -cf in.tar same && for n in 1 2 3; do tar -rf in.tar same; done")
+        let source = "tar:\(scratch.path)/in.tar"
+        let error = #expect(throws: ConvertError.self) {
+            try scratch.convert(source, first: first, change: { $0.limits.entries = 3 })
+        }
+        #expect(error?.code == .badSource && error?.description.contains("too many entries") == true)
+        let long = #expect(throws: ConvertError.self) {
+            try scratch.convert(source, first: first, change: { $0.limits.tocBytes = 15 })
+        }
+        #expect(long?.description.contains("too many entries") == true)
+        _ = try scratch.convert(source, first: first, change: { $0.limits.entries = 4 })
+    }
+
     @Test("a stop at any moment leaves the layout as it was")
     func stops() throws {
         let scratch = Scratch()

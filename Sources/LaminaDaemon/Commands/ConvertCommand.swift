@@ -103,6 +103,8 @@ public struct ConvertCommand: Sendable {
         }
         if let level { options.layer.level = level }
         if let threads { options.layer.threads = threads }
+        options.limits.entries = context.configuration.store.maxLayerEntries
+        options.limits.tocBytes = context.configuration.store.maxTOCBytes
         options.platform = try platform.map { try Platform(parsing: $0) }
         options.registries = context.configuration.registries(log: context.log)
         if let credentialsFile, let image = try? ImageReference(parsing: source) {

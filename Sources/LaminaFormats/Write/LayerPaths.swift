@@ -10,12 +10,12 @@ public struct LayerPaths {
         case other
     }
 
-    private let limits = FormatLimits()
+    private let limits: FormatLimits
     private var names = NodeTable()
     private var kinds: [Kind] = [.directory]
     private var work = 0
 
-    public init() {}
+    public init(limits: FormatLimits = FormatLimits()) { self.limits = limits }
 
     /// Takes the next entry of the archive. If unpacking puts the entry, or the target of a hard link, under another name, it
     /// gives it that name.
