@@ -47,16 +47,11 @@ public struct ManifestTestimony: Sendable {
         guard let chain = Digest(parsing: chain),
             let diffID = manifests.lazy.compactMap({ $0.says.layers[chain] }).first
         else { return "containerd has no manifest with the layer" }
-        for (name, says) in manifests {
-            guard says.layers[chain] == nil else {
-                if says.isClean { continue }
-                return
-                    "the manifest \(name) has annotations that only clients set (\(prefixes.map { $0 + "*" }.joined(separator: ", "))), "
-                    + "or cannot be read"
-            }
-            if says.isBeyondReading || says.rumours.contains(diffID) {
-                return "the manifest \(name) may have the layer, and its configuration cannot be read"
-            }
+        for (name, says) in manifests where !says.isClean {
+            guard says.layers[chain] != nil || says.rumours.contains(diffID) || says.isBeyondReading else { continue }
+            let names = prefixes.map { $0 + "*" }.joined(separator: ", ")
+            return
+                "the manifest \(name), which may have the layer, has annotations that only clients set (\(names)), or cannot be read"
         }
         return nil
     }

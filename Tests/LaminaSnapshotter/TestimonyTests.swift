@@ -105,9 +105,11 @@ struct TestimonyTests {
         #expect(reason(annotated) != nil)
     }
 
-    @Test("is a doubt where a configuration that cannot be read may have the layer, and none where it cannot")
+    @Test("is a doubt where the configuration of such a manifest cannot be read and may have the layer")
     func configurations() {
-        func image(_ configuration: String) -> Documents { Documents(manifest("", ""), Array(configuration.utf8)) }
+        func image(_ configuration: String, _ descriptor: String = annotated) -> Documents {
+            Documents(manifest(descriptor), Array(configuration.utf8))
+        }
         let list = #"["\#(diffIDs[0])", "\#(diffIDs[1])"]"#
         let escaped = list.split(separator: "a", omittingEmptySubsequences: false).joined(separator: #"\u0061"#)
         for named in [
@@ -117,10 +119,11 @@ struct TestimonyTests {
             #"{"rootfs": {"diff_ids": \#(list)}"#,
         ] {
             #expect(doubt(honest, image(named))?.contains("m1") == true, "\(named)")
+            #expect(doubt(honest, image(named, "")) == nil, "there is nothing to hand on: \(named)")
             // It alone is no proof that there is an image with the layer.
-            #expect(doubt(image(named)) != nil, "\(named)")
+            #expect(doubt(image(named, "")) != nil, "\(named)")
         }
-        #expect(doubt(honest, Documents(manifest("", ""), nil)) != nil, "too long to be read")
+        #expect(doubt(honest, Documents(manifest(annotated), nil)) != nil, "too long to be read")
         #expect(doubt(honest, image(#"{"RootFS": {"diff_ids": ["\#(digest("other"))"]}}"#)) == nil)
     }
 }

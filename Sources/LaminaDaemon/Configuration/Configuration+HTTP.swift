@@ -28,13 +28,20 @@ extension Configuration {
         settings.backoff = .milliseconds(blob.minWaitMilliseconds)
         settings.backoffLimit = .milliseconds(max(blob.maxWaitMilliseconds, blob.minWaitMilliseconds))
         settings.progressLimit = .seconds(blob.fetchingTimeoutSeconds)
+        let limiter = LogLimiter()
         settings.onRetry = { failure, wait in
             retried.count()
-            log.info("a registry is asked again", metadata: ["failure": "\(failure)", "wait": "\(wait)"])
+            limiter.report("retry", failure) { more in
+                let fields: Logger.Metadata = ["failure": "\(failure)", "wait": "\(wait)"]
+                log.info("a registry is asked again", metadata: more.merging(fields) { $1 })
+            }
         }
         settings.onFallThrough = { failure in
             retried.count()
-            log.warning("the next server is asked instead", metadata: ["failure": "\(failure)"])
+            limiter.report("next", failure) { more in
+                log.warning(
+                    "the next server is asked instead", metadata: more.merging(["failure": "\(failure)"]) { $1 })
+            }
         }
         var (hosts, credentials) = (
             resolver.hosts,

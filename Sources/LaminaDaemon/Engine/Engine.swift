@@ -99,7 +99,12 @@ public final class Engine: Sendable {
         options.imageEntries = configuration.store.maxImageEntries
         merge = try MergeEngine(store: store, options: options)
         spoolRoom.set(merge)
-        merge.setErrorReporter { log.error("the merge met an error", metadata: ["error": "\($0)"]) }
+        let limiter = LogLimiter()
+        merge.setErrorReporter { error in
+            limiter.report("merge", error) { more in
+                log.error("the merge met an error", metadata: more.merging(["error": "\(error)"]) { $1 })
+            }
+        }
         if store.openReport.hasUnknownFiles {
             log.warning(
                 "the index is new and there are files that it does not know; 'lamina check --repair' takes them in, then pulls fetch none of them"
