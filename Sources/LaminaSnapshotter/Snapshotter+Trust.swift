@@ -22,6 +22,7 @@ extension Snapshotter {
     ///
     /// - Parameter reference: of the image, as far as somebody says it.
     func stands(_ layer: LayerID, for meant: MeantLayer, of reference: String?) throws -> Bool {
+        if try meant.isApart(from: store.index.origin(of: layer), isolates: merge.isolates) { return false }
         switch try store.index.chainState(of: layer) {
         case .proven: return true
         case .quarantined: return false
@@ -46,6 +47,8 @@ extension Snapshotter {
             return false
         }
         if standing == own { return true }
+        let image = MeantLayer(origin: try store.index.origin(of: own))
+        if try image.isApart(from: store.index.origin(of: standing), isolates: merge.isolates) { return false }
         let (one, other) = try (store.index.ledger(of: standing), store.index.ledger(of: own))
         return one.digest == other.digest && one.diffID == other.diffID && one.format == other.format
             && one.tocDigest != nil && one.tocDigest == other.tocDigest && one.tocChecksum == other.tocChecksum
@@ -88,8 +91,9 @@ extension Snapshotter {
             metadata: ["image": "\(image?.reference ?? "?")", "snapshots": "\(changed)"])
     }
 
-    /// Sees that the chains of an image are that image's, as far as they are on record: one that is made of another blob, or in
-    /// quarantine, is proven first, or replaced by the image's own layer when that is proven.
+    /// Sees that the chains of an image are that image's, as far as they are on record: one that is another layer, or in
+    /// quarantine, is proven first, or replaced by the image's own layer when that is proven. Where the files of the image's repository are
+    /// its own, another repository's layer is replaced also if it is proven.
     ///
     /// Asks the registry for the manifest; of layers only where something differs, and then all of those.
     /// - Throws: `SnapshotError.failedPrecondition` where a chain cannot be told to be the image's.
