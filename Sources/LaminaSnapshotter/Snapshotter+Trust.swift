@@ -150,7 +150,7 @@ extension Snapshotter {
             // Whoever gets plain layers here: containerd has the chain already, and asks for none.
             let own = try image.index(position, plain: .streamed, shouldStop: stop)
             if try isRight(own) { return own }
-            if let reason = try reason(own) { throw LayerRefusal(reason) }
+            if let cause = try reason(own) { throw LayerRefusal(cause) }
             // Its table of contents says other things than its tar does, or nothing can be made of it. What is in its blob is the layer.
             return try image.stream(position, shouldStop: stop)
         } catch {

@@ -106,7 +106,9 @@ extension EndToEnd {
             }
         }
 
-        @Test("isolated, a chain that another repository has brought gets the layer of the image that is pulled, proven or not")
+        @Test(
+            "isolated, a chain that another repository has brought gets the layer of the image that is pulled, proven or not"
+        )
         func isolated() throws {
             try CRI.with("[store]\ncontent_sharing_policy = \"isolated\"\n") { cri, sandbox in
                 let registry = try Shared.registry.get()
