@@ -27,4 +27,14 @@ struct MeantLayer: Sendable, Equatable {
         // What the manifest says is not known: only that it is of the same repository.
         return !isOfManifest && origin != nil && origin == self.origin
     }
+
+    /// Whether a layer of a repository is kept from this image however well it is proven: the files of one of the two are its
+    /// repository's alone.
+    func isApart(from origin: String?, isolates: (String) -> Bool) -> Bool {
+        guard origin != self.origin else { return false }
+        for repository in [origin, self.origin] {
+            if let repository, isolates(repository) { return true }
+        }
+        return false
+    }
 }

@@ -22,6 +22,7 @@ extension Snapshotter {
     ///
     /// - Parameter reference: of the image, as far as somebody says it.
     func stands(_ layer: LayerID, for meant: MeantLayer, of reference: String?) throws -> Bool {
+        if try meant.isApart(from: store.index.origin(of: layer), isolates: merge.isolates) { return false }
         switch try store.index.chainState(of: layer) {
         case .proven: return true
         case .quarantined: return false
@@ -32,9 +33,10 @@ extension Snapshotter {
     }
 
     /// What a client says of the layer that it wants.
-    func meant(by offer: LayerOffer) -> MeantLayer {
-        // The author of an image may have written these labels: no repository is believed to be the image's by them.
-        let reference = offer.mayBeOfManifest ? nil : offer.reference
+    ///
+    /// - Parameter isBelieved: whether no author of an image has written the labels. Else no repository is believed to be the image's.
+    func meant(by offer: LayerOffer, isBelieved: Bool) -> MeantLayer {
+        let reference = isBelieved ? offer.reference : nil
         return MeantLayer(
             blob: offer.layer, toc: NamedTOC(digest: offer.toc), origin: reference.flatMap { layers.location(of: $0) })
     }
@@ -46,6 +48,8 @@ extension Snapshotter {
             return false
         }
         if standing == own { return true }
+        let image = MeantLayer(origin: try store.index.origin(of: own))
+        if try image.isApart(from: store.index.origin(of: standing), isolates: merge.isolates) { return false }
         let (one, other) = try (store.index.ledger(of: standing), store.index.ledger(of: own))
         return one.digest == other.digest && one.diffID == other.diffID && one.format == other.format
             && one.tocDigest != nil && one.tocDigest == other.tocDigest && one.tocChecksum == other.tocChecksum
@@ -88,8 +92,9 @@ extension Snapshotter {
             metadata: ["image": "\(image?.reference ?? "?")", "snapshots": "\(changed)"])
     }
 
-    /// Sees that the chains of an image are that image's, as far as they are on record: one that is made of another blob, or in
-    /// quarantine, is proven first, or replaced by the image's own layer when that is proven.
+    /// Sees that the chains of an image are that image's, as far as they are on record: one that is another layer, or in
+    /// quarantine, is proven first, or replaced by the image's own layer when that is proven. Where the files of the image's repository are
+    /// its own, another repository's layer is replaced also if it is proven.
     ///
     /// Asks the registry for the manifest; of layers only where something differs, and then all of those.
     /// - Throws: `SnapshotError.failedPrecondition` where a chain cannot be told to be the image's.
@@ -146,7 +151,7 @@ extension Snapshotter {
             // Whoever gets plain layers here: containerd has the chain already, and asks for none.
             let own = try image.index(position, plain: .streamed, shouldStop: stop)
             if try isRight(own) { return own }
-            if let reason = try reason(own) { throw LayerRefusal(reason) }
+            if let cause = try reason(own) { throw LayerRefusal(cause) }
             // Its table of contents says other things than its tar does, or nothing can be made of it. What is in its blob is the layer.
             return try image.stream(position, shouldStop: stop)
         } catch {

@@ -184,6 +184,10 @@ public final class Snapshotter: Sendable {
         }
     }
 
+    private func hasCheckedLabels(_ offer: LayerOffer, _ key: SnapshotKey) -> Bool {
+        offer.reference != nil && (try? checkLabels(offer, key)) != nil
+    }
+
     private func makeLazy(
         _ offer: LayerOffer, _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
         _ isCancelled: @escaping @Sendable () -> Bool
@@ -199,7 +203,7 @@ public final class Snapshotter: Sendable {
         // lamina asks no registry again for a layer that it has. A second namespace gets this same snapshot.
         if let known = try store.index.snapshot(name), let layer = known.layer,
             known.labels[snapshotChainLabel] == offer.chain,
-            try stands(layer, for: meant(by: offer), of: offer.reference),
+            try stands(layer, for: meant(by: offer, isBelieved: hasCheckedLabels(offer, key)), of: offer.reference),
             try streams || !store.index.ledger(of: layer).isPlain
         {
             kept.letGo(offer.layer.map { [$0] } ?? [])

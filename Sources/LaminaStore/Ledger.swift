@@ -259,8 +259,10 @@ extension Store {
     public func recordProven(_ layer: LayerID) throws {
         try write { writer in
             let database = writer.connection
-            try database.cached("UPDATE layer SET diff_id_state = 1, diff_id_at = ?2 WHERE id = ?1 AND diff_id_state = 0")
-                .bind(1, layer.row).bind(2, Int64(time(nil))).run()
+            try database.cached(
+                "UPDATE layer SET diff_id_state = 1, diff_id_at = ?2 WHERE id = ?1 AND diff_id_state = 0"
+            )
+            .bind(1, layer.row).bind(2, Int64(time(nil))).run()
             guard database.changes > 0 else { return }
             try database.cached("DELETE FROM tar_part WHERE layer = ?").bind(1, layer.row).run()
             try writer.noteProven(layer)

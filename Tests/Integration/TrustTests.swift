@@ -106,6 +106,26 @@ extension EndToEnd {
             }
         }
 
+        @Test(
+            "isolated, a chain that another repository has brought gets the layer of the image that is pulled, proven or not"
+        )
+        func isolated() throws {
+            try CRI.with("[store]\ncontent_sharing_policy = \"isolated\"\n") { cri, sandbox in
+                let registry = try Shared.registry.get()
+                let image = try HandmadeImage(sandbox.directory + "/own.oci", Self.layer(Self.honest, 6))
+                for (number, name) in ["one", "two", "one"].enumerated() {
+                    let repository = "isolated-chain/\(name)"
+                    try registry.push(layout: image.directory, sourceTag: "x", name: repository, tag: "1")
+                    let reference = "\(registry.host)/\(repository):1"
+                    try cri("pull", reference)
+                    let chains = try sandbox.sql("SELECT repository FROM chain_status")
+                    #expect(chains.count == 1 && chains.allSatisfy { $0.hasSuffix(repository) }, "\(chains)")
+                    #expect(try mark(reference, cri, sandbox, "pull\(number)") == Self.honest)
+                }
+                #expect(try states(sandbox) == ["proven"])
+            }
+        }
+
         @Test("with chains = \"proven\" nothing of another image is ever seen, whoever pulls")
         func proven() throws {
             try CRI.with("[trust]\nchains = \"proven\"\n") { cri, sandbox in

@@ -190,7 +190,8 @@ struct OriginTests {
         #expect(try engine.store.isWholeAndRight())
     }
 
-    @Test("isolated, a plain layer is read once, also when a file comes again, and nothing of it is another repository's")
+    @Test(
+        "isolated, a plain layer is read once, also when a file comes again, and nothing of it is another repository's")
     func isolatedPlain() throws {
         let fixture = try Fixture()
         let large = noise(900_000, seed: 43)
@@ -355,7 +356,7 @@ struct OriginTests {
             Descriptor(
                 mediaType: MediaType.ociLayerGzip, digest: layer.digest, size: Int64(layer.blob.count),
                 annotations: ["containerd.io/snapshot/stargz/toc.digest": layer.tocDigest.description]), diffID: nil)
-        for (name, state) in [("other", DiffIDState.notProvable), ("file", .unpadded)] {
+        for (name, state) in [("other", DiffIDState.notProvable), ("file", DiffIDState.unpadded)] {
             let witness = TarWitness()
             let tar = try PlainLayer([(name, bytes)]).tar
             try tar.withUnsafeBytes { try witness.take($0) }

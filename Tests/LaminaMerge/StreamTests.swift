@@ -302,7 +302,8 @@ struct StreamTests {
 
     /// Streams a part of a layer from a source, and says whether a checkpoint came of it.
     private func interrupt(
-        _ fixture: Fixture, _ engine: MergeEngine, _ descriptor: Descriptor, _ diffID: Digest, _ source: ControlledSource
+        _ fixture: Fixture, _ engine: MergeEngine, _ descriptor: Descriptor, _ diffID: Digest,
+        _ source: ControlledSource
     ) throws -> Bool {
         source.behaviour.allowance = 20 << 20
         _ = #expect(throws: (any Error).self) {

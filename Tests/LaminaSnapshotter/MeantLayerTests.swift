@@ -53,6 +53,18 @@ struct MeantLayerTests {
         #expect(meant(NamedTOC(digest: other)).isSame(as: layer(.whole, toc: nil), of: Self.own))
     }
 
+    @Test("of a repository whose files are its own nothing stands for another one, nor the other way round")
+    func isolated() {
+        let image = meant()
+        #expect(!image.isApart(from: Self.strange) { _ in false })
+        #expect(!image.isApart(from: Self.own) { _ in true })
+        #expect(image.isApart(from: Self.strange) { $0 == Self.own })
+        #expect(image.isApart(from: Self.strange) { $0 == Self.strange })
+        // An image of which nobody says where it is from.
+        #expect(MeantLayer(blob: blob).isApart(from: Self.strange) { $0 == Self.strange })
+        #expect(!MeantLayer(blob: blob).isApart(from: Self.strange) { $0 == Self.own })
+    }
+
     @Test("where only a client's labels are known, a claim of the same repository is enough, and one of another is not")
     func labels() {
         let claimed = layer(.manifest, checksum: checksum)

@@ -129,6 +129,9 @@ extension MergeEngine {
         try? reference.openSource(plainHTTP: plainHTTP, registries: options.registries).location
     }
 
+    /// Whether the files of layers from a place (a source's location) are its repository's alone.
+    public func isolates(_ location: String) -> Bool { options.isolates(location) }
+
     /// Begins to merge what the store does not have of a layer; readers go first.
     public func pull(_ layer: LayerID) -> LayerPull {
         let pull = LayerPull(layer: layer)
