@@ -91,6 +91,49 @@ struct OriginTests {
         }
     }
 
+    @Test("an image's request that stalls behind its first byte does not hold the memory that another one's needs")
+    func memory() throws {
+        let fixture = try Fixture()
+        let (large, small) = (noise(2_000_000, seed: 50), noise(40_000, seed: 51))
+        let other = noise(1_500_000, seed: 52)
+        var first = ForgedLayer()
+        first.file("large", large, chunkSize: large.count)
+        first.finish()
+        try writeImage([ImageLayer(first)], tag: "a", layout: fixture.directory + "/other")
+        var second = ForgedLayer()
+        second.file("small", small)
+        second.file("large", other, chunkSize: other.count)
+        second.finish()
+        try writeImage([ImageLayer(second)], tag: "a", layout: fixture.directory + "/own")
+        let images = try Images()
+        // Each of the large chunks takes more than all of it.
+        try fixture.withEngine(bufferSize: 1 << 20) { engine in
+            let records = try ["other", "own"].map { try images.index("\(fixture.directory)/\($0)", engine) }
+            let bad = images.control("\(fixture.directory)/other", engine)
+            bad.behaviour.allowance = 1
+            let answers = Answers()
+            engine.whole(
+                try engine.content(SHA256.hash(large)).id, of: records[0].layers[0], answers.take(0))
+            #expect(bad.waits())
+            #expect(eventually { engine.inFlightBytes >= 4_000_000 })
+            let own = records[1].layers[0]
+            let took = try seconds {
+                engine.whole(try engine.content(SHA256.hash(small)).id, of: own, answers.take(1))
+                #expect(answers.wait(for: 1, seconds: 20))
+            }
+            #expect(took < 2, "\(took) s")
+            // What is large waits until the other one has been given up.
+            engine.whole(try engine.content(SHA256.hash(other)).id, of: own, answers.take(2))
+            #expect(answers.wait(for: 2, seconds: 30))
+            #expect(answers[0].isEmpty, "it is asked for again")
+            bad.behaviour.allowance = nil
+            #expect(answers.wait(for: 3, seconds: 30))
+            #expect(answers.allSucceededOnce, "\(answers.all)")
+            #expect(engine.isIdle)
+            #expect(try engine.store.isWholeAndRight())
+        }
+    }
+
     @Test("no source is asked for a file that an image of another repository lists")
     func credentials() throws {
         let images = try Images()

@@ -133,4 +133,36 @@ struct PaceTests {
         plan.fetched(job, from: source)
         #expect(!plan.hasReaders)
     }
+
+    @Test("says when a read is given up: soon if nobody waits for it, and for others if it brings little")
+    func watch() {
+        let start = ContinuousClock.now
+        func after(_ seconds: Double) -> ContinuousClock.Instant { start + .seconds(seconds) }
+        let watch = ReadWatch(patience: .seconds(5), at: start)
+        #expect(!watch.shouldGiveUp(at: after(0.9)) { true } && !watch.shouldMakeRoom(at: after(4.9)) { true })
+        #expect(!watch.shouldMakeRoom(at: after(60)) { false }, "nobody else waits")
+        #expect(watch.isSilent && !watch.hasEnded)
+        watch.progressed(64 << 10, since: after(60), at: after(60))
+        // What a wait for memory has lasted does not count.
+        watch.progressed(100, since: after(61), at: after(70))
+        #expect(!watch.isSlow(at: after(73)) && !watch.isSilent)
+        // A byte now and then is nothing.
+        for second in 71...74 { watch.progressed(1, since: after(Double(second)), at: after(Double(second))) }
+        #expect(watch.shouldMakeRoom(at: after(75)) { true })
+        #expect(watch.hasMadeRoom && watch.hasEnded && !watch.hasGivenUp)
+        let other = ReadWatch(patience: .seconds(5), at: start)
+        #expect(!other.shouldGiveUp(at: after(2)) { false })
+        #expect(other.shouldGiveUp(at: after(2)) { true })
+        #expect(other.hasGivenUp && !other.hasMadeRoom)
+    }
+
+    @Test("is had patience with: longer where it is far, and longer each time")
+    func patience() {
+        var pace = ConnectionPace()
+        #expect(ReadWatch.patience(pace, stalls: 0) == .seconds(5))
+        #expect(ReadWatch.patience(pace, stalls: 2) == .seconds(20))
+        #expect(ReadWatch.patience(pace, stalls: 9) == .seconds(40))
+        pace.note(bytes: 100, latency: 2, seconds: 1)
+        #expect(ReadWatch.patience(pace, stalls: 0) == .seconds(16))
+    }
 }

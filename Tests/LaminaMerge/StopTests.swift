@@ -249,14 +249,14 @@ struct BufferPoolTests {
             isIn.withLock { $0 = true }
         }
         #expect(pool.takes(30, urgent: true))
-        pool.release(30, urgent: true)
+        pool.release(30, urgent: true, for: .server(0))
         #expect(!isIn.withLock { $0 })
         pool.recorded(70)
         background.join()
-        pool.release(20, urgent: false)
+        pool.release(20, urgent: false, for: .server(0))
         pool.landed(120)
         pool.refuse(MergeError(.index, "the disk is full"))
-        let error = #expect(throws: MergeError.self) { try pool.reserve(10, urgent: true) }
+        let error = #expect(throws: MergeError.self) { try pool.reserve(10, urgent: true, for: .server(0)) }
         #expect(error?.description.contains("the disk is full") == true)
         // What it still takes is recorded.
         pool.recorded(120)
@@ -271,20 +271,20 @@ struct BufferPoolTests {
         let background = try Thread("background") {
             _ = pool.takes(1, urgent: false)
             order.withLock { $0.append("background") }
-            pool.release(1, urgent: false)
+            pool.release(1, urgent: false, for: .server(0))
         }
         #expect(pool.takes(25, urgent: true))
         let urgent = try Thread("urgent") {
             _ = pool.takes(80, urgent: true)
             order.withLock { $0.append("urgent") }
-            pool.release(80, urgent: true)
+            pool.release(80, urgent: true, for: .server(0))
         }
         #expect(eventually { pool.urgentWaiting == 1 })
         #expect(order.withLock { $0.isEmpty })
-        pool.release(25, urgent: true)
+        pool.release(25, urgent: true, for: .server(0))
         usleep(20_000)
         #expect(order.withLock { $0.isEmpty }, "background work took what a reader waits for")
-        pool.release(75, urgent: false)
+        pool.release(75, urgent: false, for: .server(0))
         urgent.join()
         background.join()
         #expect(order.withLock { $0 } == ["urgent", "background"])
@@ -298,11 +298,60 @@ struct BufferPoolTests {
         #expect(pool.takes(60, urgent: true))
         let waiting = try Thread("waiting") {
             #expect(pool.takes(70, urgent: true))
-            pool.release(70, urgent: true)
+            pool.release(70, urgent: true, for: .server(0))
         }
-        pool.release(60, urgent: true)
+        pool.release(60, urgent: true, for: .server(0))
         waiting.join()
-        pool.release(50, urgent: false)
+        pool.release(50, urgent: false, for: .server(0))
+        #expect(pool.used == 0)
+    }
+
+    @Test("lets the small first piece of a source go, whatever another source holds")
+    func otherSource() throws {
+        let pool = BufferPool(limit: 100)
+        #expect(pool.takes(250, urgent: true, from: 1))
+        #expect(pool.takes(25, urgent: true, from: 2))
+        let order = Mutex<[String]>([])
+        let second = try Thread("second") {
+            #expect(pool.takes(25, urgent: true, from: 2))
+            order.withLock { $0.append("second") }
+        }
+        #expect(eventually { pool.urgentWaiting == 1 })
+        #expect(order.withLock { $0.isEmpty }, "its first piece is on its way")
+        #expect(!pool.isPressed(by: .server(2)))
+        // It has waited for a while, and what stalls is to make room.
+        #expect(eventually { pool.isPressed(by: .server(1)) })
+        pool.release(250, urgent: true, for: .server(1))
+        second.join()
+        pool.release(50, urgent: true, for: .server(2))
+        // Background work of one server does not hold up that of another one.
+        #expect(pool.takes(75, urgent: false, from: 1) && pool.takes(25, urgent: false, from: 2))
+        pool.release(75, urgent: false, for: .server(1))
+        pool.release(25, urgent: false, for: .server(2))
+        #expect(pool.used == 0)
+    }
+
+    @Test("gives one source half of it while another one waits, and all of it otherwise")
+    func half() throws {
+        let pool = BufferPool(limit: 100)
+        for _ in 0..<3 { #expect(pool.takes(30, urgent: true, from: 1)) }
+        let other = try Thread("other") { #expect(pool.takes(50, urgent: true, from: 2)) }
+        #expect(eventually { pool.urgentWaiting == 1 })
+        pool.release(30, urgent: true, for: .server(1))
+        let isIn = Mutex(false)
+        let again = try Thread("again") {
+            #expect(pool.takes(30, urgent: true, from: 1))
+            isIn.withLock { $0 = true }
+        }
+        // There is room for it, but not for the other one then.
+        #expect(eventually { pool.urgentWaiting == 2 })
+        #expect(!isIn.withLock { $0 })
+        pool.release(30, urgent: true, for: .server(1))
+        other.join()
+        pool.release(30, urgent: true, for: .server(1))
+        again.join()
+        pool.release(30, urgent: true, for: .server(1))
+        pool.release(50, urgent: true, for: .server(2))
         #expect(pool.used == 0)
     }
 
@@ -338,5 +387,7 @@ struct BufferPoolTests {
 
 extension BufferPool {
     /// Whether this many bytes may be in flight; waits for that.
-    fileprivate func takes(_ bytes: Int, urgent: Bool) -> Bool { (try? reserve(bytes, urgent: urgent)) != nil }
+    fileprivate func takes(_ bytes: Int, urgent: Bool, from server: Int = 0) -> Bool {
+        (try? reserve(bytes, urgent: urgent, for: .server(server))) != nil
+    }
 }

@@ -77,7 +77,7 @@ final class Decoder: Sendable {
             let landed = decode(piece, with: decoder, tar)
             context.space?.giveBack(piece.diskBytes - landed)
             context.pool.give(piece.buffer)
-            context.pool.release(piece.reserved, urgent: piece.isUrgent)
+            context.pool.release(piece.reserved, urgent: piece.isUrgent, for: piece.source)
         }
     }
 

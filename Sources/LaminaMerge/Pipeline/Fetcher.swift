@@ -48,31 +48,39 @@ final class Fetcher: Sendable {
             context.board.fetched(job, from: source)
         }
         if let format = context.sources.format(of: job.layer), !format.hasTOC {
-            return restreamer.run(job, format, read: read)
+            return restreamer.run(job, from: source, format, read: read)
         }
-        let cutter = PieceCutter(job, pool: context.pool, space: context.space) { [decodeQueue] piece in
+        let cutter = PieceCutter(job, from: source, pool: context.pool, space: context.space) { [decodeQueue] piece in
             decodeQueue.withLockWakingOne { $0.append(piece) }
         }
-        let watch = ReadWatch()
+        let watch = ReadWatch(patience: ReadWatch.patience(context.paces[source], stalls: job.stalls))
         do {
             var (blob, sources) = try context.sources.sources(of: job.layer)
             if job.isRetry {
                 // Another server of the same source, if there is one, and another source, if there is one.
                 _ = sources.first?.distrust(blob.digest)
                 if sources.count > 1 { sources.append(sources.removeFirst()) }
+            } else {
+                // Each time that it was given up another one is the first.
+                for _ in 0..<(job.stalls % max(1, sources.count)) { sources.append(sources.removeFirst()) }
             }
             guard job.range.upperBound <= blob.size else {
                 throw MergeError(.badImage, "layer \(blob.digest) ends before the bytes that its TOC lists")
             }
             let shouldStop = { @Sendable [context] in
-                context.stop.isSet || job.isUrgent && watch.shouldGiveUp { !context.board.isWanted(job) }
+                if context.stop.isSet { return true }
+                guard job.isUrgent else { return false }
+                return watch.shouldGiveUp { !context.board.isWanted(job) }
+                    || watch.shouldMakeRoom { context.pool.isPressed(by: source) }
             }
             try read(
                 blob, from: sources, job.range, shouldStop: shouldStop,
-                isClosed: { cutter.isClosed || watch.hasGivenUp }
+                isClosed: { cutter.isClosed || watch.hasEnded }
             ) {
                 // Afterwards: a fetch that waits for memory does not mean that the server hangs.
-                defer { watch.progressed() }
+                let start = ContinuousClock.now
+                let count = $0.count
+                defer { watch.progressed(count, since: start) }
                 try cutter.feed($0)
             }
             let missing = cutter.abandon()
@@ -81,9 +89,15 @@ final class Fetcher: Sendable {
                     missing, MergeError(.fetch, "layer \(blob.digest): a source gave fewer bytes than asked for"))
             }
         } catch {
-            if watch.hasGivenUp, !context.stop.isSet {
+            if watch.hasEnded, !context.stop.isSet {
                 let members = cutter.abandon()
-                return context.board.with(notify: true) { $0.withdraw(members, of: job) }
+                let hasStalled = watch.hasMadeRoom
+                if hasStalled, watch.isSilent, job.stalls >= ReadWatch.mostStalls {
+                    return context.fail(
+                        members,
+                        MergeError(.fetch, "layer \(context.name(of: job.layer)): its source gives nothing"))
+                }
+                return context.board.with(notify: true) { $0.withdraw(members, of: job, hasStalled: hasStalled) }
             }
             context.fail(cutter.abandon(), MergeError.fetching(error))
         }
@@ -191,26 +205,94 @@ extension MergeError {
     }
 }
 
-/// Says when a read that no reader waits for has brought nothing for a while: a server that hangs then holds no chunk and no
-/// fetcher for long.
+/// Says when a read is given up: one that no reader waits for as soon as it has brought nothing for a while, so that a server that
+/// hangs holds no chunk and no fetcher for long; and one that a reader waits for if it brings little while others wait for what
+/// it holds.
 final class ReadWatch: Sendable {
+    private struct State {
+        var lastBytes: ContinuousClock.Instant
+        /// Since when less than `leastBytes` have come.
+        var since: ContinuousClock.Instant
+        var bytes = 0
+        var isSilent = true
+
+        init(_ now: ContinuousClock.Instant) { (lastBytes, since) = (now, now) }
+    }
+
     /// A healthy connection brings its next bytes within this time.
     private static let limit: Duration = .seconds(1)
-    private let lastBytes = Mutex(ContinuousClock().now)
-    private let givenUp = Atomic<Bool>(false)
+    /// What a connection that works brings within the patience that is had with it.
+    private static let leastBytes = 64 << 10
+    /// The bounds of that patience, in seconds: it is longer each time, so that a slow line has its turn.
+    private static let patienceBounds = 5.0...40.0
+    /// How often a read that has brought nothing at all is given up for others. Then it has failed.
+    static let mostStalls = 5
 
+    private let patience: Duration
+    private let state: Mutex<State>
+    private let givenUp = Atomic<Bool>(false)
+    private let madeRoom = Atomic<Bool>(false)
+
+    /// - Parameter patience: how long a read that a reader waits for may bring little.
+    init(patience: Duration, at now: ContinuousClock.Instant = .now) {
+        self.patience = patience
+        state = Mutex(State(now))
+    }
+
+    /// How long a read may bring little while others wait: by the pace of its connection.
+    ///
+    /// - Parameter stalls: how often it was given up before.
+    static func patience(_ pace: ConnectionPace, stalls: Int) -> Duration {
+        let first = max(Self.patienceBounds.lowerBound, 8 * (pace.latency ?? 0))
+        return .seconds(min(first * Double(1 << min(stalls, 10)), Self.patienceBounds.upperBound))
+    }
+
+    /// Whether no reader waited for it.
     var hasGivenUp: Bool { givenUp.load(ordering: .relaxed) }
 
-    func progressed() { lastBytes.withLock { $0 = ContinuousClock().now } }
+    /// Whether it was given up for others.
+    var hasMadeRoom: Bool { madeRoom.load(ordering: .relaxed) }
+
+    var hasEnded: Bool { hasGivenUp || hasMadeRoom }
+
+    /// Whether no byte has come.
+    var isSilent: Bool { state.withLock { $0.isSilent } }
+
+    /// Notes bytes that have been taken.
+    ///
+    /// - Parameter start: when they came. What taking them has lasted is not the server's time.
+    func progressed(_ count: Int, since start: ContinuousClock.Instant, at now: ContinuousClock.Instant = .now) {
+        state.withLock { state in
+            state.lastBytes = now
+            state.since = state.since + (now - start)
+            state.bytes += count
+            state.isSilent = false
+            guard state.bytes >= Self.leastBytes else { return }
+            (state.since, state.bytes) = (now, 0)
+        }
+    }
 
     /// Asked again and again while nothing comes.
     ///
     /// - Parameter isUnwanted: asked when it has lasted long enough; may take a lock.
-    func shouldGiveUp(_ isUnwanted: () -> Bool) -> Bool {
+    func shouldGiveUp(at now: ContinuousClock.Instant = .now, _ isUnwanted: () -> Bool) -> Bool {
         if hasGivenUp { return true }
-        let last = lastBytes.withLock { $0 }
-        guard ContinuousClock().now - last > Self.limit, isUnwanted() else { return false }
+        let last = state.withLock { $0.lastBytes }
+        guard now - last > Self.limit, isUnwanted() else { return false }
         givenUp.store(true, ordering: .relaxed)
+        return true
+    }
+
+    /// Whether little has come for as long as there is patience.
+    func isSlow(at now: ContinuousClock.Instant = .now) -> Bool { state.withLock { now - $0.since > patience } }
+
+    /// Asked again and again, too.
+    ///
+    /// - Parameter isPressed: whether others wait for what the read holds; may take a lock.
+    func shouldMakeRoom(at now: ContinuousClock.Instant = .now, _ isPressed: () -> Bool) -> Bool {
+        if hasMadeRoom { return true }
+        guard isSlow(at: now), isPressed() else { return false }
+        madeRoom.store(true, ordering: .relaxed)
         return true
     }
 }

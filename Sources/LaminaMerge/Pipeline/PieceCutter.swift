@@ -4,6 +4,8 @@ import LaminaStore
 struct Piece: @unchecked Sendable {
     // The piece's owner has the buffer: the cutter, then the queue, then one decoder.
     var layer: LayerID
+    /// Where its bytes come from.
+    var source: SourceKey
     var members: [Member]
     var buffer: UnsafeMutableRawBufferPointer
     /// How much was reserved in the pool.
@@ -19,6 +21,7 @@ final class PieceCutter {
     private static let pieceSize = 512 << 10
 
     private let job: FetchJob
+    private let source: SourceKey
     private let pool: BufferPool
     private let space: SpaceKeeper?
     private let deliver: (Piece) -> Void
@@ -28,8 +31,12 @@ final class PieceCutter {
     private var filled = 0
     private(set) var isClosed = false
 
-    init(_ job: FetchJob, pool: BufferPool, space: SpaceKeeper?, deliver: @escaping (Piece) -> Void) {
+    init(
+        _ job: FetchJob, from source: SourceKey, pool: BufferPool, space: SpaceKeeper?,
+        deliver: @escaping (Piece) -> Void
+    ) {
         self.job = job
+        self.source = source
         self.pool = pool
         self.space = space
         self.deliver = deliver
@@ -58,7 +65,7 @@ final class PieceCutter {
         if let piece {
             members = piece.members + members
             pool.give(piece.buffer)
-            pool.release(piece.reserved, urgent: piece.isUrgent)
+            pool.release(piece.reserved, urgent: piece.isUrgent, for: source)
             space?.giveBack(piece.diskBytes)
         }
         piece = nil
@@ -90,7 +97,7 @@ final class PieceCutter {
             // Room comes first: a thread that waits for room must not hold memory that others wait for.
             try space?.reserve(diskBytes)
             do throws(MergeError) {
-                try pool.reserve(size + needed, urgent: job.isUrgent)
+                try pool.reserve(size + needed, urgent: job.isUrgent, for: source)
             } catch {
                 space?.giveBack(diskBytes)
                 throw error
@@ -103,7 +110,7 @@ final class PieceCutter {
         wanted = size
         filled = 0
         piece = Piece(
-            layer: job.layer, members: members, buffer: pool.take(size), reserved: size + needed, diskBytes: diskBytes,
-            isUrgent: job.isUrgent)
+            layer: job.layer, source: source, members: members, buffer: pool.take(size), reserved: size + needed,
+            diskBytes: diskBytes, isUrgent: job.isUrgent)
     }
 }

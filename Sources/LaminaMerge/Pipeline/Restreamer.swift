@@ -17,8 +17,8 @@ struct Restreamer: Sendable {
     init(_ context: MergeContext) { self.context = context }
 
     /// Reads the files of a job from a plain layer. The places in its members are places in the layer's tar.
-    func run(_ job: FetchJob, _ format: LayerFormat, read: Reading) {
-        var files = RestreamedFiles(job, context)
+    func run(_ job: FetchJob, from source: SourceKey, _ format: LayerFormat, read: Reading) {
+        var files = RestreamedFiles(job, from: source, context)
         do {
             let range = job.range
             var (blob, sources) = try context.sources.sources(of: job.layer)
@@ -82,13 +82,15 @@ private struct RestreamedFiles {
     private var reserved: Int64 = 0
     private var inFlight = 0
     private let isUrgent: Bool
+    private let source: SourceKey
     private var hash = SHA256()
     private var received: Int64 = 0
     /// Whether the member at the front has begun.
     private var isWithin = false
 
-    init(_ job: FetchJob, _ context: MergeContext) {
+    init(_ job: FetchJob, from source: SourceKey, _ context: MergeContext) {
         self.context = context
+        self.source = source
         layer = job.layer
         members = job.members[...]
         isUrgent = job.isUrgent
@@ -149,8 +151,10 @@ private struct RestreamedFiles {
     }
 
     private mutating func open(_ part: Part, _ record: ContentRecord) throws {
-        try context.pool.reserve(part.size, urgent: isUrgent)
-        inFlight = part.size
+        // A larger file goes to a spool on disk.
+        let size = min(part.size, Self.smallSize)
+        try context.pool.reserve(size, urgent: isUrgent, for: source)
+        inFlight = size
         try context.space?.reserve(SpaceKeeper.onDisk(record.size))
         reserved = SpaceKeeper.onDisk(record.size)
         guard part.size > Self.smallSize else { return target = .memory([]) }
@@ -221,7 +225,7 @@ private struct RestreamedFiles {
         target = .nowhere
         context.space?.giveBack(reserved)
         reserved = 0
-        if inFlight > 0 { context.pool.release(inFlight, urgent: isUrgent) }
+        if inFlight > 0 { context.pool.release(inFlight, urgent: isUrgent, for: source) }
         inFlight = 0
     }
 

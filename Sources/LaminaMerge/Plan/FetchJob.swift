@@ -41,6 +41,8 @@ struct FetchJob: Sendable {
     var isUrgent: Bool
     /// Whether its bytes came before and were wrong: if there is another source, that one is asked.
     var isRetry = false
+    /// How often it was given up because its source brought too little while others waited.
+    var stalls = 0
     /// Whether neighbours may be taken along: the job is for one small file that a reader waits for.
     var mayReadAhead = false
     /// How many compressed bytes the job may grow to.

@@ -112,10 +112,13 @@ extension MergePlan {
 
     /// Takes back members that no reader waited for when their read was given up: a later reader asks again. Members that a
     /// reader has asked for in this very moment are fetched at once, by another request.
-    mutating func withdraw(_ members: [Member], of job: FetchJob) {
+    ///
+    /// - Parameter hasStalled: whether it was given up for others, though readers wait for it: they go on to wait.
+    mutating func withdraw(_ members: [Member], of job: FetchJob, hasStalled: Bool = false) {
         var rest = members
         if let first = members.firstIndex(where: isWanted), let last = members.lastIndex(where: isWanted) {
             var again = job
+            if hasStalled { again.stalls += 1 }
             // All members in between too: a job's members are adjacent.
             again.members = Array(members[first...last])
             lanes.append(again)
