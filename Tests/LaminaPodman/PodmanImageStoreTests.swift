@@ -142,6 +142,25 @@ struct PodmanImageStoreTests {
         #expect(uses.map(\.kind) == [.mount] && uses.first?.name == "/run/merged")
     }
 
+    @Test("one table is read for each mount namespace, but for a process that sees only a part of it")
+    func tables() throws {
+        let fixture = try ImageStoreFixture()
+        let line = "40 30 0:40 / /run/merged rw - overlay overlay rw\n"
+        try fixture.process(7, namespace: 1, mountinfo: line)
+        try fixture.process(8, namespace: 1, mountinfo: line)
+        // A table that cannot be read would be an error.
+        let second = fixture.proc + "/8/mountinfo"
+        #expect(unlink(second) == 0)
+        try createDirectories(second)
+        let found = { (kind: String) in try Mount.inAnyNamespace(proc: fixture.proc) { $0.type == kind } }
+        #expect(try found("overlay").map { $0.user.process } == [7])
+        #expect(try found("ext4").isEmpty)
+        let root = fixture.proc + "/7/root"
+        #expect(unlink(root) == 0 && symlink("/chroot", root) == 0)
+        #expect(throws: SystemError.self) { _ = try found("ext4") }
+        #expect(try found("overlay").count == 1)
+    }
+
     // MARK: Without an image store
 
     @Test(
