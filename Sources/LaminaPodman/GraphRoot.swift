@@ -26,8 +26,8 @@ public struct PodmanUse: Sendable, Hashable {
 }
 
 /// A directory in which podman, buildah or CRI-O keep layers, images and containers of their own (`graphroot`): read to know what they
-/// have upon others' layers. Only looked at, and without their locks: the caller has the lock of the image store, without which they make
-/// nothing new upon it.
+/// have upon others' layers. Only looked at, and without their locks: who takes something away has the lock of the image store meanwhile,
+/// without which they make nothing new upon it.
 struct GraphRoot {
     var path: String
     /// Further directories whose records belong to it.
@@ -116,8 +116,6 @@ public enum PodmanError: Error, Sendable, CustomStringConvertible {
     case unreadable(String, String)
     /// The directory is somebody else's.
     case foreign(String)
-    /// Somebody has its lock.
-    case busy(String)
     case path(String)
 
     public var description: String {
@@ -125,8 +123,6 @@ public enum PodmanError: Error, Sendable, CustomStringConvertible {
         case .unreadable(let path, let reason): "\(path) cannot be read: \(reason)"
         case .foreign(let path):
             "\(path) is not empty, and lamina has not made it: [podman] images takes a directory of its own"
-        case .busy(let path):
-            "podman, buildah or CRI-O have had the lock \(path) for a long time: what they do has to end first"
         case .path(let path): "\(path) has a comma or a colon in its path, which podman cannot mount from"
         }
     }

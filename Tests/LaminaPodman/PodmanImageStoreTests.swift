@@ -161,6 +161,44 @@ struct PodmanImageStoreTests {
         #expect(try found("overlay").count == 1)
     }
 
+    // MARK: podman's locks
+
+    /// A layer that podman unpacks: it has the lock of the image store's layers.
+    private func unpacking(_ fixture: ImageStoreFixture) throws -> File {
+        let file = try File(fixture.directory + "/overlay-layers/layers.lock", O_RDWR)
+        #expect(try file.tryWriteLock())
+        return file
+    }
+
+    @Test("where podman needs all that is there, its locks are not waited for, and what is new comes at once")
+    func keptWithoutLock() throws {
+        let (fixture, images, old) = try keeping()
+        let lock = try unpacking(fixture)
+        try fixture.image("r.example/more:1", "more")
+        let begin = monotonicSeconds()
+        try images.update(force: true, patience: 60)
+        #expect(monotonicSeconds() - begin < 30)
+        #expect(try shows(old, fixture) && images.absence(of: "r.example/more:1") == nil && images.imageCount == 3)
+        withExtendedLifetime(lock) {}
+    }
+
+    @Test("while podman has its locks nothing goes; nobody waits for them but who has patience, and a stop ends that")
+    func busy() throws {
+        let (fixture, images, old) = try keeping()
+        try fixture.put("overlay-layers/layers.json", "[]")
+        try fixture.put("overlay-containers/containers.json", "[]")
+        var lock: File? = try unpacking(fixture)
+        let begin = monotonicSeconds()
+        try images.update(force: true)
+        try images.update(force: true, patience: 60) { true }
+        #expect(monotonicSeconds() - begin < 30)
+        #expect(try shows(old, fixture) && images.keepsMore && images.imageCount == 2)
+        withExtendedLifetime(lock) {}
+        lock = nil
+        try images.update(force: true)
+        #expect(try !shows(old, fixture) && !images.keepsMore)
+    }
+
     // MARK: Without an image store
 
     @Test(
