@@ -80,7 +80,7 @@ public final class PodmanImageStore: Sendable {
     ///
     /// - Parameters:
     ///   - force: also if it has not: each file is looked at, and podman's records are, for what stayed because of them.
-    ///   - patience: how long podman may have its locks, in seconds, where something is to be taken away; then that stays until a later update.
+    ///   - patience: how long podman may have its locks, in seconds, where something is to be taken away. Then that stays until later.
     ///   - shouldStop: ends that wait.
     /// - Throws: `PodmanError`, `StoreError`, `SystemError`; what it showed before is whole then.
     public func update(
