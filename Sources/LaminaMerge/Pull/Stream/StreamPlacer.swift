@@ -42,7 +42,8 @@ final class StreamPlacer {
     init(engine: MergeEngine, layer: Digest, diffID: Digest, stream: StreamID, state: StreamState, spool: File?) {
         split =
             state.tarOffset == 0
-            ? TarSplitKeeper(engine.store, diffID, isWanted: engine.options.keepsTarSplits) : nil
+            ? TarSplitKeeper(
+                engine.store, diffID, isWanted: engine.options.keepsTarSplits, space: engine.space) : nil
         self.engine = engine
         self.layer = layer
         self.stream = stream
