@@ -28,10 +28,23 @@ public struct PodmanUse: Sendable, Hashable {
 /// A directory in which podman, buildah or CRI-O keep layers, images and containers of their own (`graphroot`): read to know what they
 /// have upon others' layers. Only looked at, and without their locks: who takes something away has the lock of the image store meanwhile,
 /// without which they make nothing new upon it.
-struct GraphRoot {
+package struct GraphRoot {
     var path: String
     /// Further directories whose records belong to it.
     var others: [String] = []
+    /// Gives the bytes of a file; nil where there is none.
+    var read: (_ file: String) throws(PodmanError) -> [UInt8]? = { file throws(PodmanError) in
+        try GraphRoot.bytes(of: file)
+    }
+
+    init(path: String) { self.path = path }
+
+    /// What stands upon what, where these bytes are in each of its files.
+    package static func uses(reading bytes: [UInt8]) throws -> [PodmanUse] {
+        var root = GraphRoot(path: "/")
+        root.read = { _ in bytes }
+        return try root.uses()
+    }
 
     /// The bytes of one of its files.
     private static let byteLimit = 256 << 20
@@ -90,23 +103,24 @@ struct GraphRoot {
 
     private func items(_ file: String) throws(PodmanError) -> [JSON] {
         var items: [JSON] = []
-        for directory in [path] + others { items += try Self.items(in: "\(directory)/\(file)") }
+        for directory in [path] + others {
+            let file = "\(directory)/\(file)"
+            guard let bytes = try read(file), !bytes.isEmpty else { continue }
+            switch try? JSON.parse(bytes) {
+            case .array(let found)?: items += found
+            case .null?: continue
+            default: throw PodmanError.unreadable(file, "it is no JSON array")
+            }
+        }
         return items
     }
 
-    private static func items(in file: String) throws(PodmanError) -> [JSON] {
-        let bytes: [UInt8]
+    private static func bytes(of file: String) throws(PodmanError) -> [UInt8]? {
         do throws(SystemError) {
-            bytes = try readFile(file, limit: byteLimit)
+            return try readFile(file, limit: byteLimit)
         } catch {
-            if error.code == ENOENT || error.code == ENOTDIR { return [] }
+            if error.code == ENOENT || error.code == ENOTDIR { return nil }
             throw PodmanError.unreadable(file, "\(error)")
-        }
-        if bytes.isEmpty { return [] }
-        switch try? JSON.parse(bytes) {
-        case .array(let items)?: return items
-        case .null?: return []
-        default: throw PodmanError.unreadable(file, "it is no JSON array")
         }
     }
 }

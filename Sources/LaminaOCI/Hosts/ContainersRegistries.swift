@@ -48,9 +48,22 @@ public struct ContainersRegistries: Sendable, Hashable {
     ///
     /// - Throws: `badConfiguration`, naming file and line; also for one that is blocked.
     func hosts(for registry: String, _ repository: String) throws(OCIError) -> [RegistryHost]? {
+        try Self.hosts(for: registry, repository, among: try entries())
+    }
+
+    /// The same by one file's bytes.
+    package static func hosts(
+        for registry: String, _ repository: String, parsing bytes: [UInt8], path: String
+    ) throws(OCIError) -> [RegistryHost]? {
+        try hosts(for: registry, repository, among: try parse(bytes, path: path))
+    }
+
+    private static func hosts(
+        for registry: String, _ repository: String, among entries: [Entry]
+    ) throws(OCIError) -> [RegistryHost]? {
         let name = "\(registry)/\(repository)"
         var best: Entry?
-        for entry in try entries() where Self.matches(entry.prefix, name) {
+        for entry in entries where Self.matches(entry.prefix, name) {
             if best.map({ $0.prefix.utf8.count < entry.prefix.utf8.count }) ?? true { best = entry }
         }
         guard let best else { return nil }
