@@ -170,8 +170,8 @@ let package = Package(
             name: "LaminaTestSupport", dependencies: ["LaminaOCI", "LaminaDigest", "LaminaSystem", "CCurl"],
             path: "Tests/Support", swiftSettings: swift),
         .target(
-            name: "LaminaFuzzTargets", dependencies: ["LaminaFormats", "LaminaDigest"], path: "Tests/Fuzz/Targets",
-            swiftSettings: swift),
+            name: "LaminaFuzzTargets", dependencies: ["LaminaFormats", "LaminaOCI", "LaminaPodman", "LaminaDigest"],
+            path: "Tests/Fuzz/Targets", swiftSettings: swift),
         tests("LaminaTOML", ["LaminaTOML"]),
         tests("LaminaSQLite", ["LaminaSQLite", "LaminaTestSupport"]),
         tests("LaminaSeal", ["LaminaSeal", "LaminaSystem", "CLinux"]),

@@ -11,7 +11,9 @@ cd "$(dirname "$0")/../Tests/Fuzz"
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(footer toc toc-member manifest tar gzip zstd tar-split tar-part ztoc span)
+[ ${#targets[@]} -gt 0 ] || targets=(
+    footer toc toc-member manifest tar gzip zstd tar-split tar-part ztoc span podman storage documents registries auth
+)
 
 build=(-c release -Xswiftc -sanitize=fuzzer -Xcc -fsanitize=fuzzer-no-link)
 swift build "${build[@]}" --product lamina-fuzz

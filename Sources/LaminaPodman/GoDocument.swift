@@ -73,9 +73,9 @@ indirect enum GoType: Sendable {
 }
 
 /// The documents of an image, as containers/image and podman decode them.
-enum GoDocument {
+package enum GoDocument {
     /// Why podman cannot read an image; nil where it can.
-    static func problem(manifest: [UInt8], config: [UInt8]) -> String? {
+    package static func problem(manifest: [UInt8], config: [UInt8]) -> String? {
         for (name, bytes, type) in [("manifest", manifest, Self.manifest), ("configuration", config, image)] {
             guard let document = try? JSON.parse(bytes) else { return "podman cannot read its \(name): it is no JSON" }
             if let problem = type.problem(of: document, at: "") {

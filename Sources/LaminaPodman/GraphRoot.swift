@@ -26,12 +26,25 @@ public struct PodmanUse: Sendable, Hashable {
 }
 
 /// A directory in which podman, buildah or CRI-O keep layers, images and containers of their own (`graphroot`): read to know what they
-/// have upon others' layers. Only looked at, and without their locks: the caller has the lock of the image store, without which they make
-/// nothing new upon it.
-struct GraphRoot {
+/// have upon others' layers. Only looked at, and without their locks: who takes something away has the lock of the image store meanwhile,
+/// without which they make nothing new upon it.
+package struct GraphRoot {
     var path: String
     /// Further directories whose records belong to it.
     var others: [String] = []
+    /// Gives the bytes of a file; nil where there is none.
+    var read: (_ file: String) throws(PodmanError) -> [UInt8]? = { file throws(PodmanError) in
+        try GraphRoot.bytes(of: file)
+    }
+
+    init(path: String) { self.path = path }
+
+    /// What stands upon what, where these bytes are in each of its files.
+    package static func uses(reading bytes: [UInt8]) throws -> [PodmanUse] {
+        var root = GraphRoot(path: "/")
+        root.read = { _ in bytes }
+        return try root.uses()
+    }
 
     /// The bytes of one of its files.
     private static let byteLimit = 256 << 20
@@ -90,23 +103,24 @@ struct GraphRoot {
 
     private func items(_ file: String) throws(PodmanError) -> [JSON] {
         var items: [JSON] = []
-        for directory in [path] + others { items += try Self.items(in: "\(directory)/\(file)") }
+        for directory in [path] + others {
+            let file = "\(directory)/\(file)"
+            guard let bytes = try read(file), !bytes.isEmpty else { continue }
+            switch try? JSON.parse(bytes) {
+            case .array(let found)?: items += found
+            case .null?: continue
+            default: throw PodmanError.unreadable(file, "it is no JSON array")
+            }
+        }
         return items
     }
 
-    private static func items(in file: String) throws(PodmanError) -> [JSON] {
-        let bytes: [UInt8]
+    private static func bytes(of file: String) throws(PodmanError) -> [UInt8]? {
         do throws(SystemError) {
-            bytes = try readFile(file, limit: byteLimit)
+            return try readFile(file, limit: byteLimit)
         } catch {
-            if error.code == ENOENT || error.code == ENOTDIR { return [] }
+            if error.code == ENOENT || error.code == ENOTDIR { return nil }
             throw PodmanError.unreadable(file, "\(error)")
-        }
-        if bytes.isEmpty { return [] }
-        switch try? JSON.parse(bytes) {
-        case .array(let items)?: return items
-        case .null?: return []
-        default: throw PodmanError.unreadable(file, "it is no JSON array")
         }
     }
 }
@@ -116,8 +130,6 @@ public enum PodmanError: Error, Sendable, CustomStringConvertible {
     case unreadable(String, String)
     /// The directory is somebody else's.
     case foreign(String)
-    /// Somebody has its lock.
-    case busy(String)
     case path(String)
 
     public var description: String {
@@ -125,8 +137,6 @@ public enum PodmanError: Error, Sendable, CustomStringConvertible {
         case .unreadable(let path, let reason): "\(path) cannot be read: \(reason)"
         case .foreign(let path):
             "\(path) is not empty, and lamina has not made it: [podman] images takes a directory of its own"
-        case .busy(let path):
-            "podman, buildah or CRI-O have had the lock \(path) for a long time: what they do has to end first"
         case .path(let path): "\(path) has a comma or a colon in its path, which podman cannot mount from"
         }
     }

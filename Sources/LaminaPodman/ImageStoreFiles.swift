@@ -18,8 +18,6 @@ struct ImageStoreFiles {
     private static let graphRoots = "graph-roots"
     private static let layersLock = "overlay-layers/layers.lock"
     private static let imagesLock = "overlay-images/images.lock"
-    /// How long podman may have a lock, in seconds.
-    private static let patience = 20.0
 
     /// The lock of an image store: podman, buildah and CRI-O read nothing of it meanwhile.
     final class Lock {
@@ -61,17 +59,18 @@ struct ImageStoreFiles {
 
     // MARK: The lock
 
-    /// Waits for podman's locks.
+    /// Waits for podman's locks, which podman has as long as it unpacks a layer.
     ///
-    /// - Throws: `PodmanError.busy` after some seconds: podman has them as long as it unpacks a layer.
-    func lock() throws -> Lock {
-        let deadline = monotonicSeconds() + Self.patience
+    /// - Parameter patience: how long, in seconds.
+    /// - Returns: nil where podman has one still.
+    func lock(patience: Double, shouldStop: () -> Bool = { false }) throws -> Lock? {
+        let deadline = monotonicSeconds() + patience
         while true {
             // Both or none: podman takes them in either order.
             let images = try File(path(Self.imagesLock), O_RDWR | O_NOFOLLOW)
             let layers = try File(path(Self.layersLock), O_RDWR | O_NOFOLLOW)
             if try images.tryWriteLock(), try layers.tryWriteLock() { return Lock(layers: layers, images: images) }
-            guard monotonicSeconds() < deadline else { throw PodmanError.busy(path(Self.layersLock)) }
+            guard monotonicSeconds() < deadline, !shouldStop() else { return nil }
             usleep(20_000)
         }
     }
@@ -178,8 +177,8 @@ struct ImageStoreFiles {
             unlink(path("overlay/l/\(name)"))
         }
         for name in try File.names(inDirectory: path("overlay")) where Digest(hex: name) != nil && !ids.contains(name) {
-            let files = try File.names(inDirectory: path("overlay/\(name)"))
-            for file in files where ["diff", "link", "lower"].contains(file) || file.hasSuffix(".new") {
+            let files = try? File.names(inDirectory: path("overlay/\(name)"))
+            for file in files ?? [] where ["diff", "link", "lower"].contains(file) || file.hasSuffix(".new") {
                 unlink(path("overlay/\(name)/\(file)"))
             }
             removeEmpty("overlay/\(name)")

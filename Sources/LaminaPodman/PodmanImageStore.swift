@@ -73,22 +73,42 @@ public final class PodmanImageStore: Sendable {
     /// Whether podman has a name for images of this reference.
     public static func canShow(_ reference: String) -> Bool { ImageStorePlan.name(reference) != nil }
 
+    /// How long an update waits for podman's locks where nobody has patience, in seconds.
+    private static let shortPatience = 0.2
+
     /// Brings it to what the index has now, if that has changed since the last time.
     ///
-    /// - Parameter force: also if it has not: each file is looked at, and podman's records are, for what stayed because of them.
+    /// - Parameters:
+    ///   - force: also if it has not: each file is looked at, and podman's records are, for what stayed because of them.
+    ///   - patience: how long podman may have its locks, in seconds, where something is to be taken away. Then that stays until later.
+    ///   - shouldStop: ends that wait.
     /// - Throws: `PodmanError`, `StoreError`, `SystemError`; what it showed before is whole then.
-    public func update(force: Bool = false) throws {
-        try updating.withLock { _ in
-            let fingerprint = try store.index.podmanFingerprint()
-            if !force, state.withLock({ $0.fingerprint }) == fingerprint { return }
-            let plan = try publish()
-            state.withLock {
-                $0.fingerprint = fingerprint
-                $0.absences = plan.absences
-                $0.images = plan.images.count
-                $0.keepsMore = plan.keepsMore
-            }
+    public func update(
+        force: Bool = false, patience: Double = 0, shouldStop: () -> Bool = { false }
+    ) throws {
+        let isBusy = try updating.withLock { _ in try bringUp(force: force, nil) }
+        guard isBusy, patience > 0 else { return }
+        // Without `updating`, so that a pull need not wait for it.
+        guard let lock = try ImageStoreFiles(directory: directory).lock(patience: patience, shouldStop: shouldStop)
+        else {
+            report("podman is at work: what it does has to end before something is taken out of \(directory)")
+            return
         }
+        _ = try updating.withLock { _ in try bringUp(force: true, lock) }
+    }
+
+    /// - Returns: whether something is there only because podman has its locks.
+    private func bringUp(force: Bool, _ lock: ImageStoreFiles.Lock?) throws -> Bool {
+        let fingerprint = try store.index.podmanFingerprint()
+        if !force, state.withLock({ $0.fingerprint }) == fingerprint { return false }
+        let (plan, isBusy) = try publish(lock)
+        state.withLock {
+            $0.fingerprint = fingerprint
+            $0.absences = plan.absences
+            $0.images = plan.images.count
+            $0.keepsMore = plan.keepsMore || isBusy
+        }
+        return isBusy
     }
 
     /// What podman has upon an image that would go with its reference.
@@ -153,23 +173,29 @@ public final class PodmanImageStore: Sendable {
             known: rows, believes: options.believes)
     }
 
-    private func publish() throws -> ImageStorePlan {
+    private func publish(_ given: ImageStoreFiles.Lock?) throws -> (plan: ImageStorePlan, isBusy: Bool) {
         let rows = try knownRows()
         let oldImages = Dictionary(uniqueKeysWithValues: try store.index.podmanImages().map { ($0.id, $0) })
-        var plan = try plan(rows)
+        let wanted = try self.plan(rows)
+        var plan = wanted
         let files = ImageStoreFiles(directory: directory)
         // Somebody may have taken the directory away.
         try files.prepare()
         // For what is only added none is needed: each file is replaced at once.
-        var lock: ImageStoreFiles.Lock?
+        var lock = given
         defer { withExtendedLifetime(lock) {} }
+        var isBusy = false
         if plan.takesAway(rows, oldImages) {
-            // From here on podman makes nothing new upon it.
-            lock = try? files.lock()
-            if lock == nil {
-                report("podman is at work: what it does has to end before something is taken out of \(directory)")
+            // What is used now stays, whatever podman does meanwhile. Mostly that is all, and podman is not stopped.
+            if lock == nil { try keepWhatIsUsed(&plan, rows, oldImages) }
+            if lock == nil, plan.takesAway(rows, oldImages) {
+                lock = try? files.lock(patience: Self.shortPatience)
+                isBusy = lock == nil
+                plan = wanted
+                if isBusy { try keep(&plan, rows, oldImages, Set(rows.keys), Set(oldImages.keys)) }
             }
-            try keepWhatIsUsed(&plan, rows, oldImages, isLocked: lock != nil)
+            // From here on podman makes nothing new upon it; what it had made until now is looked at once more.
+            if lock != nil { try keepWhatIsUsed(&plan, rows, oldImages) }
         }
         // Held before podman can see it.
         let images = plan.images.values.map {
@@ -184,17 +210,15 @@ public final class PodmanImageStore: Sendable {
         try store.forgetForPodman(
             layers: Set(rows.keys).subtracting(plan.layers.keys),
             images: Set(oldImages.keys).subtracting(plan.images.keys))
-        return plan
+        return (plan, isBusy)
     }
 
     private func keepWhatIsUsed(
-        _ plan: inout ImageStorePlan, _ rows: [Digest: PodmanLayerRow], _ images: [Digest: PodmanImageRow],
-        isLocked: Bool
+        _ plan: inout ImageStorePlan, _ rows: [Digest: PodmanLayerRow], _ images: [Digest: PodmanImageRow]
     ) throws {
-        var layers = isLocked ? [] : Set(rows.keys)
-        var used = isLocked ? [] : Set(images.keys)
+        var (layers, used): (Set<Digest>, Set<Digest>) = ([], [])
         do {
-            for use in isLocked ? try uses(rows) : [] {
+            for use in try uses(rows) {
                 if let layer = use.layer { layers.insert(layer) }
                 if let image = use.image { used.insert(image) }
             }
@@ -203,6 +227,13 @@ public final class PodmanImageStore: Sendable {
             report("nothing is taken out of \(directory) for now: \(error)")
             (layers, used) = (Set(rows.keys), Set(images.keys))
         }
+        try keep(&plan, rows, images, layers, used)
+    }
+
+    private func keep(
+        _ plan: inout ImageStorePlan, _ rows: [Digest: PodmanLayerRow], _ images: [Digest: PodmanImageRow],
+        _ layers: Set<Digest>, _ used: Set<Digest>
+    ) throws {
         try plan.keep(rows, images, layers: layers, images: used) { try store.index.podmanFacts($0.layer, $0.view) }
     }
 

@@ -4,7 +4,7 @@ import LaminaSystem
 
 extension Store {
     /// What the store takes on disk, in bytes: the backing files as far as they are recorded, the spools, the images of sealed
-    /// chains, the index, its log and the reserve. Walks all contents: about 150 ms for a million. Files under several names count several times.
+    /// chains, the tar-splits, the index, its log and the reserve. Walks all contents: about 150 ms for a million. Files under several names count several times.
     public func spaceUsed() throws -> Int64 {
         let contents = try index.read { database in
             try database.integer(
@@ -17,7 +17,7 @@ extension Store {
         // A spool with a second name is counted as the content that it has become. Space for the spool of a file that comes
         // again alone was reserved.
         return try files.names(in: ContentFiles.spoolDirectory).filter { !$0.hasPrefix("restream-") }.reduce(
-            contents + indexSpace() + images
+            contents + indexSpace() + images + tarSplitSpace()
         ) {
             $0 + files.allocatedSize(ContentFiles.path(ofSpool: $1))
         }

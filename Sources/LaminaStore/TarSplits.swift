@@ -36,7 +36,20 @@ extension Store {
         }
     }
 
-    public func removeTarSplit(_ momentary: MomentaryTarSplit) { unlink(momentary.path) }
+    /// Removes it, and at once what it takes on disk.
+    public func removeTarSplit(_ momentary: MomentaryTarSplit) {
+        // Not of one that has its name by now.
+        if unlink(momentary.path) == 0 { try? momentary.file.truncate(to: 0) }
+    }
+
+    /// What all tar-splits take on disk, in bytes.
+    func tarSplitSpace() -> Int64 {
+        let directory = "\(root)/\(Self.tarSplitPath)"
+        return ((try? File.names(inDirectory: directory)) ?? []).reduce(0) { sum, name in
+            var status = stat()
+            return lstat("\(directory)/\(name)", &status) == 0 ? sum + Int64(status.st_blocks) * 512 : sum
+        }
+    }
 
     /// Puts a tar-split in its place. On disk when it returns, and its row is known.
     ///

@@ -57,7 +57,7 @@ extension Mount {
 
     /// The mounts for which `condition` holds, in every mount namespace including this one, each with a process that is in it.
     ///
-    /// A namespace without a process, and a mount without a namespace, are not found.
+    /// A namespace without a process, and a mount without a namespace, are not found. One table is read for each namespace.
     ///
     /// - Throws: where the processes cannot be listed, or a table of mounts cannot be read although its process is there: what was not
     ///   looked at may have any mount.
@@ -70,11 +70,16 @@ extension Mount {
             guard let namespace = MountUser.namespace(of: "\(process)", in: proc), !seen.contains(namespace),
                 let bytes = try table(of: process, in: proc)
             else { continue }
-            // For a process in a chroot only what it can reach is listed, so another process is asked if nothing was found.
-            let mounts = parse(bytes).filter(condition)
-            guard !mounts.isEmpty, let user = MountUser(process: process, proc: proc) else { continue }
-            seen.insert(namespace)
-            for mount in mounts { found.append((user, mount)) }
+            let mounts = parse(bytes)
+            let wanted = mounts.filter(condition)
+            if wanted.isEmpty {
+                // For a process in a chroot only what it can reach is listed: then another process is asked.
+                let isWhole = !mounts.isEmpty && File.linkTarget(of: "\(proc)/\(process)/root") == "/"
+                if isWhole { seen.insert(namespace) }
+            } else if let user = MountUser(process: process, proc: proc) {
+                seen.insert(namespace)
+                for mount in wanted { found.append((user, mount)) }
+            }
         }
         return found
     }

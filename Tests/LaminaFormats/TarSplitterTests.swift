@@ -54,6 +54,25 @@ struct TarSplitterTests {
         #expect(joined.asked.count == 3)
     }
 
+    @Test("it has a bound, as what is embedded can be of any size", arguments: ["bin/.wh.x", "a/../b"])
+    func bounded(_ name: String) throws {
+        let small = try makeTar([.file(name, noise(3 << 20))])
+        #expect(try join(try split(small), [:]).tar == small)
+        let large = try makeTar([.file(name, noise(8 << 20))])
+        var passed = 0
+        #expect {
+            let splitter = try TarSplitter { passed += $0.count }
+            try large.withUnsafeBytes { all in
+                for start in stride(from: 0, to: all.count, by: 1 << 16) {
+                    try splitter.take(UnsafeRawBufferPointer(rebasing: all[start..<min(all.count, start + 1 << 16)]))
+                }
+            }
+        } throws: {
+            ($0 as? FormatError)?.code == .tooLarge
+        }
+        #expect(passed < 6 << 20)
+    }
+
     @Test("files that the layer's directory does not have are in it themselves")
     func embedded() throws {
         let odd = noise(777)

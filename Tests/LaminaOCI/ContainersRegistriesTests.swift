@@ -97,6 +97,51 @@ struct ContainersRegistriesTests {
         } throws: { "\($0)".contains("blocks 'bad.example'") && "\($0)".contains("/main") }
     }
 
+    @Test("slashes at the end of a prefix or a place say nothing")
+    func slashes() throws {
+        let file = """
+            [[registry]]
+            prefix = "docker.io/"
+            blocked = true
+            location = "x.example"
+            [[registry]]
+            prefix = "r.example/team//"
+            location = "m.example/proj/"
+            [[registry.mirror]]
+            location = "n.example/"
+            """
+        #expect {
+            _ = try urls([file], "docker.io", "me/app")
+        } throws: { "\($0)".contains("blocks 'docker.io'") }
+        #expect(
+            try urls([file], "r.example", "team/app") == ["https://n.example/app", "https://m.example/proj/app"])
+        #expect(try urls([file], "r.example", "teams/app") == nil)
+        // The same prefix, so that the later file counts.
+        let other = "[[registry]]\nprefix = \"r.example/team\"\nlocation = \"o.example\"\n"
+        #expect(try urls([file, other], "r.example", "team/app") == ["https://o.example/app"])
+        #expect(throws: OCIError.self) { _ = try urls(["[[registry]]\nlocation = \"//\"\n"], "a", "b") }
+    }
+
+    @Test("a directory that cannot be listed, or has more files than are read, is an error: one may block a registry")
+    func directoryUnreadable() throws {
+        let directory = try temporaryDirectory("registries")
+        defer { removeTree(directory) }
+        func hosts(_ name: String) throws -> [RegistryHost]? {
+            try ContainersRegistries(file: directory + "/none", directory: directory + "/" + name)
+                .hosts(for: "r.example", "a")
+        }
+        #expect(try hosts("missing") == nil)
+        // A link to itself: ELOOP stands for EMFILE and the like.
+        #expect(symlink("loop", directory + "/loop") == 0)
+        #expect { _ = try hosts("loop") } throws: { ($0 as? OCIError)?.code == .badConfiguration }
+        try createDirectories(directory + "/many")
+        for number in 0..<256 { try put("", directory + "/many/\(number).conf") }
+        try put("x", directory + "/many/ignored")
+        #expect(try hosts("many") == nil)
+        try put("[[registry]]\nlocation = \"r.example\"\nblocked = true\n", directory + "/many/zzz.conf")
+        #expect { _ = try hosts("many") } throws: { ($0 as? OCIError)?.code == .badConfiguration }
+    }
+
     @Test(
         "what is wrong is told with file, and line where there is one; keys that are not lamina's are podman's to judge",
         arguments: [

@@ -142,6 +142,63 @@ struct PodmanImageStoreTests {
         #expect(uses.map(\.kind) == [.mount] && uses.first?.name == "/run/merged")
     }
 
+    @Test("one table is read for each mount namespace, but for a process that sees only a part of it")
+    func tables() throws {
+        let fixture = try ImageStoreFixture()
+        let line = "40 30 0:40 / /run/merged rw - overlay overlay rw\n"
+        try fixture.process(7, namespace: 1, mountinfo: line)
+        try fixture.process(8, namespace: 1, mountinfo: line)
+        // A table that cannot be read would be an error.
+        let second = fixture.proc + "/8/mountinfo"
+        #expect(unlink(second) == 0)
+        try createDirectories(second)
+        let found = { (kind: String) in try Mount.inAnyNamespace(proc: fixture.proc) { $0.type == kind } }
+        #expect(try found("overlay").map { $0.user.process } == [7])
+        #expect(try found("ext4").isEmpty)
+        let root = fixture.proc + "/7/root"
+        #expect(unlink(root) == 0 && symlink("/chroot", root) == 0)
+        #expect(throws: SystemError.self) { _ = try found("ext4") }
+        #expect(try found("overlay").count == 1)
+    }
+
+    // MARK: podman's locks
+
+    /// A layer that podman unpacks: it has the lock of the image store's layers.
+    private func unpacking(_ fixture: ImageStoreFixture) throws -> File {
+        let file = try File(fixture.directory + "/overlay-layers/layers.lock", O_RDWR)
+        #expect(try file.tryWriteLock())
+        return file
+    }
+
+    @Test("where podman needs all that is there, its locks are not waited for, and what is new comes at once")
+    func keptWithoutLock() throws {
+        let (fixture, images, old) = try keeping()
+        let lock = try unpacking(fixture)
+        try fixture.image("r.example/more:1", "more")
+        let begin = monotonicSeconds()
+        try images.update(force: true, patience: 60)
+        #expect(monotonicSeconds() - begin < 30)
+        #expect(try shows(old, fixture) && images.absence(of: "r.example/more:1") == nil && images.imageCount == 3)
+        withExtendedLifetime(lock) {}
+    }
+
+    @Test("while podman has its locks nothing goes; nobody waits for them but who has patience, and a stop ends that")
+    func busy() throws {
+        let (fixture, images, old) = try keeping()
+        try fixture.put("overlay-layers/layers.json", "[]")
+        try fixture.put("overlay-containers/containers.json", "[]")
+        var lock: File? = try unpacking(fixture)
+        let begin = monotonicSeconds()
+        try images.update(force: true)
+        try images.update(force: true, patience: 60) { true }
+        #expect(monotonicSeconds() - begin < 30)
+        #expect(try shows(old, fixture) && images.keepsMore && images.imageCount == 2)
+        withExtendedLifetime(lock) {}
+        lock = nil
+        try images.update(force: true)
+        #expect(try !shows(old, fixture) && !images.keepsMore)
+    }
+
     // MARK: Without an image store
 
     @Test(

@@ -123,7 +123,11 @@ extension Engine {
 
     /// Deletes what nothing holds, and files that the index does not know; also what interrupted pulls of containerd's would go on from.
     public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
-        if !dryRun { snapshotter.withLock { $0 }?.forgetInterruptedPulls() }
+        if !dryRun {
+            snapshotter.withLock { $0 }?.forgetInterruptedPulls()
+            // Who asks for this can wait for podman.
+            podman?.update(force: true, patience: PodmanKeeper.lockPatience)
+        }
         return try collectGarbage(dryRun: dryRun, looksForUnknown: true)
     }
 

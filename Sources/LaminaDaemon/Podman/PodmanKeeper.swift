@@ -25,6 +25,8 @@ final class PodmanKeeper: Sendable {
     private static let interval = 2.0
     /// And at podman's records, while something stays only because of them, in looks.
     private static let patience = 15
+    /// How long podman may have its locks, in seconds, where nobody waits for more than that.
+    static let lockPatience = 20.0
 
     private struct State {
         var isStopping = false
@@ -55,10 +57,12 @@ final class PodmanKeeper: Sendable {
 
     /// Brings it to what the index has. What fails is logged, and tried again soon.
     ///
-    /// - Parameter force: also if nothing seems to have changed.
-    func update(force: Bool = false) {
+    /// - Parameters:
+    ///   - force: also if nothing seems to have changed.
+    ///   - patience: how long podman may have its locks, in seconds, before what is to go stays until later.
+    func update(force: Bool = false, patience: Double = 0) {
         do {
-            try images.update(force: force)
+            try images.update(force: force, patience: patience) { [state] in state.withLock { $0.isStopping } }
             state.withLock { $0.problem = nil }
         } catch {
             let text = "\(error)"
@@ -79,7 +83,7 @@ final class PodmanKeeper: Sendable {
             let current = store.index.contentVersion
             let hasFailed = state.withLock { $0.problem != nil }
             if images.keepsMore || hasFailed, looks.isMultiple(of: Self.patience) {
-                update(force: true)
+                update(force: true, patience: Self.lockPatience)
             } else if version != current {
                 update()
             }

@@ -4,8 +4,11 @@ import CZlib
 /// directory (`<layers>/<id>.tar-split.gz`, https://github.com/vbatts/tar-split). It is compressed by gzip and passed on at once.
 ///
 /// The bytes of some files are put into it, as the layer's directory does not have them under their names: those of eStargz itself,
-/// whiteouts that are not empty, sparse files, and files with names that lead upwards.
+/// whiteouts that are not empty, sparse files, and files with names that lead upwards. As these can be of any size, it has a bound.
 public final class TarSplitter {
+    /// How large it may be, compressed: an eStargz has its own table of contents in it, with two digests an entry.
+    static let sizeLimit: (base: Int64, ofEntry: Int64) = (4 << 20, 1024)
+
     private enum Place { case between, file(rest: Int64), embedded }
 
     private var reader = TarReader()
@@ -14,6 +17,7 @@ public final class TarSplitter {
     private var place = Place.between
     /// Of the names of files with bytes.
     private var seen: Set<Int> = []
+    private var entryCount: Int64 = 0
 
     /// - Parameter sink: gets the compressed bytes, in order. What it throws, `take` and `finish` throw.
     public init(_ sink: @escaping (UnsafeRawBufferPointer) throws -> Void) throws(FormatError) {
@@ -26,7 +30,8 @@ public final class TarSplitter {
 
     /// Takes the next bytes of the tar.
     ///
-    /// Throws ``FormatError`` for what is no tar, and for one that has two files of one name: only the last of them is in a directory.
+    /// Throws ``FormatError`` for what is no tar, for one that has two files of one name, as only the last of them is in a directory,
+    /// and for one whose tar-split is over its bound.
     public func take(_ bytes: UnsafeRawBufferPointer) throws {
         var piece = bytes
         while true {
@@ -36,7 +41,7 @@ public final class TarSplitter {
             switch event {
             case .more:
                 builder.append(taken)
-                return try stream.check()
+                return try check()
             case .entry(let entry):
                 builder.append(taken)
                 try begin(entry)
@@ -47,7 +52,18 @@ public final class TarSplitter {
         }
     }
 
+    private func check() throws {
+        try stream.check()
+        let limit = Self.sizeLimit.base + entryCount * Self.sizeLimit.ofEntry
+        guard stream.size <= limit else {
+            throw FormatError(
+                .tooLarge, "the tar-split is over its limit",
+                expected: "at most \(limit) bytes for \(entryCount) entries")
+        }
+    }
+
     private func begin(_ entry: TarEntry) throws(FormatError) {
+        entryCount += 1
         let header = entry.header
         let path = header.name.split(separator: UInt8(ascii: "/")).filter { !$0.elementsEqual(".".utf8) }
         let name = Array(path.joined(separator: [UInt8(ascii: "/")])).hashValue
@@ -83,7 +99,7 @@ public final class TarSplitter {
     public func finish() throws {
         try reader.finish()
         _ = try builder.finish()
-        try stream.check()
+        try check()
     }
 }
 
@@ -93,6 +109,8 @@ private final class GzipStream: TarSplitStream {
     private let stream: UnsafeMutablePointer<z_stream>
     private let sink: (UnsafeRawBufferPointer) throws -> Void
     private var failure: (any Error)?
+    /// How many bytes were passed on.
+    private(set) var size: Int64 = 0
 
     init(_ sink: @escaping (UnsafeRawBufferPointer) throws -> Void) throws(FormatError) {
         self.sink = sink
@@ -132,6 +150,7 @@ private final class GzipStream: TarSplitStream {
                     // It fails only for a stream that is not set up.
                     deflate(stream, mode)
                     let made = buffer.count - Int(stream.pointee.avail_out)
+                    size += Int64(made)
                     do {
                         if made > 0 { try sink(UnsafeRawBufferPointer(rebasing: buffer[..<made])) }
                     } catch {

@@ -147,6 +147,23 @@ final class SpaceKeeper: Sendable {
         }
     }
 
+    /// Counts bytes that are written at once, if there is room for them: for what the store can do without. Nobody waits for it.
+    func takeIfRoom(_ bytes: Int64) -> Bool {
+        state.withLock { state in
+            guard state.used + bytes <= limit else { return false }
+            state.used += bytes
+            state.isEstimate = true
+            if state.used > limit - margin { state.isWanted = true }
+            return true
+        }
+    }
+
+    /// Counts bytes out that were on disk, and were removed.
+    func removed(_ bytes: Int64) {
+        guard bytes > 0 else { return }
+        state.withLock(notify: true) { $0.used -= bytes }
+    }
+
     /// Has the store's size counted again: other code removed something.
     func forget() {
         state.withLock(notify: true) { state in

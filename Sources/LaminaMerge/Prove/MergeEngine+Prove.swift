@@ -29,7 +29,7 @@ extension MergeEngine {
             throw MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
         }
         let indexer = LayerIndexer(
-            store: store, source: source, requiresDiffID: true, keepsTarSplits: options.keepsTarSplits,
+            store: store, source: source, requiresDiffID: true, keepsTarSplits: options.keepsTarSplits, space: space,
             shouldStop: { [context] in shouldStop() || context.stop.isSet },
             didFetch: { [self] in countFetched(Int64($0)) })
         let descriptor = Descriptor(mediaType: "", digest: blob.digest, size: blob.size)
@@ -63,7 +63,7 @@ extension MergeEngine {
             throw MergeError(.fetch, "the index knows no place to get layer \(blob.digest) from")
         }
         let indexer = LayerIndexer(
-            store: store, source: source, keepsTarSplits: true,
+            store: store, source: source, keepsTarSplits: true, space: space,
             shouldStop: { [context] in shouldStop() || context.stop.isSet },
             didFetch: { [self] in countFetched(Int64($0)) })
         try indexer.keepTarSplit(of: layer)

@@ -96,7 +96,8 @@ public final class ImagePull {
         let budget = EntryBudget(limit: engine.options.imageEntries)
         let indexer = LayerIndexer(
             store: engine.store, source: blobs, tag: reference.tag, requiresDiffID: engine.options.requiresDiffID,
-            keepsTarSplits: engine.options.keepsTarSplits, refusesUnproven: engine.options.refusesUnproven,
+            keepsTarSplits: engine.options.keepsTarSplits, space: engine.space,
+            refusesUnproven: engine.options.refusesUnproven,
             limits: engine.options.formatLimits, entries: budget, memory: engine.tocMemory, shouldStop: shouldStop,
             stream: { [self] in try stream($0, from: blobs, diffID: $1, format: $2, budget) },
             didFetch: { [self] in progress.fetchedBytes += Int64($0) }, importing: engine.importing,

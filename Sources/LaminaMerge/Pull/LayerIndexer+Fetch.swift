@@ -228,7 +228,7 @@ extension LayerIndexer {
         var tailHash = SHA256()
         // A blob that cannot be decompressed has no diff ID; its chunks show whether it can be served.
         var tar: (stream: StreamDecompressor, hash: SHA256)? = try (StreamDecompressor(compression), SHA256())
-        let split = TarSplitKeeper(store, diffID, isWanted: keepsTarSplits)
+        let split = TarSplitKeeper(store, diffID, isWanted: keepsTarSplits, space: space)
         var position: Int64 = 0
         let tailRange = tail.map { $0.offset..<($0.offset + $0.size) } ?? 0..<0
         try source.read(

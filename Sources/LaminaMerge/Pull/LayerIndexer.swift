@@ -20,6 +20,8 @@ struct LayerIndexer {
     var requiresDiffID = false
     /// Whether the tar-split of a tar that is hashed is kept.
     var keepsTarSplits = false
+    /// The limit that the store has, which tar-splits count in; nil: none.
+    var space: SpaceKeeper?
     /// Whether a layer without digests of chunks is refused.
     var refusesUnproven = false
     var limits = FormatLimits()

@@ -65,7 +65,8 @@ public struct RemoteImage: Sendable {
         let source = source.trusting(try TOCClaims(descriptor).identity)
         let indexer = LayerIndexer(
             store: engine.store, source: source, tag: tag, requiresDiffID: engine.options.requiresDiffID,
-            keepsTarSplits: engine.options.keepsTarSplits, refusesUnproven: engine.options.refusesUnproven,
+            keepsTarSplits: engine.options.keepsTarSplits, space: engine.space,
+            refusesUnproven: engine.options.refusesUnproven,
             limits: engine.options.formatLimits, entries: entries, memory: engine.tocMemory,
             unvouched: plain == .streamed ? .streamed : .refused, shouldStop: shouldStop,
             stream: { try stream($0, from: source, diffID: $1, format: $2, shouldStop) },

@@ -2,7 +2,7 @@
 ///
 /// https://docs.docker.com/reference/cli/docker/login/,
 /// https://github.com/containers/image/blob/main/docs/containers-auth.json.5.md
-struct DockerConfig: Sendable {
+package struct DockerConfig: Sendable {
     /// By registry, and in podman's files also by registry and beginning of the repository.
     private(set) var auths: [String: Credentials] = [:]
     /// The helper for a registry.
@@ -16,7 +16,7 @@ struct DockerConfig: Sendable {
     /// Reads a file's bytes.
     ///
     /// - Throws: `badConfiguration`, naming the file and the key, never a value.
-    init(parsing bytes: [UInt8], path: String) throws(OCIError) {
+    package init(parsing bytes: [UInt8], path: String) throws(OCIError) {
         func wrong(_ what: String) -> OCIError { OCIError(.badConfiguration, "the credentials in \(path): \(what)") }
         // docker takes an empty file for one without entries.
         if bytes.allSatisfy({ [0x20, 0x09, 0x0A, 0x0D].contains($0) }) { return }
@@ -72,7 +72,7 @@ struct DockerConfig: Sendable {
 
     /// The credentials for a repository: of the longest key that is the registry, or the registry with the beginning of the
     /// repository.
-    func credentials(for host: String, repository: String) -> Credentials? {
+    package func credentials(for host: String, repository: String) -> Credentials? {
         var name = "\(Self.key(host))/\(repository)"[...]
         while true {
             if let found = auths[String(name)] { return found }
@@ -82,7 +82,7 @@ struct DockerConfig: Sendable {
     }
 
     /// The helper to ask about a registry.
-    func helper(for host: String) -> String? { helpers[Self.key(host)] ?? store }
+    package func helper(for host: String) -> String? { helpers[Self.key(host)] ?? store }
 
     /// A registry as it is written in the file: users and docker put schemes and `/v1/` around it, and Docker Hub has many
     /// names.

@@ -48,9 +48,22 @@ public struct ContainersRegistries: Sendable, Hashable {
     ///
     /// - Throws: `badConfiguration`, naming file and line; also for one that is blocked.
     func hosts(for registry: String, _ repository: String) throws(OCIError) -> [RegistryHost]? {
+        try Self.hosts(for: registry, repository, among: try entries())
+    }
+
+    /// The same by one file's bytes.
+    package static func hosts(
+        for registry: String, _ repository: String, parsing bytes: [UInt8], path: String
+    ) throws(OCIError) -> [RegistryHost]? {
+        try hosts(for: registry, repository, among: try parse(bytes, path: path))
+    }
+
+    private static func hosts(
+        for registry: String, _ repository: String, among entries: [Entry]
+    ) throws(OCIError) -> [RegistryHost]? {
         let name = "\(registry)/\(repository)"
         var best: Entry?
-        for entry in try entries() where Self.matches(entry.prefix, name) {
+        for entry in entries where Self.matches(entry.prefix, name) {
             if best.map({ $0.prefix.utf8.count < entry.prefix.utf8.count }) ?? true { best = entry }
         }
         guard let best else { return nil }
@@ -75,8 +88,14 @@ public struct ContainersRegistries: Sendable, Hashable {
         var order: [String] = []
         var files = [file]
         if !directory.isEmpty {
-            let names = ((try? File.names(inDirectory: directory)) ?? []).filter { $0.hasSuffix(".conf") }.sorted()
-            files += names.prefix(Self.fileLimit).map { "\(directory)/\($0)" }
+            let names = try Self.names(in: directory).filter { $0.hasSuffix(".conf") }.sorted()
+            // One that is left out may be the one that blocks a registry.
+            guard names.count <= Self.fileLimit else {
+                throw OCIError(
+                    .badConfiguration,
+                    "\(directory) has \(names.count) files, and no more than \(Self.fileLimit) are read")
+            }
+            files += names.map { "\(directory)/\($0)" }
         }
         for path in files {
             guard let bytes = try Self.read(path) else { continue }
@@ -87,11 +106,23 @@ public struct ContainersRegistries: Sendable, Hashable {
         return order.compactMap { byPrefix[$0] }
     }
 
+    private static func names(in directory: String) throws(OCIError) -> [String] {
+        do {
+            return try File.names(inDirectory: directory)
+        } catch {
+            if missing.contains(error.code) { return [] }
+            throw OCIError(.badConfiguration, "\(directory) cannot be listed", cause: error)
+        }
+    }
+
+    /// Of a file that is not there for this user, so that podman does without it.
+    private static let missing: Set<Int32> = [ENOENT, ENOTDIR, EACCES]
+
     private static func read(_ path: String) throws(OCIError) -> [UInt8]? {
         do {
             return try readFile(path, limit: byteLimit)
         } catch {
-            if [ENOENT, ENOTDIR, EACCES].contains(error.code) { return nil }
+            if missing.contains(error.code) { return nil }
             throw OCIError(.badConfiguration, "\(path) cannot be read", cause: error)
         }
     }
@@ -102,8 +133,8 @@ public struct ContainersRegistries: Sendable, Hashable {
             let root = TOMLSection(table: try TOMLTable.parse(bytes), name: "", path: path)
             var entries: [Entry] = []
             for section in try root.sections("registry") ?? [] {
-                let location = try section.string("location") ?? ""
-                let prefix = try section.string("prefix") ?? ""
+                let location = trimmed(try section.string("location") ?? "")
+                let prefix = trimmed(try section.string("prefix") ?? "")
                 guard !location.isEmpty || prefix.hasPrefix("*.") else {
                     throw section.wrong("location", "must be there")
                 }
@@ -114,9 +145,8 @@ public struct ContainersRegistries: Sendable, Hashable {
                     origin: path)
                 let digestsOnly = try section.bool("mirror-by-digest-only") ?? false
                 for mirror in try section.sections("mirror") ?? [] {
-                    guard let location = try mirror.string("location"), !location.isEmpty else {
-                        throw mirror.wrong("location", "must be there")
-                    }
+                    let location = trimmed(try mirror.string("location") ?? "")
+                    guard !location.isEmpty else { throw mirror.wrong("location", "must be there") }
                     var place = Entry.Place(location: location, isInsecure: try mirror.bool("insecure") ?? false)
                     let pulls = try mirror.string("pull-from-mirror") ?? "all"
                     switch pulls {
@@ -133,6 +163,13 @@ public struct ContainersRegistries: Sendable, Hashable {
         } catch {
             throw OCIError(.badConfiguration, error.text(in: path))
         }
+    }
+
+    /// As containers/image takes a place (`parseLocation`): slashes at its end say nothing.
+    private static func trimmed(_ location: String) -> String {
+        var rest = Substring(location)
+        while rest.last == "/" { rest.removeLast() }
+        return String(rest)
     }
 
     // MARK: What they mean

@@ -1,8 +1,10 @@
 import LaminaDigest
 import LaminaFormats
+import LaminaOCI
+import LaminaPodman
 
 /// A parser of bytes from outside, as a fuzzer calls it: it takes any bytes and returns nothing. It must not crash, hang,
-/// allocate over the bounds, or throw an error that is not a ``FormatError``.
+/// allocate over the bounds, or throw an error that is not its room's own.
 public enum FuzzTarget: String, Sendable, CaseIterable {
     /// The end of a blob: which format it is.
     case footer
@@ -26,16 +28,27 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
     case ztoc
     /// A span of gzip, from a window of SOCI.
     case span
+    /// What podman keeps of its layers, images and containers.
+    case podman
+    /// podman's storage.conf, and what lamina writes into it.
+    case storage
+    /// An image's manifest or configuration, as podman's program would decode it.
+    case documents
+    /// podman's registries.conf.
+    case registries
+    /// podman's auth.json, and docker's configuration.
+    case auth
 
     /// Runs the parser on `bytes`; traps if it breaks a promise.
     public func run(_ bytes: UnsafeRawBufferPointer) {
         do {
             try parse(bytes)
-        } catch let error as FormatError {
-            // Errors are shown to people: that must work too.
-            precondition(!error.description.isEmpty)
         } catch {
-            fatalError("an error that is no FormatError: \(error)")
+            // Errors are shown to people: that must work too.
+            precondition(!"\(error)".isEmpty)
+            guard error is FormatError || error is OCIError || error is PodmanError else {
+                fatalError("an error that is nobody's own: \(error)")
+            }
         }
     }
 
@@ -80,7 +93,50 @@ public enum FuzzTarget: String, Sendable, CaseIterable {
             }
         case .ztoc: try Self.ztoc(bytes)
         case .span: try Self.span(bytes)
+        case .podman: try Self.podman(Array(bytes))
+        case .storage: try Self.storage(Array(bytes))
+        case .documents:
+            if let problem = GoDocument.problem(manifest: Array(bytes), config: Array(bytes)) {
+                precondition(!problem.isEmpty)
+            }
+        case .registries:
+            for (registry, repository) in [("docker.io", "library/app"), ("a.r.example:5000", "team/x/y")] {
+                let hosts = try ContainersRegistries.hosts(
+                    for: registry, repository, parsing: Array(bytes), path: "registries.conf")
+                precondition(hosts?.isEmpty != true)
+            }
+        case .auth:
+            let config = try DockerConfig(parsing: Array(bytes), path: "auth.json")
+            for host in ["docker.io", "r.example:5000"] {
+                _ = config.credentials(for: host, repository: "team/x/y")
+                _ = config.helper(for: host)
+            }
         }
+    }
+
+    private static func podman(_ bytes: [UInt8]) throws {
+        for use in try GraphRoot.uses(reading: bytes) {
+            precondition(use.name.count <= 300 && !use.text.isEmpty)
+        }
+    }
+
+    private static func storage(_ bytes: [UInt8]) throws {
+        let text = String(decoding: bytes, as: UTF8.self)
+        func stores(_ text: String) throws -> [String] {
+            try StorageConfiguration(parsing: Array(text.utf8), path: "storage.conf").imageStores
+        }
+        let before = try stores(text)
+        guard let added = try StorageConfiguration.adding("/images", to: text, path: "storage.conf") else {
+            precondition(before.contains("/images"))
+            return
+        }
+        let after = try stores(added)
+        precondition(after == ["/images"] + before)
+        guard let removed = try StorageConfiguration.removing("/images", from: added, path: "storage.conf") else {
+            preconditionFailure("what was added cannot be removed")
+        }
+        let last = try stores(removed)
+        precondition(last == before)
     }
 
     private static func ztoc(_ bytes: UnsafeRawBufferPointer) throws {

@@ -48,7 +48,8 @@ final class StreamPlacer {
     ) {
         split =
             state.tarOffset == 0
-            ? TarSplitKeeper(engine.store, diffID, isWanted: engine.options.keepsTarSplits) : nil
+            ? TarSplitKeeper(
+                engine.store, diffID, isWanted: engine.options.keepsTarSplits, space: engine.space) : nil
         self.engine = engine
         self.layer = layer
         self.stream = stream
