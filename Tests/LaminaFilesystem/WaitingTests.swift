@@ -85,7 +85,7 @@ extension FilesystemTests {
                 "the merge's plan": { engine.context.board.with { _ in hold() } },
                 "the decoders' queue": { engine.decodeQueue.withLock { _ in hold() } },
                 "the proofs": { engine.prover.queue.withLock { _ in engine.prover.proving.withLock { _ in hold() } } },
-                "the streams": { engine.streaming.running.withLock { _ in hold() } },
+                "the streams": { engine.streaming.turns.withLock { _ in hold() } },
                 "a removal": { store.files.leases.removing([name]) { _ in hold() } },
                 "the reader of other threads": {
                     do { try filesystem.spareReader.xattrNames(1) { _ in } } catch {}

@@ -4,6 +4,7 @@ import LaminaOCI
 import LaminaStore
 import LaminaSystem
 import LaminaTestSupport
+import Synchronization
 import Testing
 
 @testable import LaminaMerge

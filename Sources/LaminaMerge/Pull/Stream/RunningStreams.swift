@@ -138,7 +138,7 @@ final class RunningStreams: Sendable {
     /// How long a stream may bring nothing while another origin's stream waits for it. It is noted in pieces of 256 KiB.
     static let patience: Duration = .seconds(10)
 
-    private let turns: Monitor<StreamTurns>
+    let turns: Monitor<StreamTurns>
 
     /// - Parameter memory: what all of them may take, in bytes; one is always allowed.
     init(memory: Int, patience: Duration = RunningStreams.patience) {
