@@ -61,7 +61,7 @@ public final class MergeEngine: Sendable {
     /// The plain layers that are being streamed.
     let streaming: RunningStreams
     /// For the tables of contents that are being read.
-    let tocMemory: TOCMemory
+    var tocMemory: TOCMemory { context.tocMemory }
     let decodeQueue = Monitor(DecodeQueue())
     private let fetcher: Fetcher
     private let decoder: Decoder
@@ -78,7 +78,6 @@ public final class MergeEngine: Sendable {
     public init(store: Store, options: Options) throws {
         self.store = store
         self.options = options
-        tocMemory = TOCMemory(options.formatLimits)
         streaming = RunningStreams(memory: min(options.bufferSize, Self.inFlightLimit))
         let (paces, counters, reporter) = (ConnectionPaces(), MergeCounters(), ErrorReporter())
         let pool = BufferPool(limit: min(max(options.bufferSize, 1), Self.inFlightLimit))
@@ -98,7 +97,8 @@ public final class MergeEngine: Sendable {
             store: store, options: options, board: board,
             sources: SourceCache(index: store.index, registries: options.registries), paces: paces, pool: pool,
             space: options.maxBytes.map { SpaceKeeper(limit: $0) }, counters: counters, reporter: reporter,
-            stop: StopFlag(), holders: ContentHolders())
+            stop: StopFlag(), holders: ContentHolders(),
+            tocMemory: TOCMemory(options.formatLimits))
         self.recorder = recorder
         prover = Prover(context)
         healer = Healer(context, prover: prover, recorder: recorder)

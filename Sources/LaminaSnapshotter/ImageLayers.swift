@@ -15,8 +15,8 @@ final class ImageLayers: Sendable {
     private enum Progress {
         case waiting
         case running
-        /// An error stands until somebody has been told of it; whoever asks after that has it tried again.
-        case done(Result<LayerID, any Error>, isTold: Bool)
+        /// An error stands until somebody has been told of it, and for a moment: whoever asks after that has it tried again.
+        case done(Result<LayerID, any Error>, isTold: Bool, at: ContinuousClock.Instant = .now)
     }
 
     /// What one kind of work has to do.
@@ -45,6 +45,9 @@ final class ImageLayers: Sendable {
 
     /// How long the streams of an image go on when its client has left: one that comes back soon finds them further.
     static let patience = Duration.seconds(60)
+
+    /// How long the error of a layer that nobody has asked for is the answer.
+    private static let errorLimit = Duration.seconds(10)
 
     private let state = Monitor(State())
     private let isStopping: @Sendable () -> Bool
@@ -125,7 +128,7 @@ final class ImageLayers: Sendable {
             enqueue(ahead, askedFor: position, of: image)
             let result = state.wait(seconds: 0.5) { state -> Result<LayerID, any Error>?? in
                 switch state.layers[position] {
-                case .done(let result, _):
+                case .done(let result, _, _):
                     state.layers[position] = .done(result, isTold: true)
                     return .some(result)
                 // It was given up just before this call came.
@@ -168,7 +171,7 @@ final class ImageLayers: Sendable {
     func forget(_ layer: LayerID) {
         state.withLock { state in
             for (position, progress) in state.layers {
-                if case .done(.success(layer), _) = progress { state.layers[position] = nil }
+                if case .done(.success(layer), _, _) = progress { state.layers[position] = nil }
             }
         }
     }
@@ -194,7 +197,12 @@ extension ImageLayers {
         let plain = Set(positions.filter(image.isPlain))
         let sizes = image.resolved.layers.map(\.size)
         let starting = state.withLock { state in
-            if case .done(.failure, isTold: true) = state.layers[asked] { state.layers[asked] = nil }
+            // Another layer may have taken long meanwhile, and the registry may answer now.
+            if case .done(.failure, let isTold, let time) = state.layers[asked],
+                isTold || .now - time > Self.errorLimit
+            {
+                state.layers[asked] = nil
+            }
             state.isAbandoned = false
             for position in positions where state.layers[position] == nil {
                 state.layers[position] = .waiting

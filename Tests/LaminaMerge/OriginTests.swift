@@ -265,6 +265,8 @@ struct OriginTests {
             #expect(answers.wait() && answers.allSucceededOnce)
             #expect(try SHA256.hash(engine.store.bytes(content)) == digest)
         }
+        // Readers are answered before what they got is on record.
+        try engine.recorder.flush()
         let second = try fixture.stream(engine, descriptor, layer.diffID, from: other)
         #expect(second != id && other.sentByteCount == Int(descriptor.size))
         #expect(try engine.store.index.isWhole(second))

@@ -122,7 +122,9 @@ struct RunningStreamsTests {
         #expect(order.withLock { $0 } == ["stalled 1", "other", "stalled 2"])
         // An error of its own ends a stream, also if another one waits.
         #expect(throws: MergeError.self) {
-            try streams.run(blob, from: "https://host/a", { false }) { _ -> Void in throw MergeError(.badImage, "it is wrong") }
+            try streams.run(blob, from: "https://host/a", { false }) { _ -> Void in
+                throw MergeError(.badImage, "it is wrong")
+            }
         }
         #expect(streams.all.isEmpty)
     }

@@ -131,6 +131,21 @@ struct StreamTests {
         }
     }
 
+    @Test("is not begun for a snapshotter either where it cannot fit")
+    func roomForSnapshotter() throws {
+        let fixture = try Fixture()
+        _ = try fixture.write(PlainLayer.mixed(5), .gzip)
+        var options = MergeEngine.Options()
+        options.maxBytes = 2 << 20
+        let engine = try MergeEngine(store: try fixture.openStore(), options: options)
+        defer { engine.stop() }
+        let image = try RemoteImage(
+            engine, try ImageReference(parsing: "oci:\(fixture.layout):a"), plainHTTP: true, shouldStop: { false })
+        let error = try #require(#expect(throws: MergeError.self) { try image.stream(0, shouldStop: { false }) })
+        #expect(error.code == .write && (error.cause as? SystemError)?.code == ENOSPC, "\(error)")
+        #expect(engine.totalFetchedBytes == 0)
+    }
+
     @Test("is begun only where there is room for it and the layers above it, of which what was read already is no part")
     func room() throws {
         let fixture = try Fixture()

@@ -17,6 +17,7 @@ struct MergeContext: Sendable {
     let reporter: ErrorReporter
     let stop: StopFlag
     let holders: ContentHolders
+    let tocMemory: TOCMemory
 
     /// A layer's digest, for messages.
     func name(of layer: LayerID) -> String {

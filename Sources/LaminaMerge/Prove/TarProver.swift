@@ -38,7 +38,8 @@ final class TarProver {
         self.layer = layer
         self.ledger = ledger
         reads = ProofReads(seconds: limit)
-        split = TarSplitKeeper(context.store, ledger.diffID, isWanted: context.options.keepsTarSplits)
+        split = TarSplitKeeper(
+            context.store, ledger.diffID, isWanted: context.options.keepsTarSplits, space: context.space)
     }
 
     deinit { buffer.deallocate() }
@@ -71,12 +72,14 @@ final class TarProver {
     /// The digest of the tar; `nil` where not everything of it is known, or where it is not the tar of this tree.
     func digest() throws -> Digest? {
         let format = LayerFormat(rawValue: Int32(clamping: ledger.format))
-        witness = format == .estargz ? nil : TarWitness()
+        witness = format == .estargz ? nil : TarWitness(context.options.formatLimits)
         guard let digest = try told() else { return nil }
         // A tar that is another one needs no witness.
         guard let witness, let diffID = ledger.diffID, Self.judge(hash, diffID).0 != .mismatch else { return digest }
         do {
-            if try witness.confirms(layer, context.store.index) { return digest }
+            if try witness.confirms(layer, context.store.index, context.tocMemory, { context.stop.isSet }) {
+                return digest
+            }
         } catch let error as FormatError {
             context.reporter.report(
                 MergeError(.corrupt, "layer \(ledger.digest): its tar is no layer's", cause: error))

@@ -195,7 +195,8 @@ final class EntryBudget: Sendable {
     private func measureKnown(_ index: Index) throws {
         for case (let digest, .known(let layer)) in taken.withLock({ $0 }) {
             var bytes: Int64 = 0
-            do { bytes = try index.bytes(of: layer).bytes } catch let error as StoreError where error.code == .notFound {}
+            do { bytes = try index.bytes(of: layer).bytes } catch let error as StoreError where error.code == .notFound
+            {}
             taken.withLock { if case .known = $0[digest] { $0[digest] = .bytes(bytes) } }
         }
     }

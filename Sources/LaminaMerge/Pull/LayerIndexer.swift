@@ -173,22 +173,25 @@ struct LayerIndexer {
     private func known(_ claims: TOCClaims, _ descriptor: Descriptor, _ diffID: Digest?) throws -> LayerID? {
         try store.known(
             descriptor, diffID, at: source.location, isIsolated: isolates(source.location),
-            copying: { try counted($0, descriptor, copy: $1) }
+            copying: { try store.copying($0, of: descriptor.digest, countedBy: entries, importing: importing, $1) }
         ) {
             claims.fits($0) && ($0.diffID == diffID || diffID == nil || $0.tocProof == .whole)
         }
     }
 }
 
-extension LayerIndexer {
-    private struct NotCopied: Error {}
+private struct NotCopied: Error {}
 
+extension Store {
     /// Copies a layer where the image and the store have room for what that takes of the index.
-    private func counted(
-        _ layer: LayerID, _ descriptor: Descriptor, copy: () throws -> LayerID?
+    ///
+    /// - Returns: as `copy`: nil where it cannot be copied.
+    func copying(
+        _ layer: LayerID, of digest: Digest, countedBy entries: EntryBudget?,
+        importing: (_ bytes: Int64, _ body: () throws -> LayerID) throws -> LayerID, _ copy: () throws -> LayerID?
     ) throws -> LayerID? {
-        let bytes = try store.index.bytes(of: layer)
-        try entries?.take(bytes, of: descriptor.digest, store.index)
+        let bytes = try index.bytes(of: layer)
+        try entries?.take(bytes, of: digest, index)
         do {
             return try importing(bytes.bytes) {
                 guard let copied = try copy() else { throw NotCopied() }
@@ -198,9 +201,7 @@ extension LayerIndexer {
             return nil
         }
     }
-}
 
-extension Store {
     /// Takes a layer that the index has for an image at a location: the one of that repository, or a copy of another repository's.
     ///
     /// - Parameters:

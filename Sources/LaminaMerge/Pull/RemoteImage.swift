@@ -1,3 +1,4 @@
+import Glibc
 import LaminaDigest
 import LaminaFormats
 public import LaminaOCI
@@ -117,10 +118,27 @@ public struct RemoteImage: Sendable {
                 .badImage,
                 "the image's configuration has no diff ID for layer \(descriptor.digest), which nothing else can prove")
         }
+        try requireRoom(for: descriptor, at: source.location)
         return try LayerStream(
             engine: engine, source: source, descriptor: descriptor, diffID: diffID, format: format,
             entries: entries, shouldStop: shouldStop, report: { _, _ in }
         ).run()
+    }
+}
+
+extension RemoteImage {
+    /// Looks whether a stream can fit, by what is left of it, compressed, before anything is given up for it.
+    private func requireRoom(for layer: Descriptor, at origin: String) throws {
+        let bytes = max(0, layer.size - (try engine.store.index.streamedBytes(of: layer.digest, origin: origin)))
+        let room = try engine.store.roomForStream(of: bytes)
+        let limit = engine.options.maxBytes.map { $0 - room.index - room.pinned }
+        for (place, left) in [("on the store's disk", room.free), ("below [store] max_bytes", limit)] {
+            guard let left, bytes > left else { continue }
+            throw MergeError(
+                .write,
+                "layer \(layer.digest) needs \(bytes) bytes, compressed, and \(max(0, left)) are left \(place)",
+                cause: SystemError(code: ENOSPC, operation: "make room in", subject: "the store"))
+        }
     }
 }
 

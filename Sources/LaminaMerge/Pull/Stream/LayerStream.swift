@@ -78,7 +78,10 @@ struct LayerStream {
     /// The layer, if another stream of the blob has brought it meanwhile.
     private func known() throws -> LayerID? {
         try engine.store.known(
-            descriptor, diffID, at: source.location, isIsolated: isolation != nil
+            descriptor, diffID, at: source.location, isIsolated: isolation != nil,
+            copying: {
+                try engine.store.copying($0, of: descriptor.digest, countedBy: entries, importing: engine.importing, $1)
+            }
         ) { $0.tocProof == .whole }
     }
 
