@@ -188,7 +188,8 @@ extension Store {
     /// - Returns: as `copy`: nil where it cannot be copied.
     func copying(
         _ layer: LayerID, of digest: Digest, countedBy entries: EntryBudget?,
-        importing: (_ bytes: Int64, _ body: () throws -> LayerID) throws -> LayerID, _ copy: () throws -> LayerID?
+        importing: @escaping (_ bytes: Int64, _ body: () throws -> LayerID) throws -> LayerID,
+        _ copy: () throws -> LayerID?
     ) throws -> LayerID? {
         let bytes = try index.bytes(of: layer)
         try entries?.take(bytes, of: digest, index)
