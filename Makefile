@@ -212,7 +212,7 @@ grpc: ## Make the Swift files of the .proto files anew; takes protoc.
 # One after the other, in directories of their own, and of the package only what these tests take (see the end of Package.swift).
 # What C does wrong with memory or numbers ends the tests (ASan, UBSan); so does what two
 # threads do to the same memory at once (TSan), but for what is listed in Tests/Sanitizers, with the reason.
-SANITIZED_C ?= LaminaFUSETests|LaminaFilesystemTests|LaminaSealTests|LaminaOCITests
+SANITIZED_C ?= LaminaFUSETests|LaminaFilesystemTests|LaminaSealTests|LaminaOCITests|LaminaFormatsTests
 SANITIZED_THREADS ?= LaminaStoreTests|LaminaMergeTests|LaminaSQLiteTests|LaminaFormatsTests
 
 .PHONY: sanitize sanitize-memory sanitize-threads

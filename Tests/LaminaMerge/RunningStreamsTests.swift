@@ -30,18 +30,30 @@ struct RunningStreamsTests {
         turns.begin(number, at: Self.start + .seconds(seconds))
     }
 
-    @Test("of one origin are all but one, so that another origin finds one free")
+    @Test("of one origin are all while no other one waits; when another does, the newest makes room at once")
     func share() {
         var turns = turns()
-        let own = (1...3).map { ask(&turns, UInt8($0), "a") }
-        #expect(own.map(\.isRunning) == [true, true, false])
-        let other = ask(&turns, 4, "b")
-        #expect(other.isRunning)
+        let own = (1...4).map { ask(&turns, UInt8($0), "a") }
+        #expect(own.map(\.isRunning) == [true, true, true, false])
+        let other = ask(&turns, 9, "b")
+        #expect(!other.isRunning)
+        #expect(own.map { turns.isToEnd($0.number) } == [false, false, true, false])
+        turns.end(blob(3).digest)
+        let back = ask(&turns, 3, "a")
+        #expect(!back.isRunning)
+        let waited = isRunning(&turns, own[3].number, after: 1)
+        #expect(!waited, "it is of the origin that has two")
+        let next = isRunning(&turns, other.number, after: 1)
+        #expect(next)
+        turns.end(blob(9).digest)
+        let again = isRunning(&turns, own[3].number, after: 2)
+        #expect(again, "nobody else waits")
+        turns.end(blob(4).digest)
         // A server that has blobs at URLs of their own is one origin.
         #expect(StreamTurns.origin("url:https://host/x") == StreamTurns.origin("url:https://host/y?z"))
         #expect(StreamTurns.origin("https://host/x") != StreamTurns.origin("https://host/y"))
         turns.end(blob(1).digest)
-        let now = isRunning(&turns, own[2].number, after: 1)
+        let now = isRunning(&turns, back.number, after: 3)
         #expect(now)
     }
 

@@ -18,9 +18,10 @@ public struct StreamProgress: Sendable, Codable, Equatable {
 
 /// Which plain layers are being streamed, and which is next. It has no clock: the time is given to it.
 ///
-/// One stream of a blob runs at a time, because what it leaves is kept by the blob's digest, and all but one of the streams may be of
-/// one origin. Whoever waits for a stream of another origin waits only while that one brings something: a registry that stalls
-/// holds up its own images.
+/// One stream of a blob runs at a time, because the second one finds the layer in the index. An origin may have all streams while no other
+/// one waits, and gives one back at once when another does: what a stream has read is on record, so that costs a checkpoint at most.
+/// Whoever waits for a stream of another origin waits only while that one brings something: a registry that stalls holds up its own
+/// images.
 struct StreamTurns {
     private struct Run {
         var number: UInt64
@@ -40,7 +41,7 @@ struct StreamTurns {
 
     /// How many run at once.
     let limit: Int
-    /// How many of them may be of one origin.
+    /// How many of them may be of one origin while another one waits.
     let perOrigin: Int
     /// How long a stream may bring nothing while another origin's stream waits for it.
     let patience: Duration
@@ -87,7 +88,9 @@ struct StreamTurns {
     private func count(of origin: Substring) -> Int { running.values.count { $0.origin == origin } }
 
     private func mayRun(_ waiter: Waiter) -> Bool {
-        running[waiter.blob.digest] == nil && running.count < limit && count(of: waiter.origin) < perOrigin
+        guard running[waiter.blob.digest] == nil, running.count < limit else { return false }
+        return count(of: waiter.origin) < perOrigin
+            || !waiting.contains { $0.origin != waiter.origin && running[$0.blob.digest] == nil }
     }
 
     /// Whether a stream of another origin has brought nothing for a while.
@@ -103,6 +106,11 @@ struct StreamTurns {
         guard running.count >= limit, count(of: waiter.origin) < perOrigin,
             !running.values.contains(where: { $0.isToEnd })
         else { return }
+        if let crowd = running.values.first(where: { count(of: $0.origin) > perOrigin })?.origin {
+            let newest = running.values.filter { $0.origin == crowd }.max { $0.number < $1.number }
+            if let newest { running[newest.progress.layer]?.isToEnd = true }
+            return
+        }
         let stalled = running.values.filter { isInTheWay($0, of: waiter, at: now) }
         guard let longest = stalled.min(by: { $0.lastProgress < $1.lastProgress }) else { return }
         running[longest.progress.layer]?.isToEnd = true
