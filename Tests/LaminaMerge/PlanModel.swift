@@ -20,13 +20,13 @@ struct PlanNumbers {
     mutating func chance(_ percent: Int) -> Bool { next(below: 100) < percent }
 }
 
-/// What a plan may be asked for: contents of a few layers, two servers, with everything that the index would say about them.
+/// What a plan may be asked for: contents of a few layers, four servers, with everything that the index would say about them.
 struct PlanWorld {
     let records: [ContentRecord]
     let chunks: [[ChunkRecord]]
-    static let layers = [LayerID(1), LayerID(2), LayerID(3)]
+    static let layers = [LayerID(1), LayerID(2), LayerID(3), LayerID(4), LayerID(5)]
     /// The first two layers come from one server.
-    static let servers = [0, 0, 1]
+    static let servers = [0, 0, 1, 2, 3]
     private static let digests = (0..<64).map { SHA256.hash([UInt8($0)]) }
 
     init(_ numbers: inout PlanNumbers) {
@@ -126,6 +126,7 @@ struct PlanModel {
         case 10: _ = plan.readAheads.opened(ContentID(Int64(numbers.next(below: world.records.count))))
         case 11...15: take()
         case 16 where numbers.chance(2): stop()
+        case 17: plan.lanes.setSlow(numbers.chance(70), .server(numbers.next(below: 4)))
         default: complete(mayFail: true)
         }
     }
@@ -221,6 +222,10 @@ struct PlanModel {
         let hasUrgent = before.lanes.popUrgent() != nil
         guard let work = plan.next(rangeSize: { _ in 1500 }) else {
             if hasUrgent { problems.append("nothing to do, though a reader waits whose source has a fetcher left") }
+            let isLeft = (0..<4).contains {
+                plan.lanes.isWithout(.server($0)) && !plan.lanes.isSlow(.server($0))
+            }
+            if isLeft { problems.append("nothing to do, though a reader waits whose server has no fetcher") }
             return false
         }
         if hasUrgent {
@@ -241,9 +246,23 @@ struct PlanModel {
         case .tell(let ends): hear(ends)
         case .end: if !hasStopped { problems.append("the end came before the stop") }
         }
+        if case .fetch(_, let source) = work, plan.lanes.isSlow(source), plan.lanes.runningSlow > (fetchers + 1) / 2 {
+            problems.append("slow servers were given \(plan.lanes.runningSlow) of \(fetchers) fetchers")
+        }
+        checkRoom()
         let running = tasks.count { if case .fetch(_, .server(0)) = $0 { true } else { false } }
         if running > (fetchers + 1) / 2 { problems.append("one server has \(running) of \(fetchers) fetchers") }
         return !hasStopped
+    }
+
+    /// A server that has no fetcher gets one as soon as one is left, and those that are slow leave one for it.
+    private mutating func checkRoom() {
+        let sources = (0..<4).map { SourceKey.server($0) }
+        for waiting in sources where plan.lanes.isWithout(waiting) && plan.lanes.busy >= fetchers {
+            for other in sources where other != waiting && plan.lanes.isSlow(other) && plan.lanes.running(other) > 0 {
+                if !plan.lanes.shouldMakeRoom(other) { problems.append("\(other) leaves nothing for \(waiting)") }
+            }
+        }
     }
 
     private mutating func begin(_ given: FetchJob, _ source: SourceKey) {
@@ -303,18 +322,19 @@ struct PlanModel {
             guard let source = plan.begin(readAhead: job) else { return }
             begin(job, source)
         case .fetch(let job, let source):
-            complete(job, mayFail: mayFail)
+            complete(job, from: source, mayFail: mayFail)
             plan.fetched(job, from: source)
         }
     }
 
-    private mutating func complete(_ job: FetchJob, mayFail: Bool) {
-        if mayFail, job.isUrgent, !plan.isWanted(job), numbers.chance(50) {
+    private mutating func complete(_ job: FetchJob, from source: SourceKey, mayFail: Bool) {
+        let hasStalled = plan.lanes.shouldMakeRoom(source)
+        if mayFail, job.isUrgent, hasStalled || !plan.isWanted(job), numbers.chance(50) {
             for chunk in chunks(of: job.members) { flying[chunk] = nil }
             // Some of it had come before.
             let count = numbers.next(below: job.members.count + 1)
             land(Array(job.members[..<count]))
-            return plan.withdraw(Array(job.members[count...]), of: job)
+            return plan.withdraw(Array(job.members[count...]), of: job, hasStalled: hasStalled)
         }
         for (number, member) in job.members.enumerated() {
             for chunk in chunks(of: [member]) { flying[chunk] = nil }

@@ -91,22 +91,7 @@ struct PlanTests {
         for layer in 1...4 { plan.lanes.setServer(layer, of: LayerID(Int64(layer))) }
         var running: [Int: Int] = [:]
         for layer in [1, 2, 3, 4] {
-            for number in 0..<10 {
-                let content = Int64(layer * 100 + number)
-                plan.lanes.append(
-                    FetchJob(
-                        layer: LayerID(Int64(layer)),
-                        members: [
-                            Member(
-                                blobOffset: content * 100, blobSize: 100,
-                                parts: [
-                                    Part(
-                                        key: plan.add(ContentID(content)),
-                                        target: MergeTarget(record(content, size: 100), chunkCount: 1), index: 0,
-                                        offset: 0, size: 100, digest: Self.digest, innerOffset: 0)
-                                ])
-                        ], isUrgent: true))
-            }
+            appendTen(&plan, layer)
             // As if the others had not come yet.
             while plan.lanes.busy < 6, let (job, _) = plan.lanes.popUrgent() {
                 running[Int(job.layer.row), default: 0] += 1
@@ -114,6 +99,63 @@ struct PlanTests {
         }
         // The first stalls with its half, the second takes what is left except one fetcher, and that one goes to the third.
         #expect(running == [1: 3, 2: 2, 3: 1])
+        #expect(!plan.lanes.shouldMakeRoom(.server(1)), "it is not known to be slow")
+    }
+
+    /// Has readers wait for ten fetches of a layer.
+    private func appendTen(_ plan: inout MergePlan, _ layer: Int) {
+        for number in 0..<10 {
+            let content = Int64(layer * 100 + number)
+            plan.lanes.append(
+                FetchJob(
+                    layer: LayerID(Int64(layer)),
+                    members: [
+                        Member(
+                            blobOffset: content * 100, blobSize: 100,
+                            parts: [
+                                Part(
+                                    key: plan.add(ContentID(content)),
+                                    target: MergeTarget(record(content, size: 100), chunkCount: 1), index: 0,
+                                    offset: 0, size: 100, digest: Self.digest, innerOffset: 0)
+                            ])
+                    ], isUrgent: true))
+        }
+    }
+
+    @Test("has any number of servers that stall make room for another one, and give them half together")
+    func slowServers() throws {
+        var plan = MergePlan(fetchers: 6)
+        for layer in 1...5 { plan.lanes.setServer(layer, of: LayerID(Int64(layer))) }
+        var running: [SourceKey: [FetchJob]] = [:]
+        func fill(_ plan: inout MergePlan) {
+            while plan.lanes.busy < 6, let (job, source) = plan.lanes.popUrgent() {
+                running[source, default: []].append(job)
+            }
+        }
+        for layer in 1...4 {
+            appendTen(&plan, layer)
+            fill(&plan)
+        }
+        for server in 1...3 { plan.lanes.setSlow(true, .server(server)) }
+        #expect(plan.lanes.busy == 6 && plan.lanes.isWithout(.server(4)) && plan.lanes.runningSlow == 6)
+        // Each that is asked ends, as long as the fourth has not what it may have.
+        for server in [1, 1, 2, 3, 2, 1] {
+            let source = SourceKey.server(server)
+            guard plan.lanes.shouldMakeRoom(source), let job = running[source]?.popLast() else { continue }
+            plan.lanes.append(job)
+            plan.fetched(job, from: source)
+            fill(&plan)
+        }
+        #expect(plan.lanes.runningSlow == 3 && plan.lanes.running(.server(4)) == 2)
+        #expect(plan.lanes.busy == 5, "one is left for another server")
+        #expect((1...3).allSatisfy { !plan.lanes.shouldMakeRoom(.server($0)) })
+        appendTen(&plan, 5)
+        fill(&plan)
+        #expect(plan.lanes.running(.server(5)) == 1)
+        // One that is fast again has its share.
+        let slow = try #require((1...3).first { plan.lanes.running(.server($0)) > 0 })
+        plan.lanes.setSlow(false, .server(slow))
+        #expect(plan.lanes.runningSlow < 3 && !plan.lanes.isSlow(.server(slow)))
     }
 
     @Test("lets a stalled server hold nobody else's work that nobody waits for")

@@ -43,9 +43,10 @@ final class Fetcher: Sendable {
 
     private func run(_ job: FetchJob, from source: SourceKey) {
         jobPeak.max(jobCount.add(1, ordering: .relaxed).newValue, ordering: .relaxed)
+        var isSlow: Bool?
         defer {
             jobCount.subtract(1, ordering: .relaxed)
-            context.board.fetched(job, from: source)
+            context.board.fetched(job, from: source, isSlow: isSlow)
         }
         if let format = context.sources.format(of: job.layer), !format.hasTOC {
             return restreamer.run(job, from: source, format, read: read)
@@ -69,9 +70,12 @@ final class Fetcher: Sendable {
             }
             let shouldStop = { @Sendable [context] in
                 if context.stop.isSet { return true }
+                if let isSlow = watch.newPace() { context.board.setSlow(isSlow, source) }
                 guard job.isUrgent else { return false }
                 return watch.shouldGiveUp { !context.board.isWanted(job) }
-                    || watch.shouldMakeRoom { context.pool.isPressed(by: source) }
+                    || watch.shouldMakeRoom {
+                        context.pool.isPressed(by: source) || context.board.shouldMakeRoom(source)
+                    }
             }
             try read(
                 blob, from: sources, job.range, shouldStop: shouldStop,
@@ -83,6 +87,7 @@ final class Fetcher: Sendable {
                 defer { watch.progressed(count, since: start) }
                 try cutter.feed($0)
             }
+            isSlow = watch.isSlow()
             let missing = cutter.abandon()
             guard missing.isEmpty else {
                 return context.fail(
@@ -230,6 +235,7 @@ final class ReadWatch: Sendable {
 
     private let patience: Duration
     private let state: Mutex<State>
+    private let wasSlow = Atomic<Bool>(false)
     private let givenUp = Atomic<Bool>(false)
     private let madeRoom = Atomic<Bool>(false)
 
@@ -285,6 +291,12 @@ final class ReadWatch: Sendable {
 
     /// Whether little has come for as long as there is patience.
     func isSlow(at now: ContinuousClock.Instant = .now) -> Bool { state.withLock { now - $0.since > patience } }
+
+    /// Whether little comes, if that has changed since it was asked the last time.
+    func newPace(at now: ContinuousClock.Instant = .now) -> Bool? {
+        let isSlow = isSlow(at: now)
+        return wasSlow.exchange(isSlow, ordering: .relaxed) == isSlow ? nil : isSlow
+    }
 
     /// Asked again and again, too.
     ///

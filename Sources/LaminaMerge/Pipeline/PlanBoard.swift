@@ -132,12 +132,22 @@ final class PlanBoard: Sendable {
         }
     }
 
-    func fetched(_ job: FetchJob, from source: SourceKey) {
+    /// - Parameter isSlow: whether the source brought little; nil: that did not show.
+    func fetched(_ job: FetchJob, from source: SourceKey, isSlow: Bool?) {
         state.withLock(notify: true) { state in
+            if let isSlow { state.plan.lanes.setSlow(isSlow, source) }
             state.plan.fetched(job, from: source)
             if job.isUrgent { state.memory.lastFetch = ContinuousClock().now }
         }
     }
+
+    /// Notes whether a source brings little just now.
+    func setSlow(_ isSlow: Bool, _ source: SourceKey) {
+        state.withLock(notify: true) { $0.plan.lanes.setSlow(isSlow, source) }
+    }
+
+    /// Whether a fetch of a source that brings little should end for another source.
+    func shouldMakeRoom(_ source: SourceKey) -> Bool { state.withLock { $0.plan.lanes.shouldMakeRoom(source) } }
 
     /// Records where a layer comes from, so that its fetches share that server's lane.
     func setServer(_ server: Int, of layer: LayerID) { state.withLock { $0.plan.lanes.setServer(server, of: layer) } }

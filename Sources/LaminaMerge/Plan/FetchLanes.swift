@@ -9,6 +9,12 @@ enum SourceKey: Hashable, Sendable {
 }
 
 /// The fetches of each source, and how many of them run: a source that stalls delays only its own readers.
+///
+/// - One source has half of the fetchers at most.
+/// - The last free fetcher goes to a source that has none.
+/// - Sources that are slow get no more than half of the fetchers together. If they have more, because it was not known yet, or if a
+///   source has none while all are busy, fetches of slow sources make room for it, and wait for their next turn. So a few servers that
+///   stall hold up no other one, however many they are.
 struct FetchLanes {
     private struct Lane {
         var urgent = FIFO<FetchJob>()
@@ -24,6 +30,9 @@ struct FetchLanes {
     let perSource: Int
     /// How many of them one source may have for work that no reader waits for. Two hide each other's latency.
     let backgroundPerSource: Int
+    /// Sources that bring little. Whoever has a clock says which.
+    private var slow: Set<SourceKey> = []
+    private static let slowLimit = 256
     /// How many are busy, fetching or reading the index.
     private(set) var busy = 0
     private(set) var runningUrgent = 0
@@ -72,11 +81,44 @@ struct FetchLanes {
         return nil
     }
 
+    /// How many fetches of a source run.
+    func running(_ source: SourceKey) -> Int { lanes[source]?.running ?? 0 }
+
+    /// How many fetches of slow sources run.
+    var runningSlow: Int { slow.reduce(0) { $0 + running($1) } }
+
+    func isSlow(_ source: SourceKey) -> Bool { slow.contains(source) }
+
+    /// Notes whether a source brings little.
+    mutating func setSlow(_ isSlow: Bool, _ source: SourceKey) {
+        guard isSlow else {
+            slow.remove(source)
+            return
+        }
+        // Of those without a fetch it is forgotten then.
+        if slow.count >= Self.slowLimit { slow = slow.filter { lanes[$0] != nil } }
+        slow.insert(source)
+    }
+
+    /// Whether readers wait for a source, and none of its fetches runs.
+    func isWithout(_ source: SourceKey) -> Bool { turns.contains(source) && running(source) == 0 }
+
+    /// Whether a fetch of a source should end, because it is slow and holds a fetcher that another source has to have.
+    func shouldMakeRoom(_ source: SourceKey) -> Bool {
+        guard slow.contains(source) else { return false }
+        let areTooMany = runningSlow > perSource
+        return turns.contains { other in
+            guard other != source, busy >= fetchers || !mayRun(other) else { return false }
+            return running(other) == 0 || areTooMany && !slow.contains(other) && running(other) < perSource
+        }
+    }
+
     /// Whether a source may have one more fetcher.
     private func mayRun(_ source: SourceKey) -> Bool {
-        let running = lanes[source]?.running ?? 0
+        let running = running(source)
         // The last fetcher goes to a source that has none.
         return running < perSource && (busy < fetchers - 1 || running == 0)
+            && (!slow.contains(source) || runningSlow < perSource)
     }
 
     /// Whether a source may have one more fetcher for work that no reader waits for.

@@ -7,7 +7,8 @@ import LaminaStore
 ///
 /// - single flight: a chunk is on its way once, however many ask for it;
 /// - urgency: what readers wait for goes before background work;
-/// - fairness: no source has more than half of the fetchers, and one is kept for a source that has none (`FetchLanes`);
+/// - fairness: no source has more than half of the fetchers, slow ones have no more than that together, and one is kept for a source
+///   that has none (`FetchLanes`);
 /// - retries: wrong bytes are fetched once more, from another place, before they are an error;
 /// - withdrawal: what a reader that left had asked for is taken back.
 ///
