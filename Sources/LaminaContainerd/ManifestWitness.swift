@@ -29,7 +29,7 @@ public struct ManifestWitness: Sendable {
     /// What a manifest or a configuration may have, in bytes.
     private static let documentLimit = 4 << 20
     /// How much is remembered: a manifest never changes.
-    private static let memoryLimit = 16 << 20
+    private static let memoryLimit = 32 << 20
     private static let patience = 10.0
 
     private let socket: String
@@ -99,7 +99,10 @@ public struct ManifestWitness: Sendable {
             for digest in listed.configurations { configurations.append(try await document(digest)) }
             let says = ManifestTestimony(manifest: manifest, configurations: configurations)
             known.withLock { known in
-                if known.byteCount + says.byteCount > Self.memoryLimit { known = Known() }
+                // Some of the others go: one large document must not have all of them read again.
+                while known.byteCount + says.byteCount > Self.memoryLimit, let other = known.testimonies.popFirst() {
+                    known.byteCount -= other.value.byteCount
+                }
                 if known.testimonies.updateValue(says, forKey: listed) == nil { known.byteCount += says.byteCount }
             }
             return says

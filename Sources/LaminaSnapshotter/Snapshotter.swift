@@ -184,10 +184,6 @@ public final class Snapshotter: Sendable {
         }
     }
 
-    private func hasCheckedLabels(_ offer: LayerOffer, _ key: SnapshotKey) -> Bool {
-        offer.reference != nil && (try? checkLabels(offer, key)) != nil
-    }
-
     private func makeLazy(
         _ offer: LayerOffer, _ key: SnapshotKey, parent: SnapshotKey?, labels: [String: String],
         _ isCancelled: @escaping @Sendable () -> Bool
@@ -200,16 +196,27 @@ public final class Snapshotter: Sendable {
             return chain
         }
         let name = LayerNames.committed(chain: offer.chain, parent: parent)
+        // containerd is asked once, and where nothing depends on it not at all.
+        var checked: Result<Void, any Error>?
+        func checkedLabels() -> Result<Void, any Error> {
+            let result = checked ?? Result { try checkLabels(offer, key) }
+            checked = result
+            return result
+        }
+        func areLabelsBelieved() -> Bool {
+            guard offer.reference != nil, case .success = checkedLabels() else { return false }
+            return true
+        }
         // lamina asks no registry again for a layer that it has. A second namespace gets this same snapshot.
         if let known = try store.index.snapshot(name), let layer = known.layer,
             known.labels[snapshotChainLabel] == offer.chain,
-            try stands(layer, for: meant(by: offer, isBelieved: hasCheckedLabels(offer, key)), of: offer.reference),
+            try stands(layer, for: meant(by: offer, isBelieved: areLabelsBelieved()), of: offer.reference),
             try streams || !store.index.ledger(of: layer).isPlain
         {
             kept.letGo(offer.layer.map { [$0] } ?? [])
             return
         }
-        if offer.reference != nil { try checkLabels(offer, key) }
+        if offer.reference != nil { try checkedLabels().get() }
         // Until a snapshot holds them.
         let hold = store.hold(offer.layers)
         defer { withExtendedLifetime(hold) {} }

@@ -23,6 +23,16 @@ extension Store {
     /// Records what has landed, in one transaction.
     public func record(_ landing: Landing) throws {
         guard !landing.isEmpty else { return }
+        do {
+            try recordNow(landing)
+        } catch {
+            // What was counted for parts that are not on record after all is counted anew.
+            tarRoom.withLock { room in for part in landing.tarParts { room[part.layer] = nil } }
+            throw error
+        }
+    }
+
+    private func recordNow(_ landing: Landing) throws {
         try finishAside(landing.merged.map(\.0))
         try write { writer in
             let database = writer.connection

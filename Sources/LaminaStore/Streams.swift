@@ -326,18 +326,6 @@ extension Index {
         }
     }
 
-    /// Up to where a stream from a repository that has not ended has read a layer's blob, in compressed bytes: its last checkpoint, or 0.
-    public func streamedBytes(of layer: Digest, origin: String) throws -> Int64 {
-        try read { database in
-            try database.cached(
-                """
-                SELECT coalesce(max(c.blob_offset), 0) FROM stream s JOIN checkpoint c ON c.stream = s.id
-                WHERE s.digest = ? AND s.origin = ? AND s.state IS NOT NULL
-                """
-            ).bind(1, digest: layer).bind(2, text: origin).first { $0.integer(0) } ?? 0
-        }
-    }
-
     /// What was kept of a stream's entries, in order; each compressed.
     public func lines(of stream: StreamID) throws -> [[UInt8]] {
         try read { database in

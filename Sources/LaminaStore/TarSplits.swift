@@ -94,7 +94,12 @@ extension Store {
         }
         for name in names where Self.age(of: "\(directory)/\(name)") > Self.graceTime {
             if name.hasPrefix("new-") {
-                if !name.hasSuffix("-\(getpid())") { unlink("\(directory)/\(name)") }
+                // In a container a process that was killed had the same number. What this one has not begun is not its own.
+                let number = name.dropFirst(4).prefix { $0 != "-" }
+                let isOwn =
+                    name.hasSuffix("-\(getpid())")
+                    && (Int(number) ?? .max) <= Self.momentaryNames.load(ordering: .relaxed)
+                if !isOwn { unlink("\(directory)/\(name)") }
             } else if let digest = Digest(hex: name.dropLast(3)), !held.contains(digest) {
                 try write { writer in
                     try writer.connection.cached("DELETE FROM tar_split WHERE diff_id = ?").bind(1, digest: digest)

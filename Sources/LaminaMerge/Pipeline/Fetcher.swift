@@ -74,7 +74,8 @@ final class Fetcher: Sendable {
                 guard job.isUrgent else { return false }
                 return watch.shouldGiveUp { !context.board.isWanted(job) }
                     || watch.shouldMakeRoom {
-                        context.pool.isPressed(by: source) || context.board.shouldMakeRoom(source)
+                        // A read that has brought nothing holds no memory.
+                        !watch.isSilent && context.pool.isPressed(by: source) || context.board.shouldMakeRoom(source)
                     }
             }
             try read(

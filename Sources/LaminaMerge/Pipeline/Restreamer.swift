@@ -153,10 +153,11 @@ private struct RestreamedFiles {
     private mutating func open(_ part: Part, _ record: ContentRecord) throws {
         // A larger file goes to a spool on disk.
         let size = min(part.size, Self.smallSize)
-        try context.pool.reserve(size, urgent: isUrgent, for: source)
-        inFlight = size
+        // Room comes first: a thread that waits for room must not hold memory that others wait for.
         try context.space?.reserve(SpaceKeeper.onDisk(record.size))
         reserved = SpaceKeeper.onDisk(record.size)
+        try context.pool.reserve(size, urgent: isUrgent, for: source)
+        inFlight = size
         guard part.size > Self.smallSize else { return target = .memory([]) }
         // The lease comes first: a spool goes under a name only with a lease.
         try part.target.withLease(context.store.files) { _ in }

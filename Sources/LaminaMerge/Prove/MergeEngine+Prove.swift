@@ -30,6 +30,7 @@ extension MergeEngine {
         }
         let indexer = LayerIndexer(
             store: store, source: source, requiresDiffID: true, keepsTarSplits: options.keepsTarSplits, space: space,
+            limits: options.formatLimits, memory: tocMemory,
             shouldStop: { [context] in shouldStop() || context.stop.isSet },
             didFetch: { [self] in countFetched(Int64($0)) })
         let descriptor = Descriptor(mediaType: "", digest: blob.digest, size: blob.size)

@@ -11,7 +11,7 @@ final class TarProver {
     private static let gapLimit: Int64 = 1 << 20
     private static let gapCount = 4096
     /// Of a compressed tar-split.
-    private static let tarSplitLimit: Int64 = 512 << 20
+    private static let tarSplitLimit: Int64 = 64 << 20
 
     private let context: MergeContext
     private let layer: LayerID

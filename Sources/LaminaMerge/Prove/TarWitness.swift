@@ -85,13 +85,21 @@ final class TarWitness {
         // Landmarks, and a table of contents, are no files of the tree.
         let document = DisposableBytes(try EntryLines.document(packed, limits: limits))
         packed = []
-        let tree = try document.consume { bytes, dispose in
-            try LayerTree.parse(entries: bytes, tarSize: size, format: .stargz, limits: limits, didRead: dispose)
+        let found = try document.consume { bytes, dispose in
+            let tree = try LayerTree.parse(
+                entries: bytes, tarSize: size, format: .stargz, limits: limits, didRead: dispose)
+            // As one that is put into the index: a few names may be a million directories, whose paths have gigabytes together.
+            let most = Int64(clamping: limits.entries) * IndexBytes.entry
+            guard IndexBytes(of: tree, isIsolated: false).bytes <= most else {
+                throw FormatError(.tooLarge, "the tar has too many entries, or too large ones")
+            }
+            return tree.facts
         }
-        let (found, expected) = (tree.facts, try index.treeFacts(of: layer))
+        let expected = try index.treeFacts(of: layer)
         guard found.count == expected.count else { return false }
         // Each has a path of its own.
-        return Set(found) == Set(expected)
+        let all = Set(found)
+        return all.count == found.count && expected.allSatisfy(all.contains)
     }
 }
 

@@ -170,7 +170,7 @@ public final class ImagePull {
             guard seen.insert(layer.digest).inserted, (try? TOCClaims(layer))?.isVouchedFor == false,
                 try engine.store.index.layers(of: layer.digest).isEmpty
             else { return sum }
-            return try sum + max(0, layer.size - engine.store.index.streamedBytes(of: layer.digest, origin: origin))
+            return try sum + engine.store.bytesToStream(of: layer, origin: origin)
         }
     }
 

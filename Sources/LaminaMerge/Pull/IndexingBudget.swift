@@ -31,8 +31,9 @@ final class TOCMemory: Sendable {
     fileprivate final class Part: Sendable {
         struct State {
             var used = 0
-            /// Who waits until nothing is used: nobody comes in front of them for ever.
-            var waitingAlone = 0
+            /// Who waits, in the order in which they came: nobody comes in front of a large one for ever.
+            var waiting: [UInt64] = []
+            var lastNumber: UInt64 = 0
         }
 
         /// The most that one may have, who is alone then, and what several may have together, in bytes.
@@ -67,6 +68,9 @@ final class TOCMemory: Sendable {
 
         private func give(_ bytes: Int) { part.state.withLock(notify: true) { $0.used -= bytes } }
     }
+
+    /// Whether anybody waits for room for compressed bytes: a fetch that has some of it should not take for ever.
+    var isCompressedWanted: Bool { compressed.state.withLock { !$0.waiting.isEmpty } }
 
     /// Waits until there is room for compressed bytes, before they are fetched. What is fetched with a footer counts for nothing.
     ///
@@ -104,13 +108,17 @@ final class TOCMemory: Sendable {
     private func take(_ bytes: Int, of part: Part, _ shouldStop: () -> Bool) throws(MergeError) -> Share {
         let bytes = min(bytes, part.limit)
         let isAlone = bytes > part.shared
-        if isAlone { part.state.withLock { $0.waitingAlone += 1 } }
-        defer { if isAlone { part.state.withLock(notify: true) { $0.waitingAlone -= 1 } } }
+        let number = part.state.withLock { state in
+            state.lastNumber += 1
+            state.waiting.append(state.lastNumber)
+            return state.lastNumber
+        }
+        defer { part.state.withLock(notify: true) { $0.waiting.removeAll { $0 == number } } }
         while true {
             let isTaken = part.state.wait(seconds: 0.1) { state -> Bool? in
-                guard isAlone ? state.used == 0 : state.waitingAlone == 0 && state.used + bytes <= part.shared else {
-                    return nil
-                }
+                guard state.waiting.first == number,
+                    isAlone ? state.used == 0 : state.used + bytes <= part.shared
+                else { return nil }
                 state.used += bytes
                 return true
             }

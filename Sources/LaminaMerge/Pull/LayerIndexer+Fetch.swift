@@ -2,6 +2,7 @@ import LaminaDigest
 import LaminaFormats
 import LaminaOCI
 import LaminaStore
+import Synchronization
 
 // From a descriptor to the bytes of a table of contents: by the annotations if they give its place, else by the footer.
 
@@ -10,6 +11,9 @@ extension LayerIndexer {
     private static let tailSize: Int64 = 256 << 10
     /// The maximum size of a compressed TOC, in bytes: it is in memory beside the JSON, which is at least four times as large.
     static let memberLimit = Int64(TOCMemory.compressedBytes)
+    /// How long a table of contents may take while other images wait for memory: so many seconds, and its size at so many bytes a second.
+    private static let patience = 20.0
+    private static let leastRate = Double(1 << 20)
 
     /// The layer's table of contents, or that it has none that can be used.
     func fetchTOC(_ descriptor: Descriptor, _ claims: TOCClaims) throws -> LayerKind {
@@ -61,9 +65,10 @@ extension LayerIndexer {
     func compressed(
         _ bytes: [UInt8], _ share: TOCMemory.Share?, inflate: @escaping (UnsafeRawBufferPointer) throws -> [UInt8]
     ) -> CompressedTOC {
-        CompressedTOC(
-            bytes: bytes, share: share,
-            memory: { [memory, shouldStop] in try memory?.take(compressed: bytes.count, shouldStop) }, inflate: inflate)
+        let count = bytes.count
+        return CompressedTOC(
+            bytes, share, memory: { [memory, shouldStop] in try memory?.take(compressed: count, shouldStop) },
+            inflate: inflate)
     }
 
     /// The table of contents in a skippable frame of zstd:chunked.
@@ -79,7 +84,7 @@ extension LayerIndexer {
         if let tail {
             bytes = try completed(tail.bytes, from: tail.start, with: place.offset, descriptor)
         } else {
-            bytes = try read(descriptor, place.range)
+            bytes = try readInTime(descriptor, place.range)
         }
         let whole = (place.offset, Int64(bytes.count), SHA256.hash(bytes))
         bytes.removeLast(bytes.count - Int(place.compressedSize))
@@ -102,10 +107,35 @@ extension LayerIndexer {
         _ tail: [UInt8], from start: Int64, with offset: Int64, _ descriptor: Descriptor
     ) throws -> [UInt8] {
         if offset >= start { return Array(tail[Int(offset - start)...]) }
-        return try read(descriptor, offset..<start) + tail
+        return try readInTime(descriptor, offset..<start) + tail
     }
 
     func read(_ descriptor: Descriptor, _ range: Range<Int64>) throws -> [UInt8] {
+        try read(descriptor, range, shouldStop: shouldStop)
+    }
+
+    /// Reads what has a share of the memory. If it takes much longer than on a line that works, and others wait for memory, it ends.
+    private func readInTime(_ descriptor: Descriptor, _ range: Range<Int64>) throws -> [UInt8] {
+        let end = ContinuousClock.now + .seconds(Self.patience + Double(range.count) / Self.leastRate)
+        let isLate = Atomic<Bool>(false)
+        do {
+            return try read(descriptor, range) { [memory, shouldStop] in
+                if ContinuousClock.now > end, memory?.isCompressedWanted == true {
+                    isLate.store(true, ordering: .relaxed)
+                }
+                return isLate.load(ordering: .relaxed) || shouldStop()
+            }
+        } catch {
+            guard isLate.load(ordering: .relaxed), !shouldStop() else { throw error }
+            throw MergeError(
+                .fetch, "layer \(descriptor.digest): its table of contents does not come, and other images wait",
+                cause: error)
+        }
+    }
+
+    private func read(
+        _ descriptor: Descriptor, _ range: Range<Int64>, shouldStop: @Sendable () -> Bool
+    ) throws -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(range.count)
         try source.read(descriptor.digest, size: descriptor.size, range: range, shouldStop: shouldStop) {
@@ -149,7 +179,10 @@ extension LayerIndexer {
         // Others need not wait until the blob has come.
         toc.park()
         let witness = Self.witness(for: toc.format, limits)
-        let pass = try readWhole(descriptor, diffID, toc.format.compression, tail: toc.tail, witness: witness)
+        let pass = try readWhole(
+            descriptor, diffID, toc.format.compression, tail: toc.tail, witness: witness,
+            keepingFrom: toc.tail?.offset)
+        toc.restore(pass.kept.bytes, pass.kept.share)
         guard pass.tail == toc.tail?.digest else {
             throw MergeError(
                 .badImage, "layer \(descriptor.digest): its table of contents was another when it was read again")
@@ -168,18 +201,16 @@ extension LayerIndexer {
         else { return layer }
         let witness = Self.witness(for: format, limits)
         let membersEnd = format == .estargz ? try store.index.tarSource(of: layer)?.membersEnd : nil
-        let share = try membersEnd.flatMap { try takeCompressed(descriptor.size - $0) }
-        defer { withExtendedLifetime(share) {} }
         let pass = try readWhole(
             descriptor, ledger.diffID ?? diffID, format.compression, tail: nil, witness: witness,
             keepingFrom: membersEnd)
         if membersEnd != nil {
             // The blob is what its digest says: so is the table of contents in it, and the tree may have been made of another one.
-            let share = try memory?.take(compressed: pass.kept.count, shouldStop)
-            let toc = try pass.kept.dropLast(EStargz.footerSize).withUnsafeBytes {
+            let share = try memory?.take(compressed: pass.kept.bytes.count, shouldStop)
+            let toc = try pass.kept.bytes.dropLast(EStargz.footerSize).withUnsafeBytes {
                 SHA256.hash(try EStargz.extractTOC(fromMember: $0, limits: limits))
             }
-            withExtendedLifetime(share) {}
+            withExtendedLifetime((share, pass.kept.share)) {}
             try store.recordTOC(toc, checksum: nil, of: descriptor.digest)
             if toc != ledger.tocDigest { return layer }
         }
@@ -221,9 +252,12 @@ extension LayerIndexer {
     private func readWhole(
         _ descriptor: Descriptor, _ diffID: Digest?, _ compression: StreamDecompressor.Compression,
         tail: (offset: Int64, size: Int64, digest: Digest)?, witness: TarWitness? = nil, keepingFrom kept: Int64? = nil
-    ) throws -> (tail: Digest?, diffID: DiffIDState, computed: Digest?, kept: [UInt8]) {
+    ) throws -> (
+        tail: Digest?, diffID: DiffIDState, computed: Digest?, kept: (bytes: [UInt8], share: TOCMemory.Share?)
+    ) {
         if let kept { try checkSize(descriptor.size - kept, at: kept) }
         var keptBytes: [UInt8] = []
+        var share: TOCMemory.Share?
         var hash = SHA256()
         var tailHash = SHA256()
         // A blob that cannot be decompressed has no diff ID; its chunks show whether it can be served.
@@ -252,6 +286,7 @@ extension LayerIndexer {
                 }
             }
             if let kept, position + Int64(bytes.count) > kept {
+                if keptBytes.isEmpty { share = try takeCompressed(descriptor.size - kept) }
                 keptBytes += bytes[Int(max(0, kept - position))...]
             }
             position += Int64(bytes.count)
@@ -268,7 +303,7 @@ extension LayerIndexer {
             case (let diffID?, let tar?): TarProver.judge(tar.hash, diffID)
             }
         if state == .proven { split?.keep() }
-        return (tail.map { _ in tailHash.digest() }, state, computed, keptBytes)
+        return (tail.map { _ in tailHash.digest() }, state, computed, (keptBytes, share))
     }
 }
 

@@ -68,6 +68,7 @@ struct FetchedTOC {
 
     /// As it came, and what that takes of the memory for tables of contents; nil once it is done with.
     private(set) var compressed: CompressedTOC?
+    private let compressedCount: Int
     /// The JSON, and what it takes of that memory, until the tree is made of it.
     private var json: (bytes: DisposableBytes, share: TOCMemory.Share?)?
     private let jsonCount: Int
@@ -82,6 +83,7 @@ struct FetchedTOC {
     ) throws {
         self.format = format
         self.compressed = compressed
+        compressedCount = compressed.bytes.count
         let (bytes, share) = try compressed.inflated()
         jsonCount = bytes.count
         digest = SHA256.hash(bytes)
@@ -95,8 +97,17 @@ struct FetchedTOC {
     /// What of the layer's tar stands behind its last member: the compressed table of contents of an eStargz, as it is in the blob.
     var tarTail: [UInt8]? { format == .estargz ? compressed?.bytes : nil }
 
-    /// Lets the JSON go while something is waited for.
-    mutating func park() { json = nil }
+    /// Lets the JSON go while the whole blob is read, and the compressed bytes if they come again with it.
+    mutating func park() {
+        json = nil
+        if tail != nil { compressed?.empty() }
+    }
+
+    /// Has the compressed bytes again, from the end of the blob.
+    mutating func restore(_ end: [UInt8], _ share: TOCMemory.Share?) {
+        guard tail != nil else { return }
+        compressed?.restore(Array(end.prefix(compressedCount)), share)
+    }
 
     /// Has the JSON again, after `park`.
     ///
@@ -127,12 +138,25 @@ struct FetchedTOC {
 
 /// The compressed bytes of a table of contents.
 struct CompressedTOC {
-    let bytes: [UInt8]
+    private(set) var bytes: [UInt8]
     /// What they take of the memory for tables of contents; nil: they are few.
-    var share: TOCMemory.Share?
+    private var share: TOCMemory.Share?
     /// Waits for memory for the JSON.
-    let memory: () throws -> TOCMemory.Share?
-    let inflate: (UnsafeRawBufferPointer) throws -> [UInt8]
+    private let memory: () throws -> TOCMemory.Share?
+    private let inflate: (UnsafeRawBufferPointer) throws -> [UInt8]
+
+    init(
+        _ bytes: [UInt8], _ share: TOCMemory.Share?, memory: @escaping () throws -> TOCMemory.Share?,
+        inflate: @escaping (UnsafeRawBufferPointer) throws -> [UInt8]
+    ) {
+        (self.bytes, self.share, self.memory, self.inflate) = (bytes, share, memory, inflate)
+    }
+
+    fileprivate mutating func empty() { (bytes, share) = ([], nil) }
+
+    fileprivate mutating func restore(_ bytes: [UInt8], _ share: TOCMemory.Share?) {
+        (self.bytes, self.share) = (bytes, share)
+    }
 
     fileprivate func inflated() throws -> ([UInt8], TOCMemory.Share?) {
         let share = try memory()

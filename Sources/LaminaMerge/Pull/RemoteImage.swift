@@ -126,10 +126,19 @@ public struct RemoteImage: Sendable {
     }
 }
 
+extension Store {
+    /// How many compressed bytes of a layer a stream from a repository still has to read.
+    func bytesToStream(of layer: Descriptor, origin: String) throws -> Int64 {
+        let state = try index.streamState(of: layer.digest, origin: origin).flatMap(StreamState.decode)
+        if state?.isVerified == true { return 0 }
+        return max(0, layer.size - (state?.blobOffset ?? 0))
+    }
+}
+
 extension RemoteImage {
     /// Looks whether a stream can fit, by what is left of it, compressed, before anything is given up for it.
     private func requireRoom(for layer: Descriptor, at origin: String) throws {
-        let bytes = max(0, layer.size - (try engine.store.index.streamedBytes(of: layer.digest, origin: origin)))
+        let bytes = try engine.store.bytesToStream(of: layer, origin: origin)
         let room = try engine.store.roomForStream(of: bytes)
         let limit = engine.options.maxBytes.map { $0 - room.index - room.pinned }
         for (place, left) in [("on the store's disk", room.free), ("below [store] max_bytes", limit)] {

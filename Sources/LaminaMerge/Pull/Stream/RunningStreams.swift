@@ -28,6 +28,10 @@ struct StreamTurns {
         var origin: Substring
         var progress: StreamProgress
         var lastProgress: ContinuousClock.Instant
+        /// How long it may bring nothing while another origin waits.
+        var patience: Duration
+        /// Where it was when it was first noted.
+        var start: Int64?
         /// Whether it is to stop for another one.
         var isToEnd = false
     }
@@ -49,6 +53,9 @@ struct StreamTurns {
     /// In the order in which they came.
     private var waiting: [Waiter] = []
     private var lastNumber: UInt64 = 0
+    /// How often streams of an origin were stopped because they brought nothing, since one of them has come further by a checkpoint. Each
+    /// time there is twice the patience: a line that is slow, and no worse, has its turn.
+    private var stalls: [Substring: Int] = [:]
 
     init(limit: Int, patience: Duration) {
         self.limit = max(1, limit)
@@ -73,7 +80,7 @@ struct StreamTurns {
     mutating func begin(_ number: UInt64, at now: ContinuousClock.Instant) -> Bool {
         guard let index = waiting.firstIndex(where: { $0.number == number }) else { return false }
         let waiter = waiting[index]
-        guard waiting.first(where: { mayRun($0) })?.number == number else {
+        guard next?.number == number else {
             makeRoom(for: waiter, at: now)
             return false
         }
@@ -81,8 +88,13 @@ struct StreamTurns {
         running[waiter.blob.digest] = Run(
             number: number, origin: waiter.origin,
             progress: StreamProgress(layer: waiter.blob.digest, location: waiter.location, size: waiter.blob.size),
-            lastProgress: now)
+            lastProgress: now, patience: patience * (1 << min(stalls[waiter.origin] ?? 0, 8)))
         return true
+    }
+
+    /// Of those that may run, one of the origin that has the fewest; of these the one that has waited longest.
+    private var next: Waiter? {
+        waiting.filter { mayRun($0) }.min { (count(of: $0.origin), $0.number) < (count(of: $1.origin), $1.number) }
     }
 
     private func count(of origin: Substring) -> Int { running.values.count { $0.origin == origin } }
@@ -95,12 +107,12 @@ struct StreamTurns {
 
     /// Whether a stream of another origin has brought nothing for a while.
     private func isInTheWay(_ run: Run, of waiter: Waiter, at now: ContinuousClock.Instant) -> Bool {
-        run.origin != waiter.origin && now - run.lastProgress > patience
+        run.origin != waiter.origin && now - run.lastProgress > run.patience
     }
 
     private mutating func makeRoom(for waiter: Waiter, at now: ContinuousClock.Instant) {
         if let other = running[waiter.blob.digest] {
-            if isInTheWay(other, of: waiter, at: now) { running[waiter.blob.digest]?.isToEnd = true }
+            if isInTheWay(other, of: waiter, at: now) { stop(other) }
             return
         }
         guard running.count >= limit, count(of: waiter.origin) < perOrigin,
@@ -113,7 +125,16 @@ struct StreamTurns {
         }
         let stalled = running.values.filter { isInTheWay($0, of: waiter, at: now) }
         guard let longest = stalled.min(by: { $0.lastProgress < $1.lastProgress }) else { return }
-        running[longest.progress.layer]?.isToEnd = true
+        stop(longest)
+    }
+
+    /// Tells a stream to end because it brings nothing.
+    private mutating func stop(_ run: Run) {
+        guard !run.isToEnd else { return }
+        running[run.progress.layer]?.isToEnd = true
+        // Few origins stall at one time; forgotten ones begin with the least patience.
+        if stalls.count > 1000 { stalls = [:] }
+        stalls[run.origin, default: 0] += 1
     }
 
     /// Whoever waited has left.
@@ -122,6 +143,10 @@ struct StreamTurns {
     mutating func end(_ blob: Digest) { running[blob] = nil }
 
     mutating func note(_ blob: Digest, fetched: Int64, placed: Int64, at now: ContinuousClock.Instant) {
+        guard let run = running[blob] else { return }
+        let start = run.start ?? placed
+        running[blob]?.start = start
+        if placed - start >= StreamReader.spacing { stalls[run.origin] = nil }
         running[blob]?.progress.fetched = fetched
         running[blob]?.progress.placed = placed
         running[blob]?.lastProgress = now
