@@ -150,13 +150,11 @@ final class BufferPool: Sendable {
             || isFirst(bytes, pool.usedBy[source], backgroundLimit, pool)
     }
 
-    /// A chunk of the usual size that does not compress is with its member a little more than a quarter of the usual limit.
-    private static let headroom = 256 << 10
-
     /// Whether a piece is the first of its source, and small enough to go beyond the limit: a source that stalls with what it has
     /// reserved does not hold up another one.
     private func isFirst(_ bytes: Int, _ own: Int?, _ limit: Int, _ pool: State) -> Bool {
-        own == nil && bytes <= self.limit / 4 + Self.headroom && pool.unrecorded + bytes <= limit
+        // A chunk of the usual size that does not compress is with its member a little more than a quarter of the usual limit.
+        own == nil && bytes <= self.limit / 4 + self.limit / 128 && pool.unrecorded + bytes <= limit
     }
 
     /// Counts bytes that have landed, until they are recorded.
