@@ -23,11 +23,21 @@ extension EndToEnd.Strangers {
             })
     }
 
+    /// Where a socket can be reached: /proc/net/unix has the name that it was bound to, which may be one beside the last name (".PID-NAME"), or one
+    /// by way of a directory's descriptor.
+    private func place(of bound: String, in sandbox: Sandbox) -> String? {
+        guard !bound.hasPrefix("@"), let last = bound.split(separator: "/").last else { return bound }
+        let name = last.hasPrefix(".") ? last.drop { $0 != "-" }.dropFirst() : last
+        return [sandbox.root, sandbox.directory].map { "\($0)/\(name)" }.first { access($0, F_OK) == 0 }
+    }
+
     @Test("it can open no connection to any socket of the server or its supervisor")
     func connections() throws {
         try Self.with { sandbox in
             let supervised = try sandbox.supervise("--address", sandbox.directory + "/l.sock")
-            let found = try sockets(of: [supervised.child.pid, #require(supervised.server)])
+            let bound = try sockets(of: [supervised.child.pid, #require(supervised.server)])
+            let found = bound.compactMap { place(of: $0, in: sandbox) }
+            #expect(found.count == bound.count, "\(bound.sorted()): only \(found)")
             print("sockets of the server and its supervisor: \(found.sorted())")
             for name in ["control.sock", "l.sock", "notify-"] {
                 #expect(found.contains { $0.contains("/\(name)") }, "\(name) is not among them")
