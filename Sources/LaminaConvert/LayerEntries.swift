@@ -34,11 +34,7 @@ struct LayerEntries {
         entryCount += 1
         byteCount += header.name.count + header.linkName.count + header.userName.count + header.groupName.count
         for attribute in header.attributes { byteCount += attribute.name.count + attribute.value.count }
-        guard entryCount <= limits.entries, byteCount <= limits.tocBytes else {
-            throw FormatError(
-                .tooLarge, "the layer has too many entries",
-                expected: "at most \(limits.entries), and \(limits.tocBytes) bytes of names and attributes")
-        }
+        try limits.check(entries: entryCount, bytes: byteCount)
     }
 
     /// Whether a cleaned name is one that eStargz reserves.

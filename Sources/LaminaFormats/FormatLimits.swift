@@ -31,4 +31,16 @@ public struct FormatLimits: Sendable {
 
     /// The defaults.
     public init() {}
+
+    /// Checks how many entries of a tar have come, and how many bytes what is known of them takes: names, attributes and the like.
+    ///
+    /// - Throws: ``FormatError`` `tooLarge`.
+    public func check(entries count: Int, bytes: Int) throws(FormatError) {
+        guard count <= entries, bytes <= tocBytes else {
+            throw FormatError(
+                .tooLarge, "the layer has too many entries",
+                expected: "at most \(entries), and \(tocBytes) bytes of names and attributes",
+                actual: "\(count), with \(bytes)")
+        }
+    }
 }

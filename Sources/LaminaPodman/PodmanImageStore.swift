@@ -248,7 +248,7 @@ public final class PodmanImageStore: Sendable {
         let roots = try StorageConfiguration.records(options.graphRoots, places: options.storageFiles)
         let known = try files.knownGraphRoots()
         let paths = Set(roots.map(\.path))
-        // Of one that is not configured any more, what is there counts.
+        // A root that is not configured any more counts as long as its records are there.
         let former = known.filter { !paths.contains($0) }.map { GraphRoot(path: $0) }.filter(\.isThere)
         var uses: [PodmanUse] = []
         var used = former.map(\.path)

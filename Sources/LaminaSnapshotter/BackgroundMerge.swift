@@ -98,8 +98,7 @@ final class BackgroundMerge: Sendable {
             }
             if pause < 0 { return nil }
             if pause > 0 {
-                let count = state.withLock { $0.queue.count }
-                _ = state.wait(seconds: pause) { $0.isStopping || $0.queue.count > count ? () : nil }
+                _ = state.wait(seconds: pause) { $0.isStopping || $0.queue.isWaiting(at: .now) ? () : nil }
             }
             let next = state.withLock { $0.queue.take(at: .now) }
             if let next { return next }

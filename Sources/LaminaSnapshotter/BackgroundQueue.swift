@@ -50,7 +50,16 @@ struct BackgroundQueue {
     func isWaiting(at now: ContinuousClock.Instant) -> Bool { waiting.contains { $0.notBefore <= now } }
 
     /// Puts work back that has stood back for what is wanted first.
-    mutating func putBack(_ work: Work) { waiting.insert(work, at: 0) }
+    mutating func putBack(_ work: Work) {
+        waiting.removeAll(where: work.isSame)
+        waiting.insert(work, at: 0)
+    }
+
+    /// Puts work behind, in place of the same that was added meanwhile.
+    private mutating func append(_ work: Work) {
+        waiting.removeAll(where: work.isSame)
+        waiting.append(work)
+    }
 
     /// Puts work behind all other, because its source brings nothing.
     ///
@@ -59,7 +68,7 @@ struct BackgroundQueue {
         var work = work
         work.stalls = hasLanded ? 1 : work.stalls + 1
         work.notBefore = now + .seconds(Self.pause(work.stalls, Self.longestStallPause))
-        waiting.append(work)
+        append(work)
     }
 
     /// Tries work again later that has failed.
@@ -70,7 +79,7 @@ struct BackgroundQueue {
         work.failures += 1
         let pause = Self.pause(work.failures, Self.longestPause)
         work.notBefore = now + .seconds(pause)
-        waiting.append(work)
+        append(work)
         return pause
     }
 

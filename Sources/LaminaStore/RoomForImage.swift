@@ -13,6 +13,19 @@ public struct RoomForImage: Sendable, Equatable {
     public var index: Int64
     /// What the disk has free; nil if it does not say.
     public var free: Int64?
+
+    /// Where something is short, and how much is left there, in bytes.
+    public enum Shortage: Sendable, Equatable {
+        case disk(free: Int64)
+        case limit(left: Int64)
+    }
+
+    /// What of the disk or the store's limit is short; nil: there is room.
+    public func shortage(limit: Int64?) -> Shortage? {
+        if let free, missing > free { return .disk(free: free) }
+        if let limit, total > limit - index - pinned { return .limit(left: max(0, limit - index - pinned)) }
+        return nil
+    }
 }
 
 extension Store {

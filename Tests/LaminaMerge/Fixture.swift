@@ -28,15 +28,9 @@ final class Fixture: Sendable {
 
     /// Opens the store. A process that another test starts may hold its lock between its fork and its exec.
     func openStore(_ name: String = "store") throws -> Store {
-        for _ in 0..<200 {
-            do {
-                return try Store(root: "\(directory)/\(name)")
-            } catch let error as StoreError {
-                guard case .locked = error.code else { throw error }
-                usleep(10_000)
-            }
+        try retried(while: { if case .locked = ($0 as? StoreError)?.code { true } else { false } }) {
+            try Store(root: "\(directory)/\(name)")
         }
-        return try Store(root: "\(directory)/\(name)")
     }
 
     /// Runs an engine and stops it.

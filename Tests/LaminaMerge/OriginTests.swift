@@ -402,7 +402,7 @@ struct OriginTests {
                 mediaType: MediaType.ociLayerGzip, digest: layer.digest, size: Int64(layer.blob.count),
                 annotations: ["containerd.io/snapshot/stargz/toc.digest": layer.tocDigest.description]), diffID: nil)
         for (name, state) in [("other", DiffIDState.notProvable), ("file", DiffIDState.unpadded)] {
-            let witness = TarWitness()
+            let witness = TarWitness(FormatLimits())
             let tar = try PlainLayer([(name, bytes)]).tar
             try tar.withUnsafeBytes { try witness.take($0) }
             try indexer.record(.unpadded, SHA256.hash(tar), of: id, witness)

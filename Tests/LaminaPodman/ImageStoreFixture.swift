@@ -49,15 +49,9 @@ final class ImageStoreFixture: Sendable {
 
     /// A process that another test starts holds every lock of this one between its fork and its exec.
     private static func open(_ root: String) throws -> Store {
-        for _ in 0..<100 {
-            do {
-                return try Store(root: root)
-            } catch let error as StoreError {
-                guard case .locked = error.code else { throw error }
-                usleep(20_000)
-            }
+        try retried(while: { if case .locked = ($0 as? StoreError)?.code { true } else { false } }) {
+            try Store(root: root)
         }
-        return try Store(root: root)
     }
 
     func imageStore() throws -> PodmanImageStore {

@@ -17,15 +17,9 @@ extension Scratch {
     /// Opens the store. A process that another test starts holds every lock of this one between its fork and its exec, so a
     /// closed store may be locked a moment longer.
     func open() throws -> Store {
-        for _ in 0..<100 {
-            do {
-                return try Store(root: root)
-            } catch let error as StoreError {
-                guard case .locked = error.code else { throw error }
-                usleep(20_000)
-            }
+        try retried(while: { if case .locked = ($0 as? StoreError)?.code { true } else { false } }) {
+            try Store(root: root)
         }
-        return try Store(root: root)
     }
 
     /// A plain SQLite connection to the index, as another program would have it.

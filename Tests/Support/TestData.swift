@@ -14,6 +14,20 @@ public func noise(_ count: Int, seed: UInt64) -> [UInt8] {
     }
 }
 
+/// Does something again for a moment while another one is in the way; throws what the last try throws.
+public func retried<Result>(
+    while isMomentary: (any Error) -> Bool, _ body: () throws -> Result
+) throws -> Result {
+    for _ in 0..<200 {
+        do {
+            return try body()
+        } catch  where isMomentary(error) {
+            usleep(10_000)
+        }
+    }
+    return try body()
+}
+
 /// Waits until something is true; returns whether it became true.
 public func eventually(seconds: Double = 30, _ condition: () throws -> Bool) rethrows -> Bool {
     for _ in 0..<Int(seconds * 200) {

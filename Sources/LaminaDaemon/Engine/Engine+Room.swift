@@ -12,19 +12,25 @@ extension Engine {
             ofLayers: { [self] bytes in
                 // Without a table of contents they cannot be fetched lazily.
                 let what = "what of \(reference) has no table of contents, compressed,"
-                try requireOnDisk(bytes, what, "")
-                guard let limit else { return }
-                let room = try store.roomForStream(of: bytes)
-                guard bytes > limit - room.index - room.pinned else { return }
-                throw limitError(what, bytes, limit, Self.taken(room), "")
+                try require(store.roomForStream(of: bytes), what, "")
             },
             ofImage: { [self] room in
-                let lazily = ", or have its files fetched when they are opened ('lamina pull --lazy')"
-                try requireOnDisk(room.missing, reference, lazily)
-                let taken = room.index + room.pinned
-                guard let limit, room.total > limit - taken else { return }
-                throw limitError(reference, room.total, limit, Self.taken(room), lazily)
+                try require(room, reference, ", or have its files fetched when they are opened ('lamina pull --lazy')")
             })
+    }
+
+    private func require(_ room: RoomForImage, _ what: String, _ otherWay: String) throws {
+        switch room.shortage(limit: limit) {
+        case nil: return
+        case .disk(let free):
+            throw noRoom(
+                "\(what) needs \(Units.bytes(room.missing)) on the disk of \(root), and \(Units.bytes(free)) are free: make room "
+                    + "('lamina gc', 'lamina rm')" + otherWay)
+        case .limit:
+            throw noRoom(
+                "\(what) needs \(Units.bytes(room.total)), and the store's limit is \(Units.bytes(limit ?? 0)) ([store] max_bytes)"
+                    + Self.taken(room) + ": raise it" + otherWay)
+        }
     }
 
     private static func taken(_ room: RoomForImage) -> String {
@@ -33,21 +39,6 @@ extension Engine {
     }
 
     private var limit: Int64? { configuration.store.maxBytes > 0 ? configuration.store.maxBytes : nil }
-
-    private func requireOnDisk(_ bytes: Int64, _ what: String, _ otherWay: String) throws {
-        guard let free = store.files.diskSpace()?.free, bytes > free else { return }
-        throw noRoom(
-            "\(what) needs \(Units.bytes(bytes)) on the disk of \(root), and \(Units.bytes(free)) are free: make room "
-                + "('lamina gc', 'lamina rm')" + otherWay)
-    }
-
-    private func limitError(
-        _ what: String, _ bytes: Int64, _ limit: Int64, _ taken: String, _ otherWay: String
-    ) -> StoreError {
-        noRoom(
-            "\(what) needs \(Units.bytes(bytes)), and the store's limit is \(Units.bytes(limit)) ([store] max_bytes)\(taken): "
-                + "raise it" + otherWay)
-    }
 
     private func noRoom(_ message: String) -> StoreError {
         StoreError(

@@ -125,7 +125,7 @@ extension Engine {
     public func collectGarbage(dryRun: Bool) throws -> GarbageReport {
         if !dryRun {
             snapshotter.withLock { $0 }?.forgetInterruptedPulls()
-            // Who asks for this can wait for podman.
+            // A collection that somebody asks for may wait for podman.
             podman?.update(force: true, patience: PodmanKeeper.lockPatience)
         }
         return try collectGarbage(dryRun: dryRun, looksForUnknown: true)

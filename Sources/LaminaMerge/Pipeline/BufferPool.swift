@@ -122,7 +122,7 @@ final class BufferPool: Sendable {
         let early = state.wait(seconds: Self.patience) { attempt(&$0, hasWaited: false) }
         let result: Result<Void, MergeError>
         if let early { result = early } else { result = state.wait { attempt(&$0, hasWaited: true) } }
-        // Who has waited for it to go first may go now.
+        // It is out of the way of those behind it.
         if number != nil { state.withLock(notify: true) { _ in } }
         try result.get()
     }

@@ -30,7 +30,7 @@ struct FetchLanes {
     let perSource: Int
     /// How many of them one source may have for work that no reader waits for. Two hide each other's latency.
     let backgroundPerSource: Int
-    /// Sources that bring little. Whoever has a clock says which.
+    /// Sources that bring little. The fetchers say which: the plan has no clock.
     private var slow: Set<SourceKey> = []
     private static let slowLimit = 256
     /// How many are busy, fetching or reading the index.

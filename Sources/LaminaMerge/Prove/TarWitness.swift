@@ -19,7 +19,7 @@ final class TarWitness {
     private var count = 0
     private var bytes = 0
 
-    init(_ limits: FormatLimits = FormatLimits()) { self.limits = limits }
+    init(_ limits: FormatLimits) { self.limits = limits }
 
     /// Throws ``FormatError`` for what is no tar.
     func take(_ bytes: UnsafeRawBufferPointer) throws {
@@ -59,12 +59,7 @@ final class TarWitness {
         EntryLines.append(entry, digest: digest, to: &lines)
         count += 1
         bytes += lines.count - before
-        guard count <= limits.entries, bytes <= limits.tocBytes else {
-            throw FormatError(
-                .tooLarge, "the tar has too many entries",
-                expected: "at most \(limits.entries), and \(limits.tocBytes) bytes of names and attributes",
-                actual: "\(count), with \(bytes)")
-        }
+        try limits.check(entries: count, bytes: bytes)
         guard lines.count > 1 << 20 else { return }
         packed.append(EntryLines.pack(lines))
         lines.removeAll(keepingCapacity: true)
@@ -73,7 +68,7 @@ final class TarWitness {
     /// Whether the tar has the tree that the index has of the layer. Waits for memory for its own, and then takes the same as one that is
     /// put into the index.
     func confirms(
-        _ layer: LayerID, _ index: Index, _ memory: TOCMemory? = nil, _ shouldStop: () -> Bool = { false }
+        _ layer: LayerID, _ index: Index, _ memory: TOCMemory?, _ shouldStop: () -> Bool
     ) throws -> Bool {
         let shares = [
             try memory?.take(bytes: bytes, shouldStop),

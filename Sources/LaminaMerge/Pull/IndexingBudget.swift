@@ -8,8 +8,8 @@ import Synchronization
 /// Memory for tables of contents that are being read, of the whole process: however many layers are indexed at once, and whatever their
 /// images say, the sum has a bound.
 ///
-/// There are three parts, which are taken in this order: compressed bytes, JSON, trees. Who has a part of one waits only for the
-/// next ones, and for each once, so that everybody comes to their turn. Nobody waits for a network with JSON or a tree in hand.
+/// There are three parts, which are taken in this order: compressed bytes, JSON, trees. A thread that has a share of
+/// one part waits only for the next parts, and for each once, so each thread has its turn. No thread waits for a network while it has JSON or a tree.
 final class TOCMemory: Sendable {
     /// Compressed bytes that may be in memory at once.
     static let compressedBytes = 64 << 20
@@ -31,7 +31,7 @@ final class TOCMemory: Sendable {
     fileprivate final class Part: Sendable {
         struct State {
             var used = 0
-            /// Who waits, in the order in which they came: nobody comes in front of a large one for ever.
+            /// The requests that wait, in the order in which they came. So small ones cannot keep a large one waiting for ever.
             var waiting: [UInt64] = []
             var lastNumber: UInt64 = 0
         }

@@ -126,28 +126,20 @@ public struct RemoteImage: Sendable {
     }
 }
 
-extension Store {
-    /// How many compressed bytes of a layer a stream from a repository still has to read.
-    func bytesToStream(of layer: Descriptor, origin: String) throws -> Int64 {
-        let state = try index.streamState(of: layer.digest, origin: origin).flatMap(StreamState.decode)
-        if state?.isVerified == true { return 0 }
-        return max(0, layer.size - (state?.blobOffset ?? 0))
-    }
-}
-
 extension RemoteImage {
     /// Looks whether a stream can fit, by what is left of it, compressed, before anything is given up for it.
     private func requireRoom(for layer: Descriptor, at origin: String) throws {
         let bytes = try engine.store.bytesToStream(of: layer, origin: origin)
-        let room = try engine.store.roomForStream(of: bytes)
-        let limit = engine.options.maxBytes.map { $0 - room.index - room.pinned }
-        for (place, left) in [("on the store's disk", room.free), ("below [store] max_bytes", limit)] {
-            guard let left, bytes > left else { continue }
-            throw MergeError(
-                .write,
-                "layer \(layer.digest) needs \(bytes) bytes, compressed, and \(max(0, left)) are left \(place)",
-                cause: SystemError(code: ENOSPC, operation: "make room in", subject: "the store"))
+        let left: Int64
+        let place: String
+        switch try engine.store.roomForStream(of: bytes).shortage(limit: engine.options.maxBytes) {
+        case nil: return
+        case .disk(let free): (left, place) = (free, "on the store's disk")
+        case .limit(let rest): (left, place) = (rest, "below [store] max_bytes")
         }
+        throw MergeError(
+            .write, "layer \(layer.digest) needs \(bytes) bytes, compressed, and \(left) are left \(place)",
+            cause: SystemError(code: ENOSPC, operation: "make room in", subject: "the store"))
     }
 }
 

@@ -57,7 +57,7 @@ final class BlobSpool: Sendable {
             _ = try client.fetch(resource, into: receiver) { self.isIdle }
         } catch {
             var cause = (error as? SinkError)?.cause ?? error
-            // Nobody who reads has asked to stop: the file was given up, and the bytes may be had elsewhere.
+            // The readers did not ask for it: the file was given up. Another server may have the bytes.
             if (cause as? OCIError)?.code == .interrupted { cause = notKept }
             state.withLock(notify: true) { ($0.failure, $0.failedAt) = (cause, ContinuousClock().now) }
         }

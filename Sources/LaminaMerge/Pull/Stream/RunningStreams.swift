@@ -20,8 +20,8 @@ public struct StreamProgress: Sendable, Codable, Equatable {
 ///
 /// One stream of a blob runs at a time, because the second one finds the layer in the index. An origin may have all streams while no other
 /// one waits, and gives one back at once when another does: what a stream has read is on record, so that costs a checkpoint at most.
-/// Whoever waits for a stream of another origin waits only while that one brings something: a registry that stalls holds up its own
-/// images.
+/// A stream waits for one of another origin only while that one brings something. So a registry that stalls holds up its own images
+/// alone.
 struct StreamTurns {
     private struct Run {
         var number: UInt64

@@ -163,13 +163,7 @@ extension StreamPlacer {
         EntryLines.append(entry, digest: digest, to: &lines)
         let (count, bytes) = ((state.entryCount ?? 0) + 1, (state.entryBytes ?? 0) + lines.count - before)
         (state.entryCount, state.entryBytes) = (count, bytes)
-        let limits = engine.options.formatLimits
-        guard count <= limits.entries, bytes <= limits.tocBytes else {
-            throw FormatError(
-                .tooLarge, "the layer has too many entries",
-                expected: "at most \(limits.entries), and \(limits.tocBytes) bytes of names and attributes",
-                actual: "\(count), with \(bytes)")
-        }
+        try engine.options.formatLimits.check(entries: count, bytes: bytes)
     }
 
     private func take(_ payload: UnsafeRawBufferPointer) throws {

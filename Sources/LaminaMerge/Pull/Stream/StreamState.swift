@@ -1,6 +1,8 @@
 import FoundationEssentials
 import LaminaDigest
 import LaminaFormats
+import LaminaOCI
+import LaminaStore
 
 /// Where a stream stands: what a killed process leaves to the next one; the index keeps it with each checkpoint.
 struct StreamState: Codable {
@@ -42,5 +44,14 @@ struct StreamState: Codable {
     static func decode(_ bytes: [UInt8]) -> StreamState? {
         let state = try? JSONDecoder().decode(StreamState.self, from: Data(bytes))
         return state?.version == currentVersion ? state : nil
+    }
+}
+
+extension Store {
+    /// How many compressed bytes of a layer a stream from a repository still has to read.
+    func bytesToStream(of layer: Descriptor, origin: String) throws -> Int64 {
+        let state = try index.streamState(of: layer.digest, origin: origin).flatMap(StreamState.decode)
+        if state?.isVerified == true { return 0 }
+        return max(0, layer.size - (state?.blobOffset ?? 0))
     }
 }
